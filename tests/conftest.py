@@ -1,0 +1,33 @@
+"""Test settings that must stand before jax starts: eight CPU devices, fast compilation, a cache."""
+
+import os
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["IMAGEIO_FFMPEG_NO_PREVENT_SIGINT"] = "1"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "vvae" / "jax"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data():
+    """Returns a function: name -> folder of real videos, or skips where it is missing."""
+
+    def find(name: str) -> Path:
+        folder = SHARED_DATA / name
+        if not folder.is_dir():
+            pytest.skip(f"the data set {name!r} is not at {folder}")
+        return folder
+
+    return find

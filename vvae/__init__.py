@@ -1,0 +1,1 @@
+"""Video VAEs in JAX."""

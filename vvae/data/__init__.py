@@ -1,0 +1,1 @@
+"""Folders of videos -> NumPy batches. Nothing in here imports jax."""

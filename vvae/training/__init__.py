@@ -1,0 +1,1 @@
+"""Pure training steps, how they run on many devices, and their checkpoints."""
