@@ -1,0 +1,108 @@
+"""Convolutions that halve and double an image: the one place that knows how a backend likes them.
+
+Both have 4x4 kernels, stride 2 and padding 1, so every tap position is used equally often and no
+checkerboard appears (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard).
+"""
+
+from flax import linen as nn
+from jax import Array, lax
+from jax import numpy as jnp
+from jax.nn import initializers
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+# An output of a doubling convolution sees 4 of the kernel's 16 taps, so its fan-in is a quarter of
+# what the kernel's shape says.
+_up_kernel_init = initializers.variance_scaling(4.0, "fan_in", "truncated_normal")
+
+
+def down_conv(x_NHWC: Array, kernel: Array) -> Array:
+    """Convolves with a 4x4 kernel, stride 2, padding 1 (cross-correlation, torch.nn.Conv2d).
+
+    Args:
+        x_NHWC: floats [N, H, W, C]; H and W even.
+        kernel: [4, 4, C, F], the dtype of x.
+
+    Returns:
+        [N, H / 2, W / 2, F], the dtype of x.
+
+    Raises:
+        ValueError: H or W is odd.
+    """
+    _check_even(x_NHWC)
+    return lax.conv_general_dilated(
+        x_NHWC, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS
+    )
+
+
+def up_conv(x_NHWC: Array, kernel: Array) -> Array:
+    """Convolves transposed with a 4x4 kernel, stride 2, padding 1 (torch.nn.ConvTranspose2d).
+
+    out[n, i, j, f] = sum over p, q, c of x[n, p, q, c] kernel[i - 2p + 1, j - 2q + 1, c, f]: the
+    adjoint of `down_conv` with the kernel's two channel axes exchanged.
+
+    Args:
+        x_NHWC: floats [N, H, W, C].
+        kernel: [4, 4, C, F], the dtype of x; torch's weight is its transpose (2, 3, 0, 1).
+
+    Returns:
+        [N, 2 H, 2 W, F], the dtype of x.
+    """
+    return lax.conv_general_dilated(
+        x_NHWC,
+        kernel[::-1, ::-1],
+        (1, 1),
+        ((2, 2), (2, 2)),
+        lhs_dilation=(2, 2),
+        dimension_numbers=_DIMENSIONS,
+    )
+
+
+class DownConv(nn.Module):
+    """Halves height and width: `down_conv` plus a bias.
+
+    Attributes:
+        features: number of output channels F.
+        dtype: of the activations; the parameters `kernel` [4, 4, C, F] and `bias` [F] are float32.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_NHWC: Array) -> Array:
+        """Maps [N, H, W, C] (H and W even, else ValueError) to [N, H / 2, W / 2, features]."""
+        shape = (4, 4, x_NHWC.shape[-1], self.features)
+        kernel = self.param("kernel", initializers.lecun_normal(), shape)
+        bias = self.param("bias", initializers.zeros, (self.features,))
+        y_NHWF = down_conv(x_NHWC.astype(self.dtype), kernel.astype(self.dtype))
+        return y_NHWF + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+
+
+class UpConv(nn.Module):
+    """Doubles height and width: `up_conv` plus a bias.
+
+    Attributes:
+        features: number of output channels F.
+        dtype: of the activations; the parameters `kernel` [4, 4, C, F] and `bias` [F] are float32.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_NHWC: Array) -> Array:
+        """Maps [N, H, W, C] to [N, 2 H, 2 W, features]."""
+        shape = (4, 4, x_NHWC.shape[-1], self.features)
+        kernel = self.param("kernel", _up_kernel_init, shape)
+        bias = self.param("bias", initializers.zeros, (self.features,))
+        y_NHWF = up_conv(x_NHWC.astype(self.dtype), kernel.astype(self.dtype))
+        return y_NHWF + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+
+
+def _check_even(x_NHWC: Array) -> None:
+    height, width = x_NHWC.shape[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(
+            f"cannot halve an image of {height}x{width}: height and width must be even"
+        )
