@@ -1,0 +1,147 @@
+"""Which frames of a video become clips."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from vvae.data.views import encode_view, get_view
+from vvae.video import VideoError, iterate_frames
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How clips are taken from a video, after every `frame_stride`-th frame has been kept.
+
+    Attributes:
+        num_frames: frames of a clip, T.
+        frame_stride: 1 keeps every frame of the file.
+        mode: `windows` cuts all kept frames into consecutive clips that do not overlap; the last
+            one is filled up. Every kept frame is in exactly one clip. `whole` makes one clip of
+            the frames nearest to `num_frames` equally spaced times from the first to the last; a
+            frame that stays on screen for long is taken more than once.
+    """
+
+    num_frames: int
+    frame_stride: int = 1
+    mode: Literal["windows", "whole"] = "windows"
+
+    def __post_init__(self):
+        if self.num_frames < 1:
+            raise ValueError(f"data.num_frames must be at least 1, got {self.num_frames}")
+        if self.frame_stride < 1:
+            raise ValueError(f"data.frame_stride must be at least 1, got {self.frame_stride}")
+        if self.mode not in ("windows", "whole"):
+            raise ValueError(f"data.sampling must be windows or whole, got {self.mode!r}")
+
+
+@dataclass(frozen=True)
+class ClipFormat:
+    """What a clip is: its view, its size in pixels, and the sampling of its frames."""
+
+    view: str
+    height: int
+    width: int
+    sampling: Sampling
+
+    def __post_init__(self):
+        get_view(self.view)
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"clips must be at least 1x1 pixel, got {self.height}x{self.width}")
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """Shape (T, H, W, C) of one clip."""
+        channels = get_view(self.view).num_channels
+        return (self.sampling.num_frames, self.height, self.width, channels)
+
+    @property
+    def clip_bytes(self) -> int:
+        """Bytes of one clip in the cache."""
+        return int(np.prod(self.clip_shape))
+
+
+@dataclass(frozen=True)
+class VideoClips:
+    """All clips of one video.
+
+    Attributes:
+        codes_NTHWC: uint8 codes of the view.
+        mask_NT: bool, False where a frame was repeated to fill the clip or has no value under the
+            view.
+        frame_NT: int32, the frame's number in the file; repeated frames repeat theirs.
+        time_NT: float64, the frame's time in the file, s.
+        num_frames: frames in the file.
+    """
+
+    codes_NTHWC: np.ndarray
+    mask_NT: np.ndarray
+    frame_NT: np.ndarray
+    time_NT: np.ndarray
+    num_frames: int
+
+
+def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> VideoClips:
+    """Decodes all clips of one video.
+
+    The kept frames are held in memory at the size of the clips: 12 KB each at 64x64.
+
+    Raises:
+        VideoError: if the video cannot be read to its end, or has no frame that the view can show.
+    """
+    sampling = clip_format.sampling
+    kept, num_frames = [], 0
+    for time, frame in iterate_frames(path, (clip_format.height, clip_format.width)):
+        if num_frames % sampling.frame_stride == 0:
+            kept.append((num_frames, time, frame))
+        num_frames += 1
+    if not kept:
+        raise VideoError(f"{path}: holds no frames")
+    if sampling.mode == "whole":
+        times_K = np.array([time for _, time, _ in kept])
+        kept = [kept[k] for k in find_spread_frames(times_K, sampling.num_frames)]
+
+    view = get_view(clip_format.view)
+    codes_SHWC, valid_S = encode_view(view, np.stack([frame for _, _, frame in kept]))
+    if not valid_S.any():
+        raise VideoError(f"{path}: {len(kept)} frame(s) are too few for the view {view.name}")
+    position_NT, filled_NT = cut_sequence(len(kept), sampling.num_frames)
+    frame_S = np.array([number for number, _, _ in kept], np.int32)
+    time_S = np.array([time for _, time, _ in kept], np.float64)
+    return VideoClips(
+        codes_NTHWC=codes_SHWC[position_NT],
+        mask_NT=valid_S[position_NT] & ~filled_NT,
+        frame_NT=frame_S[position_NT],
+        time_NT=time_S[position_NT],
+        num_frames=num_frames,
+    )
+
+
+def find_spread_frames(times_F: np.ndarray, num_frames: int) -> np.ndarray:
+    """Returns the frames nearest to equally spaced times from the first to the last.
+
+    Args:
+        times_F: float64 times of the frames, s.
+        num_frames: how many to choose.
+
+    Returns:
+        Indices int64 [min(F, num_frames)] in order; all frames if there are not more than asked
+        for.
+    """
+    if len(times_F) <= num_frames:
+        return np.arange(len(times_F))
+    wanted_T = np.linspace(times_F[0], times_F[-1], num_frames)
+    return np.abs(wanted_T[:, None] - times_F[None, :]).argmin(axis=1)
+
+
+def cut_sequence(length: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts `length` positions into clips of `num_frames`, the last one filled by repetition.
+
+    Returns:
+        position_NT int64, N = ceil(length / num_frames), and filled_NT bool: True where the last
+        position was repeated.
+    """
+    num_clips = -(-length // num_frames)
+    position_NT = np.arange(num_clips * num_frames).reshape(num_clips, num_frames)
+    return np.minimum(position_NT, length - 1), position_NT >= length

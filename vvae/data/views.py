@@ -1,0 +1,193 @@
+"""What the model sees of a video: pure functions from RGB frames to uint8 codes, and back.
+
+A view is one part (`rgb`, `gray`, `difference`, `otsu`) or a stack of parts joined by `+`, such as
+`gray+difference`, whose channels follow one another. Every channel is stored as uint8 with an
+affine code, `physical = (code - offset) * scale`, so that all views share one cache and loader.
+"""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class View:
+    """A named way to show a video to a model.
+
+    Attributes:
+        name: the parts, joined by `+`.
+        num_channels: channels of the codes, C.
+        offset: the code of physical zero, one a channel.
+        scale: physical units of one code step, one a channel.
+    """
+
+    name: str
+    num_channels: int
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts in channel order."""
+        return tuple(self.name.split("+"))
+
+    @property
+    def is_8bit(self) -> bool:
+        """Whether every code is an 8-bit intensity, so that bits/dim has a meaning."""
+        return all(self.intensity_channels)
+
+    @property
+    def intensity_channels(self) -> tuple[bool, ...]:
+        """For each channel, whether it is a gray or colour intensity in 0..255."""
+        return tuple(
+            part in _INTENSITY_PARTS
+            for part in self.parts
+            for _ in range(_PARTS[part].num_channels)
+        )
+
+
+_PARTS = {
+    "rgb": View("rgb", 3, (0.0,) * 3, (1.0,) * 3),
+    "gray": View("gray", 1, (0.0,), (1.0,)),
+    "difference": View("difference", 1, (128.0,), (2.0,)),
+    "otsu": View("otsu", 1, (0.0,), (1 / 255,)),
+}
+_INTENSITY_PARTS = ("rgb", "gray")
+
+
+def get_view(name: str) -> View:
+    """Returns the view called `name`, such as `gray` or `gray+difference`.
+
+    Raises:
+        ValueError: for an unknown or a repeated part; names the closest known one.
+    """
+    parts = name.split("+")
+    for part in parts:
+        if part not in _PARTS:
+            close = difflib.get_close_matches(part, _PARTS, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(
+                f"unknown view {part!r}: {hint}known are {', '.join(_PARTS)}, and stacks of them "
+                "such as gray+difference"
+            )
+    if len(set(parts)) != len(parts):
+        raise ValueError(f"view {name!r} names a part twice: name each part once")
+    return View(
+        name=name,
+        num_channels=sum(_PARTS[part].num_channels for part in parts),
+        offset=tuple(value for part in parts for value in _PARTS[part].offset),
+        scale=tuple(value for part in parts for value in _PARTS[part].scale),
+    )
+
+
+def encode_view(view: View, frames_FHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shows the frames of one video under a view.
+
+    Args:
+        view: the view.
+        frames_FHWC: uint8 [F, H, W, 3] RGB, the video's sampled frames in order, F >= 1.
+
+    Returns:
+        codes_FHWC uint8 [F, H, W, view.num_channels], and valid_F bool [F]: False where the view
+        is not defined (the first frame of a difference).
+
+    Raises:
+        ValueError: if the frames are not uint8 [F, H, W, 3].
+    """
+    if frames_FHWC.dtype != np.uint8 or frames_FHWC.ndim != 4 or frames_FHWC.shape[-1] != 3:
+        raise ValueError(
+            f"frames must be uint8 [F, H, W, 3], got {frames_FHWC.dtype} {frames_FHWC.shape}"
+        )
+    encoders = {
+        "rgb": lambda: frames_FHWC,
+        "gray": lambda: _compute_gray(frames_FHWC),
+        "difference": lambda: _encode_difference(_compute_gray(frames_FHWC)),
+        "otsu": lambda: _binarize(_compute_gray(frames_FHWC)),
+    }
+    codes_FHWC = np.concatenate([encoders[part]() for part in view.parts], axis=-1)
+    valid_F = np.ones(len(frames_FHWC), dtype=bool)
+    valid_F[:1] = "difference" not in view.parts
+    return codes_FHWC, valid_F
+
+
+def decode_view(view: View, codes: np.ndarray) -> np.ndarray:
+    """Returns physical values of codes [..., C], float32: `(code - offset) * scale`.
+
+    Gray and rgb are in 8-bit intensities, a difference in 8-bit intensities per sampled frame,
+    otsu in {0, 1}.
+    """
+    offset = np.asarray(view.offset, np.float32)
+    return (codes.astype(np.float32) - offset) * np.asarray(view.scale, np.float32)
+
+
+def view_to_rgb(view: View, codes: np.ndarray) -> np.ndarray:
+    """Returns a picture of codes uint8 [..., H, W, C] as RGB, uint8 [..., H, W, 3].
+
+    A stack is shown by its first part that is a picture; a difference by itself is shown around
+    mid gray (128 = no change).
+    """
+    channels = dict(_slice_parts(view))
+    shown = next((part for part in view.parts if part != "difference"), view.parts[0])
+    picture = codes[..., channels[shown]]
+    return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:-1], 3)))
+
+
+def _slice_parts(view: View) -> Iterator[tuple[str, slice]]:
+    """Yields each part's name and its channels."""
+    start = 0
+    for part in view.parts:
+        stop = start + _PARTS[part].num_channels
+        yield part, slice(start, stop)
+        start = stop
+
+
+def _compute_gray(frames_FHWC: np.ndarray) -> np.ndarray:
+    """Luma of ITU-R BT.601 in integers, so that gray input keeps its values exactly."""
+    weighted = frames_FHWC.astype(np.uint32) * np.array([299, 587, 114], np.uint32)
+    return ((weighted.sum(axis=-1, keepdims=True) + 500) // 1000).astype(np.uint8)
+
+
+def _encode_difference(gray_FHWC: np.ndarray) -> np.ndarray:
+    """Codes 128 + d / 2 of d = gray_t - gray_{t-1}; 128 for the first frame.
+
+    Halves are rounded to even, which is symmetric about 128: no drift between up and down.
+    """
+    codes_FHWC = np.full_like(gray_FHWC, 128)
+    steps = np.diff(gray_FHWC.astype(np.float32), axis=0)
+    codes_FHWC[1:] = np.clip(np.rint(128 + steps / 2), 0, 255)
+    return codes_FHWC
+
+
+def _binarize(gray_FHWC: np.ndarray) -> np.ndarray:
+    """255 above the video's one Otsu threshold, else 0."""
+    return np.where(gray_FHWC > find_otsu_threshold(gray_FHWC), 255, 0).astype(np.uint8)
+
+
+def find_otsu_threshold(gray: np.ndarray) -> int:
+    """Finds the threshold that maximises the variance between the two classes it makes.
+
+    Args:
+        gray: uint8 values of any shape.
+
+    Returns:
+        The smallest best threshold in 0..255; values above it are the bright class. For constant
+        values that constant, so that nothing is bright.
+
+    N. Otsu, "A threshold selection method from gray-level histograms", IEEE Transactions on
+    Systems, Man, and Cybernetics 9(1), 1979, equation 18.
+    """
+    count = np.bincount(gray.ravel(), minlength=256).astype(np.float64)
+    share_dark = np.cumsum(count) / count.sum()
+    mean_dark = np.cumsum(count * np.arange(256)) / count.sum()
+    spread = share_dark * (1 - share_dark)
+    separates = spread > 1e-12
+    if not separates.any():
+        return int(gray.flat[0])
+    between = np.where(
+        separates,
+        (mean_dark[-1] * share_dark - mean_dark) ** 2 / np.where(separates, spread, 1),
+        0,
+    )
+    return int(np.argmax(between))

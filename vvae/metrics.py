@@ -1,0 +1,232 @@
+"""Quality of videos and of recognition, as numbers that say what exactly they measure.
+
+Frame functions take arrays [..., H, W, C] in 8-bit units (0 to 255, uint8 or float) and return one
+float32 number a frame; they work under jit and vmap. What turns frames into one number (means over
+valid frames, videos, positions) is NumPy. A `Metric` is a number with its card, and numbers whose
+cards differ refuse to be compared.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PEAK = 255.0
+MAX_PSNR = 100.0
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+SSIM_C1 = (0.01 * PEAK) ** 2
+SSIM_C2 = (0.03 * PEAK) ** 2
+
+# The only card key that may differ between numbers that are compared: whose result it is.
+METHOD = "method"
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A number and what was computed exactly.
+
+    Attributes:
+      value: the number; not finite where it could not be computed.
+      card: name, unit, definition, aggregation and whatever else fixes the number (split, view,
+        size, number of videos, ...); the key `method` names whose result it is.
+    """
+
+    value: float
+    card: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns {"value", "card"} for json.dump; a value that is not finite becomes None."""
+        value = float(self.value)
+        return {"value": value if math.isfinite(value) else None, "card": dict(self.card)}
+
+
+def make_metric(
+    name: str, value: float, unit: str, definition: str, aggregation: str, **context: Any
+) -> Metric:
+    """Makes a metric; `context` is added to the card as it is."""
+    card = {"name": name, "unit": unit, "definition": definition, "aggregation": aggregation}
+    return Metric(float(value), {**card, **context})
+
+
+def differing_keys(first: Metric, second: Metric) -> tuple[str, ...]:
+    """Returns the card keys, sorted, that forbid comparing two metrics; `method` may differ."""
+    keys = (set(first.card) | set(second.card)) - {METHOD}
+    missing = object()
+    return tuple(
+        sorted(k for k in keys if first.card.get(k, missing) != second.card.get(k, missing))
+    )
+
+
+def compare(first: Metric, second: Metric) -> float:
+    """Returns first.value - second.value.
+
+    Raises:
+      ValueError: if the cards differ in anything but `method`; names each key and both entries.
+    """
+    keys = differing_keys(first, second)
+    if keys:
+        absent = "nothing"
+        pairs = [
+            f"{k} ({first.card.get(k, absent)!r} against {second.card.get(k, absent)!r})"
+            for k in keys
+        ]
+        raise ValueError(f"metrics with different cards are not comparable: {', '.join(pairs)}")
+    return first.value - second.value
+
+
+def _as_float(frames: jax.Array) -> jax.Array:
+    return jnp.asarray(frames).astype(jnp.float32)
+
+
+def _check_same_shape(x: jax.Array, y: jax.Array) -> None:
+    if jnp.shape(x) != jnp.shape(y) or jnp.ndim(x) < 3:
+        raise ValueError(
+            f"frames to compare need equal shapes [..., H, W, C], not {jnp.shape(x)}, {jnp.shape(y)}"
+        )
+
+
+def frame_mse(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Mean squared error of each frame, squared 8-bit units; [..., H, W, C] -> [...].
+
+    Raises:
+      ValueError: if the shapes differ.
+    """
+    _check_same_shape(x, y)
+    return jnp.mean(jnp.square(_as_float(x) - _as_float(y)), axis=(-3, -2, -1))
+
+
+def psnr_from_mse(mse: jax.Array) -> jax.Array:
+    """Peak signal-to-noise ratio 10 log10(255^2 / mse) in dB, at most 100 dB (so also at mse 0)."""
+    floor = PEAK**2 * 10.0 ** (-MAX_PSNR / 10.0)
+    return 10.0 * (2.0 * math.log10(PEAK) - jnp.log10(jnp.maximum(mse, floor)))
+
+
+def frame_psnr(x: jax.Array, y: jax.Array) -> jax.Array:
+    """PSNR of each frame in dB (see `psnr_from_mse`); [..., H, W, C] -> [...]."""
+    return psnr_from_mse(frame_mse(x, y))
+
+
+def _gaussian_filter_matrix(length: int) -> np.ndarray:
+    """Returns [length - 10, length]: row i holds the normalised Gaussian window at i."""
+    offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
+    window = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
+    window /= window.sum()
+    rows = length - SSIM_WINDOW + 1
+    matrix = np.zeros((rows, length), np.float32)
+    for i in range(rows):
+        matrix[i, i : i + SSIM_WINDOW] = window
+    return matrix
+
+
+def frame_ssim(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Structural similarity of each frame, in [-1, 1]; [..., H, W, C] -> [...].
+
+    Wang et al. 2004, eq. 13, with their settings: 11x11 Gaussian window of sigma 1.5 at every
+    place where it fits inside the frame, K1 = 0.01, K2 = 0.03, L = 255, biased local moments; the
+    mean over places, then over channels.
+
+    Raises:
+      ValueError: if the shapes differ or a side is shorter than 11 pixels.
+    """
+    _check_same_shape(x, y)
+    height, width = jnp.shape(x)[-3:-1]
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(
+            f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, not {height}x{width}"
+        )
+    rows, columns = _gaussian_filter_matrix(height), _gaussian_filter_matrix(width)
+
+    def smooth(frames):
+        # Full precision: accelerators would round the operands, and variances are differences.
+        return jnp.einsum(
+            "ih,...hwc,jw->...ijc", rows, frames, columns, precision=jax.lax.Precision.HIGHEST
+        )
+
+    x, y = _as_float(x), _as_float(y)
+    mean_x, mean_y = smooth(x), smooth(y)
+    variance_x = smooth(x * x) - mean_x**2
+    variance_y = smooth(y * y) - mean_y**2
+    covariance = smooth(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
+    structure = (2 * covariance + SSIM_C2) / (variance_x + variance_y + SSIM_C2)
+    return jnp.mean(luminance * structure, axis=(-3, -2, -1))
+
+
+def difference_mse(x_BTHWC: jax.Array, y_BTHWC: jax.Array) -> jax.Array:
+    """Mean squared error of the frame-to-frame differences, squared 8-bit units.
+
+    It sees flicker, which leaves the error of the frames themselves small. The result is [B, T-1];
+    its mask is `pair_mask`.
+    """
+    _check_same_shape(x_BTHWC, y_BTHWC)
+    error = _as_float(x_BTHWC) - _as_float(y_BTHWC)
+    return jnp.mean(jnp.square(error[:, 1:] - error[:, :-1]), axis=(-3, -2, -1))
+
+
+def pair_mask(mask_NT: np.ndarray) -> np.ndarray:
+    """True where a frame and the one before it are valid; bool [N, T] -> [N, T-1]."""
+    return mask_NT[:, 1:] & mask_NT[:, :-1]
+
+
+def video_means(
+    values_NT: np.ndarray, mask_NT: np.ndarray, video_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means of frame values over the valid frames of each video.
+
+    Args:
+      values_NT: one number a frame of each clip.
+      mask_NT: bool, True for valid frames.
+      video_N: int, the video of each clip.
+
+    Returns:
+      (video_V, mean_V): the videos that have a valid frame, ascending, and their float64 means.
+    """
+    videos, index_N = np.unique(video_N, return_inverse=True)
+    masked = np.where(mask_NT, values_NT, 0.0).astype(np.float64)
+    total_V = np.bincount(index_N, masked.sum(axis=1), minlength=len(videos))
+    count_V = np.bincount(index_N, mask_NT.sum(axis=1), minlength=len(videos))
+    kept = count_V > 0
+    return videos[kept], total_V[kept] / count_V[kept]
+
+
+def position_means(values_NT: np.ndarray, mask_NT: np.ndarray) -> np.ndarray:
+    """Mean over the clips at each frame position, float64 [T]; NaN where no frame is valid."""
+    count_T = mask_NT.sum(axis=0)
+    total_T = np.where(mask_NT, values_NT, 0.0).sum(axis=0, dtype=np.float64)
+    return np.where(count_T > 0, total_T / np.maximum(count_T, 1), np.nan)
+
+
+def lowest_mean(values_NT: np.ndarray, mask_NT: np.ndarray, fraction: float = 0.05) -> float:
+    """Mean of the lowest `fraction` of the valid values (at least one); NaN if none is valid."""
+    values = np.sort(values_NT[mask_NT].astype(np.float64))
+    if not len(values):
+        return math.nan
+    return float(values[: max(1, round(fraction * len(values)))].mean())
+
+
+def top_k_accuracy(scores_VK: np.ndarray, label_V: np.ndarray, k: int) -> float:
+    """Share, in [0, 1], of rows whose label is among the k highest scores.
+
+    Of equal scores the class of the lower number comes first, so that a constant score is not
+    counted as right.
+    """
+    order_VK = np.argsort(-scores_VK, axis=1, kind="stable")
+    return float(np.mean((order_VK[:, :k] == label_V[:, None]).any(axis=1)))
+
+
+def confusion_matrix(label_V: np.ndarray, predicted_V: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts, int64 [num_classes, num_classes]: rows are true classes, columns predictions."""
+    flat = np.bincount(label_V * num_classes + predicted_V, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes)
+
+
+def mean_class_accuracy(confusion_KK: np.ndarray) -> float:
+    """Mean, in [0, 1], of the classes' recalls, over the classes that occur."""
+    count_K = confusion_KK.sum(axis=1)
+    occurs = count_K > 0
+    return float(np.mean(np.diagonal(confusion_KK)[occurs] / count_K[occurs]))

@@ -1,0 +1,138 @@
+"""What every model of vvae offers, as pure functions of (model, params, ...).
+
+`model` is a flax.linen module, `params` the dictionary of its variables ({"params": learned,
+"stats": standardisation}); all functions work under jit, vmap and grad. A model takes part by
+having the methods `encode`, `decode`, `terms` and `sample`, and `posterior_mean`, which turns its
+posterior into latents.
+"""
+
+from typing import Any
+
+import flax.struct
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Params = Any
+
+
+@flax.struct.dataclass
+class Terms:
+    """What ELBO, IWAE, rates and scores are computed from; K samples of B clips, nats per clip.
+
+    Attributes:
+      log_likelihood: [K, B] log p(x | latents), summed over valid frames, pixels and channels.
+      log_prior: [K, B] log-density of the sampled latents under the prior.
+      log_posterior: [K, B] log-density of the sampled latents under the posterior.
+      kl_by_level: level -> [K, B] KL(posterior || prior), in closed form where there is one.
+    """
+
+    log_likelihood: jax.Array
+    log_prior: jax.Array
+    log_posterior: jax.Array
+    kl_by_level: dict[str, jax.Array]
+
+
+def as_unit_range(x: jax.Array) -> jax.Array:
+    """Returns a video as float in [-1, 1]: uint8 is scaled as x / 127.5 - 1, float is kept."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.float32) / 127.5 - 1.0 if x.dtype == jnp.uint8 else x
+
+
+def _check_video(x: jax.Array) -> None:
+    if jnp.ndim(x) != 5:
+        raise ValueError(f"a video batch has shape [B, T, H, W, C], not {jnp.shape(x)}")
+    dtype = jnp.result_type(x)
+    if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"a video batch is uint8 or float in [-1, 1], not {dtype}")
+
+
+def full_mask(x_BTHWC: jax.Array, mask_BT: jax.Array | None) -> jax.Array:
+    """Returns mask_BT, or one that is True everywhere; ValueError if its shape is not [B, T]."""
+    if mask_BT is None:
+        return jnp.ones(x_BTHWC.shape[:2], bool)
+    if mask_BT.shape != x_BTHWC.shape[:2]:
+        raise ValueError(f"mask_BT has shape {mask_BT.shape}, the video {x_BTHWC.shape[:2]}")
+    return mask_BT
+
+
+def encode(model: nn.Module, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Array | None = None):
+    """Infers the latents of videos.
+
+    Args:
+      model: a vvae model.
+      params: its variables.
+      x_BTHWC: float video in [-1, 1], or uint8.
+      mask_BT: bool, True for real frames; all by default.
+
+    Returns:
+      The posterior, a pytree of Gaussians: `SequentialPosterior(frame, clip)` for SequentialVAE.
+
+    Raises:
+      ValueError: for another rank, dtype or frame size than the model takes.
+    """
+    _check_video(x_BTHWC)
+    mask_BT = full_mask(x_BTHWC, mask_BT)
+    return model.apply(params, as_unit_range(x_BTHWC), mask_BT, method="encode")
+
+
+def decode(model: nn.Module, params: Params, latents) -> jax.Array:
+    """Returns the mean video [B, T, H, W, C] of p(x | latents), in [-1, 1] units."""
+    return model.apply(params, latents, method="decode")
+
+
+def reconstruct(
+    model: nn.Module, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Array | None = None
+) -> jax.Array:
+    """Decodes the posterior mean: [B, T, H, W, C] in [-1, 1] units. Arguments as `encode`."""
+    posterior = encode(model, params, x_BTHWC, mask_BT)
+    return decode(model, params, model.posterior_mean(posterior))
+
+
+def terms(
+    model: nn.Module,
+    params: Params,
+    x_BTHWC: jax.Array,
+    key: jax.Array,
+    mask_BT: jax.Array | None = None,
+    num_samples: int = 1,
+    index_B: jax.Array | None = None,
+) -> Terms:
+    """Samples the posterior and returns every term of the ELBO.
+
+    Args:
+      model: a vvae model.
+      params: its variables.
+      x_BTHWC: float video in [-1, 1], or uint8.
+      key: consumed; the noise of a clip depends on the key and the clip's number alone, so that a
+        clip's terms are the same alone and inside any batch.
+      mask_BT: bool, True for real frames; masked frames enter no term.
+      num_samples: K.
+      index_B: int number of each clip; 0, ..., B-1 by default.
+
+    Returns:
+      Terms with arrays [K, B], nats per clip.
+    """
+    _check_video(x_BTHWC)
+    mask_BT = full_mask(x_BTHWC, mask_BT)
+    index_B = jnp.arange(x_BTHWC.shape[0]) if index_B is None else index_B
+    key_B = jax.vmap(lambda index: jax.random.fold_in(key, index))(index_B)
+    return model.apply(params, as_unit_range(x_BTHWC), mask_BT, key_B, num_samples, method="terms")
+
+
+def sample(
+    model: nn.Module, params: Params, key: jax.Array, num_clips: int, num_frames: int
+) -> jax.Array:
+    """Draws latents from the prior and decodes them.
+
+    Args:
+      model: a vvae model.
+      params: its variables.
+      key: consumed.
+      num_clips: B.
+      num_frames: T; any length, not only that of training.
+
+    Returns:
+      Mean videos [B, T, H, W, C] in [-1, 1] units.
+    """
+    return model.sample(params, key, num_clips, num_frames)

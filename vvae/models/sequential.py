@@ -1,0 +1,594 @@
+"""SequentialVAE: a latent z_t for every frame, with dynamics, and one latent w for the clip.
+
+    p(x, z, w) = p(w) prod_t p(z_t | z_<t, w) p(x_t | z_t, w)
+    q(z, w | x) = q(w | x) prod_t q(z_t | x_t)        (or q(z_t | x_<=t), posterior="filter")
+
+The frame latents see the video through a convolutional network applied to each frame; w is
+inferred from the means and log-variances of the frame posteriors. Nothing looks ahead: the
+posterior and the prior of frame t, and w inferred from the frames up to t, depend on no later
+frame.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vvae import distributions as dist
+from vvae.distributions import Gaussian, GaussianMixture
+from vvae.models import contract
+from vvae.models.contract import Terms
+from vvae.models.layers import DownConv, UpConv
+
+PRIORS = ("learned", "static", "standard")
+CLIP_PRIORS = ("normal", "mixture")
+POSTERIORS = ("frame", "filter")
+LIKELIHOODS = ("gaussian", "bernoulli", "discretized_logistic")
+
+# exp(LOGVAR_LIMIT / 2) is the widest, exp(-LOGVAR_LIMIT / 2) the narrowest posterior or prior.
+LOGVAR_LIMIT = 14.0
+CLIP_FEATURES = 64
+CLIP_KERNEL = 4
+
+
+@flax.struct.dataclass
+class SequentialPosterior:
+    """q(z, w | x): `frame` is a Gaussian [B, T, Z] over z, `clip` a Gaussian [B, W] over w."""
+
+    frame: Gaussian
+    clip: Gaussian
+
+
+@flax.struct.dataclass
+class Latents:
+    """Values of the latents: `frame` [B, T, Z], `clip` [B, W]."""
+
+    frame: jax.Array
+    clip: jax.Array
+
+
+@flax.struct.dataclass
+class DynamicsState:
+    """What the prior remembers of the past: `hidden` [B, F] and the last latent `frame` [B, Z]."""
+
+    hidden: jax.Array
+    frame: jax.Array
+
+
+class GaussianHead(nn.Module):
+    """Linear map to the mean and log-variance of a diagonal Gaussian, at least float32."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> Gaussian:
+        out = nn.Dense(2 * self.features, dtype=None, name="dense")(dist.raise_precision(x))
+        mean, logvar = jnp.split(out, 2, axis=-1)
+        return Gaussian(mean, jnp.clip(logvar, -LOGVAR_LIMIT, LOGVAR_LIMIT))
+
+
+class FrameEncoder(nn.Module):
+    """[N, H, W, C] -> features [N, F]: stride-2 convolutions, then one dense layer."""
+
+    widths: tuple[int, ...]
+    hidden: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
+        for level, width in enumerate(self.widths):
+            x_NHWC = nn.silu(DownConv(width, dtype=self.dtype, name=f"down_{level}")(x_NHWC))
+        flat = x_NHWC.reshape(x_NHWC.shape[0], -1)
+        return nn.silu(nn.Dense(self.hidden, dtype=self.dtype, name="dense")(flat))
+
+
+class FrameDecoder(nn.Module):
+    """Latents [N, Z + W] -> frames [N, H, W, C]: the mirror image of FrameEncoder."""
+
+    shape_HWC: tuple[int, int, int]
+    widths: tuple[int, ...]
+    hidden: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, z_NZ: jax.Array) -> jax.Array:
+        height, width, channels = self.shape_HWC
+        scale = 2 ** len(self.widths)
+        grid = (height // scale, width // scale, self.widths[-1])
+        x = nn.silu(nn.Dense(self.hidden, dtype=self.dtype, name="dense_0")(z_NZ))
+        x = nn.Dense(grid[0] * grid[1] * grid[2], dtype=self.dtype, name="dense_1")(x)
+        x = nn.silu(x.reshape(-1, *grid))
+        for level in reversed(range(1, len(self.widths))):
+            x = nn.silu(UpConv(self.widths[level - 1], dtype=self.dtype, name=f"up_{level}")(x))
+        return dist.raise_precision(UpConv(channels, dtype=self.dtype, name="up_0")(x))
+
+
+class ClipEncoder(nn.Module):
+    """Frame posteriors -> q(w | x_<=t) for every t, from what the frames up to t say."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, frame: Gaussian, mask_BT: jax.Array) -> Gaussian:
+        inputs = jnp.concatenate([frame.mean, frame.logvar], axis=-1) * mask_BT[..., None]
+        past = jnp.pad(inputs, ((0, 0), (CLIP_KERNEL - 1, 0), (0, 0)))
+        h = nn.Conv(CLIP_FEATURES, (CLIP_KERNEL,), padding="VALID", name="conv")(past)
+        h = nn.silu(h) * mask_BT[..., None]
+        count = jnp.maximum(jnp.cumsum(mask_BT, axis=1), 1)[..., None]
+        return GaussianHead(self.features, name="head")(jnp.cumsum(h, axis=1) / count)
+
+
+class Dynamics(nn.Module):
+    """p(z_t | z_<t, w): a gated recurrent unit over z, read together with z_{t-1} and w."""
+
+    latent_dim: int
+    hidden: int = 128
+
+    def setup(self):
+        self.cell = nn.GRUCell(self.hidden)
+        self.dense = nn.Dense(self.hidden)
+        self.linear = nn.Dense(2 * self.latent_dim)
+        self.head = GaussianHead(self.latent_dim)
+
+    def initial_state(self, batch: int, dtype) -> DynamicsState:
+        """Returns the state before the first frame."""
+        return DynamicsState(
+            jnp.zeros((batch, self.hidden), dtype), jnp.zeros((batch, self.latent_dim), dtype)
+        )
+
+    def observe(self, state: DynamicsState, z_BZ: jax.Array, valid_B: jax.Array) -> DynamicsState:
+        """Returns the state after one more frame; a masked frame changes nothing."""
+        hidden, _ = self.cell(state.hidden, z_BZ)
+        keep = valid_B[:, None]
+        return DynamicsState(
+            jnp.where(keep, hidden, state.hidden), jnp.where(keep, z_BZ, state.frame)
+        )
+
+    def predict(self, state: DynamicsState, w: jax.Array) -> Gaussian:
+        """Returns p(z_t | z_<t, w); state and w may share any leading axes."""
+        inputs = jnp.concatenate([state.hidden, state.frame, w], axis=-1)
+        nonlinear = self.head(nn.silu(self.dense(inputs)))
+        mean, logvar = jnp.split(self.linear(inputs), 2, axis=-1)
+        logvar = jnp.clip(nonlinear.logvar + logvar, -LOGVAR_LIMIT, LOGVAR_LIMIT)
+        return Gaussian(nonlinear.mean + mean, logvar)
+
+    def scan(self, z_BTZ: jax.Array, mask_BT: jax.Array) -> DynamicsState:
+        """Returns the states before each frame, with a time axis: hidden [B, T, F], ..."""
+
+        def body(module, state, inputs):
+            z_BZ, valid_B = inputs
+            return module.observe(state, z_BZ, valid_B), state
+
+        run = nn.scan(
+            body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
+        )
+        initial = self.initial_state(z_BTZ.shape[0], z_BTZ.dtype)
+        return run(self, initial, (z_BTZ, mask_BT))[1]
+
+
+class StaticPrior(nn.Module):
+    """p(z_t | w): the same for every frame of a clip."""
+
+    latent_dim: int
+    hidden: int = 128
+
+    @nn.compact
+    def __call__(self, w: jax.Array) -> Gaussian:
+        return GaussianHead(self.latent_dim, name="head")(
+            nn.silu(nn.Dense(self.hidden, name="dense")(w))
+        )
+
+
+class SequentialVAE(nn.Module):
+    """The model. Videos are [B, T, H, W, C] in [-1, 1]; see the module docstring.
+
+    Attributes:
+      shape_HWC: frame size; H and W divisible by 2 ** len(widths).
+      widths: channels after each stride-2 convolution.
+      hidden: width of the dense layers.
+      latent_dim: Z, numbers in a frame latent.
+      clip_latent_dim: W, numbers in the clip latent.
+      prior: p(z_t | z_<t, w) "learned", p(z_t | w) "static" or N(0, I) "standard".
+      clip_prior: N(0, I) "normal", or a learned "mixture" of num_components Gaussians.
+      num_components: K of the mixture.
+      posterior: q(z_t | x_t) "frame", or q(z_t | x_<=t) "filter".
+      likelihood: "gaussian" with one learned sigma; "discretized_logistic" with one learned scale,
+        for 8-bit values; "bernoulli" for data in {-1, 1}.
+      dtype: of the activations in the convolutional networks.
+
+    Variables: "params" are learned; "stats" hold the standardisation, `mean` [H, W, C] and `std`
+    (one number), both in [-1, 1] units. Gradients with respect to the stats are zero.
+    """
+
+    shape_HWC: tuple[int, int, int]
+    widths: tuple[int, ...] = (32, 64, 128)
+    hidden: int = 256
+    latent_dim: int = 50
+    clip_latent_dim: int = 5
+    prior: str = "learned"
+    clip_prior: str = "normal"
+    num_components: int = 10
+    posterior: str = "frame"
+    likelihood: str = "gaussian"
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self._check_settings()
+        self.encoder = FrameEncoder(self.widths, self.hidden, self.dtype)
+        self.decoder = FrameDecoder(self.shape_HWC, self.widths, self.hidden, self.dtype)
+        self.frame_head = GaussianHead(self.latent_dim)
+        self.clip_encoder = ClipEncoder(self.clip_latent_dim)
+        if self.posterior == "filter":
+            self.filter = nn.RNN(nn.GRUCell(self.hidden))
+        if self.prior == "learned":
+            self.dynamics = Dynamics(self.latent_dim)
+        elif self.prior == "static":
+            self.static_prior = StaticPrior(self.latent_dim)
+        if self.clip_prior == "mixture":
+            self._setup_mixture()
+        if self.likelihood != "bernoulli":
+            self.log_sigma = self.param("log_sigma", nn.initializers.zeros, ())
+        self.mean_HWC = self.variable("stats", "mean", jnp.zeros, self.shape_HWC)
+        self.std = self.variable("stats", "std", jnp.ones, ())
+
+    def _setup_mixture(self):
+        shape = (self.num_components, self.clip_latent_dim)
+        self.mixture_logits = self.param("mixture_logits", nn.initializers.zeros, shape[:1])
+        self.mixture_mean = self.param("mixture_mean", nn.initializers.normal(1.0), shape)
+        self.mixture_logvar = self.param("mixture_logvar", nn.initializers.zeros, shape)
+
+    def _check_settings(self):
+        _check_choice("prior", self.prior, PRIORS)
+        _check_choice("clip_prior", self.clip_prior, CLIP_PRIORS)
+        _check_choice("posterior", self.posterior, POSTERIORS)
+        _check_choice("likelihood", self.likelihood, LIKELIHOODS)
+        scale = 2 ** len(self.widths)
+        height, width, _ = self.shape_HWC
+        if height % scale or width % scale:
+            raise ValueError(
+                f"frames of {height}x{width} cannot be halved {len(self.widths)} times: height and "
+                f"width must be multiples of {scale}, or model.widths shorter"
+            )
+
+    # --- inference -----------------------------------------------------------------------------
+
+    def encode(self, x_BTHWC: jax.Array, mask_BT: jax.Array) -> SequentialPosterior:
+        """q(z, w | x); see `vvae.encode`."""
+        frame = self._infer_frames(x_BTHWC, mask_BT)
+        prefix = self.clip_encoder(frame, mask_BT)
+        return SequentialPosterior(frame, jax.tree.map(lambda a: a[:, -1], prefix))
+
+    def _infer_frames(self, x_BTHWC, mask_BT) -> Gaussian:
+        if x_BTHWC.shape[2:] != tuple(self.shape_HWC):
+            raise ValueError(
+                f"the model takes frames of {self.shape_HWC} (H, W, C), got {x_BTHWC.shape[2:]}"
+            )
+        batch, length = x_BTHWC.shape[:2]
+        x_NHWC = self._standardize(x_BTHWC).reshape(-1, *self.shape_HWC)
+        h_BTF = self.encoder(x_NHWC).reshape(batch, length, -1)
+        if self.posterior == "filter":
+            # A masked frame is no evidence: it is read as zeros.
+            h_BTF = self.filter(jnp.where(mask_BT[..., None], h_BTF, 0.0))
+        return self.frame_head(h_BTF)
+
+    @staticmethod
+    def posterior_mean(posterior: SequentialPosterior) -> Latents:
+        """Returns the most probable latents under the posterior."""
+        return Latents(posterior.frame.mean, posterior.clip.mean)
+
+    # --- priors --------------------------------------------------------------------------------
+
+    def clip_prior_mixture(self) -> GaussianMixture:
+        """Returns p(w) as a mixture; only for clip_prior="mixture"."""
+        return GaussianMixture(self.mixture_logits, self.mixture_mean, self.mixture_logvar)
+
+    def clip_prior_mean(self) -> jax.Array:
+        """Returns the mean of p(w), [W]."""
+        if self.clip_prior == "mixture":
+            return dist.mixture_mean(self.clip_prior_mixture())
+        return jnp.zeros(self.clip_latent_dim)
+
+    def clip_log_prior(self, w: jax.Array) -> jax.Array:
+        """log p(w) in nats; [..., W] -> [...]."""
+        if self.clip_prior == "mixture":
+            return dist.mixture_log_prob(self.clip_prior_mixture(), w)
+        return dist.gaussian_log_prob(dist.standard_gaussian(w.shape, w.dtype), w).sum(-1)
+
+    def sample_clip_prior(self, key: jax.Array, num_clips: int) -> jax.Array:
+        """Draws w from p(w), [num_clips, W]; the key is consumed."""
+        if self.clip_prior == "mixture":
+            return dist.sample_mixture(self.clip_prior_mixture(), key, num_clips)
+        return jax.random.normal(key, (num_clips, self.clip_latent_dim))
+
+    def frame_prior(self, z_BTZ: jax.Array, w_BTW: jax.Array, mask_BT: jax.Array) -> Gaussian:
+        """p(z_t | z_<t, w_t) for every t; w may differ from frame to frame."""
+        if self.prior == "learned":
+            return self.dynamics.predict(self.dynamics.scan(z_BTZ, mask_BT), w_BTW)
+        if self.prior == "static":
+            return self.static_prior(w_BTW)
+        return dist.standard_gaussian(z_BTZ.shape, z_BTZ.dtype)
+
+    def begin_dynamics(self, batch: int) -> DynamicsState:
+        """Returns the prior's memory before the first frame."""
+        if self.prior == "learned":
+            return self.dynamics.initial_state(batch, jnp.float32)
+        return DynamicsState(jnp.zeros((batch, 0)), jnp.zeros((batch, self.latent_dim)))
+
+    def predict_frame(self, state: DynamicsState, w_BW: jax.Array) -> Gaussian:
+        """p(z_t | z_<t, w) of the next frame, [B, Z]."""
+        if self.prior == "learned":
+            return self.dynamics.predict(state, w_BW)
+        if self.prior == "static":
+            return self.static_prior(w_BW)
+        return dist.standard_gaussian(state.frame.shape)
+
+    def observe_frame(self, state: DynamicsState, z_BZ: jax.Array, valid_B: jax.Array):
+        """Returns the prior's memory after z_t."""
+        if self.prior == "learned":
+            return self.dynamics.observe(state, z_BZ, valid_B)
+        return DynamicsState(state.hidden, jnp.where(valid_B[:, None], z_BZ, state.frame))
+
+    # --- likelihood ----------------------------------------------------------------------------
+
+    def decode(self, latents: Latents) -> jax.Array:
+        """Mean video of p(x | z, w); see `vvae.decode`."""
+        out = self._decode_raw(latents)
+        if self.likelihood == "bernoulli":
+            return 2.0 * jax.nn.sigmoid(out) - 1.0
+        return self._unstandardize(out)
+
+    def _decode_raw(self, latents: Latents) -> jax.Array:
+        """Standardised mean [B, T, H, W, C], or logits for the Bernoulli likelihood."""
+        batch, length = latents.frame.shape[:2]
+        clip = jnp.broadcast_to(latents.clip[:, None], (batch, length, self.clip_latent_dim))
+        z_NZ = jnp.concatenate([latents.frame, clip], axis=-1).reshape(batch * length, -1)
+        out = self.decoder(z_NZ).reshape(batch, length, *self.shape_HWC)
+        if self.likelihood != "bernoulli":
+            return out
+        # Data of {-1, 1}: the decoder starts from the frequency of each pixel in training.
+        frequency = jnp.clip(0.5 * (self._stat(self.mean_HWC) + 1.0), 0.01, 0.99)
+        return out + jnp.log(frequency / (1.0 - frequency))
+
+    def frame_log_likelihood(self, x_BTHWC: jax.Array, latents: Latents) -> jax.Array:
+        """log p(x_t | z_t, w), nats per frame in 8-bit units, summed over pixels; [B, T].
+
+        Gaussian: a density over 8-bit values, log N of the standardised video - log(127.5 std) a
+        pixel. Discretised logistic and Bernoulli: probabilities.
+        """
+        out = self._decode_raw(latents)
+        if self.likelihood == "bernoulli":
+            log_prob = dist.bernoulli_log_prob(out, 0.5 * (x_BTHWC + 1.0))
+        elif self.likelihood == "gaussian":
+            noise = jnp.broadcast_to(2.0 * self.effective_log_sigma(), out.shape)
+            log_prob = dist.gaussian_log_prob(Gaussian(out, noise), self._standardize(x_BTHWC))
+            log_prob = log_prob - jnp.log(127.5 * self._stat(self.std))
+        else:
+            log_scale = self.effective_log_sigma() + jnp.log(self._stat(self.std))
+            log_prob = dist.discretized_logistic_log_prob(
+                self._unstandardize(out), log_scale, x_BTHWC
+            )
+        return log_prob.sum((2, 3, 4))
+
+    def effective_log_sigma(self) -> jax.Array:
+        """log of the noise scale in standardised units, softly floored at 1/256 of the range."""
+        floor = jnp.log(2.0 / 256.0) - jnp.log(self._stat(self.std))
+        return floor + jax.nn.softplus(dist.raise_precision(self.log_sigma) - floor)
+
+    def _stat(self, variable) -> jax.Array:
+        return jax.lax.stop_gradient(variable.value)
+
+    def _standardize(self, x):
+        return (x - self._per_video(self.mean_HWC)) / self._stat(self.std)
+
+    def _unstandardize(self, x):
+        return x * self._stat(self.std) + self._per_video(self.mean_HWC)
+
+    def _per_video(self, variable):
+        return self._stat(variable)[None, None]
+
+    # --- the terms of the ELBO -----------------------------------------------------------------
+
+    def terms(self, x_BTHWC, mask_BT, key_B, num_samples: int) -> Terms:
+        """See `vvae.models.contract.terms`; key_B holds one key a clip."""
+        posterior = self.encode(x_BTHWC, mask_BT)
+        latents_KB = self._sample_posterior(posterior, key_B, num_samples)
+        # The samples join the batch axis, [K, B, ...] -> [K * B, ...], for the networks.
+        x, mask, posterior = jax.tree.map(
+            lambda a: jnp.tile(a, (num_samples,) + (1,) * (a.ndim - 1)),
+            (x_BTHWC, mask_BT, posterior),
+        )
+        latents = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), latents_KB)
+        terms = self._terms(x, mask, posterior, latents)
+        return jax.tree.map(lambda a: a.reshape(num_samples, -1), terms)
+
+    def _terms(self, x_BTHWC, mask_BT, posterior: SequentialPosterior, latents: Latents) -> Terms:
+        prior = self._prior_given(latents, mask_BT)
+        log_clip_prior = self.clip_log_prior(latents.clip)
+        log_clip_posterior = dist.gaussian_log_prob(posterior.clip, latents.clip).sum(-1)
+        log_likelihood_BT = self.frame_log_likelihood(x_BTHWC, latents)
+        if self.clip_prior == "mixture":
+            clip_kl = log_clip_posterior - log_clip_prior
+        else:
+            clip_kl = self._clip_kl_by_dim(posterior).sum(-1)
+        return Terms(
+            log_likelihood=jnp.sum(log_likelihood_BT * mask_BT, axis=1),
+            log_prior=_sum_frames(dist.gaussian_log_prob(prior, latents.frame), mask_BT)
+            + log_clip_prior,
+            log_posterior=_sum_frames(
+                dist.gaussian_log_prob(posterior.frame, latents.frame), mask_BT
+            )
+            + log_clip_posterior,
+            kl_by_level={
+                "frame": _sum_frames(dist.gaussian_kl(posterior.frame, prior), mask_BT),
+                "clip": clip_kl,
+            },
+        )
+
+    def kl_by_dim(self, x_BTHWC, mask_BT, key_B) -> dict[str, jax.Array]:
+        """See `level_kl`."""
+        posterior = self.encode(x_BTHWC, mask_BT)
+        latents = jax.tree.map(lambda a: a[0], self._sample_posterior(posterior, key_B, 1))
+        prior = self._prior_given(latents, mask_BT)
+        frame = dist.gaussian_kl(posterior.frame, prior) * mask_BT[..., None]
+        return {"frame": frame, "clip": self._clip_kl_by_dim(posterior)}
+
+    def surprise(self, x_BTHWC, mask_BT) -> jax.Array:
+        """See the function `surprise`."""
+        frame = self._infer_frames(x_BTHWC, mask_BT)
+        prefix = self.clip_encoder(frame, mask_BT).mean
+        first = jnp.broadcast_to(self.clip_prior_mean(), prefix[:, :1].shape)
+        seen = jnp.cumsum(mask_BT, axis=1)[..., None] > 0
+        earlier = jnp.concatenate([first, jnp.where(seen, prefix, first)[:, :-1]], axis=1)
+        prior = self.frame_prior(frame.mean, earlier, mask_BT)
+        return dist.gaussian_kl(frame, prior).sum(-1) * mask_BT
+
+    def _clip_kl_by_dim(self, posterior: SequentialPosterior) -> jax.Array:
+        """KL(q(w | x) || N(0, I)) by dimension, [B, W]."""
+        standard = dist.standard_gaussian(posterior.clip.mean.shape, posterior.clip.mean.dtype)
+        return dist.gaussian_kl(posterior.clip, standard)
+
+    def _prior_given(self, latents: Latents, mask_BT) -> Gaussian:
+        length = latents.frame.shape[1]
+        w_BTW = jnp.repeat(latents.clip[:, None], length, axis=1)
+        return self.frame_prior(latents.frame, w_BTW, mask_BT)
+
+    def _sample_posterior(self, posterior, key_B, num_samples: int) -> Latents:
+        """Latents with axes [K, B, ...]; noise from one key a clip."""
+
+        def draw(key, shape, dtype):
+            return jax.random.normal(key, (num_samples, *shape), dtype)
+
+        def draw_clip(key, mean_TZ, mean_W):
+            frame_key, clip_key = jax.random.split(key)
+            return draw(frame_key, mean_TZ.shape, mean_TZ.dtype), draw(
+                clip_key, mean_W.shape, mean_W.dtype
+            )
+
+        eps = jax.vmap(draw_clip, out_axes=1)(key_B, posterior.frame.mean, posterior.clip.mean)
+        posterior = jax.tree.map(lambda a: a[None], posterior)
+        return Latents(
+            dist.sample_gaussian(posterior.frame, eps[0]),
+            dist.sample_gaussian(posterior.clip, eps[1]),
+        )
+
+    # --- generation ----------------------------------------------------------------------------
+
+    @nn.nowrap
+    def sample(self, params, key, num_clips: int, num_frames: int) -> jax.Array:
+        """Prior samples; see `vvae.sample`."""
+        clip_key, frame_key = jax.random.split(key)
+        w_BW = self.apply(params, clip_key, num_clips, method="sample_clip_prior")
+        state = self.apply(params, num_clips, method="begin_dynamics")
+        z_BTZ = self.roll_out(params, state, w_BW, frame_key, num_frames, 1.0)
+        return contract.decode(self, params, Latents(z_BTZ, w_BW))
+
+    @nn.nowrap
+    def roll_out(
+        self, params, state: DynamicsState, w_BW, key, num_frames: int, temperature: float
+    ) -> jax.Array:
+        """Continues the frame latents by the prior.
+
+        Args:
+          params: variables of the model.
+          state: memory of the frames before.
+          w_BW: clip latent.
+          key: consumed.
+          num_frames: how many frames to draw.
+          temperature: factor on the prior's standard deviation; 0 follows its mean.
+
+        Returns:
+          [B, num_frames, Z].
+        """
+        valid_B = jnp.ones(w_BW.shape[0], bool)
+
+        def draw(state, t):
+            prior = self.apply(params, state, w_BW, method="predict_frame")
+            eps = jax.random.normal(jax.random.fold_in(key, t), prior.mean.shape)
+            z_BZ = dist.sample_gaussian(prior, temperature * eps)
+            return self.apply(params, state, z_BZ, valid_B, method="observe_frame"), z_BZ
+
+        _, z_TBZ = jax.lax.scan(draw, state, jnp.arange(num_frames))
+        return jnp.swapaxes(z_TBZ, 0, 1)
+
+
+def level_kl(model: SequentialVAE, params, x_BTHWC, key, mask_BT=None) -> dict[str, jax.Array]:
+    """KL of each latent dimension, in nats.
+
+    Args:
+      model: the model.
+      params: its variables.
+      x_BTHWC: float video in [-1, 1], or uint8.
+      key: consumed; one sample of z and w conditions the prior of the frame latents.
+      mask_BT: bool, True for real frames.
+
+    Returns:
+      {"frame": [B, T, Z], zero at masked frames, "clip": [B, W]}. The clip's KL is the one to
+      N(0, I); under a mixture prior it says which dimensions vary, not what they cost.
+    """
+    mask_BT = contract.full_mask(x_BTHWC, mask_BT)
+    key_B = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(x_BTHWC.shape[0]))
+    x_BTHWC = contract.as_unit_range(x_BTHWC)
+    return model.apply(params, x_BTHWC, mask_BT, key_B, method="kl_by_dim")
+
+
+def surprise(model: SequentialVAE, params, x_BTHWC, mask_BT=None) -> jax.Array:
+    """How unexpected each frame is: KL(q(z_t) || p(z_t | z_<t, w_<t)) in nats, [B, T].
+
+    z_<t are posterior means and w_<t is the posterior mean given the earlier frames alone (the
+    prior mean at the first frame), so that no later frame changes the value. 0 at masked frames.
+    Arguments as `vvae.encode`.
+    """
+    mask_BT = contract.full_mask(x_BTHWC, mask_BT)
+    return model.apply(params, contract.as_unit_range(x_BTHWC), mask_BT, method="surprise")
+
+
+def predict(
+    model: SequentialVAE, params, x_BTHWC, key, num_frames: int, temperature: float = 1.0
+) -> jax.Array:
+    """Continues videos.
+
+    Args:
+      model: the model.
+      params: its variables.
+      x_BTHWC: the frames that are known, float in [-1, 1] or uint8.
+      key: consumed.
+      num_frames: how many frames to add.
+      temperature: factor on the standard deviation of the prior; 0 follows its mean.
+
+    Returns:
+      The mean video of the added frames, [B, num_frames, H, W, C], in [-1, 1] units.
+    """
+    latents = model.posterior_mean(contract.encode(model, params, x_BTHWC))
+    batch = latents.frame.shape[0]
+    state = model.apply(params, batch, method="begin_dynamics")
+    valid_B = jnp.ones(batch, bool)
+
+    def observe(state, z_BZ):
+        return model.apply(params, state, z_BZ, valid_B, method="observe_frame"), None
+
+    state, _ = jax.lax.scan(observe, state, jnp.swapaxes(latents.frame, 0, 1))
+    z_BTZ = model.roll_out(params, state, latents.clip, key, num_frames, temperature)
+    return contract.decode(model, params, Latents(z_BTZ, latents.clip))
+
+
+def init_variables(model: SequentialVAE, key, num_frames: int = 2):
+    """Returns fresh variables {"params", "stats"}; the key is consumed.
+
+    The standardisation is the identity until it is replaced by that of the training data.
+    """
+    x_BTHWC = jnp.zeros((1, num_frames, *model.shape_HWC))
+    mask_BT = jnp.ones((1, num_frames), bool)
+    key_B = jax.random.key(0)[None]
+    return model.init(key, x_BTHWC, mask_BT, key_B, 1, method="terms")
+
+
+def _sum_frames(a_BTZ: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    """Sum over latent dimensions and valid frames, [B, T, Z] -> [B]."""
+    return jnp.sum(a_BTZ.sum(-1) * mask_BT, axis=1)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(choices)}")
