@@ -1,0 +1,334 @@
+"""One video in or out: exact frames with their times, or a VideoError that names the file.
+
+A video is a file (.mp4, .webm, .gif, ...), a folder of image frames or a .npy array. Files are read
+and written through imageio's PyAV plugin, images through its Pillow plugin. PyAV itself is asked
+only for what the plugin keeps to itself: timestamps, rotation, damage, encoder settings.
+"""
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import imageio.v3 as iio
+import numpy as np
+from imageio.plugins.pyav import PyAVPlugin
+from PIL import Image
+
+VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".npy", ".webm")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
+NOMINAL_FPS = 25.0  # of what carries no time: folders of images, .npy arrays, a single frame
+_CONTAINERS = {".avi": "avi", ".m4v": "mp4", ".mkv": "matroska", ".mov": "mov", ".mp4": "mp4"}
+
+
+class VideoError(ValueError):
+    """A video that cannot be read or written; the message starts with its path."""
+
+    def __init__(self, path: str | os.PathLike, reason: str):
+        super().__init__(f"{os.fspath(path)}: {reason}")
+        self.path = os.fspath(path)
+        self.reason = reason
+
+    def __reduce__(self):
+        # Exception pickles its one-line message; worker processes need both arguments back.
+        return type(self), (self.path, self.reason)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What `probe` found by decoding every frame.
+
+    Attributes:
+        num_frames: Exact number of frames.
+        height: Rows after rotation, pixels.
+        width: Columns after rotation, pixels.
+        fps: Mean frame rate over the real timestamps, frames per second.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+
+
+def is_video(path: str | os.PathLike) -> bool:
+    """Tells whether `path` is a video: a file by suffix, or a folder that holds image frames."""
+    path = Path(path)
+    if path.is_dir():
+        return any(_is_image(name) for name in os.listdir(path))
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+
+
+def probe(path: str | os.PathLike) -> VideoInfo:
+    """Counts and measures a video by decoding all of it.
+
+    Raises:
+        VideoError: if it cannot be decoded from the first frame to the last.
+    """
+    times = []
+    shape = None
+    for time, frame in iterate_frames(path):
+        times.append(time)
+        shape = frame.shape
+    span = times[-1] - times[0]
+    fps = (len(times) - 1) / span if span > 0 else NOMINAL_FPS
+    return VideoInfo(len(times), shape[0], shape[1], fps)
+
+
+def read_frames(
+    path: str | os.PathLike, size: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a whole video.
+
+    Args:
+        path: Video file, folder of image frames, or .npy array.
+        size: (height, width) to resize to, or None for the video's own size.
+
+    Returns:
+        times_F float64, seconds since the first frame; frames_FHWC uint8 RGB.
+
+    Raises:
+        VideoError: see `iterate_frames`.
+    """
+    times, frames = zip(*iterate_frames(path, size))
+    return np.array(times, np.float64), np.stack(frames)
+
+
+def iterate_frames(
+    path: str | os.PathLike, size: tuple[int, int] | None = None
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Yields the real frames of a video in the order of display, one at a time.
+
+    Rotation is applied; alpha is dropped; any bit depth and chroma format becomes 8-bit RGB. Frames
+    of a variable rate keep their own timestamps: none is repeated or left out. Resizing is
+    antialiased: each new pixel is the mean of the area that it covers (bilinear where a side
+    grows). Folders of images are sorted naturally (2.png before 10.png) and, like .npy arrays
+    ([T, H, W] or [T, H, W, 1 or 3] uint8), timed at `NOMINAL_FPS`.
+
+    A file counts as cut when its last packet ends before the duration that its header states, by
+    more than two mean frame durations or 0.1 s: the duration of the video stream (mp4, avi), else
+    of the file, to which then any of its streams may reach (mkv, webm). The frames in front of the
+    cut are real, but the video is not all there, so the error comes after the last of them.
+
+    Args:
+        path: Video file, folder of image frames, or .npy array.
+        size: (height, width) to resize to, or None for the video's own size.
+
+    Yields:
+        (seconds since the first frame, uint8 [H, W, 3] RGB).
+
+    Raises:
+        VideoError: no such file, not a video, no frames, damaged or cut in the middle (the message
+            says after which frame), a size that changes.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise VideoError(path, "no such file or folder")
+    if path.is_dir():
+        frames = _iterate_image_folder(path)
+    elif path.suffix.lower() == ".npy":
+        frames = _iterate_npy(path)
+    else:
+        frames = _iterate_file(path)
+    number, shape = -1, None
+    for number, (time, frame) in enumerate(frames):
+        if shape not in (None, frame.shape):
+            raise VideoError(path, f"frame {number} is {frame.shape[:2]}, others {shape[:2]}")
+        shape = frame.shape
+        yield time, frame if size is None else _resize(frame, size)
+    if number < 0:
+        raise VideoError(path, "holds no video frames")
+
+
+def write_video(
+    path: str | os.PathLike, frames_THWC: np.ndarray, fps: float, lossless: bool = False
+) -> None:
+    """Writes an H.264 video; the file appears under its name only when it is complete.
+
+    The default is yuv420p, which every player shows; it halves the colour resolution and needs even
+    sides, so an odd side grows by repeating its last row or column. Lossless is RGB 4:4:4 of any
+    size, equal bit by bit when read back, but few players know it.
+
+    Args:
+        path: Where to; the suffix (.mp4, .m4v, .mov, .mkv, .avi) chooses the container.
+        frames_THWC: uint8 [T, H, W, 1 or 3], at least one frame.
+        fps: Frames per second, above 0.
+        lossless: Whether the frames must come back unchanged.
+
+    Raises:
+        VideoError: frames of another dtype or shape, another suffix, or a failing encoder or disk.
+    """
+    path = Path(path)
+    frames_THWC = _check_writable(path, frames_THWC, fps)
+    codec, pixel_format, options = ("libx264", "yuv420p", {"crf": "18"})
+    if lossless:
+        codec, pixel_format, options = ("libx264rgb", "rgb24", {"qp": "0"})
+    else:
+        odd_H, odd_W = (side % 2 for side in frames_THWC.shape[1:3])
+        frames_THWC = np.pad(frames_THWC, ((0, 0), (0, odd_H), (0, odd_W), (0, 0)), mode="edge")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        container = _CONTAINERS[path.suffix.lower()]
+        with iio.imopen(temporary, "w", plugin=_FramePlugin, container=container) as file:
+            file.init_video_stream(codec, fps=fps, pixel_format=pixel_format)
+            file.set_encoder_options(options)
+            for frame in frames_THWC:
+                file.write_frame(frame)
+        temporary.replace(path)
+    except (OSError, ValueError) as error:
+        raise VideoError(path, f"cannot be written ({_first_line(error)})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class _FramePlugin(PyAVPlugin):
+    """imageio's PyAV plugin, with the decoder's frames and the encoder's options left open."""
+
+    def _unpack_frame(self, frame, *, format=None):
+        # imageio would return bare pixels: no timestamp, no rotation, no mark of damage.
+        return frame
+
+    def set_encoder_options(self, options: dict[str, str]) -> None:
+        """Sets encoder options, between `init_video_stream` and the first frame."""
+        self._video_stream.options = options
+
+
+def _iterate_file(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    number, first, time, end = 0, None, 0.0, 0.0
+    try:
+        with iio.imopen(path, "r", plugin=_FramePlugin) as file:
+            step = 1.0 / (file.metadata()["fps"] or NOMINAL_FPS)
+            for frame in file.iter(format=None, thread_type="FRAME"):
+                if frame.is_corrupt:
+                    raise VideoError(path, f"frame {number} is damaged")
+                time = end if frame.time is None else frame.time
+                end = time + (float(frame.duration * frame.time_base) or step)
+                first = time if first is None else first
+                yield time - first, _rotate(path, frame.to_ndarray(format="rgb24"), frame.rotation)
+                number += 1
+    except VideoError:
+        raise
+    except (OSError, ValueError, IndexError, av.error.FFmpegError) as error:
+        where = f"broken after {number} frames" if number else "not a readable video"
+        raise VideoError(path, f"{where} ({_first_line(error)})") from error
+    if number:
+        _check_complete(path, number, end)
+
+
+def _check_complete(path: Path, num_frames: int, end: float) -> None:
+    """Raises VideoError if the header states more than the file holds (rule: `iterate_frames`)."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        if stream.duration is not None:
+            packets = container.demux(stream)
+            stated = float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+        elif container.duration is not None:
+            packets = container.demux()
+            stated = (container.duration + (container.start_time or 0)) / av.time_base
+        else:
+            return
+        tolerance = max(2.0 * stated / num_frames, 0.1)
+        if stated - end <= tolerance:
+            return
+        reached = max(
+            float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            for packet in packets
+            if packet.pts is not None
+        )
+    if stated - reached > tolerance:
+        raise VideoError(
+            path, f"cut after frame {num_frames - 1}: {reached:.2f} s of {stated:.2f} s are there"
+        )
+
+
+def _rotate(path: Path, frame: np.ndarray, degrees: int) -> np.ndarray:
+    """Turns a frame anticlockwise by the container's rotation."""
+    turns, rest = divmod(degrees, 90)
+    if rest:
+        raise VideoError(path, f"rotated by {degrees} degrees; only multiples of 90 can be read")
+    return np.ascontiguousarray(np.rot90(frame, turns)) if turns % 4 else frame
+
+
+def _iterate_image_folder(folder: Path) -> Iterator[tuple[float, np.ndarray]]:
+    names = sorted(filter(_is_image, os.listdir(folder)), key=_natural_key)
+    for number, name in enumerate(names):
+        try:
+            image = iio.imread(folder / name, plugin="pillow", index=0, rotate=True)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise VideoError(
+                folder, f"frame {number} ({name}) is unreadable ({_first_line(error)})"
+            ) from error
+        yield number / NOMINAL_FPS, _image_to_rgb(folder / name, image)
+
+
+def _image_to_rgb(path: Path, image: np.ndarray) -> np.ndarray:
+    """Converts uint8, uint16 or bool [H, W] or [H, W, 1..4] to uint8 [H, W, 3]; drops alpha."""
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    elif image.dtype == bool:
+        image = image.astype(np.uint8) * 255
+    elif image.dtype != np.uint8:
+        raise VideoError(path, f"pixels of type {image.dtype}; 8 or 16 bit can be read")
+    if image.ndim == 2:
+        image = image[..., None]
+    gray = image.shape[-1] < 3  # one channel, or gray with alpha
+    return np.repeat(image[..., :1], 3, axis=-1) if gray else np.ascontiguousarray(image[..., :3])
+
+
+def _iterate_npy(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    try:
+        frames = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise VideoError(path, f"not a readable .npy array ({_first_line(error)})") from error
+    if frames.ndim == 3:
+        frames = frames[..., None]
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] not in (1, 3):
+        raise VideoError(
+            path, f"{frames.dtype} {frames.shape}; expected uint8 [T, H, W] or [T, H, W, 1 or 3]"
+        )
+    for number, frame in enumerate(frames):
+        yield number / NOMINAL_FPS, _image_to_rgb(path, np.array(frame))
+
+
+def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes uint8 [H, W, 3]: area mean where it shrinks, bilinear where it grows."""
+    height, width = size
+    if frame.shape[:2] == (height, width):
+        return frame
+    grows = height > frame.shape[0] or width > frame.shape[1]
+    # swscale's "area" was faster but turned white into 253 and lost up to 0.5 of the mean.
+    method = Image.Resampling.BILINEAR if grows else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(frame).resize((width, height), method))
+
+
+def _check_writable(path: Path, frames_THWC: np.ndarray, fps: float) -> np.ndarray:
+    """Returns the frames as [T, H, W, 3] or raises VideoError."""
+    frames = np.asarray(frames_THWC)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] not in (1, 3):
+        raise VideoError(
+            path, f"frames are {frames.dtype} {frames.shape}; expected uint8 [T, H, W, 1 or 3]"
+        )
+    if 0 in frames.shape:
+        raise VideoError(path, f"no pixels to write in an array of shape {frames.shape}")
+    if not fps > 0:
+        raise VideoError(path, f"fps is {fps}; it must be above 0")
+    if path.suffix.lower() not in _CONTAINERS:
+        raise VideoError(path, f"cannot write {path.suffix!r}; use one of {sorted(_CONTAINERS)}")
+    return np.broadcast_to(frames, (*frames.shape[:3], 3))
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def _natural_key(name: str) -> list:
+    """Sorts digits by their value: frame2 before frame10."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if part.isdigit() else part for part in parts]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
