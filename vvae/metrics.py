@@ -86,7 +86,8 @@ def _as_float(frames: jax.Array) -> jax.Array:
 def _check_same_shape(x: jax.Array, y: jax.Array) -> None:
     if jnp.shape(x) != jnp.shape(y) or jnp.ndim(x) < 3:
         raise ValueError(
-            f"frames to compare need equal shapes [..., H, W, C], not {jnp.shape(x)}, {jnp.shape(y)}"
+            f"frames to compare need equal shapes [..., H, W, C], "
+            f"not {jnp.shape(x)} and {jnp.shape(y)}"
         )
 
 
@@ -137,7 +138,8 @@ def frame_ssim(x: jax.Array, y: jax.Array) -> jax.Array:
     height, width = jnp.shape(x)[-3:-1]
     if min(height, width) < SSIM_WINDOW:
         raise ValueError(
-            f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, not {height}x{width}"
+            f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, "
+            f"not {height}x{width}"
         )
     rows, columns = _gaussian_filter_matrix(height), _gaussian_filter_matrix(width)
 
@@ -147,11 +149,14 @@ def frame_ssim(x: jax.Array, y: jax.Array) -> jax.Array:
             "ih,...hwc,jw->...ijc", rows, frames, columns, precision=jax.lax.Precision.HIGHEST
         )
 
-    x, y = _as_float(x), _as_float(y)
+    # Moments about mid gray: the squares stay small, and so does what their difference loses.
+    centre = PEAK / 2
+    x, y = _as_float(x) - centre, _as_float(y) - centre
     mean_x, mean_y = smooth(x), smooth(y)
     variance_x = smooth(x * x) - mean_x**2
     variance_y = smooth(y * y) - mean_y**2
     covariance = smooth(x * y) - mean_x * mean_y
+    mean_x, mean_y = mean_x + centre, mean_y + centre
     luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
     structure = (2 * covariance + SSIM_C2) / (variance_x + variance_y + SSIM_C2)
     return jnp.mean(luminance * structure, axis=(-3, -2, -1))
