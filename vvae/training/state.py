@@ -1,0 +1,49 @@
+"""What a training step reads and returns: arrays only."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The state of training, a pytree of arrays.
+
+    Attributes:
+      step: int32 scalar, the number of updates done.
+      params: learned parameters, float32.
+      stats: the untrained collection of the model, such as {"mean": [H, W, C], "std": []}.
+      opt_state: state of the optax transformation.
+      ema_params: exponential moving average of `params`, of the same structure.
+    """
+
+    step: jax.Array
+    params: Any
+    stats: Any
+    opt_state: optax.OptState
+    ema_params: Any
+
+
+def init_state(params: Any, stats: Any, tx: optax.GradientTransformation) -> TrainState:
+    """Returns the state before the first step; the average starts at `params`."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        stats=stats,
+        opt_state=tx.init(params),
+        # A copy, because a step donates its state and no buffer can be donated twice.
+        ema_params=jax.tree.map(jnp.copy, params),
+    )
+
+
+def variables(state: TrainState, ema: bool = False) -> dict[str, Any]:
+    """Returns the variables of the model, {"params": ..., "stats": ...}.
+
+    Args:
+      state: of one training run.
+      ema: whether to take the averaged parameters.
+    """
+    return {"params": state.ema_params if ema else state.params, "stats": state.stats}

@@ -1,0 +1,125 @@
+"""One update of the parameters as a pure function, the only place with a collective (pmean)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vvae.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+# (variables, batch, key, step) -> (loss, metrics), means over the examples of the batch.
+LossFn = Callable[[dict[str, Any], Batch, jax.Array, jax.Array], tuple[jax.Array, Metrics]]
+
+# Initialisation and training draw from different streams of the one seed.
+_TRAINING_STREAM = 1
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    seed: int,
+    ema_decay: float,
+    num_micro: int = 1,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """Makes one update.
+
+    Args:
+      state: donated where the caller compiles it so.
+      batch: arrays [B, ...], the part of this device under pmap.
+      loss_fn: (variables, batch, key, step) -> (loss, metrics): float scalars, means over the
+        examples of the batch it is given. The key is the same for all devices and micro-batches;
+        the loss folds each example's number, `batch["index"]`, into it, so that the noise depends
+        on neither.
+      tx: the optimizer.
+      seed: of the run.
+      ema_decay: of the averaged parameters, in [0, 1); reached by min(ema_decay,
+        (1 + step) / (10 + step)), so that the average forgets the initial values.
+      num_micro: number of micro-batches whose gradients are computed one after the other and
+        averaged; divides B.
+      axis_name: name of the pmap axis to average over; None where the batch is the whole one.
+
+    Returns:
+      The next state and the metrics of `loss_fn`, with "loss", "grad_norm" (before clipping) and
+      "finite". Where the loss or the gradient is not finite, "finite" is 0 and the state is
+      returned as it was, its step included.
+
+    Raises:
+      ValueError: B is not a multiple of `num_micro`.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _TRAINING_STREAM), state.step)
+
+    def compute_loss(params: Any, micro_batch: Batch) -> tuple[jax.Array, Metrics]:
+        variables = {"params": params, "stats": state.stats}
+        loss, metrics = loss_fn(variables, micro_batch, key, state.step)
+        return loss, {**metrics, "loss": loss}
+
+    grads, metrics = _compute_gradients(compute_loss, state.params, batch, num_micro)
+    if axis_name is not None:
+        # The mean of the gradients: the gradient of a mean would be the local one under pmap.
+        grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+
+    grad_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+    updated = _apply_gradients(state, grads, tx, ema_decay)
+    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+    return state, {**metrics, "grad_norm": grad_norm, "finite": finite.astype(jnp.float32)}
+
+
+def _compute_gradients(
+    compute_loss: Callable[[Any, Batch], tuple[jax.Array, Metrics]],
+    params: Any,
+    batch: Batch,
+    num_micro: int,
+) -> tuple[Any, Metrics]:
+    """Returns gradients and metrics, averaged over micro-batches."""
+    compute_grad = jax.grad(compute_loss, has_aux=True)
+    if num_micro == 1:
+        return compute_grad(params, batch)
+
+    def add_gradients(total: Any, micro_batch: Batch) -> tuple[Any, Metrics]:
+        grads, metrics = compute_grad(params, micro_batch)
+        return jax.tree.map(jnp.add, total, grads), metrics
+
+    total, metrics = jax.lax.scan(
+        add_gradients, jax.tree.map(jnp.zeros_like, params), _split_batch(batch, num_micro)
+    )
+    grads = jax.tree.map(lambda g: g / num_micro, total)
+    return grads, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
+
+
+def _split_batch(batch: Batch, num_micro: int) -> Batch:
+    """Reshapes arrays [B, ...] to [num_micro, B / num_micro, ...]."""
+    batch_size = jax.tree.leaves(batch)[0].shape[0]
+    if batch_size % num_micro:
+        raise ValueError(
+            f"a batch of {batch_size} examples on a device cannot be split into {num_micro} "
+            "micro-batches: choose a divisor"
+        )
+    # Micro-batch m holds the examples m, m + num_micro, ...: of a batch that is sharded along B,
+    # every device keeps its own examples.
+    return jax.tree.map(
+        lambda a: a.reshape(-1, num_micro, *a.shape[1:]).swapaxes(0, 1),
+        batch,
+    )
+
+
+def _apply_gradients(
+    state: TrainState, grads: Any, tx: optax.GradientTransformation, ema_decay: float
+) -> TrainState:
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+    return state.replace(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        ema_params=optax.incremental_update(params, state.ema_params, 1 - decay),
+    )
