@@ -1,0 +1,287 @@
+"""Arrays -> PNG and mp4 files. Images are uint8 RGB; small frames are enlarged by whole factors."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from vvae.video import write_video
+
+DPI = 100
+TILE_PIXELS = 96
+VIDEO_TILE_PIXELS = 128
+GAP_PIXELS = 4
+GROUP_GAP_PIXELS = 16
+BACKGROUND = 255
+# Width of a character of the labels, which decides how much room they get.
+CHARACTER_PIXELS = 7
+CAPTION_PIXELS = 24
+
+
+# --- images ------------------------------------------------------------------------------------
+
+
+def enlarge(images: np.ndarray, min_pixels: int) -> np.ndarray:
+    """Repeats pixels until the longer side has at least `min_pixels`.
+
+    Args:
+      images: uint8 [..., H, W, C].
+      min_pixels: wanted length of the longer side; longer images stay as they are.
+
+    Returns:
+      uint8 [..., sH, sW, C] with a whole factor s >= 1.
+    """
+    factor = max(1, -(-min_pixels // max(images.shape[-3:-1])))
+    return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def color_error(error: np.ndarray, full_scale: float) -> np.ndarray:
+    """Shows errors as colours, black for 0 to pale yellow for `full_scale` and above.
+
+    Args:
+      error: float [..., H, W], at least 0.
+      full_scale: error that gets the brightest colour.
+
+    Returns:
+      uint8 [..., H, W, 3].
+    """
+    colors = matplotlib.colormaps["magma"](np.clip(error / full_scale, 0.0, 1.0))
+    return np.rint(colors[..., :3] * 255).astype(np.uint8)
+
+
+def compose_grid(videos_NTHWC: np.ndarray, num_columns: int) -> np.ndarray:
+    """Arranges N videos of one size on a grid, row by row.
+
+    Args:
+      videos_NTHWC: uint8 RGB.
+      num_columns: tiles in a row; missing tiles of the last row are white.
+
+    Returns:
+      uint8 [T, rows, columns, 3].
+    """
+    tiles = enlarge(videos_NTHWC, VIDEO_TILE_PIXELS)
+    num_rows = -(-len(tiles) // num_columns)
+    grid = [tiles[r * num_columns : (r + 1) * num_columns] for r in range(num_rows)]
+    return np.stack(
+        [_compose([[tile[t] for tile in row] for row in grid], 1) for t in range(tiles.shape[1])]
+    )
+
+
+def _compose(rows: Sequence[Sequence[np.ndarray]], rows_per_group: int) -> np.ndarray:
+    """One image of rows of equal tiles, with gaps; rows may be of different lengths."""
+    height, width, channels = rows[0][0].shape
+    tops = _row_offsets(len(rows), height, rows_per_group)
+    num_columns = max(len(row) for row in rows)
+    canvas_width = num_columns * (width + GAP_PIXELS) - GAP_PIXELS
+    canvas = np.full((tops[-1] + height, canvas_width, channels), BACKGROUND, np.uint8)
+    for top, row in zip(tops, rows):
+        for column, tile in enumerate(row):
+            left = column * (width + GAP_PIXELS)
+            canvas[top : top + height, left : left + width] = tile
+    return canvas
+
+
+def _row_offsets(num_rows: int, height: int, rows_per_group: int) -> list[int]:
+    extra = GROUP_GAP_PIXELS - GAP_PIXELS if rows_per_group > 1 else 0
+    return [r * (height + GAP_PIXELS) + r // rows_per_group * extra for r in range(num_rows)]
+
+
+# --- pictures ----------------------------------------------------------------------------------
+
+
+def write_sheet(
+    path: str | os.PathLike,
+    rows: Sequence[np.ndarray],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    title: str,
+    rows_per_group: int = 1,
+) -> None:
+    """Writes a PNG of labelled rows of images.
+
+    Args:
+      path: the file to write.
+      rows: for each row uint8 images [K, H, W, 3] of one size; K may differ.
+      row_labels: text left of each row.
+      column_labels: text above each column.
+      title: one line or more above everything.
+      rows_per_group: rows that belong together; a wider gap follows them.
+
+    Raises:
+      ValueError: if there is not one label a row.
+    """
+    if len(rows) != len(row_labels):
+        raise ValueError(f"{len(rows)} rows of images, but {len(row_labels)} row labels")
+    tiles = [enlarge(row, TILE_PIXELS) for row in rows]
+    canvas = _compose(tiles, rows_per_group)
+    height, width = tiles[0].shape[1:3]
+    left = 16 + CHARACTER_PIXELS * max(len(label) for label in row_labels)
+    top = 30 + 20 * (1 + title.count("\n"))
+    pixels = (left + canvas.shape[1] + 16, top + canvas.shape[0] + 16)
+    figure = _new_figure(pixels)
+    axes = figure.add_axes(
+        (
+            left / pixels[0],
+            16 / pixels[1],
+            canvas.shape[1] / pixels[0],
+            canvas.shape[0] / pixels[1],
+        )
+    )
+    axes.imshow(canvas, interpolation="nearest")
+    tops = _row_offsets(len(rows), height, rows_per_group)
+    axes.set_yticks([offset + height / 2 for offset in tops], row_labels)
+    centres = [k * (width + GAP_PIXELS) + width / 2 for k in range(len(column_labels))]
+    axes.set_xticks(centres, column_labels)
+    axes.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    figure.text(
+        16 / pixels[0], 1 - 10 / pixels[1], title, fontsize=11, va="top", ha="left", wrap=False
+    )
+    _save(figure, path)
+
+
+def write_curves(
+    path: str | os.PathLike,
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    x_label: str,
+    y_label: str,
+    title: str,
+) -> None:
+    """Writes a PNG of named curves (x, y) on common axes, with units in the axis labels."""
+    figure = _new_chart((720, 420))
+    axes = figure.add_subplot()
+    marker = "." if max(len(x) for x, _ in curves.values()) <= 64 else None
+    for name, (x, y) in curves.items():
+        axes.plot(x, y, label=name, marker=marker)
+    axes.set(xlabel=x_label, ylabel=y_label, title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9)
+    _save(figure, path)
+
+
+def write_training_curves(
+    path: str | os.PathLike, panels: Mapping[str, Mapping], title: str
+) -> None:
+    """Writes a PNG with one panel a quantity, over the training steps.
+
+    Args:
+      path: the file to write.
+      panels: y label (with its unit) -> {curve name: (steps, values)}.
+      title: above everything.
+    """
+    num_columns = min(2, len(panels))
+    num_rows = -(-len(panels) // num_columns)
+    figure = _new_chart((560 * num_columns, 60 + 300 * num_rows))
+    for number, (y_label, curves) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(num_rows, num_columns, number)
+        for name, (steps, values) in curves.items():
+            marker = "." if len(steps) <= 32 else None
+            axes.plot(steps, values, label=name, marker=marker, linewidth=1.2)
+        axes.set(xlabel="step", ylabel=y_label)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=9)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def write_confusion_matrix(
+    path: str | os.PathLike, counts_KK: np.ndarray, class_names: Sequence[str], title: str
+) -> None:
+    """Writes a PNG of a confusion matrix: colour is the share of the true class, text the count.
+
+    Args:
+      path: the file to write.
+      counts_KK: int; rows are true classes, columns predictions.
+      class_names: K names.
+      title: above the matrix.
+    """
+    share_KK = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
+    num_classes = len(class_names)
+    side = 200 + 44 * num_classes
+    labels = 7 * max(len(name) for name in class_names)
+    figure = _new_chart((side + labels + 60, side + labels))
+    axes = figure.add_subplot()
+    image = axes.imshow(share_KK, cmap="Blues", vmin=0.0, vmax=1.0)
+    axes.set_xticks(range(num_classes), class_names, rotation=45, ha="right")
+    axes.set_yticks(range(num_classes), class_names)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    if num_classes <= 30:
+        for i, j in np.argwhere(counts_KK > 0):
+            color = "white" if share_KK[i, j] > 0.5 else "black"
+            axes.text(j, i, str(counts_KK[i, j]), ha="center", va="center", color=color, fontsize=9)
+    figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046, pad=0.04)
+    _save(figure, path)
+
+
+def write_dimension_bars(
+    path: str | os.PathLike,
+    kl_by_level: Mapping[str, np.ndarray],
+    active_by_level: Mapping[str, np.ndarray],
+    title: str,
+) -> None:
+    """Writes a PNG of the KL of each latent dimension, one panel a level, largest first.
+
+    Args:
+      path: the file to write.
+      kl_by_level: panel title, which states the unit of the level -> float [Z] nats.
+      active_by_level: the same keys -> bool [Z]; units that are not active are drawn gray.
+      title: above everything.
+    """
+    figure = _new_chart((900, 60 + 260 * len(kl_by_level)))
+    for number, (level, kl_Z) in enumerate(kl_by_level.items(), start=1):
+        axes = figure.add_subplot(len(kl_by_level), 1, number)
+        order = np.argsort(-kl_Z, kind="stable")
+        active_Z = active_by_level[level][order]
+        axes.bar(range(len(order)), kl_Z[order], color=np.where(active_Z, "tab:blue", "lightgray"))
+        axes.set_xticks(range(len(order)), [str(d) for d in order], fontsize=7)
+        axes.set_xlim(-0.6, len(order) - 0.4)
+        axes.set(xlabel="dimension", ylabel="KL in nats")
+        axes.set_title(f"{level}: {active_Z.sum()} of {len(order)} units active", fontsize=10)
+        axes.grid(alpha=0.3, axis="y")
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def write_grid_video(path: str | os.PathLike, rows: Mapping[str, np.ndarray], fps: float) -> None:
+    """Writes an mp4 of rows of videos that play side by side, each row under its caption.
+
+    Args:
+      path: the file to write.
+      rows: caption -> uint8 RGB videos [N, T, H, W, 3]; the same T and frame size in all rows.
+      fps: frames per second.
+    """
+    bands = []
+    for caption, videos_NTHWC in rows.items():
+        band = compose_grid(videos_NTHWC, num_columns=len(videos_NTHWC))
+        strip = _render_text(caption, band.shape[2])
+        bands += [np.broadcast_to(strip, (len(band), *strip.shape)), band]
+    write_video(path, np.concatenate(bands, axis=1), fps)
+
+
+def _render_text(text: str, width: int) -> np.ndarray:
+    """Returns uint8 [CAPTION_PIXELS, width, 3]: black text on white, cut at the right edge."""
+    figure = _new_figure((width, CAPTION_PIXELS))
+    figure.text(4 / width, 0.5, text, fontsize=9, va="center", ha="left")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _new_figure(pixels: tuple[int, int]) -> Figure:
+    return Figure(figsize=(pixels[0] / DPI, pixels[1] / DPI), dpi=DPI)
+
+
+def _new_chart(pixels: tuple[int, int]) -> Figure:
+    """A figure that makes room for its labels by itself."""
+    figure = _new_figure(pixels)
+    figure.set_layout_engine("constrained")
+    return figure
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=DPI)
