@@ -69,7 +69,9 @@ def list_videos(root: str | os.PathLike) -> tuple[Video, ...]:
 
 
 def _list_folder(root: str) -> list[Video]:
-    names = [Path(path).relative_to(root).as_posix() for path in _walk(root, (os.path.realpath(root),))]
+    names = [
+        Path(path).relative_to(root).as_posix() for path in _walk(root, (os.path.realpath(root),))
+    ]
     has_splits = any(os.path.isdir(os.path.join(root, split)) for split in MAIN_SPLITS)
     if not has_splits:
         return [_describe(root, name, name.split("/"), None) for name in names]

@@ -72,6 +72,7 @@ class VideoClips:
             view.
         frame_NT: int32, the frame's number in the file; repeated frames repeat theirs.
         time_NT: float64, the frame's time in the file, s.
+        num_padded: clips whose last frame was repeated to fill them.
         num_frames: frames in the file.
     """
 
@@ -79,6 +80,7 @@ class VideoClips:
     mask_NT: np.ndarray
     frame_NT: np.ndarray
     time_NT: np.ndarray
+    num_padded: int
     num_frames: int
 
 
@@ -96,8 +98,6 @@ def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> VideoClips
         if num_frames % sampling.frame_stride == 0:
             kept.append((num_frames, time, frame))
         num_frames += 1
-    if not kept:
-        raise VideoError(f"{path}: holds no frames")
     if sampling.mode == "whole":
         times_K = np.array([time for _, time, _ in kept])
         kept = [kept[k] for k in find_spread_frames(times_K, sampling.num_frames)]
@@ -105,7 +105,7 @@ def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> VideoClips
     view = get_view(clip_format.view)
     codes_SHWC, valid_S = encode_view(view, np.stack([frame for _, _, frame in kept]))
     if not valid_S.any():
-        raise VideoError(f"{path}: {len(kept)} frame(s) are too few for the view {view.name}")
+        raise VideoError(path, f"{len(kept)} frame(s) are too few for the view {view.name}")
     position_NT, filled_NT = cut_sequence(len(kept), sampling.num_frames)
     frame_S = np.array([number for number, _, _ in kept], np.int32)
     time_S = np.array([time for _, time, _ in kept], np.float64)
@@ -114,6 +114,7 @@ def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> VideoClips
         mask_NT=valid_S[position_NT] & ~filled_NT,
         frame_NT=frame_S[position_NT],
         time_NT=time_S[position_NT],
+        num_padded=int(filled_NT.any(axis=1).sum()),
         num_frames=num_frames,
     )
 

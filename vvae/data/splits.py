@@ -114,9 +114,9 @@ def _divide(videos: tuple[Video, ...]) -> tuple[Video, ...]:
     middle_G = (np.cumsum(size_G) - size_G / 2) / size_G.sum()
     train_end = int(np.clip(np.searchsorted(middle_G, 0.8), 1, len(groups) - 2))
     val_end = int(np.clip(np.searchsorted(middle_G, 0.9), train_end + 1, len(groups) - 1))
-    side = {group: "train" for group in groups[:train_end]}
-    side |= {group: "val" for group in groups[train_end:val_end]}
-    side |= {group: "test" for group in groups[val_end:]}
+    side = dict.fromkeys(groups[:train_end], "train")
+    side |= dict.fromkeys(groups[train_end:val_end], "val")
+    side |= dict.fromkeys(groups[val_end:], "test")
     return tuple(replace(video, split=side[video.group]) for video in videos)
 
 

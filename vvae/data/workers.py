@@ -6,6 +6,7 @@ The workers are fresh interpreters that import only the module of the function. 
 only the item that it was working on with it.
 """
 
+import collections
 import contextlib
 import os
 import pickle
@@ -45,27 +46,16 @@ def run_in_workers(
         for position, item in enumerate(items):
             yield position, function(item)
         return
-    waiting: queue.SimpleQueue = queue.SimpleQueue()
-    for task in enumerate(items):
-        waiting.put(task)
-    done: queue.SimpleQueue = queue.SimpleQueue()
-    stop = threading.Event()
-    threads = [
-        threading.Thread(target=_feed_worker, args=(function, waiting, done, stop), daemon=True)
-        for _ in range(min(num_workers, len(items)))
-    ]
-    for thread in threads:
-        thread.start()
+    pool = _Pool(function, items)
     try:
+        pool.start(min(num_workers, len(items)))
         for _ in items:
-            position, result, error = done.get()
+            position, result, error = pool.done.get()
             if error is not None:
                 raise error
             yield position, result
     finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+        pool.stop()
 
 
 def serve() -> None:
@@ -83,39 +73,70 @@ def serve() -> None:
                 answer = (function(item), None)
             except Exception as error:
                 answer = (None, error)
-            pickle.dump(answer, results)
+            results.write(pickle.dumps(answer))
             results.flush()
 
 
-def _feed_worker(function, waiting, done, stop) -> None:
-    """Hands items to one process, replaced by another one if it dies, until none is left."""
-    while not stop.is_set() and not waiting.empty():
-        with _start_worker() as worker:
-            while not stop.is_set():
-                try:
-                    position, item = waiting.get_nowait()
-                except queue.Empty:
-                    break
-                try:
-                    pickle.dump((function, item), worker.stdin)
-                    worker.stdin.flush()
-                    result, error = pickle.load(worker.stdout)
-                except (EOFError, OSError, pickle.UnpicklingError):
-                    done.put((position, WorkerError("its worker process died"), None))
-                    break
-                except Exception as failure:
-                    done.put((position, None, failure))
-                    break
-                done.put((position, result, error))
-            with contextlib.suppress(OSError):
-                worker.stdin.close()
+class _Pool:
+    """Processes, each with a thread that hands it one item after the other."""
+
+    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any]):
+        self.function = function
+        self.waiting = collections.deque(enumerate(items))
+        self.done: queue.SimpleQueue = queue.SimpleQueue()
+        self.processes: list[subprocess.Popen] = []
+        self.threads: list[threading.Thread] = []
+
+    def start(self, num_workers: int) -> None:
+        for _ in range(num_workers):
+            thread = threading.Thread(target=self._feed, daemon=True)
+            self.threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        self.waiting.clear()
+        for process in list(self.processes):
+            process.kill()
+        for thread in self.threads:
+            thread.join()
+
+    def _feed(self) -> None:
+        """Feeds one process, and another one where it died, until nothing waits."""
+        while self.waiting:
+            with _start_process() as process:
+                self.processes.append(process)
+                while (task := self._take()) and self._run(process, *task):
+                    pass
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+
+    def _take(self) -> tuple[int, Any] | None:
+        with contextlib.suppress(IndexError):
+            return self.waiting.popleft()
+        return None
+
+    def _run(self, process: subprocess.Popen, position: int, item: Any) -> bool:
+        """Runs one item and stores what came of it; False if the process died of it."""
+        try:
+            process.stdin.write(pickle.dumps((self.function, item)))
+            process.stdin.flush()
+            result, error = pickle.load(process.stdout)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            lost = WorkerError("the worker process died (out of memory, or a crash of the decoder)")
+            self.done.put((position, lost, None))
+            return False
+        except Exception as failure:
+            self.done.put((position, None, failure))
+            return False
+        self.done.put((position, result, error))
+        return True
 
 
-def _start_worker() -> subprocess.Popen:
-    paths = [os.path.abspath(path) for path in sys.path]
+def _start_process() -> subprocess.Popen:
+    # -P: what happens to lie in the current folder must not be imported by accident.
     return subprocess.Popen(
-        [sys.executable, "-c", _COMMAND],
+        [sys.executable, "-P", "-c", _COMMAND],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
     )

@@ -1,0 +1,248 @@
+"""Decoded clips on disk, so that a video is decoded once.
+
+One entry a video: `KEY.npy`, uint8 [N, T, H, W, C], which readers map into memory, and `KEY.json`
+with the frames' numbers, times and masks, or the reason why the video is broken. The key is a hash
+of the file's identity and the clip format. Both files are written under temporary names and then
+renamed; the .json comes last and makes the entry valid.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from vvae.data.cache_room import TEMPORARY_SUFFIX, Cache, CacheRoom
+from vvae.data.sampling import ClipFormat, decode_clips
+from vvae.data.workers import WorkerError, run_in_workers
+from vvae.video import VideoError
+
+FORMAT_VERSION = 1
+_MAX_OPEN_FILES = 512
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The clips of one video in the cache.
+
+    Attributes:
+        codes_path: the .npy file, uint8 [N, T, H, W, C].
+        mask_NT, frame_NT, time_NT: as in `sampling.VideoClips`.
+        num_padded: clips whose last frame was repeated to fill them.
+        num_frames: frames in the video file.
+        num_bytes: size of the .npy file.
+    """
+
+    codes_path: str
+    mask_NT: np.ndarray
+    frame_NT: np.ndarray
+    time_NT: np.ndarray
+    num_padded: int
+    num_frames: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Stands in for the entry of a video that cannot be used; `reason` does not name the video."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    path: str
+    key: str
+    folder: Path
+    clip_format: ClipFormat
+
+    @property
+    def codes_path(self) -> Path:
+        return self.folder / f"{self.key}.npy"
+
+    @property
+    def details_path(self) -> Path:
+        return self.folder / f"{self.key}.json"
+
+
+def identify_file(path: str) -> tuple[int, int]:
+    """Returns size in bytes and time of change in ns; of a folder of frames, sum and latest.
+
+    Raises:
+        VideoError: if there is no such file, or it may not be looked at.
+    """
+    try:
+        if not os.path.isdir(path):
+            status = os.stat(path)
+            return status.st_size, status.st_mtime_ns
+        with os.scandir(path) as entries:
+            statuses = [entry.stat() for entry in entries]
+        return (
+            sum(status.st_size for status in statuses),
+            max([os.stat(path).st_mtime_ns, *(status.st_mtime_ns for status in statuses)]),
+        )
+    except OSError as error:
+        raise VideoError(path, _describe_os_error(error)) from error
+
+
+def cache_videos(
+    paths: Sequence[str],
+    clip_format: ClipFormat,
+    cache: Cache,
+    num_workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[int, Entry | Broken, bool]]:
+    """Yields `(position, entry, decoded)` for every video, decoding those that the cache lacks.
+
+    Args:
+        paths: absolute paths of the videos.
+        clip_format: what to make of them.
+        cache: where the entries are.
+        num_workers: worker processes that decode; 0 decodes here.
+        progress: called with (videos decoded so far, videos to decode).
+
+    Yields:
+        Cached videos first, then the others in the order in which they are ready. `decoded` says
+        whether the video was decoded now.
+
+    Raises:
+        ValueError: if the clips of these videos do not fit in the cache: before decoding if that
+            is certain by then, else as soon as it is.
+    """
+    _make_folder(cache.folder)
+    found: dict[int, Entry | Broken] = {}
+    missing: list[tuple[int, _Job]] = []
+    keys = set()
+    for position, path in enumerate(paths):
+        try:
+            job = _Job(path, _compute_key(path, clip_format), cache.folder, clip_format)
+        except VideoError as error:
+            found[position] = Broken(_strip_path(error, path))
+            continue
+        keys.add(job.key)
+        entry = _load_entry(job)
+        if entry is None:
+            missing.append((position, job))
+        else:
+            found[position] = entry
+    room = CacheRoom(cache, keys, clip_format.clip_bytes)
+    room.reserve(len(missing))
+    for position, entry in found.items():
+        yield position, entry, False
+    results = run_in_workers(_fill_entry, [job for _, job in missing], num_workers)
+    with contextlib.closing(results):
+        for num_done, (index, entry) in enumerate(results, start=1):
+            if isinstance(entry, WorkerError):
+                entry = Broken(str(entry))
+            if isinstance(entry, Entry):
+                room.own_bytes += entry.num_bytes
+            room.reserve(len(missing) - num_done)
+            if progress is not None:
+                progress(num_done, len(missing))
+            yield missing[index][0], entry, True
+
+
+@functools.lru_cache(maxsize=_MAX_OPEN_FILES)
+def open_codes(codes_path: str) -> np.ndarray:
+    """Maps the clips of one video into memory, uint8 [N, T, H, W, C], read-only.
+
+    The most recently used maps are kept open, few enough for the limits of the system.
+
+    Raises:
+        FileNotFoundError: if the entry has been removed since the data set was opened.
+    """
+    try:
+        return np.load(codes_path, mmap_mode="r")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{codes_path} was removed from the cache while in use: start again, with a larger "
+            "--data.cache_gb if other runs share this cache"
+        ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"cannot make the cache folder {folder} ({_describe_os_error(error)}): name another "
+            "one with --data.cache_dir"
+        ) from error
+
+
+def _compute_key(path: str, clip_format: ClipFormat) -> str:
+    identity = [path, *identify_file(path), asdict(clip_format), FORMAT_VERSION]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def _fill_entry(job: _Job) -> Entry | Broken:
+    """Decodes one video into the cache, unless another process has done it in the meantime."""
+    entry = _load_entry(job)
+    if entry is not None:
+        return entry
+    try:
+        clips = decode_clips(job.path, job.clip_format)
+    except VideoError as error:
+        details = {"error": _strip_path(error, job.path)}
+    else:
+        _write_atomically(job.codes_path, lambda file: np.save(file, clips.codes_NTHWC))
+        details = {
+            "mask": clips.mask_NT.tolist(),
+            "frame": clips.frame_NT.tolist(),
+            "time": clips.time_NT.tolist(),
+            "num_padded": clips.num_padded,
+            "num_frames": clips.num_frames,
+            "num_bytes": job.codes_path.stat().st_size,
+        }
+    text = json.dumps(details).encode()
+    _write_atomically(job.details_path, lambda file: file.write(text))
+    return _load_entry(job)
+
+
+def _load_entry(job: _Job) -> Entry | Broken | None:
+    """Returns the entry, marked as used now; None if it is not there or not whole."""
+    try:
+        details = json.loads(job.details_path.read_bytes())
+        if "error" not in details and job.codes_path.stat().st_size != details["num_bytes"]:
+            return None
+    except (OSError, ValueError):
+        return None
+    with contextlib.suppress(PermissionError):
+        os.utime(job.details_path)
+    if "error" in details:
+        return Broken(details["error"])
+    return Entry(
+        codes_path=str(job.codes_path),
+        mask_NT=np.array(details["mask"], bool),
+        frame_NT=np.array(details["frame"], np.int32),
+        time_NT=np.array(details["time"], np.float64),
+        num_padded=details["num_padded"],
+        num_frames=details["num_frames"],
+        num_bytes=details["num_bytes"],
+    )
+
+
+def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _strip_path(error: VideoError, path: str) -> str:
+    return str(error).removeprefix(f"{path}: ")
+
+
+def _describe_os_error(error: OSError) -> str:
+    return "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)

@@ -1,0 +1,101 @@
+"""The clips of one split: what is known of each in memory, their pixels in the cache."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vvae.data.cache import Entry, open_codes
+from vvae.data.listing import Video
+from vvae.data.sampling import ClipFormat
+from vvae.data.views import View, get_view
+
+NO_LABEL = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Clips:
+    """Clips in the order of their videos' names, then of time.
+
+    Attributes:
+        clip_format: view, size and sampling.
+        videos: the videos that the clips come from, each with at least one clip.
+        video_index_N: int32, a clip's video, as an index into `videos`.
+        label_N: int32, a clip's class, NO_LABEL for none.
+        mask_NT: bool, False where a frame was repeated to fill the clip or has no value under the
+            view.
+        frame_NT: int32, a frame's number in its file.
+        time_NT: float64, a frame's time in its file, s.
+        position_N: int32, a clip's number within its video.
+        codes_paths: for each video, the cached array that `read` reads from.
+    """
+
+    clip_format: ClipFormat
+    videos: tuple[Video, ...]
+    video_index_N: np.ndarray
+    label_N: np.ndarray
+    mask_NT: np.ndarray
+    frame_NT: np.ndarray
+    time_NT: np.ndarray
+    position_N: np.ndarray
+    codes_paths: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.video_index_N)
+
+    @property
+    def view(self) -> View:
+        """The view that the codes are in."""
+        return get_view(self.clip_format.view)
+
+    def read(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Reads clips by number, uint8 codes [n, T, H, W, C]. Safe to call from many threads.
+
+        Raises:
+            IndexError: for a number out of range.
+            FileNotFoundError: if the cache has lost them since they were opened.
+        """
+        codes_NTHWC = np.empty((len(ids), *self.clip_format.clip_shape), np.uint8)
+        for row, clip in enumerate(ids):
+            path = self.codes_paths[self.video_index_N[clip]]
+            codes_NTHWC[row] = open_codes(path)[self.position_N[clip]]
+        return codes_NTHWC
+
+    def select(self, ids: Sequence[int] | np.ndarray) -> "Clips":
+        """Returns these clips, in this order, numbered anew, with only the videos they need."""
+        ids = np.asarray(ids, dtype=np.int64)
+        used, video_index_N = np.unique(self.video_index_N[ids], return_inverse=True)
+        return replace(
+            self,
+            videos=tuple(self.videos[k] for k in used),
+            video_index_N=video_index_N.astype(np.int32),
+            label_N=self.label_N[ids],
+            mask_NT=self.mask_NT[ids],
+            frame_NT=self.frame_NT[ids],
+            time_NT=self.time_NT[ids],
+            position_N=self.position_N[ids],
+            codes_paths=tuple(self.codes_paths[k] for k in used),
+        )
+
+
+def gather_clips(
+    clip_format: ClipFormat,
+    videos: Sequence[Video],
+    entries: Sequence[Entry],
+    class_names: Sequence[str],
+) -> Clips:
+    """Puts the cached clips of videos together; labels that are not classes become NO_LABEL."""
+    class_ids = {name: number for number, name in enumerate(class_names)}
+    counts = [len(entry.mask_NT) for entry in entries]
+    label_V = np.array([class_ids.get(video.label, NO_LABEL) for video in videos], np.int32)
+    return Clips(
+        clip_format=clip_format,
+        videos=tuple(videos),
+        video_index_N=np.repeat(np.arange(len(videos), dtype=np.int32), counts),
+        label_N=np.repeat(label_V, counts),
+        mask_NT=np.concatenate([entry.mask_NT for entry in entries]),
+        frame_NT=np.concatenate([entry.frame_NT for entry in entries]),
+        time_NT=np.concatenate([entry.time_NT for entry in entries]),
+        position_N=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
+        codes_paths=tuple(entry.codes_path for entry in entries),
+    )

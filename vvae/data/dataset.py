@@ -1,0 +1,268 @@
+"""Opens a folder of videos as clips, split by split: the door to the data.
+
+`vvae.data.listing` says which layouts of folders are understood, `vvae.data.splits` how videos are
+divided, `vvae.data.sampling` how clips are cut, `vvae.data.cache` where decoded clips are kept.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from vvae.data.cache import Entry, cache_videos, identify_file
+from vvae.data.cache_room import Cache
+from vvae.data.clips import NO_LABEL, Clips, gather_clips
+from vvae.data.listing import MAIN_SPLITS, Video, list_videos
+from vvae.data.sampling import ClipFormat, Sampling
+from vvae.data.splits import assign_splits, check_groups, find_label_problems
+from vvae.data.views import View, get_view
+from vvae.video import VideoError
+
+__all__ = [
+    "MAIN_SPLITS",
+    "NO_LABEL",
+    "UNSPLIT",
+    "ClipFormat",
+    "Clips",
+    "Dataset",
+    "Sampling",
+    "Video",
+    "assign_splits",
+    "find_label_problems",
+    "list_class_names",
+    "list_videos",
+    "open_dataset",
+    "open_unsplit",
+]
+
+UNSPLIT = "all"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """An opened data set.
+
+    Attributes:
+        root: its folder.
+        view: what its codes mean.
+        class_names: sorted; a label is an index into it.
+        splits: name -> clips, none empty.
+        broken: name of a video that was left out -> why.
+        num_padded: clips that repeat their last frame because their video, or what was left of it,
+            is shorter than a clip.
+        num_decoded: videos that were decoded by this opening; the others came from the cache.
+        left_out_splits: name of a split that was not opened -> number of videos.
+        unknown_labels: label that is no class -> number of opened videos; their clips have
+            NO_LABEL.
+        fingerprint: SHA-256 of what the data are (relative names, file sizes, labels, splits,
+            groups, clip format), wherever they lie.
+    """
+
+    root: Path
+    view: View
+    class_names: tuple[str, ...]
+    splits: dict[str, Clips]
+    broken: dict[str, str]
+    num_padded: int
+    num_decoded: int
+    left_out_splits: dict[str, int]
+    unknown_labels: dict[str, int]
+    fingerprint: str
+
+
+def open_dataset(
+    root: str | os.PathLike,
+    clip_format: ClipFormat,
+    *,
+    cache_dir: str | os.PathLike,
+    cache_limit_bytes: int,
+    num_workers: int,
+    on_error: Literal["skip", "raise"] = "skip",
+    extra_splits: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Opens the splits `train`, `val` and `test` (if there is one) of a data set, and extra ones.
+
+    Args:
+        root: folder of videos, see `list_videos`.
+        clip_format: view, size and sampling.
+        cache_dir: folder of decoded clips; what it lacks is decoded into it.
+        cache_limit_bytes: most bytes that the cache may take.
+        num_workers: processes that decode; 0 decodes in this one.
+        on_error: `skip` leaves broken videos out and counts them in `broken`; `raise` stops at the
+            first.
+        extra_splits: names of other splits to open. Their labels count only if they are classes of
+            the main splits.
+        progress: called with (videos decoded, videos to decode).
+
+    Raises:
+        ValueError: if the folder, its splits or the cache limit do not allow it, an extra split is
+            not there, or a split has no usable clip.
+        VideoError: for the first broken video if `on_error` is `raise`.
+    """
+    listed = assign_splits(list_videos(root))
+    for split in extra_splits:
+        if all(video.split != split for video in listed):
+            raise ValueError(
+                f"{root} has no split {split!r}; it has "
+                f"{', '.join(sorted({video.split for video in listed}))}"
+            )
+    sides = {
+        split: [video for video in listed if video.split == split]
+        for split in (*MAIN_SPLITS, *extra_splits)
+    }
+    opened = [video for side in sides.values() for video in side]
+    check_groups(opened)
+    named = (video for video in opened if video.split in MAIN_SPLITS)
+    opening = _Opening(root, clip_format, Cache(Path(cache_dir), cache_limit_bytes), num_workers)
+    decoded = _decode(opened, opening, on_error, progress)
+    left_out = Counter(video.split for video in listed if video.split not in sides)
+    return _assemble(opening, sides, decoded, list_class_names(named), dict(left_out))
+
+
+def open_unsplit(
+    root: str | os.PathLike,
+    clip_format: ClipFormat,
+    *,
+    cache_dir: str | os.PathLike,
+    cache_limit_bytes: int,
+    num_workers: int,
+    on_error: Literal["skip", "raise"] = "skip",
+    class_names: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Opens every video of a folder as the one split `UNSPLIT`, whatever split it states.
+
+    For new videos of a trained model, a single video included, and for cross-validation: the
+    videos keep their own `split` and `group`, by which `Clips.select` can choose.
+
+    Args:
+        class_names: the classes of a trained model; labels that are none of them are counted in
+            `unknown_labels`. By default the labels of these videos.
+        root, clip_format, cache_dir, cache_limit_bytes, num_workers, on_error, progress: as in
+            `open_dataset`.
+
+    Raises:
+        ValueError, VideoError: as `open_dataset`, except for splits.
+    """
+    videos = list_videos(root)
+    if class_names is None:
+        class_names = list_class_names(videos)
+    opening = _Opening(root, clip_format, Cache(Path(cache_dir), cache_limit_bytes), num_workers)
+    decoded = _decode(videos, opening, on_error, progress)
+    return _assemble(opening, {UNSPLIT: videos}, decoded, tuple(class_names), {})
+
+
+def list_class_names(videos: Iterable[Video]) -> tuple[str, ...]:
+    """Returns the labels of videos, sorted, each once."""
+    return tuple(sorted({video.label for video in videos if video.label is not None}))
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """What an opening was asked for."""
+
+    root: str | os.PathLike
+    clip_format: ClipFormat
+    cache: Cache
+    num_workers: int
+
+
+@dataclass
+class _Decoded:
+    """What became of the videos, by name."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+    num_decoded: int = 0
+
+
+def _decode(
+    videos: Sequence[Video],
+    opening: _Opening,
+    on_error: str,
+    progress: Callable[[int, int], None] | None,
+) -> _Decoded:
+    if on_error not in ("skip", "raise"):
+        raise ValueError(f"data.on_error must be skip or raise, got {on_error!r}")
+    decoded = _Decoded()
+    paths = [video.path for video in videos]
+    results = cache_videos(paths, opening.clip_format, opening.cache, opening.num_workers, progress)
+    with contextlib.closing(results):
+        for position, entry, is_new in results:
+            video = videos[position]
+            decoded.num_decoded += is_new
+            if isinstance(entry, Entry):
+                decoded.entries[video.name] = entry
+            elif on_error == "raise":
+                raise VideoError(video.path, entry.reason)
+            else:
+                decoded.broken[video.name] = entry.reason
+    return decoded
+
+
+def _assemble(
+    opening: _Opening,
+    sides: dict[str, Sequence[Video]],
+    decoded: _Decoded,
+    class_names: tuple[str, ...],
+    left_out_splits: dict[str, int],
+) -> Dataset:
+    splits = {
+        split: _gather(opening, split, side, decoded, class_names)
+        for split, side in sides.items()
+        if side
+    }
+    opened = [video for side in sides.values() for video in side]
+    unknown = Counter(v.label for v in opened if v.label not in (None, *class_names))
+    return Dataset(
+        root=Path(opening.root),
+        view=get_view(opening.clip_format.view),
+        class_names=class_names,
+        splits=splits,
+        broken=dict(sorted(decoded.broken.items())),
+        num_padded=sum(entry.num_padded for entry in decoded.entries.values()),
+        num_decoded=decoded.num_decoded,
+        left_out_splits=left_out_splits,
+        unknown_labels=dict(sorted(unknown.items())),
+        fingerprint=_compute_fingerprint(opened, opening.clip_format),
+    )
+
+
+def _gather(
+    opening: _Opening,
+    split: str,
+    side: Sequence[Video],
+    decoded: _Decoded,
+    class_names: tuple[str, ...],
+) -> Clips:
+    usable = [video for video in side if video.name in decoded.entries]
+    if not usable:
+        raise ValueError(
+            f"no usable clip in split {split} of {opening.root}: all {len(side)} video(s) are "
+            f"broken, the first, {side[0].name!r}: {decoded.broken[side[0].name]}"
+        )
+    entries = [decoded.entries[video.name] for video in usable]
+    return gather_clips(opening.clip_format, usable, entries, class_names)
+
+
+def _compute_fingerprint(videos: Sequence[Video], clip_format: ClipFormat) -> str:
+    rows = sorted(
+        [video.name, _measure(video.path), video.label, video.split, video.group]
+        for video in videos
+    )
+    text = json.dumps([rows, asdict(clip_format)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _measure(path: str) -> int:
+    """Size in bytes; -1 for a file that is not there, which is not an empty one."""
+    try:
+        return identify_file(path)[0]
+    except VideoError:
+        return -1
