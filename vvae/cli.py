@@ -1,0 +1,82 @@
+"""Command lines: settings from the arguments, and errors of one line."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import tyro
+
+from vvae.config import Config
+
+USAGE_ERROR = 2
+_ROOT = Path(__file__).resolve().parent.parent
+_PLAIN_WORDS = {"true": "True", "false": "False", "none": "None"}
+
+
+def parse_settings(arguments: list[str], default: Config, description: str = "") -> Config:
+    """Returns `default` with the settings that the arguments change.
+
+    Args:
+      arguments: `--section.name value ...`; hyphens and underscores are the same.
+      default: where all other settings come from.
+      description: shown by --help, before the list of settings.
+
+    Raises:
+      ValueError: for an unknown setting (with the closest one), a value of another type or out of
+        range; in one line.
+      SystemExit: with status 0, after --help.
+    """
+    arguments = [_PLAIN_WORDS.get(word, word) for word in arguments]
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                Config,
+                args=arguments,
+                default=default,
+                description=description,
+                config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(_one_line(complaint.getvalue())) from None
+
+
+def run_main(main: Callable[[list[str]], int]) -> None:
+    """Runs a program: its status is the exit status; what the user can mend is one line, status 2.
+
+    An error that vvae raised on purpose (ValueError, or OSError of a file) is printed as one line;
+    any other is a fault of the program and keeps its traceback, as does every error where the
+    environment sets VVAE_TRACEBACK.
+    """
+    try:
+        status = main(sys.argv[1:])
+    except (ValueError, OSError) as error:
+        if os.environ.get("VVAE_TRACEBACK") or not _is_for_user(error):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        status = USAGE_ERROR
+    sys.exit(status)
+
+
+def _is_for_user(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.filename is not None
+    frames = traceback.extract_tb(error.__traceback__)
+    return Path(frames[-1].filename).resolve().is_relative_to(_ROOT)
+
+
+def _one_line(box: str) -> str:
+    """Returns the message of tyro's framed text, without frame, rule and pointer to --help."""
+    text = re.sub(r"[╭╮╰╯│]", " ", box)
+    lines = [re.sub(r"─+", " ", line).strip() for line in text.splitlines()[1:]]
+    message = " ".join(line for line in lines if line)
+    message = message.split("For full helptext")[0].split("Argument helptext")[0]
+    message = re.sub(r"Error parsing Config: ", "", message)
+    return " ".join(message.split())

@@ -1,0 +1,341 @@
+"""Every setting of a run, once, with its default, its range and what it means.
+
+A setting is *identity* (it decides the result: data selection, model, objective, optimizer, seed,
+batch, precision) or *runtime* (where and how the work is done). A run is continued only with the
+identity it began with; `identity` and `difference` say what that is.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+TASKS = ("reconstruct", "density", "classify", "generate")
+
+
+def _runtime(default) -> Any:
+    return field(default=default, metadata={"runtime": True})
+
+
+def is_runtime(setting: dataclasses.Field) -> bool:
+    """Whether a field of a settings dataclass is a runtime setting."""
+    return bool(setting.metadata.get("runtime"))
+
+
+def _require(condition: bool, name: str, value, rule: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}={value!r}: {rule}")
+
+
+def _require_positive(section: str, settings, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        _require(value > 0, f"{section}.{name}", value, "must be greater than 0")
+
+
+def _require_at_least_zero(section: str, settings, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        _require(value >= 0, f"{section}.{name}", value, "must not be negative")
+
+
+def _require_fraction(section: str, settings, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        _require(0 <= value <= 1, f"{section}.{name}", value, "must be between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which videos are read, and how."""
+
+    path: str | None = _runtime(None)
+    """Folder of videos; may be left out for the built-in data set only."""
+    name: str = _runtime("performers")
+    """Data set that the settings are made for; `performers` is built in, others need data.path."""
+    view: str = "gray"
+    """What the model sees: gray, rgb, difference, otsu, or a stack such as gray+difference."""
+    height: int = 32
+    """Rows of a frame after resizing."""
+    width: int = 32
+    """Columns of a frame after resizing."""
+    num_frames: int = 16
+    """Frames in a clip."""
+    frame_stride: int = 1
+    """Every n-th frame of the file is used (windows sampling)."""
+    sampling: Literal["windows", "whole"] = "windows"
+    """windows: consecutive clips; whole: num_frames spread over the video by its timestamps."""
+    on_error: Literal["skip", "raise"] = "skip"
+    """Unreadable files are named, counted and left out, or end the run."""
+    flip: bool = False
+    """Augmentation: mirror half of the clips."""
+    crop: int = 0
+    """Augmentation: shift a clip by up to this many pixels."""
+    brightness: float = 0.0
+    """Augmentation: change a clip's brightness by up to this fraction."""
+    cache_dir: str | None = _runtime(None)
+    """Where decoded clips are kept; None is the user's cache folder."""
+    cache_gb: float = _runtime(20.0)
+    """Most the decoded clips may take on disk, in GB."""
+    workers: int | None = _runtime(None)
+    """Processes that decode videos; None is one a processor core."""
+
+    def __post_init__(self):
+        _require_positive("data", self, "height", "width", "num_frames", "frame_stride", "cache_gb")
+        _require_at_least_zero("data", self, "crop")
+        _require_fraction("data", self, "brightness")
+        workers = self.workers
+        _require(workers is None or workers >= 0, "data.workers", workers, "must not be negative")
+
+
+@dataclass(frozen=True)
+class Model:
+    """SequentialVAE: a latent a frame with dynamics, and one latent a clip."""
+
+    widths: tuple[int, ...] = (32, 64, 128)
+    """Channels after each stride-2 convolution; their number is how often a frame is halved."""
+    hidden: int = 256
+    """Width of the dense layers."""
+    latent_dim: int = 50
+    """Numbers in a frame latent."""
+    clip_latent_dim: int = 5
+    """Numbers in the clip latent."""
+    prior: Literal["learned", "static", "standard"] = "learned"
+    """Prior of the frame latents: p(z_t | z_<t, w), p(z_t | w) or N(0, I)."""
+    clip_prior: Literal["normal", "mixture"] = "normal"
+    """Prior of the clip latent: N(0, I) or a learned mixture of Gaussians."""
+    num_components: int = 10
+    """Gaussians in the mixture."""
+    posterior: Literal["frame", "filter"] = "frame"
+    """q(z_t | x_t), or q(z_t | x_<=t)."""
+    likelihood: Literal["gaussian", "bernoulli", "discretized_logistic"] = "gaussian"
+    """Of the frames; bernoulli needs data.view=otsu, discretized_logistic gray or rgb."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Activations of the convolutional networks."""
+
+    def __post_init__(self):
+        _require(len(self.widths) > 0, "model.widths", self.widths, "needs at least one number")
+        _require(min(self.widths) > 0, "model.widths", self.widths, "must be greater than 0")
+        _require_positive(
+            "model", self, "hidden", "latent_dim", "clip_latent_dim", "num_components"
+        )
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The ELBO and what is done to it while training; reported ELBOs have none of it."""
+
+    beta: float = 1.0
+    """Weight of the KL."""
+    kl_warmup: float = 0.1
+    """Fraction of the training over which that weight grows from 0."""
+    free_bits: float = 0.0
+    """Nats per clip and level below which a KL is not pushed; 0 for none."""
+
+    def __post_init__(self):
+        _require_at_least_zero("objective", self, "beta", "free_bits")
+        _require_fraction("objective", self, "kl_warmup")
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW with warm-up and cosine decay."""
+
+    learning_rate: float = 2e-3
+    """Highest learning rate."""
+    warmup: float = 0.05
+    """Fraction of the training over which the learning rate grows from 0."""
+    final_fraction: float = 0.02
+    """Learning rate at the end, as a fraction of the highest."""
+    weight_decay: float = 0.0
+    """Of the kernels; 0 is Adam."""
+    clip_norm: float = 1e4
+    """Largest norm of the gradient, which is a sum over a clip and so is large."""
+    sigma_rate: float = 5.0
+    """Factor on the learning rate of the likelihood's scale, which has far to go."""
+    ema_decay: float = 0.995
+    """Decay of the moving average of the parameters, which evaluation uses."""
+
+    def __post_init__(self):
+        _require_positive("optim", self, "learning_rate", "clip_norm", "sigma_rate")
+        _require_fraction("optim", self, "warmup", "final_fraction", "ema_decay")
+        _require_at_least_zero("optim", self, "weight_decay")
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, in which portions."""
+
+    batch_size: int = 16
+    """Clips in a step, over all devices."""
+    num_steps: int | None = 1000
+    """Steps; None to count in epochs."""
+    num_epochs: int | None = None
+    """Passes over the training clips; None to count in steps."""
+    accumulate: int = 1
+    """Parts of a device's batch that are computed one after the other; on a CPU parts of about
+    100 frames are fastest."""
+    seed: int = 0
+    """Of everything random."""
+    log_every: int = _runtime(20)
+    """Steps between lines of metrics.jsonl."""
+    validate_every: int = _runtime(500)
+    """Steps between validations, each with a checkpoint and a reconstruction sheet."""
+    validation_clips: int = _runtime(128)
+    """Most validation clips a validation looks at."""
+    tensorboard: bool = _runtime(False)
+    """Write TensorBoard events too (needs the extra `tensorboard`)."""
+
+    def __post_init__(self):
+        _require_positive("train", self, "batch_size", "accumulate", "log_every")
+        _require_positive("train", self, "validate_every", "validation_clips")
+        _require_at_least_zero("train", self, "seed")
+        _require(
+            (self.num_steps is None) != (self.num_epochs is None),
+            "train.num_steps, train.num_epochs",
+            (self.num_steps, self.num_epochs),
+            "give one of them and set the other to None",
+        )
+        count = self.num_steps if self.num_epochs is None else self.num_epochs
+        _require(count > 0, "train.num_steps or train.num_epochs", count, "must be greater than 0")
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """How the devices share a step."""
+
+    kind: Literal["pmap", "mesh"] = _runtime("pmap")
+    """pmap over the local devices, or jit over a mesh."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """What is measured at the end of training, and by evaluate.py without tasks."""
+
+    tasks: tuple[str, ...] = _runtime(TASKS)
+    """Among reconstruct, density, classify, generate."""
+    num_samples: int = _runtime(50)
+    """Importance samples of IWAE."""
+    pooling: Literal["ordered", "clip", "stats"] = _runtime("ordered")
+    """How the latents of a clip become one vector: z at 16 equal times, w, or means and sds."""
+
+    def __post_init__(self):
+        for task in self.tasks:
+            _require(task in TASKS, "evaluate.tasks", task, f"is not among {', '.join(TASKS)}")
+        _require_positive("evaluate", self, "num_samples")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run."""
+
+    name: str = _runtime("run")
+    """Of the run directory, runs/NAME-TIME, where no --workdir is given."""
+    data: Data = Data()
+    model: Model = Model()
+    objective: Objective = Objective()
+    optim: Optim = Optim()
+    train: Train = Train()
+    parallel: Parallel = Parallel()
+    evaluate: Evaluate = Evaluate()
+
+    def __post_init__(self):
+        scale = 2 ** len(self.model.widths)
+        for name in ("height", "width"):
+            value = getattr(self.data, name)
+            rule = f"must be a multiple of {scale}, since model.widths halves it "
+            rule += f"{len(self.model.widths)} times"
+            _require(value % scale == 0, f"data.{name}", value, rule)
+        _require(
+            self.train.batch_size % self.train.accumulate == 0,
+            "train.accumulate",
+            self.train.accumulate,
+            f"must divide train.batch_size={self.train.batch_size}",
+        )
+        self._check_likelihood()
+
+    def _check_likelihood(self):
+        likelihood, view = self.model.likelihood, self.data.view
+        if likelihood == "bernoulli":
+            _require(view == "otsu", "data.view", view, "model.likelihood=bernoulli needs otsu")
+        if likelihood == "discretized_logistic":
+            rule = "model.likelihood=discretized_logistic needs 8-bit values: gray or rgb"
+            _require(view in ("gray", "rgb"), "data.view", view, rule)
+
+
+def to_dict(config) -> dict:
+    """Returns the settings as nested dictionaries of JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: dict, cls: type = Config, prefix: str = ""):
+    """Builds settings from nested dictionaries, as `to_dict` gives them.
+
+    A setting that is missing takes its default.
+
+    Raises:
+      ValueError: for a setting that does not exist, naming it and the settings that do, and for a
+        value that is out of range.
+    """
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(
+            f"no setting {prefix}{unknown[0]}; those of this version are "
+            f"{', '.join(prefix + name for name in hints)}"
+        )
+    return cls(**{k: _from_json(v, hints[k], f"{prefix}{k}.") for k, v in values.items()})
+
+
+def _from_json(value, hint, prefix: str):
+    if dataclasses.is_dataclass(hint):
+        return from_dict(value, hint, prefix)
+    if typing.get_origin(hint) is tuple:
+        return tuple(value)
+    if hint is float or (typing.get_origin(hint) is types.UnionType and float in hint.__args__):
+        return None if value is None else float(value)
+    return value
+
+
+def identity(config, prefix: str = "") -> dict[str, Any]:
+    """Returns the settings that decide the result, as a flat dictionary `section.name` -> value."""
+    flat = {}
+    for setting in dataclasses.fields(config):
+        value, name = getattr(config, setting.name), prefix + setting.name
+        if dataclasses.is_dataclass(value):
+            flat |= identity(value, f"{name}.")
+        elif not is_runtime(setting):
+            flat[name] = value
+    return flat
+
+
+def difference(old: Config, new: Config) -> dict[str, tuple]:
+    """Returns the identity settings in which two configurations differ, name -> (old, new)."""
+    before, after = identity(old), identity(new)
+    return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+
+
+def load_config_file(path) -> Config:
+    """Runs `get_config()` of a Python file.
+
+    Args:
+      path: configs/NAME.py; the user's own code, which is executed.
+
+    Raises:
+      ValueError: if there is no such file, or it has no get_config() that returns a Config.
+    """
+    path = Path(path)
+    if not path.is_file():
+        known = sorted(str(p) for p in Path("configs").glob("*.py"))
+        raise ValueError(f"no configuration {path}; there are {', '.join(known) or 'none'}")
+    scope: dict[str, Any] = {"__name__": f"configuration_{path.stem}", "__file__": str(path)}
+    exec(compile(path.read_text(), str(path), "exec"), scope)
+    if not callable(scope.get("get_config")):
+        raise ValueError(f"{path} does not define get_config()")
+    config = scope["get_config"]()
+    if not isinstance(config, Config):
+        raise ValueError(f"get_config() of {path} returned {type(config).__name__}, not Config")
+    return config

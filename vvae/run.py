@@ -1,0 +1,246 @@
+"""A run directory: what is in it, who may write to it, and the model that it holds.
+
+config.json     settings, versions, device, git commit, data fingerprint, how it was called
+classes.json    class names in the order of their ids
+metrics.jsonl   one line a logged step, one a validation
+checkpoints/    Orbax: the newest and the best
+validation/     a reconstruction sheet from every validation
+eval/           TASK.json, pictures and videos of evaluate.py
+"""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vvae import config as settings
+from vvae.config import Config
+from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.training.checkpoint import Checkpointer
+
+PACKAGES = ("vvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "imageio", "av")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run directory.
+
+    Attributes:
+      workdir: the directory.
+      config: its settings.
+      record: config.json as it stands, with versions, device and data fingerprint.
+      class_names: in the order of the label ids.
+    """
+
+    workdir: Path
+    config: Config
+    record: dict[str, Any]
+    class_names: tuple[str, ...]
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.workdir / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """metrics.jsonl."""
+        return self.workdir / "metrics.jsonl"
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the view, C."""
+        return self.record["data"]["num_channels"]
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole training."""
+        return self.record["data"]["num_steps"]
+
+
+def choose_workdir(name: str) -> Path:
+    """Returns a new path runs/NAME-TIME."""
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def is_run(workdir) -> bool:
+    """Whether a directory holds a run."""
+    return (Path(workdir) / "config.json").is_file()
+
+
+def open_run(workdir) -> Run:
+    """Reads a run directory.
+
+    Raises:
+      ValueError: if it is none, or was written with settings that this version does not have.
+    """
+    workdir = Path(workdir)
+    if not is_run(workdir):
+        raise ValueError(f"{workdir} is not a run directory: it has no config.json")
+    record = _read_json(workdir / "config.json")
+    try:
+        config = settings.from_dict(record["config"])
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{workdir / 'config.json'}: {error}") from error
+    return Run(workdir, config, record, tuple(_read_json(workdir / "classes.json")))
+
+
+def create_run(workdir, config: Config, data: dict[str, Any], class_names) -> Run:
+    """Writes config.json and classes.json of a new run.
+
+    Args:
+      workdir: the directory; made if missing.
+      config: the settings.
+      data: what is known of the data: path, fingerprint, num_channels, num_steps, numbers of clips.
+      class_names: in the order of the label ids.
+    """
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    record = {"config": settings.to_dict(config), "data": data, "history": []} | _describe_system()
+    write_json(workdir / "classes.json", list(class_names))
+    run = Run(workdir, config, record, tuple(class_names))
+    return record_start(run, config)
+
+
+def record_start(run: Run, config: Config) -> Run:
+    """Adds a start to the history in config.json, with its settings where they changed."""
+    start = {"command": sys.argv, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | _describe_system()
+    record = run.record | {
+        "config": settings.to_dict(config),
+        "history": [*run.record["history"], start],
+    }
+    write_json(run.workdir / "config.json", record)
+    return replace(run, config=config, record=record)
+
+
+def check_identity(run: Run, config: Config, fingerprint: str) -> None:
+    """Raises ValueError if a run would be continued with other settings or other data."""
+    changed = settings.difference(run.config, config)
+    if changed:
+        text = "; ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in changed.items())
+        raise ValueError(
+            f"{run.workdir} was begun with other settings ({text}); use another --workdir"
+        )
+    known = run.record["data"]["fingerprint"]
+    if known != fingerprint:
+        raise ValueError(
+            f"{run.workdir} was begun with other data (fingerprint {known[:12]}, now "
+            f"{fingerprint[:12]}); use another --workdir"
+        )
+
+
+def lock(workdir):
+    """Locks a run directory for writing, until the returned file is closed or its process ends.
+
+    Raises:
+      ValueError: if another process is writing to it.
+    """
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    handle = open(workdir / ".lock", "w")  # noqa: SIM115 (open as long as the run)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise ValueError(
+            f"another process is writing to {workdir}; wait for it or end it"
+        ) from error
+    return handle
+
+
+def build_model(config: Config, num_channels: int) -> SequentialVAE:
+    """Returns the model that the settings describe, for frames of num_channels channels."""
+    model = config.model
+    return SequentialVAE(
+        shape_HWC=(config.data.height, config.data.width, num_channels),
+        widths=model.widths,
+        hidden=model.hidden,
+        latent_dim=model.latent_dim,
+        clip_latent_dim=model.clip_latent_dim,
+        prior=model.prior,
+        clip_prior=model.clip_prior,
+        num_components=model.num_components,
+        posterior=model.posterior,
+        likelihood=model.likelihood,
+        dtype=jnp.dtype(model.dtype),
+    )
+
+
+def load(workdir, which: str | int = "best", ema: bool = True):
+    """Loads a trained model.
+
+    Args:
+      workdir: a run directory.
+      which: "best" (by validation ELBO), "latest", or the step of a checkpoint.
+      ema: the moving average of the parameters, which evaluation uses, instead of the last ones.
+
+    Returns:
+      (model, params), to be used with `vvae.encode`, `vvae.decode`, ...
+
+    Raises:
+      ValueError: if there is no run or no such checkpoint, or if a checkpoint is damaged.
+    """
+    run = open_run(workdir)
+    model = build_model(run.config, run.num_channels)
+    abstract = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
+    with Checkpointer(run.checkpoints) as checkpointer:
+        return model, checkpointer.restore_variables(which, abstract, ema=ema)
+
+
+def write_json(path, value) -> None:
+    """Writes JSON so that a reader sees the old file or the new one, never a part."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    part.replace(path)
+
+
+def _read_json(path: Path):
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _describe_system() -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: _version(name) for name in PACKAGES},
+        "device": {"kind": device.device_kind, "platform": device.platform}
+        | {"count": jax.device_count(), "processes": jax.process_count()},
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that vvae runs from, with + if it was changed; None if it is none."""
+    folder = Path(__file__).resolve().parent.parent
+    git = ["git", "-C", str(folder)]
+    try:
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")
