@@ -1,0 +1,177 @@
+"""Looks at every video of a folder and says what is there and what is broken."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vvae.data.listing import MAIN_SPLITS, MANIFEST, Video, list_videos
+from vvae.data.splits import assign_splits, find_label_problems
+from vvae.data.workers import run_in_workers
+from vvae.video import VideoError, VideoInfo, probe
+
+_MAX_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `summarize` found.
+
+    Attributes:
+        root: the folder.
+        num_videos: videos listed, broken ones included.
+        num_frames: frames of each readable video, in order of name.
+        classes: label -> number of videos; unlabelled videos are not in it.
+        num_groups: different groups.
+        splits: split -> number of videos; empty if the videos cannot be divided.
+        sizes: "WIDTHxHEIGHT" after rotation -> number of videos.
+        rates: mean frames/s, rounded to 0.01 -> number of videos.
+        broken: name of an unreadable video -> why.
+        ignored: suffix -> number of other files in the folder.
+        problems: what stands in the way of training, in words.
+    """
+
+    root: Path
+    num_videos: int
+    num_frames: tuple[int, ...]
+    classes: dict[str, int]
+    num_groups: int
+    splits: dict[str, int]
+    sizes: dict[str, int]
+    rates: dict[float, int]
+    broken: dict[str, str]
+    ignored: dict[str, int]
+    problems: tuple[str, ...]
+
+
+def summarize(
+    root: str | os.PathLike,
+    num_workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Summary:
+    """Decodes every video of a folder once, keeping nothing, and sums up what it found.
+
+    Args:
+        root: folder of videos, see `list_videos`.
+        num_workers: processes that decode; 0 decodes in this one.
+        progress: called with (videos looked at, videos).
+
+    Raises:
+        ValueError: if the folder cannot be listed. Broken videos and impossible splits are
+            reported in the summary instead.
+    """
+    videos = list_videos(root)
+    infos: dict[str, VideoInfo] = {}
+    broken: dict[str, str] = {}
+    results = run_in_workers(_probe_or_explain, [video.path for video in videos], num_workers)
+    for num_done, (position, info) in enumerate(results, start=1):
+        video = videos[position]
+        if isinstance(info, VideoInfo):
+            infos[video.name] = info
+        else:
+            broken[video.name] = str(info).removeprefix(f"{video.path}: ")
+        if progress is not None:
+            progress(num_done, len(videos))
+    ordered = [infos[video.name] for video in videos if video.name in infos]
+    splits, problems = _try_splits(videos, broken)
+    return Summary(
+        root=Path(root),
+        num_videos=len(videos),
+        num_frames=tuple(info.num_frames for info in ordered),
+        classes=_count(video.label for video in videos if video.label is not None),
+        num_groups=len({video.group for video in videos}),
+        splits=splits,
+        sizes=_count(f"{info.width}x{info.height}" for info in ordered),
+        rates=_count(round(info.fps, 2) for info in ordered),
+        broken=dict(sorted(broken.items())),
+        ignored=_count_ignored(os.path.abspath(root), videos),
+        problems=problems,
+    )
+
+
+def format_summary(summary: Summary) -> str:
+    """Formats a summary as lines of text for people."""
+    num_frames = summary.num_frames
+    lines = [
+        f"{summary.root}",
+        f"  videos   {summary.num_videos} ({len(summary.broken)} broken)",
+    ]
+    if num_frames:
+        lines += [
+            f"  frames   {sum(num_frames):,} in all, {min(num_frames)} to {max(num_frames)} a "
+            f"video, median {np.median(num_frames):.0f}",
+            f"  sizes    {_format_counts(summary.sizes)}",
+            f"  rates    {_format_counts({f'{fps:g}/s': n for fps, n in summary.rates.items()})}",
+        ]
+    lines += [
+        f"  classes  {len(summary.classes)}: {_format_counts(summary.classes)}"
+        if summary.classes
+        else "  classes  none: the videos have no labels",
+        f"  groups   {summary.num_groups}",
+        f"  splits   {_format_counts(summary.splits) or 'none'}",
+    ]
+    others = [split for split in summary.splits if split not in MAIN_SPLITS]
+    if others:
+        lines.append(f"           left out unless asked for: {', '.join(others)}")
+    if summary.ignored:
+        lines.append(f"  ignored  other files: {_format_counts(summary.ignored)}")
+    lines += [f"  broken   {name}: {reason}" for name, reason in summary.broken.items()]
+    lines += [f"  problem  {problem}" for problem in summary.problems]
+    return "\n".join(lines)
+
+
+def _probe_or_explain(path: str) -> VideoInfo | VideoError:
+    try:
+        return probe(path)
+    except VideoError as error:
+        return error
+
+
+def _try_splits(
+    videos: tuple[Video, ...], broken: dict[str, str]
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Returns the readable videos of each split, and what is wrong with splits and classes."""
+    if len(broken) == len(videos):
+        return {}, ("no video can be read",)
+    try:
+        divided = assign_splits(videos)
+    except ValueError as error:
+        return {}, (str(error),)
+    readable = tuple(video for video in divided if video.name not in broken)
+    counts = Counter(video.split for video in readable)
+    names = [*MAIN_SPLITS, *sorted(set(counts) - set(MAIN_SPLITS))]
+    sizes = {name: counts[name] for name in names if name in counts}
+    return sizes, find_label_problems(readable)
+
+
+def _count_ignored(root: str, videos: tuple[Video, ...]) -> dict[str, int]:
+    """Counts the visible files that are no listed video, nor a frame of one, by suffix."""
+    listed = {video.path for video in videos}
+    ignored: Counter[str] = Counter()
+    for folder, folders, files in os.walk(root):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and os.path.join(folder, name) not in listed
+        ]
+        for name in files:
+            path = os.path.join(folder, name)
+            if not name.startswith(".") and path not in listed and folder not in listed:
+                ignored[Path(name).suffix.lower() or "no suffix"] += name != MANIFEST
+    return dict(sorted((+ignored).items()))
+
+
+def _count(values: Iterable) -> dict:
+    """Counts equal values, the most frequent first, then by value."""
+    return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _format_counts(counts: dict[str, int]) -> str:
+    """Formats counts in one line, the rarest summed up if there are many."""
+    shown = [f"{name} ({count})" for name, count in list(counts.items())[:_MAX_ROWS]]
+    if len(counts) > _MAX_ROWS:
+        shown.append(f"and {len(counts) - _MAX_ROWS} more")
+    return ", ".join(shown)
