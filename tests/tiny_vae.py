@@ -1,4 +1,4 @@
-"""A convolutional VAE of a few hundred parameters, and what trains it, for the training tests."""
+"""A VAE of a few hundred parameters, what trains it, and comparisons of trees of arrays."""
 
 import functools
 
@@ -70,15 +70,33 @@ def make_adam() -> optax.GradientTransformation:
     )
 
 
-def make_state(tx: optax.GradientTransformation) -> TrainState:
+@functools.cache
+def init_params():
     x = jnp.zeros((1, FRAMES, SIZE, SIZE, 1))
     init = jax.jit(TinyVAE().init)
-    params = init(jax.random.key(SEED), x, jnp.zeros((1, FRAMES, LATENTS)))["params"]
+    return init(jax.random.key(SEED), x, jnp.zeros((1, FRAMES, LATENTS)))["params"]
+
+
+def make_state(tx: optax.GradientTransformation) -> TrainState:
     stats = {"mean": jnp.zeros((1,)), "std": jnp.full((), 0.5)}
-    return init_state(params, stats, tx)
+    return init_state(init_params(), stats, tx)
 
 
 def make_step(tx: optax.GradientTransformation, num_micro: int = 1, ema_decay: float = 0.9):
     return functools.partial(
         train_step, loss_fn=loss_fn, tx=tx, seed=SEED, ema_decay=ema_decay, num_micro=num_micro
+    )
+
+
+def assert_equal(tree, expected):
+    """Bit by bit."""
+    jax.tree.map(np.testing.assert_array_equal, tree, expected)
+
+
+def assert_close(tree, expected, rtol=1e-5):
+    """Each entry to rtol of the largest of its leaf."""
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max()),
+        tree,
+        expected,
     )

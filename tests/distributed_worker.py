@@ -1,0 +1,59 @@
+"""One process of a run of several: `python distributed_worker.py ID COUNT PORT DIRECTORY`.
+
+Trains and evaluates with pmap and with mesh on two devices a process, saves a checkpoint of each,
+and what evaluation returned.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+process_id, process_count, port = map(int, sys.argv[1:4])
+directory = Path(sys.argv[4])
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=1"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax  # noqa: E402
+
+jax.distributed.initialize(f"127.0.0.1:{port}", process_count, process_id)
+
+import numpy as np  # noqa: E402
+from tiny_vae import make_adam, make_batch, make_state, make_step, score  # noqa: E402
+
+from vvae.training.checkpoint import Checkpointer  # noqa: E402
+from vvae.training.parallel import make_runner  # noqa: E402
+from vvae.training.state import variables  # noqa: E402
+
+
+def take_local(batch):
+    size = len(batch["index"]) // process_count
+    return {name: a[process_id * size : (process_id + 1) * size] for name, a in batch.items()}
+
+
+def evaluate(variables, batch):
+    return score(variables, batch, jax.random.key(0)) | {"index": batch["index"]}
+
+
+def run(kind):
+    runner = make_runner(kind)
+    assert (runner.num_devices, runner.num_local_devices) == (4, 2)
+    tx = make_adam()
+    step = runner.compile_step(make_step(tx))
+    state = runner.place_state(make_state(tx))
+    with Checkpointer(directory / kind) as checkpointer:
+        for number in range(3):
+            batch = take_local(make_batch(number))
+            state, metrics = step(state, runner.place_batch(batch))
+            loss = float(runner.fetch(metrics)["loss"])
+            checkpointer.save(number + 1, state, {"next_step": number + 1}, {"val_elbo": -loss})
+        restored = checkpointer.restore("latest", jax.eval_shape(lambda: make_state(tx)))
+        jax.tree.map(np.testing.assert_array_equal, restored.state, runner.fetch(state))
+    scores = runner.map_eval(evaluate)(variables(state), take_local(make_batch(3)))
+    np.savez(directory / f"{kind}_{process_id}.npz", loss=loss, **scores)
+
+
+for kind in ("pmap", "mesh"):
+    run(kind)
+jax.distributed.shutdown()

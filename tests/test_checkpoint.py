@@ -1,0 +1,220 @@
+"""Checkpoints: bit-identical continuation, refusal of damage, the newest and the best kept."""
+
+import functools
+import json
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+from tiny_vae import assert_close, assert_equal, make_adam, make_batch, make_state, make_step
+
+from vvae.training.checkpoint import Checkpointer, CheckpointError
+from vvae.training.parallel import make_runner
+from vvae.training.state import variables
+
+KINDS = ("pmap", "mesh")
+
+# After a damaged file, readers that Orbax had started come back to an event loop that is closed.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@functools.cache
+def make_host_state():
+    state = jax.tree.map(np.array, make_state(make_adam()))
+    # Every leaf another value, so that none can be taken for another.
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: (a + rng.normal(size=a.shape)).astype(a.dtype), state)
+
+
+def at_step(step):
+    return make_host_state().replace(step=np.array(step, np.int32))
+
+
+def abstract_state(tx):
+    return jax.eval_shape(lambda: make_state(tx))
+
+
+def train(runner, state, first, last, directory=None):
+    """Trains from step `first` to `last`; saves the state at the end, then donates it once more."""
+    step = runner.compile_step(make_step(make_adam()))
+    state = runner.place_state(state)
+    for number in range(first, last):
+        state, _ = step(state, runner.place_batch(make_batch(number)))
+    result = runner.fetch(state)
+    if directory is not None:
+        with Checkpointer(directory) as checkpointer:
+            checkpointer.save(last, state, {"next_step": last})
+            step(state, runner.place_batch(make_batch(last)))
+    return result
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stop_and_continue_is_bit_identical(tmp_path, kind):
+    uninterrupted = train(make_runner(kind), make_state(make_adam()), 0, 5)
+    train(make_runner(kind), make_state(make_adam()), 0, 3, tmp_path)
+    with Checkpointer(tmp_path) as checkpointer:
+        step, state, extra = checkpointer.restore("latest", abstract_state(make_adam()))
+    assert step == extra["next_step"] == state.step == 3
+    continued = train(make_runner(kind), state, 3, 5)
+    assert_equal(continued, uninterrupted)
+    assert jax.tree.structure(continued) == jax.tree.structure(uninterrupted)
+
+
+@pytest.mark.parametrize(("saved_by", "kind"), [("pmap", "mesh"), ("mesh", "pmap")])
+def test_a_run_on_eight_devices_continues_on_one(tmp_path, saved_by, kind):
+    uninterrupted = train(make_runner(saved_by), make_state(make_adam()), 0, 5)
+    train(make_runner(saved_by), make_state(make_adam()), 0, 3, tmp_path)
+    with Checkpointer(tmp_path) as checkpointer:
+        state = checkpointer.restore("latest", abstract_state(make_adam())).state
+    continued = train(make_runner(kind, jax.devices()[:1]), state, 3, 5)
+    assert_close(continued.params, uninterrupted.params)
+
+
+def save_values(directory, values):
+    """Saves one checkpoint a value of val_elbo, at the steps 1, 2, ...; None saves no metric."""
+    with Checkpointer(directory) as checkpointer:
+        for step, value in enumerate(values, 1):
+            metrics = {} if value is None else {"val_elbo": value}
+            checkpointer.save(step, at_step(step), {"next_step": np.int64(step)}, metrics)
+
+
+@pytest.mark.parametrize(
+    ("values", "steps", "best"),
+    [
+        ([-3.0, -1.0, -2.0, -4.0], (2, 4), 2),
+        ([-3.0, -2.0, -1.0], (3,), 3),
+        ([-2.0, np.float32(-1.0), np.float64(-1.5), np.float32(np.nan), np.inf], (2, 5), 2),
+        ([np.nan, -5.0, None], (2, 3), 2),
+        ([None, np.nan], (2,), None),
+        ([-1.0, -1.0, -2.0], (2, 3), 2),
+    ],
+)
+def test_the_newest_and_the_best_are_kept(tmp_path, values, steps, best):
+    save_values(tmp_path, values)
+    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+        assert checkpointer.steps == steps
+        assert checkpointer.latest_step == len(values)
+        assert checkpointer.best_step == best
+        restored = checkpointer.restore("latest", abstract_state(make_adam()))
+        assert restored.state.step == restored.extra["next_step"] == len(values)
+        if best is None:
+            with pytest.raises(CheckpointError, match="no checkpoint has a finite val_elbo"):
+                checkpointer.find_step("best")
+        else:
+            restored = checkpointer.restore("best", abstract_state(make_adam()))
+            assert restored.step == restored.state.step == best
+            assert checkpointer.metrics(best) == {"val_elbo": float(values[best - 1])}
+
+
+def test_a_state_comes_back_bit_by_bit_and_by_part(tmp_path):
+    save_values(tmp_path, [1.0])
+    state = at_step(1)
+    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+        restored = checkpointer.restore(1, abstract_state(make_adam())).state
+        assert_equal(restored, state)
+        assert jax.tree.structure(restored) == jax.tree.structure(state)
+        assert_equal(checkpointer.restore_variables("best"), variables(state, ema=True))
+        assert_equal(checkpointer.restore_variables(1, ema=False), variables(state))
+
+
+def read_damaged(directory):
+    with Checkpointer(directory, read_only=True) as checkpointer:
+        checkpointer.restore("latest", abstract_state(make_adam()))
+
+
+def find_largest_data_file(directory):
+    files = (path for path in directory.glob("step_*/state/ocdbt.process_0/d/*"))
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def test_a_flipped_byte_is_refused_and_its_leaf_named(tmp_path):
+    # Random numbers do not compress, so that the middle of the largest file is one of this leaf's.
+    large = np.random.default_rng(0).normal(size=(200, 200))
+    state = at_step(1).replace(stats={"mean": large})
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, state)
+        assert_equal(checkpointer.restore_variables(1)["stats"], {"mean": large})
+    path = find_largest_data_file(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    message = re.escape(f"{tmp_path / 'step_00000001'}: the checkpoint is damaged: stats/mean is")
+    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+        with pytest.raises(CheckpointError, match=message):
+            checkpointer.restore("latest", state)
+        with pytest.raises(CheckpointError, match=message):
+            checkpointer.restore_variables("latest")
+
+
+def test_a_truncated_file_is_refused_in_one_line(tmp_path):
+    save_values(tmp_path, [1.0])
+    path = find_largest_data_file(tmp_path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="step_00000001: the checkpoint is damaged") as error:
+        read_damaged(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_changed_position_is_refused(tmp_path):
+    save_values(tmp_path, [1.0])
+    path = tmp_path / "step_00000001" / "record" / "metadata"
+    record = json.loads(path.read_text())
+    record["extra"]["next_step"] += 1
+    path.write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="the extra values are not what was saved"):
+        read_damaged(tmp_path)
+
+
+def test_a_checkpoint_of_another_optimizer_or_model_is_refused(tmp_path):
+    save_values(tmp_path, [1.0])
+    sgd = abstract_state(optax.sgd(0.1))
+    wider = abstract_state(make_adam())
+    wider.params["decoder"]["bias"] = jax.ShapeDtypeStruct((65,), np.float32)
+    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+        with pytest.raises(CheckpointError, match=r"lacks nothing and has in addition opt_state/1"):
+            checkpointer.restore("latest", sgd)
+        with pytest.raises(CheckpointError, match=r"decoder/bias is float32\[64\] there, not .*65"):
+            checkpointer.restore("latest", wider)
+
+
+def test_nothing_there_is_said(tmp_path):
+    missing = tmp_path / "none"
+    with (
+        Checkpointer(missing, read_only=True) as checkpointer,
+        pytest.raises(CheckpointError, match="none: no checkpoint there"),
+    ):
+        checkpointer.restore_variables("best")
+    assert not missing.exists()
+
+
+def test_an_absent_step_is_named_with_those_there_are(tmp_path):
+    save_values(tmp_path, [2.0, 1.0])
+    with (
+        Checkpointer(tmp_path, read_only=True) as checkpointer,
+        pytest.raises(CheckpointError, match="no checkpoint 7: choose latest, best or one of 1, 2"),
+    ):
+        checkpointer.find_step(7)
+
+
+def test_a_save_that_cannot_be_is_refused(tmp_path):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(2, at_step(2), wait=True)
+        with pytest.raises(CheckpointError, match="not written, because step 2 is there already"):
+            checkpointer.save(2, at_step(2))
+        with pytest.raises(ValueError, match="step 4 is not the step of the state, 3"):
+            checkpointer.save(4, at_step(3))
+        with pytest.raises(ValueError, match="no JSON value"):
+            checkpointer.save(3, at_step(3), {"loader": object()})
+        assert checkpointer.steps == (2,)
+
+
+def test_an_unfinished_save_is_ignored(tmp_path):
+    save_values(tmp_path, [1.0])
+    (tmp_path / "step_00000002.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.steps == (1,)
+        checkpointer.save(2, at_step(2))
+    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+        assert checkpointer.restore("latest", abstract_state(make_adam())).state.step == 2

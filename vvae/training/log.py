@@ -1,0 +1,106 @@
+"""metrics.jsonl, TensorBoard and the progress bar of a training."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+class MetricsLog:
+    """Appends lines to metrics.jsonl, and to TensorBoard if a writer is given."""
+
+    def __init__(self, path, tensorboard=None):
+        """Opens `path` for appending; `tensorboard` has an add_scalar(name, value, step)."""
+        self._path = Path(path)
+        self._tensorboard = tensorboard
+
+    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
+        """Writes one line; values that are not finite are written as null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, "kind": kind} | finite) + "\n")
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def cut_after(self, step: int) -> None:
+        """Drops the lines of steps after `step`, which a run that continues will write anew."""
+        if self._path.exists():
+            kept = [line for line in read_metrics(self._path) if line["step"] <= step]
+            part = self._path.with_suffix(".part")
+            part.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            part.replace(self._path)
+
+
+def read_metrics(path) -> list[dict]:
+    """Reads metrics.jsonl; a last line that was cut off by the end of the process is left out."""
+    rows = []
+    for line in Path(path).read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def open_tensorboard(folder):
+    """Returns a TensorBoard writer.
+
+    Raises:
+      ValueError: if the extra is not installed.
+    """
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            "train.tensorboard=True needs tensorboardX: pip install '.[tensorboard]'"
+        ) from error
+    return SummaryWriter(str(folder))
+
+
+class Progress:
+    """A bar with step, frames/s, loss and KL in nats/clip, and the time left."""
+
+    def __init__(self, first_step: int, num_steps: int, frames_per_step: int, disable: bool):
+        """Starts at first_step of num_steps; `disable` prints nothing."""
+        self._bar = tqdm(
+            total=num_steps,
+            initial=first_step,
+            disable=disable,
+            unit="step",
+            mininterval=0.5,
+            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} "
+            "[{elapsed} < {remaining}]{postfix}",
+            desc="train",
+        )
+        self._frames_per_step = frames_per_step
+        self._start, self._steps = time.perf_counter(), 0
+
+    def advance(self, loss: float, kl: float) -> None:
+        """Counts one step."""
+        self._steps += 1
+        self._bar.set_postfix_str(
+            f"{self.frames_per_second:.0f} frames/s, loss {loss:.1f} nats/clip, KL {kl:.1f}",
+            refresh=False,
+        )
+        self._bar.update()
+
+    def exclude(self, seconds: float) -> None:
+        """Takes time that was not spent on steps, such as a validation, out of the rate."""
+        self._start += seconds
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames trained on in a second, since the start."""
+        elapsed = time.perf_counter() - self._start
+        return self._steps * self._frames_per_step / max(elapsed, 1e-9)
+
+    def write(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._bar.write(text)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.close()
