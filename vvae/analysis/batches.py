@@ -1,0 +1,63 @@
+"""Runs a function over all clips of a split, and chooses clips to show."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from vvae.data.clips import Clips
+from vvae.data.loader import eval_batches
+
+DEFAULT_FPS = 10.0
+MAX_FPS = 60.0
+
+
+def map_clips(function: Callable[[dict[str, np.ndarray]], Any], clips: Clips, batch_size: int):
+    """Applies a function to every clip, in batches of one fixed size.
+
+    Args:
+      function: batch (see `vvae.data.loader.eval_batches`) -> pytree of arrays [B, ...]; jitted by
+        the caller, so that it is compiled once.
+      clips: one or more clips.
+      batch_size: B; the last batch is filled, and what was filled is dropped from the result.
+
+    Returns:
+      The pytree with NumPy arrays [N, ...], in the order of the clips.
+    """
+    parts = []
+    for batch in eval_batches(clips, batch_size):
+        valid_B = batch["valid"]
+        output = jax.device_get(function(batch))
+        parts.append(jax.tree.map(lambda array, valid_B=valid_B: array[valid_B], output))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def choose_examples(clips: Clips, count: int) -> np.ndarray:
+    """Returns the numbers of up to `count` clips to show: spread over the videos, none cut short.
+
+    Of each video the clip with the most valid frames stands for it; videos whose clips are
+    shorter than the longest of all are shown only if there are none else.
+    """
+    order = np.lexsort((-clips.mask_NT.sum(axis=1), clips.video_index_N))
+    _, first = np.unique(clips.video_index_N[order], return_index=True)
+    best_V = order[first]
+    length_V = clips.mask_NT[best_V].sum(axis=1)
+    longest = best_V[length_V == length_V.max()]
+    return spread_evenly(longest, count)
+
+
+def spread_evenly(items: np.ndarray, count: int) -> np.ndarray:
+    """Returns up to `count` of the items, evenly spaced, the middle ones of equal parts."""
+    count = min(count, len(items))
+    return items[((np.arange(count) + 0.5) * len(items) / count).astype(int)]
+
+
+def measure_fps(clips: Clips) -> float:
+    """Frames per second at which the clips show real time (median step), between 1 and 60.
+
+    10 for clips of one frame, which have no rate.
+    """
+    steps = np.diff(clips.time_NT, axis=1)
+    steps = steps[steps > 0]
+    return float(np.clip(1.0 / np.median(steps), 1.0, MAX_FPS)) if len(steps) else DEFAULT_FPS

@@ -1,0 +1,310 @@
+"""How probable does the model find videos, and what do its latents carry?"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vvae import figures, metrics, objectives
+from vvae.analysis import latents
+from vvae.analysis.batches import map_clips, spread_evenly
+from vvae.analysis.result import Result, describe_data, require_split
+from vvae.data.clips import Clips
+from vvae.data.dataset import Dataset
+from vvae.data.views import View
+from vvae.metrics import Metric
+from vvae.models import contract
+from vvae.models.sequential import SequentialVAE, level_kl
+
+MAX_CHUNK = 10
+IWAE_CLIPS = 32
+MAX_MI_INPUTS = 2000
+BY_CLIP = "mean over clips"
+
+LIKELIHOODS = {
+    "gaussian": "Gaussian density with one sigma, over 8-bit codes",
+    "discretized_logistic": "probability of 8-bit codes, discretised logistic",
+    "bernoulli": "probability of binary pixels, Bernoulli",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """Posteriors of one level of latents over a split; N frames or clips.
+
+    Attributes:
+      mean_NZ, variance_NZ: of the Gaussian posteriors.
+      kl_Z: mean KL of each dimension, nats per frame or clip.
+      active_Z: bool.
+      has_standard_prior: whether the prior is N(0, I).
+    """
+
+    mean_NZ: np.ndarray
+    variance_NZ: np.ndarray
+    kl_Z: np.ndarray
+    active_Z: np.ndarray
+    has_standard_prior: bool
+
+
+def density(
+    model: SequentialVAE,
+    params,
+    dataset: Dataset,
+    folder: str | os.PathLike,
+    *,
+    batch_size: int,
+    num_samples: int = 50,
+    split: str = "test",
+    seed: int = 0,
+) -> Result:
+    """Measures ELBO, IWAE, bits/dim, KL by level and dimension, active units and information.
+
+    Args:
+      model: a SequentialVAE.
+      params: its variables.
+      dataset: `split` is measured.
+      folder: where density_kl.png goes; must exist.
+      batch_size: clips at a time.
+      num_samples: K of IWAE, which is measured on up to 32 clips spread over the split.
+      split: which split is measured.
+      seed: of all noise.
+
+    Raises:
+      ValueError: if the split is missing.
+    """
+    clips = require_split(dataset, split)
+    key = jax.random.key(seed)
+    measured = _measure_clips(model, params, clips, key, batch_size)
+    context = describe_data(dataset, split) | {
+        "likelihood": LIKELIHOODS[model.likelihood],
+        metrics.METHOD: "vae",
+    }
+    levels = _collect_levels(model, measured, clips.mask_NT)
+    chosen_ids = spread_evenly(np.arange(len(clips)), IWAE_CLIPS)
+    chosen = clips.select(chosen_ids)
+    bound = _measure_iwae(
+        model, params, chosen, jax.random.fold_in(key, 1), num_samples, batch_size
+    )
+    bound["elbo"] = measured["elbo"][chosen_ids].astype(np.float64)
+    row = _summarize_bound(measured, clips, context)
+    row |= _summarize_iwae(bound, num_samples, context | _describe_chosen(chosen))
+    for name, level in levels.items():
+        row |= _summarize_level(name, level, seed, context)
+    active = {name: level.active_Z for name, level in levels.items()}
+    collapsed, verdict = latents.describe_collapse(
+        active, measured["squared_error"].sum(), measured["squared_deviation"].sum()
+    )
+    _draw_kl(Path(folder) / "density_kl.png", levels)
+    return Result(
+        task="density",
+        rows={"vae": row},
+        details={
+            "collapsed": collapsed,
+            "kl_by_dimension": {name: level.kl_Z for name, level in levels.items()},
+            "active_units": active,
+            "iwae": {"videos": _name_clips(chosen), **bound},
+        },
+        notes=(verdict, *_write_notes(clips.view, model.likelihood)),
+        files=("density_kl.png",),
+    )
+
+
+def _measure_clips(model, params, clips: Clips, key, batch_size: int) -> dict[str, Any]:
+    """Everything that is measured on each clip; NumPy arrays [N, ...]."""
+
+    @jax.jit
+    def measure(params, video_BTHWC, mask_BT, index_B):
+        terms = contract.terms(model, params, video_BTHWC, key, mask_BT, index_B=index_B)
+        posterior = contract.encode(model, params, video_BTHWC, mask_BT)
+        x = contract.as_unit_range(video_BTHWC)
+        mean_video = contract.decode(model, params, model.posterior_mean(posterior))
+        training_mean = params["stats"]["mean"][None, None]
+        return {
+            "elbo": objectives.elbo_of_terms(terms),
+            "log_likelihood": terms.log_likelihood[0],
+            "kl": {level: kl[0] for level, kl in terms.kl_by_level.items()},
+            "kl_by_dimension": level_kl(model, params, video_BTHWC, key, mask_BT),
+            "posterior": {"frame": posterior.frame, "clip": posterior.clip},
+            "squared_error": _masked_mean_square(x - mean_video, mask_BT),
+            "squared_deviation": _masked_mean_square(x - training_mean, mask_BT),
+        }
+
+    return map_clips(
+        lambda batch: measure(params, batch["video"], batch["mask"], batch["index"]),
+        clips,
+        batch_size,
+    )
+
+
+def _masked_mean_square(error_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    """Sum over valid frames of the mean square over pixels, [B]."""
+    return jnp.sum(jnp.mean(jnp.square(error_BTHWC), axis=(2, 3, 4)) * mask_BT, axis=1)
+
+
+def _collect_levels(model: SequentialVAE, measured, mask_NT: np.ndarray) -> dict[str, Level]:
+    def collect(posterior, kl_NZ, has_standard_prior):
+        mean_NZ, variance_NZ = posterior.mean, np.exp(posterior.logvar.astype(np.float64))
+        kl_Z = kl_NZ.mean(axis=0, dtype=np.float64)
+        active_Z = latents.find_active_units(mean_NZ, variance_NZ, kl_Z)
+        return Level(mean_NZ, variance_NZ, kl_Z, active_Z, has_standard_prior)
+
+    used_N = mask_NT.any(axis=1)
+    posterior, kl = measured["posterior"], measured["kl_by_dimension"]
+    frame = jax.tree.map(lambda a_NTZ: a_NTZ[mask_NT], posterior["frame"])
+    clip = jax.tree.map(lambda a_NW: a_NW[used_N], posterior["clip"])
+    return {
+        "frame": collect(frame, kl["frame"][mask_NT], model.prior == "standard"),
+        "clip": collect(clip, kl["clip"][used_N], model.clip_prior == "normal"),
+    }
+
+
+def _summarize_bound(measured, clips: Clips, context) -> dict[str, Metric]:
+    def make(name, values_N, definition):
+        return metrics.make_metric(
+            name, values_N.mean(), "nats/clip", definition, BY_CLIP, **context
+        )
+
+    elbo_N = measured["elbo"].astype(np.float64)
+    row = {
+        "elbo": make("elbo", elbo_N, "E[log p(x | z, w)] - KL, one sample, beta 1, no free bits"),
+        "log_likelihood": make(
+            "log_likelihood", measured["log_likelihood"].astype(np.float64), "E[log p(x | z, w)]"
+        ),
+    }
+    for level, kl_N in measured["kl"].items():
+        definition = f"KL(posterior || prior) of the {level} latent, one sample"
+        row[f"kl_{level}"] = make(f"kl_{level}", kl_N.astype(np.float64), definition)
+    return row | summarize_bits(elbo_N, clips, context)
+
+
+def summarize_bits(elbo_N: np.ndarray, clips: Clips, context) -> dict[str, Metric]:
+    """Expresses ELBOs in bits per dimension, where that has a meaning.
+
+    Returns:
+      `bits_per_dim` for probabilities of 8-bit values, `density` (no length of a code, and perhaps
+      negative) for densities over 8-bit values, nothing for views of other values.
+    """
+    if not clips.view.is_8bit or context["likelihood"] == LIKELIHOODS["bernoulli"]:
+        return {}
+    num_values = int(clips.mask_NT.sum()) * int(np.prod(clips.clip_format.clip_shape[1:]))
+    value = -elbo_N.sum() / (num_values * math.log(2.0))
+    is_probability = context["likelihood"] == LIKELIHOODS["discretized_logistic"]
+    name = "bits_per_dim" if is_probability else "density"
+    definition = "-ELBO / (valid frames x H x W x C x ln 2)"
+    aggregation = "sum over clips before the division"
+    return {name: metrics.make_metric(name, value, "bits/dim", definition, aggregation, **context)}
+
+
+def _summarize_level(name: str, level: Level, seed: int, context) -> dict[str, Metric]:
+    information, num_inputs = latents.estimate_mutual_information(
+        level.mean_NZ, level.variance_NZ, MAX_MI_INPUTS, seed
+    )
+    over = f"over all valid {name}s of the split"
+    active_definition = (
+        f"units with Var_x(E z) / (Var_x(E z) + E_x Var z) > {latents.ACTIVE_SHARE} and KL > "
+        f"{latents.ACTIVE_KL} nat, of {len(level.active_Z)}"
+    )
+    information_definition = (
+        f"E log q(z | x) - log mean_m q(z | x_m) over N={num_inputs} {name}s; at most log N = "
+        f"{math.log(num_inputs):.2f}"
+    )
+    row = {
+        f"active_{name}": (int(level.active_Z.sum()), "units", active_definition, over),
+        f"mi_{name}": (information, "nats", information_definition, f"mean over N {name}s"),
+    }
+    if level.has_standard_prior:
+        burda = latents.count_burda_units(level.mean_NZ)
+        definition = f"units with Var_x(E z) > {latents.BURDA_VARIANCE}, of {len(level.active_Z)}"
+        row[f"active_burda_{name}"] = (burda, "units", definition, over)
+    return {
+        key: metrics.make_metric(key, value, unit, definition, aggregation, **context)
+        for key, (value, unit, definition, aggregation) in row.items()
+    }
+
+
+def _measure_iwae(
+    model, params, clips: Clips, key, num_samples: int, batch_size: int
+) -> dict[str, np.ndarray]:
+    """The fields of `objectives.Bound` for each clip, float64 [N]."""
+    chunk = max(c for c in range(1, MAX_CHUNK + 1) if num_samples % c == 0)
+
+    @jax.jit
+    def measure(params, video_BTHWC, mask_BT, index_B):
+        return objectives.iwae(
+            model, params, video_BTHWC, key, num_samples, mask_BT, chunk, index_B
+        )
+
+    bound = map_clips(
+        lambda batch: measure(params, batch["video"], batch["mask"], batch["index"]),
+        clips,
+        min(batch_size, len(clips)),
+    )
+    return {name: values_N.astype(np.float64) for name, values_N in bound._asdict().items()}
+
+
+def _describe_chosen(clips: Clips) -> dict[str, Any]:
+    """The part of a card that differs for clips chosen from a split."""
+    return {
+        "num_clips": len(clips),
+        "num_videos": len(clips.videos),
+        "num_valid_frames": int(clips.mask_NT.sum()),
+    }
+
+
+def _name_clips(clips: Clips) -> list[str]:
+    return [clips.videos[video].name for video in clips.video_index_N]
+
+
+def _summarize_iwae(bound: dict[str, np.ndarray], num_samples: int, context) -> dict[str, Metric]:
+    error = math.sqrt(np.square(bound["standard_error"]).sum()) / len(bound["value"])
+    entries = {
+        "iwae": (
+            bound["value"].mean(),
+            "nats/clip",
+            f"log of the mean of K={num_samples} importance weights",
+        ),
+        "iwae_standard_error": (error, "nats/clip", "Monte Carlo error of iwae (delta method)"),
+        "iwae_gain": (
+            (bound["value"] - bound["elbo"]).mean(),
+            "nats/clip",
+            "iwae - elbo of the same clips",
+        ),
+        "iwae_effective_samples": (
+            bound["effective_samples"].mean(),
+            f"of {num_samples}",
+            "(sum of weights)^2 / sum of squared weights",
+        ),
+    }
+    context = context | {"num_samples": num_samples}
+    return {
+        name: metrics.make_metric(name, value, unit, definition, BY_CLIP, **context)
+        for name, (value, unit, definition) in entries.items()
+    }
+
+
+def _write_notes(view: View, likelihood: str) -> tuple[str, ...]:
+    if not view.is_8bit:
+        return (f"bits/dim is left out: the view {view.name} is not made of 8-bit intensities.",)
+    if likelihood == "bernoulli":
+        return ("bits/dim is left out: a Bernoulli likelihood does not cover 8-bit values.",)
+    if likelihood == "gaussian":
+        return (
+            "density is that of a Gaussian over 8-bit values, not the length of a code: compare it "
+            "with other densities only.",
+        )
+    return ()
+
+
+def _draw_kl(path: Path, levels: Mapping[str, Level]) -> None:
+    figures.write_dimension_bars(
+        path,
+        {f"{name} latent, nats per {name}": level.kl_Z for name, level in levels.items()},
+        {f"{name} latent, nats per {name}": level.active_Z for name, level in levels.items()},
+        "KL of each latent dimension (gray: not active)",
+    )

@@ -1,0 +1,183 @@
+"""Classifiers on frozen features: a linear probe and nearest neighbours.
+
+The fitted probe is a handful of arrays: it is saved without pickle and applied with NumPy alone.
+"""
+
+import dataclasses
+import os
+import zipfile
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from threadpoolctl import threadpool_limits
+
+REGULARIZATIONS = tuple(float(c) for c in np.logspace(-4, 2, 7))
+MAX_FOLDS = 5
+MAX_NEIGHBOURS = 20
+# Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination".
+NEIGHBOUR_TEMPERATURE = 0.07
+MAX_ITERATIONS = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Standardisation and multinomial logistic regression.
+
+    Attributes:
+      mean_F, scale_F: features enter as (feature - mean) / scale.
+      weight_FK, bias_K: logits are features @ weight + bias.
+      class_names: K names.
+      pooling: which features it reads.
+    """
+
+    mean_F: np.ndarray
+    scale_F: np.ndarray
+    weight_FK: np.ndarray
+    bias_K: np.ndarray
+    class_names: tuple[str, ...]
+    pooling: str
+
+
+def fit_probe(
+    feature_VF: np.ndarray,
+    label_V: np.ndarray,
+    regularization: float,
+    class_names: tuple[str, ...],
+    pooling: str,
+) -> Probe:
+    """Fits a probe.
+
+    Args:
+      feature_VF: one vector a video.
+      label_V: class ids 0, ..., K-1, each of which occurs.
+      regularization: C, the inverse weight of the squared norm, as in scikit-learn.
+      class_names: K names.
+      pooling: which features these are.
+    """
+    mean_F, scale_F = fit_standardization(feature_VF)
+    inputs_VF = (feature_VF - mean_F) / scale_F
+    # One thread: these matrices are small, and more threads wait for each other.
+    with threadpool_limits(1):
+        model = LogisticRegression(C=regularization, max_iter=MAX_ITERATIONS)
+        model.fit(inputs_VF.astype(np.float64), label_V)
+    weight_FK, bias_K = model.coef_.T, model.intercept_
+    if weight_FK.shape[1] == 1:  # two classes: scikit-learn keeps the logit of the second
+        weight_FK = np.concatenate([np.zeros_like(weight_FK), weight_FK], axis=1)
+        bias_K = np.concatenate([[0.0], bias_K])
+    return Probe(mean_F, scale_F, weight_FK, bias_K, tuple(class_names), pooling)
+
+
+def fit_standardization(feature_VF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation of each feature, float64; 1 for a constant one."""
+    feature_VF = feature_VF.astype(np.float64)
+    mean_F, std_F = feature_VF.mean(axis=0), feature_VF.std(axis=0)
+    constant_F = std_F <= 1e-6 * (np.abs(mean_F) + 1e-6)
+    return mean_F, np.where(constant_F, 1.0, std_F)
+
+
+def predict_scores(probe: Probe, feature_VF: np.ndarray) -> np.ndarray:
+    """Returns class probabilities, float64 [V, K].
+
+    Raises:
+      ValueError: if the vectors have another length than those the probe was fitted to.
+    """
+    if feature_VF.shape[1] != len(probe.mean_F):
+        raise ValueError(
+            f"the probe reads {len(probe.mean_F)} features ({probe.pooling}), "
+            f"got {feature_VF.shape[1]}"
+        )
+    logits_VK = (feature_VF - probe.mean_F) / probe.scale_F @ probe.weight_FK + probe.bias_K
+    weight_VK = np.exp(logits_VK - logits_VK.max(axis=1, keepdims=True))
+    return weight_VK / weight_VK.sum(axis=1, keepdims=True)
+
+
+def select_regularization(
+    feature_VF: np.ndarray, label_V: np.ndarray, group_V: np.ndarray
+) -> tuple[float, float]:
+    """Chooses C by cross-validation in which no group is on both sides.
+
+    Args:
+      feature_VF: training vectors.
+      label_V: class ids.
+      group_V: the group of each video.
+
+    Returns:
+      (C, accuracy): the C of `REGULARIZATIONS` with the best mean accuracy over the folds, the
+      smallest of equals, and that accuracy. Standardisation is fitted within each fold.
+
+    Raises:
+      ValueError: if there is only one group.
+    """
+    num_folds = min(MAX_FOLDS, len(np.unique(group_V)))
+    if num_folds < 2:
+        raise ValueError(
+            f"all training videos are of one group ({group_V[0]!r}), so nothing can be chosen by "
+            "cross-validation: state at least two groups in manifest.csv"
+        )
+    folds = list(GroupKFold(num_folds).split(feature_VF, label_V, group_V))
+    accuracy_C = [
+        np.mean([_score_fold(feature_VF, label_V, fold, c) for fold in folds])
+        for c in REGULARIZATIONS
+    ]
+    best = int(np.argmax(accuracy_C))
+    return REGULARIZATIONS[best], float(accuracy_C[best])
+
+
+def _score_fold(feature_VF, label_V, fold, regularization: float) -> float:
+    fitted, held_out = fold
+    classes, label = np.unique(label_V[fitted], return_inverse=True)
+    if len(classes) < 2:
+        return float(np.mean(label_V[held_out] == classes[0]))
+    names = tuple(str(c) for c in classes)
+    probe = fit_probe(feature_VF[fitted], label, regularization, names, "fold")
+    predicted = classes[predict_scores(probe, feature_VF[held_out]).argmax(axis=1)]
+    return float(np.mean(predicted == label_V[held_out]))
+
+
+def knn_scores(
+    train_VF: np.ndarray, train_label_V: np.ndarray, test_VF: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """Scores classes by the nearest training videos.
+
+    Features are standardised by the training videos and compared by cosine; each of the 20 nearest
+    (fewer if there are fewer) votes for its class with weight exp(cosine / 0.07) (Wu et al. 2018).
+
+    Returns:
+      [V, num_classes], rows sum to 1.
+    """
+    mean_F, scale_F = fit_standardization(train_VF)
+    train, test = (_normalize((x - mean_F) / scale_F) for x in (train_VF, test_VF))
+    cosine = test @ train.T
+    nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :MAX_NEIGHBOURS]
+    weight = np.exp((np.take_along_axis(cosine, nearest, axis=1) - 1.0) / NEIGHBOUR_TEMPERATURE)
+    scores = np.zeros((len(test), num_classes))
+    rows = np.arange(len(test))[:, None]
+    np.add.at(scores, (rows, train_label_V[nearest]), weight)
+    return scores / scores.sum(axis=1, keepdims=True)
+
+
+def _normalize(x_VF: np.ndarray) -> np.ndarray:
+    return x_VF / np.maximum(np.linalg.norm(x_VF, axis=1, keepdims=True), 1e-12)
+
+
+def save_probe(path: str | os.PathLike, probe: Probe) -> None:
+    """Writes a probe as .npz; no pickle."""
+    np.savez(path, **dataclasses.asdict(probe))
+
+
+def load_probe(path: str | os.PathLike) -> Probe:
+    """Reads a probe.
+
+    Raises:
+      ValueError: if there is no such file or it does not hold a probe.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            fields = {field.name: arrays[field.name] for field in dataclasses.fields(Probe)}
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} holds no probe ({error}); run the task classify on labelled videos first"
+        ) from error
+    names = tuple(str(name) for name in fields.pop("class_names"))
+    return Probe(**fields | {"class_names": names, "pooling": str(fields["pooling"])})

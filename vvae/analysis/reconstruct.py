@@ -1,0 +1,257 @@
+"""How well does the model give videos back? Beside the mean frame and PCA with as many numbers."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vvae import figures, metrics
+from vvae.analysis.baselines import FramePCA, fit_frame_pca, reconstruct_frames
+from vvae.analysis.batches import choose_examples, map_clips, measure_fps
+from vvae.analysis.result import Result, describe_data, require_split
+from vvae.data.clips import Clips
+from vvae.data.dataset import Dataset
+from vvae.data.views import View, view_to_rgb
+from vvae.metrics import Metric
+from vvae.models import contract
+
+NUM_EXAMPLES = 4
+NUM_COLUMNS = 8
+ERROR_SCALE = 64.0
+
+# name -> (unit, definition) of the numbers that each frame gets.
+FRAME_METRICS = {
+    "psnr": ("dB", "10 log10(255^2 / mse) of a frame, at most 100 dB"),
+    "ssim": (
+        "",
+        "structural similarity of a frame (Wang et al. 2004): 11x11 Gaussian window of sigma 1.5 "
+        "where it fits, K1 0.01, K2 0.03, L 255; mean over places and channels",
+    ),
+    "mse": ("8-bit^2", "mean squared error over the pixels and channels of a frame"),
+    "difference_mse": (
+        "8-bit^2",
+        "mean squared error of the difference of a frame from the one before it",
+    ),
+}
+CODES = "8-bit codes of the view; reconstructions clipped to [0, 255], not rounded"
+BY_VIDEO = "mean over the valid frames of a video, then over videos"
+WORST = "mean over the worst 5 % of all valid frames"
+
+
+def to_codes(x: jax.Array) -> jax.Array:
+    """Video in [-1, 1] units -> float 8-bit codes, clipped to [0, 255]."""
+    return jnp.clip((x + 1.0) * 127.5, 0.0, 255.0)
+
+
+@jax.jit
+def score_frames(x_BTHWC: jax.Array, y_BTHWC: jax.Array) -> dict[str, jax.Array]:
+    """Computes every metric of FRAME_METRICS that frames of this size allow.
+
+    Args:
+      x_BTHWC, y_BTHWC: videos in 8-bit units.
+
+    Returns:
+      name -> [B, T], or [B, T-1] for `difference_mse`.
+    """
+    mse_BT = metrics.frame_mse(x_BTHWC, y_BTHWC)
+    scores = {
+        "psnr": metrics.psnr_from_mse(mse_BT),
+        "mse": mse_BT,
+        "difference_mse": metrics.difference_mse(x_BTHWC, y_BTHWC),
+    }
+    if min(x_BTHWC.shape[2:4]) >= metrics.SSIM_WINDOW:
+        scores["ssim"] = metrics.frame_ssim(x_BTHWC, y_BTHWC)
+    return scores
+
+
+def summarize_frames(
+    scores: dict[str, np.ndarray],
+    mask_NT: np.ndarray,
+    video_N: np.ndarray,
+    context: dict[str, Any],
+) -> dict[str, Metric]:
+    """Turns the scores of frames into metrics of a split.
+
+    Args:
+      scores: name -> [N, T] or [N, T-1], see `score_frames`.
+      mask_NT: bool, True for frames that count.
+      video_N: the video of each clip.
+      context: goes into every card.
+
+    Returns:
+      The mean over videos of each score, and `psnr_worst5`, `ssim_worst5`. Scores that no frame
+      has (differences of clips of one frame) are left out.
+    """
+    summary = {}
+    for name, (unit, definition) in FRAME_METRICS.items():
+        counted_NT = _mask_of(name, mask_NT)
+        if name not in scores or not counted_NT.any():
+            continue
+        card = {"unit": unit, "definition": definition, "values": CODES, **context}
+        _, mean_V = metrics.video_means(scores[name], counted_NT, video_N)
+        summary[name] = metrics.make_metric(name, mean_V.mean(), aggregation=BY_VIDEO, **card)
+        if name in ("psnr", "ssim"):
+            worst = metrics.lowest_mean(scores[name], counted_NT)
+            name = f"{name}_worst5"
+            summary[name] = metrics.make_metric(name, worst, aggregation=WORST, **card)
+    return summary
+
+
+def _mask_of(name: str, mask_NT: np.ndarray) -> np.ndarray:
+    return metrics.pair_mask(mask_NT) if name == "difference_mse" else mask_NT
+
+
+def reconstruct(
+    model,
+    params,
+    dataset: Dataset,
+    folder: str | os.PathLike,
+    *,
+    batch_size: int,
+    split: str = "test",
+    seed: int = 0,
+) -> Result:
+    """Measures and shows reconstructions from posterior means.
+
+    Args:
+      model: a SequentialVAE.
+      params: its variables.
+      dataset: its `train` split fits the PCA, `split` is measured.
+      folder: where reconstruct.png, reconstruct.mp4 and reconstruct_positions.png go; must exist.
+      batch_size: clips at a time.
+      split: which split is measured.
+      seed: of the PCA's solver and sampling.
+
+    Raises:
+      ValueError: if a split is missing.
+    """
+    clips, train = require_split(dataset, split), require_split(dataset, "train")
+    num_numbers = model.latent_dim + model.clip_latent_dim
+    pca = fit_frame_pca(train, num_numbers, seed)
+    decode = jax.jit(
+        lambda params, video, mask: to_codes(contract.reconstruct(model, params, video, mask))
+    )
+
+    def run_model(batch):
+        return decode(params, batch["video"], batch["mask"])
+
+    methods = {"vae": run_model, **_baselines(pca)}
+    scores = {name: _score_split(run, clips, batch_size) for name, run in methods.items()}
+    context = describe_data(dataset, split)
+    rows = {
+        name: summarize_frames(
+            scores[name], clips.mask_NT, clips.video_index_N, {**context, metrics.METHOD: text}
+        )
+        for name, text in _describe_methods(pca, num_numbers).items()
+    }
+    folder = Path(folder)
+    _draw_positions(folder / "reconstruct_positions.png", scores, clips)
+    _draw_examples(folder, run_model, clips, batch_size)
+    positions = {
+        name: {
+            metric: metrics.position_means(v, _mask_of(metric, clips.mask_NT))
+            for metric, v in s.items()
+        }
+        for name, s in scores.items()
+    }
+    return Result(
+        task="reconstruct",
+        rows=rows,
+        details={"by_frame_position": positions, "pca_fitted_to_frames": pca.num_frames},
+        notes=_write_notes(scores["vae"], context),
+        files=("reconstruct.png", "reconstruct.mp4", "reconstruct_positions.png"),
+    )
+
+
+def _baselines(pca: FramePCA) -> dict[str, Callable]:
+    def run_pca(batch):
+        return np.clip(reconstruct_frames(pca, batch["video"]), 0.0, 255.0)
+
+    def run_mean(batch):
+        shape = batch["video"].shape
+        return np.broadcast_to(pca.mean_D.astype(np.float32).reshape(shape[2:]), shape)
+
+    return {"pca": run_pca, "mean_frame": run_mean}
+
+
+def _describe_methods(pca: FramePCA, num_numbers: int) -> dict[str, str]:
+    fitted = f"fitted to {pca.num_frames} valid training frames"
+    return {
+        "vae": f"posterior means, {num_numbers} numbers a frame (the clip latent counted in full)",
+        "pca": f"PCA of single frames, {len(pca.components_KD)} components, {fitted}",
+        "mean_frame": f"mean frame, {fitted}",
+    }
+
+
+def _score_split(run: Callable, clips: Clips, batch_size: int) -> dict[str, np.ndarray]:
+    return map_clips(lambda batch: score_frames(batch["video"], run(batch)), clips, batch_size)
+
+
+def _write_notes(scores, context) -> tuple[str, ...]:
+    if "ssim" in scores:
+        return ()
+    window = metrics.SSIM_WINDOW
+    return (
+        f"SSIM is left out: frames of {context['frame_size']} are smaller than its window of "
+        f"{window}x{window}.",
+    )
+
+
+def _draw_positions(path: Path, scores, clips: Clips) -> None:
+    positions = np.arange(clips.mask_NT.shape[1])
+    curves = {
+        name: (positions, metrics.position_means(values["psnr"], clips.mask_NT))
+        for name, values in scores.items()
+    }
+    title = "Reconstruction by frame position (mean over clips)"
+    figures.write_curves(path, curves, "frame of the clip", "PSNR in dB", title)
+
+
+def _draw_examples(folder: Path, run_model: Callable, clips: Clips, batch_size: int) -> None:
+    shown = clips.select(choose_examples(clips, NUM_EXAMPLES))
+    codes = np.rint(map_clips(run_model, shown, batch_size)).astype(np.uint8)
+    videos = compare_videos(clips.view, shown.read(np.arange(len(shown))), codes)
+    write_comparison(folder / "reconstruct.png", videos, shown)
+    figures.write_grid_video(folder / "reconstruct.mp4", videos, measure_fps(shown))
+
+
+def compare_videos(
+    view: View, original_NTHWC: np.ndarray, reconstruction_NTHWC: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Returns RGB videos of originals, reconstructions and errors.
+
+    Args:
+      view: of the codes.
+      original_NTHWC, reconstruction_NTHWC: uint8 codes.
+
+    Returns:
+      name -> uint8 [N, T, H, W, 3].
+    """
+    error = np.abs(original_NTHWC.astype(np.float32) - reconstruction_NTHWC).mean(axis=-1)
+    return {
+        "original": view_to_rgb(view, original_NTHWC),
+        "reconstruction": view_to_rgb(view, reconstruction_NTHWC),
+        "error": figures.color_error(error, ERROR_SCALE),
+    }
+
+
+def write_comparison(path: str | os.PathLike, videos: dict[str, np.ndarray], clips: Clips) -> None:
+    """Writes a sheet of what `compare_videos` returned; one group of rows for each clip."""
+    times = np.unique(np.linspace(0, clips.mask_NT.shape[1] - 1, NUM_COLUMNS).round().astype(int))
+    rows, labels = [], []
+    for number, video in enumerate(clips.video_index_N):
+        rows += [stack[number, times] for stack in videos.values()]
+        labels += [_shorten(clips.videos[video].name), *list(videos)[1:]]
+    title = (
+        f"Reconstruction from posterior means, view {clips.view.name}\n"
+        f"error: mean over channels of |difference|, black 0, pale yellow {ERROR_SCALE:.0f} or more"
+    )
+    figures.write_sheet(path, rows, labels, [f"frame {t}" for t in times], title, len(videos))
+
+
+def _shorten(name: str, length: int = 28) -> str:
+    return name if len(name) <= length else "…" + name[1 - length :]
