@@ -32,7 +32,12 @@ class Runner:
     """Where states and batches live; see `PmapRunner` and `MeshRunner` for how functions run."""
 
     def __init__(self, devices: Sequence[jax.Device], mesh_devices: Sequence[jax.Device]):
-        """Args: all devices of the run, and those among them that one array of it spans."""
+        """Lays out the devices.
+
+        Args:
+          devices: all of the run.
+          mesh_devices: those among them that one array spans.
+        """
         self.devices = tuple(devices)
         mesh = Mesh(np.array(mesh_devices), (_AXIS,), axis_types=(AxisType.Auto,))
         self._replicated = NamedSharding(mesh, PartitionSpec())
