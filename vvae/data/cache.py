@@ -37,7 +37,7 @@ class Entry:
         mask_NT, frame_NT, time_NT: as in `sampling.VideoClips`.
         num_padded: clips whose last frame was repeated to fill them.
         num_frames: frames in the video file.
-        num_bytes: size of the .npy file.
+        num_bytes: size of both files.
     """
 
     codes_path: str
@@ -199,7 +199,7 @@ def _fill_entry(job: _Job) -> Entry | Broken:
             "time": clips.time_NT.tolist(),
             "num_padded": clips.num_padded,
             "num_frames": clips.num_frames,
-            "num_bytes": job.codes_path.stat().st_size,
+            "codes_bytes": job.codes_path.stat().st_size,
         }
     text = json.dumps(details).encode()
     _write_atomically(job.details_path, lambda file: file.write(text))
@@ -209,8 +209,9 @@ def _fill_entry(job: _Job) -> Entry | Broken:
 def _load_entry(job: _Job) -> Entry | Broken | None:
     """Returns the entry, marked as used now; None if it is not there or not whole."""
     try:
-        details = json.loads(job.details_path.read_bytes())
-        if "error" not in details and job.codes_path.stat().st_size != details["num_bytes"]:
+        text = job.details_path.read_bytes()
+        details = json.loads(text)
+        if "error" not in details and job.codes_path.stat().st_size != details["codes_bytes"]:
             return None
     except (OSError, ValueError):
         return None
@@ -225,7 +226,7 @@ def _load_entry(job: _Job) -> Entry | Broken | None:
         time_NT=np.array(details["time"], np.float64),
         num_padded=details["num_padded"],
         num_frames=details["num_frames"],
-        num_bytes=details["num_bytes"],
+        num_bytes=details["codes_bytes"] + len(text),
     )
 
 

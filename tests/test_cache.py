@@ -1,0 +1,224 @@
+"""The cache of decoded clips: decoded once, written whole, kept within its limit."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from vvae.data.cache import Broken, Entry, cache_videos, identify_file, open_codes
+from vvae.data.cache_room import Cache
+from vvae.data.sampling import ClipFormat, Sampling
+from vvae.video import VideoError, write_video
+
+FORMAT = ClipFormat("rgb", 6, 8, Sampling(4))
+CLIP_FILE_BYTES = FORMAT.clip_bytes + 128  # with the header of the .npy file
+
+
+def write_noise(path, num_frames=4, seed=0):
+    frames = np.random.default_rng(seed).integers(0, 256, (num_frames, 6, 8, 3), np.uint8)
+    write_video(path, frames, fps=10, lossless=True)
+    return frames
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return Cache(tmp_path / "cache", 10**9)
+
+
+def fill(paths, cache, clip_format=FORMAT, num_workers=0):
+    """Returns the entries by position, and which were decoded now."""
+    results = list(cache_videos([str(p) for p in paths], clip_format, cache, num_workers))
+    entries = {position: entry for position, entry, _ in results}
+    return entries, sorted(position for position, _, decoded in results if decoded)
+
+
+def find_files(cache):
+    return {path.name: path for path in cache.folder.iterdir()}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_clips_are_decoded_once(tmp_path, cache, num_workers):
+    paths = [tmp_path / f"ü {k}.mp4" for k in range(3)]
+    frames = [write_noise(path, 8, seed) for seed, path in enumerate(paths)]
+    entries, decoded = fill(paths, cache, num_workers=num_workers)
+    assert decoded == [0, 1, 2]
+    for k, entry in entries.items():
+        np.testing.assert_array_equal(open_codes(entry.codes_path).reshape(-1, 6, 8, 3), frames[k])
+        assert entry.num_frames == 8 and entry.mask_NT.shape == (2, 4)
+    written = {name: path.stat().st_mtime_ns for name, path in find_files(cache).items()}
+
+    # The same bytes cannot be decoded any more, but size and time of change are the same.
+    for path in paths:
+        status = path.stat()
+        path.write_bytes(bytes(status.st_size))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    again, decoded = fill(paths, cache, num_workers=num_workers)
+    assert decoded == []
+    for k, entry in again.items():
+        np.testing.assert_array_equal(entry.time_NT, entries[k].time_NT)
+        np.testing.assert_array_equal(entry.frame_NT, entries[k].frame_NT)
+        np.testing.assert_array_equal(entry.mask_NT, entries[k].mask_NT)
+    for name, path in find_files(cache).items():
+        if name.endswith(".npy"):
+            assert path.stat().st_mtime_ns == written[name]
+
+
+def test_codes_are_mapped_read_only(tmp_path, cache):
+    write_noise(tmp_path / "a.mp4")
+    entries, _ = fill([tmp_path / "a.mp4"], cache)
+    codes = open_codes(entries[0].codes_path)
+    assert isinstance(codes, np.memmap) and not codes.flags.writeable
+    assert os.path.getsize(entries[0].codes_path) == CLIP_FILE_BYTES
+
+
+def test_entry_lost_while_in_use_is_an_error_in_words(tmp_path, cache):
+    with pytest.raises(FileNotFoundError, match=r"was removed from the cache .*--data\.cache_gb"):
+        open_codes(str(tmp_path / "gone.npy"))
+
+
+def test_changed_file_or_format_is_decoded_anew(tmp_path, cache):
+    path = tmp_path / "a.mp4"
+    write_noise(path)
+    fill([path], cache)
+    os.utime(path, ns=(0, 12345))
+    assert fill([path], cache)[1] == [0]
+    for other in (
+        ClipFormat("gray", 6, 8, Sampling(4)),
+        ClipFormat("rgb", 6, 4, Sampling(4)),
+        ClipFormat("rgb", 6, 8, Sampling(2)),
+        ClipFormat("rgb", 6, 8, Sampling(4, 2)),
+        ClipFormat("rgb", 6, 8, Sampling(4, 1, "whole")),
+    ):
+        assert fill([path], cache, other)[1] == [0]
+        assert fill([path], cache, other)[1] == []
+
+
+def test_folder_of_frames_changes_with_its_frames(tmp_path, cache):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for k in range(2):
+        (folder / f"{k}.png").write_bytes(bytes(10 + k))
+    before = identify_file(str(folder))
+    assert before[0] == 21
+    (folder / "1.png").write_bytes(bytes(12))
+    assert identify_file(str(folder)) != before
+    with pytest.raises(VideoError, match=r"nowhere\.mp4: no such file"):
+        identify_file(str(tmp_path / "nowhere.mp4"))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_broken_videos_are_named_once_and_for_all(tmp_path, cache, num_workers):
+    write_noise(tmp_path / "good.mp4")
+    (tmp_path / "bad.mp4").write_text("not a video")
+    paths = [tmp_path / "bad.mp4", tmp_path / "good.mp4", tmp_path / "missing.mp4"]
+    entries, decoded = fill(paths, cache, num_workers=num_workers)
+    assert decoded == [0, 1]
+    assert isinstance(entries[0], Broken) and isinstance(entries[1], Entry)
+    assert entries[2] == Broken("no such file")
+    assert entries[0].reason and "bad.mp4: " not in entries[0].reason
+    assert fill(paths, cache) == ({0: entries[0], 1: again_of(entries[1]), 2: entries[2]}, [])
+
+
+def again_of(entry):
+    """Equal to another entry of the same file (arrays have no truth value of their own)."""
+
+    class Same:
+        def __eq__(self, other):
+            return other.codes_path == entry.codes_path
+
+    return Same()
+
+
+def test_damaged_entry_is_decoded_anew(tmp_path, cache):
+    frames = write_noise(tmp_path / "a.mp4")
+    entries, _ = fill([tmp_path / "a.mp4"], cache)
+    os.truncate(entries[0].codes_path, 200)
+    open_codes.cache_clear()
+    entries, decoded = fill([tmp_path / "a.mp4"], cache)
+    assert decoded == [0]
+    np.testing.assert_array_equal(open_codes(entries[0].codes_path)[0], frames)
+    details = next(p for n, p in find_files(cache).items() if n.endswith(".json"))
+    details.write_text("{")
+    assert fill([tmp_path / "a.mp4"], cache)[1] == [0]
+
+
+def test_no_temporary_file_stays(tmp_path, cache):
+    write_noise(tmp_path / "a.mp4")
+    cache.folder.mkdir()
+    stale, fresh = cache.folder / "x.npy.1.tmp", cache.folder / "y.npy.2.tmp"
+    stale.touch()
+    fresh.touch()  # another process may be writing this one now
+    os.utime(stale, (0, 0))
+    fill([tmp_path / "a.mp4"], cache)
+    names = sorted(name.split(".", 1)[1] for name in find_files(cache))
+    assert names == ["json", "npy", "npy.2.tmp"]
+
+
+def test_two_openings_at_once_agree(tmp_path, cache):
+    paths = [tmp_path / f"{k}.mp4" for k in range(3)]
+    frames = [write_noise(path, seed=k) for k, path in enumerate(paths)]
+    with ThreadPoolExecutor(2) as threads:
+        openings = [threads.submit(fill, paths, cache) for _ in range(2)]
+        for opening in openings:
+            for k, entry in opening.result()[0].items():
+                np.testing.assert_array_equal(open_codes(entry.codes_path)[0], frames[k])
+
+
+def test_limit_is_checked_before_decoding(tmp_path):
+    """Two clips cannot fit: nothing is decoded, not even looked at (the files are no videos)."""
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_text("not a video")
+    cache = Cache(tmp_path / "cache", 2 * FORMAT.clip_bytes - 1)
+    with pytest.raises(ValueError, match=r"at least 1\.15e-06 GB .* raise --data\.cache_gb"):
+        fill([tmp_path / "a.mp4", tmp_path / "b.mp4"], cache)
+    assert find_files(cache) == {}
+
+
+def test_limit_is_kept_while_decoding(tmp_path):
+    for k in range(3):
+        write_noise(tmp_path / f"{k}.mp4", 8)  # two clips each, which only decoding shows
+    cache = Cache(tmp_path / "cache", 4 * CLIP_FILE_BYTES)
+    with pytest.raises(ValueError, match=r"raise --data\.cache_gb"):
+        fill([tmp_path / f"{k}.mp4" for k in range(3)], cache)
+
+
+def test_least_recently_opened_data_make_room(tmp_path):
+    paths = [tmp_path / f"{k}.mp4" for k in range(4)]
+    for path in paths:
+        write_noise(path)
+    # Room for three entries, each a clip and less than 400 bytes of details, not for four.
+    cache = Cache(tmp_path / "cache", 3 * (CLIP_FILE_BYTES + 400))
+    for k in range(3):
+        fill([paths[k]], cache)
+        make_older(cache, seconds=100)
+    fill([paths[0]], cache)  # opened again: now the first of all is not the oldest
+    fill([paths[3]], cache)
+    assert sum(path.stat().st_size for path in find_files(cache).values()) <= cache.limit_bytes
+    kept = [k for k in (0, 2, 3) if fill([paths[k]], cache)[1] == []]
+    assert kept == [0, 2, 3]
+    assert fill([paths[1]], cache)[1] == [0]
+
+
+def make_older(cache, seconds):
+    for path in find_files(cache).values():
+        status = path.stat()
+        os.utime(path, (status.st_atime - seconds, status.st_mtime - seconds))
+
+
+def test_own_data_are_never_removed(tmp_path):
+    paths = [tmp_path / f"{k}.mp4" for k in range(3)]
+    for path in paths:
+        write_noise(path)
+    cache = Cache(tmp_path / "cache", 10**9)
+    fill(paths[:2], cache)
+    tight = Cache(cache.folder, 2 * (CLIP_FILE_BYTES + 400))
+    with pytest.raises(ValueError, match="raise --data"):
+        fill(paths, tight)
+    assert fill(paths[:2], cache)[1] == []
+
+
+def test_cache_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"cannot make the cache folder .*--data\.cache_dir"):
+        fill([tmp_path / "a.mp4"], Cache(tmp_path / "file" / "cache", 10**9))

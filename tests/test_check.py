@@ -1,0 +1,71 @@
+"""The summary of a folder of videos."""
+
+import numpy as np
+import pytest
+
+from vvae.data.check import format_summary, summarize
+from vvae.video import write_video
+
+
+def write_noise(path, num_frames, size=(6, 8), fps=10):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = np.random.default_rng(0).integers(0, 256, (num_frames, *size, 3), np.uint8)
+    write_video(path, frames, fps=fps, lossless=True)
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_noise(tmp_path / "train/walk/a.mp4", 4)
+    write_noise(tmp_path / "train/walk/b.mp4", 6, size=(8, 6), fps=25)
+    write_noise(tmp_path / "train/run/c.mp4", 8)
+    write_noise(tmp_path / "test/walk/d.mp4", 5)
+    write_noise(tmp_path / "extra/e.mp4", 7)
+    (tmp_path / "test/walk/bad.mp4").write_text("not a video")
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / ".hidden").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_summary_counts_everything(root, num_workers):
+    seen = []
+    summary = summarize(root, num_workers, progress=lambda *done: seen.append(done))
+    assert seen == [(k, 6) for k in range(1, 7)]
+    assert summary.num_videos == 6
+    assert sorted(summary.num_frames) == [4, 5, 6, 7, 8]
+    assert summary.classes == {"walk": 4, "run": 1}
+    assert summary.num_groups == 6
+    assert sum(summary.splits.values()) == 5 and summary.splits["extra"] == 1
+    assert summary.splits["val"] == 1 and summary.splits["test"] == 1
+    assert summary.sizes == {"8x6": 4, "6x8": 1}
+    assert summary.rates == {10.0: 4, 25.0: 1}
+    assert list(summary.broken) == ["test/walk/bad.mp4"]
+    assert summary.ignored == {".txt": 1}
+    assert any("class 'run' has a single video" in problem for problem in summary.problems)
+
+
+def test_text_names_what_is_broken(root):
+    text = format_summary(summarize(root))
+    assert "videos   6 (1 broken)" in text
+    assert "30 in all, 4 to 8 a video, median 6" in text
+    assert "broken   test/walk/bad.mp4: not a readable video" in text
+    assert "left out unless asked for: extra" in text
+    assert "classes  2: walk (4), run (1)" in text
+
+
+def test_impossible_splits_are_a_problem_and_no_error(tmp_path):
+    write_noise(tmp_path / "a.mp4", 4)
+    summary = summarize(tmp_path)
+    assert summary.splits == {} and "takes three" in summary.problems[0]
+    assert "splits   none" in format_summary(summary)
+
+
+def test_nothing_readable(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    text = format_summary(summarize(tmp_path))
+    assert "videos   1 (1 broken)" in text and "no video can be read" in text
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        summarize(tmp_path / "nowhere")

@@ -1,0 +1,164 @@
+"""Listing of folders, split folders and manifests. Only names count: the files are empty."""
+
+import os
+
+import pytest
+
+from vvae.data.listing import list_videos
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def write_manifest(root, text):
+    (root / "manifest.csv").write_text(text, encoding="utf-8")
+
+
+def list_facts(root):
+    return [(video.name, video.label, video.split) for video in list_videos(root)]
+
+
+def test_flat_folder_has_neither_labels_nor_splits(tmp_path):
+    touch(tmp_path, "b.mp4", "a.AVI", "notes.txt", ".hidden.mp4", ".cache/c.mp4")
+    videos = list_videos(str(tmp_path))
+    assert [(v.name, v.label, v.group, v.split) for v in videos] == [
+        ("a.AVI", None, "a.AVI", None),
+        ("b.mp4", None, "b.mp4", None),
+    ]
+    assert videos[0].path == str(tmp_path / "a.AVI")
+
+
+def test_class_folders_give_labels(tmp_path):
+    touch(tmp_path, "wave hand/x.mp4", "grüßen/deep/er/y.webm", "z.gif")
+    assert list_facts(tmp_path) == [
+        ("grüßen/deep/er/y.webm", "grüßen", None),
+        ("wave hand/x.mp4", "wave hand", None),
+        ("z.gif", None, None),
+    ]
+
+
+def test_split_folders_with_and_without_classes(tmp_path):
+    touch(tmp_path, "train/run/a.mp4", "train/run/b.mp4", "test/c.mp4", "extra/jump/d.mp4")
+    assert list_facts(tmp_path) == [
+        ("extra/jump/d.mp4", "jump", "extra"),
+        ("test/c.mp4", None, "test"),
+        ("train/run/a.mp4", "run", "train"),
+        ("train/run/b.mp4", "run", "train"),
+    ]
+
+
+def test_videos_beside_split_folders_are_refused(tmp_path):
+    touch(tmp_path, "train/a.mp4", "stray.mp4")
+    with pytest.raises(ValueError, match=r"stray\.mp4 lies beside the split folders"):
+        list_videos(tmp_path)
+
+
+def test_folder_of_image_frames_is_one_video(tmp_path):
+    touch(tmp_path, "walk/take 1/0.png", "walk/take 1/1.png", "take2/0.jpg", "run/a.mp4")
+    touch(tmp_path, "run/poster.jpg")
+    assert list_facts(tmp_path) == [
+        ("run/a.mp4", "run", None),
+        ("take2", None, None),
+        ("walk/take 1", "walk", None),
+    ]
+
+
+def test_root_may_be_one_video(tmp_path):
+    touch(tmp_path, "only.mp4", "frames/0.png")
+    assert list_facts(tmp_path / "only.mp4") == [("only.mp4", None, None)]
+    (video,) = list_videos(tmp_path / "frames")
+    assert (video.name, video.path) == ("frames", str(tmp_path / "frames"))
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    touch(tmp_path, "data/walk/a.mp4", "elsewhere/b.mp4")
+    os.symlink(tmp_path / "data", tmp_path / "data" / "walk" / "up")
+    os.symlink(".", tmp_path / "data" / "self")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "data" / "run")
+    assert list_facts(tmp_path / "data") == [
+        ("run/b.mp4", "run", None),
+        ("walk/a.mp4", "walk", None),
+    ]
+
+
+def test_root_may_be_a_relative_link(tmp_path, monkeypatch):
+    touch(tmp_path, "data/walk/a.mp4")
+    os.symlink("data", tmp_path / "link")
+    monkeypatch.chdir(tmp_path)
+    (video,) = list_videos("link")
+    assert (video.name, video.path) == ("walk/a.mp4", str(tmp_path / "link/walk/a.mp4"))
+
+
+def test_manifest_with_all_columns(tmp_path):
+    write_manifest(
+        tmp_path,
+        "\ufeffpath, label ,group,split,abnormal\n"
+        'b/ü x.mp4,walk,anna,train,"[[1, 5]]"\n'
+        "\n"
+        "a.mp4,,,test,\n",
+    )
+    first, second = list_videos(tmp_path)
+    assert (first.name, first.label, first.group, first.split) == ("a.mp4", None, "a.mp4", "test")
+    assert first.metadata == {"abnormal": ""}
+    assert (second.name, second.label, second.group) == ("b/ü x.mp4", "walk", "anna")
+    assert second.metadata == {"abnormal": "[[1, 5]]"}
+    assert second.path == str(tmp_path / "b" / "ü x.mp4")
+
+
+def test_manifest_of_paths_alone(tmp_path):
+    write_manifest(tmp_path, "path\na.mp4\n./sub/../b.mp4\n")
+    touch(tmp_path, "a.mp4", "unlisted.mp4")
+    assert list_facts(tmp_path) == [("a.mp4", None, None), ("b.mp4", None, None)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\na.mp4,x\n", "no column `path` \\(columns: file, label\\)"),
+        ("", "no column `path` \\(columns: none\\)"),
+        ("path,label\n,x\n", "line 2: the cell `path` is empty"),
+        ("path\na.mp4\n./a.mp4\n", "line 3: 'a.mp4' is listed twice"),
+        ("path\n../a.mp4\n", "line 2: '../a.mp4' leaves the folder"),
+        ("path\n/etc/passwd.mp4\n", "line 2: '/etc/passwd.mp4' leaves the folder"),
+        ("path\n.\n", "line 2: '.' leaves the folder"),
+        ("path,label\na.mp4,x,y\n", "line 2: 1 cells more than columns"),
+        ("path,label,label\na.mp4,x,y\n", "column 'label' appears twice"),
+        ("path\n", "no videos in"),
+    ],
+)
+def test_manifest_that_cannot_be_followed(tmp_path, text, message):
+    write_manifest(tmp_path, text)
+    with pytest.raises(ValueError, match=message) as caught:
+        list_videos(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_manifest_in_another_encoding(tmp_path):
+    (tmp_path / "manifest.csv").write_bytes("path\nü.mp4\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="not a CSV file in UTF-8"):
+        list_videos(tmp_path)
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(ValueError, match=r"no such folder: .*nowhere"):
+        list_videos(tmp_path / "nowhere")
+    touch(tmp_path, "notes.txt")
+    with pytest.raises(ValueError, match=r"no videos in .*manifest\.csv"):
+        list_videos(tmp_path)
+    with pytest.raises(ValueError, match=r"no videos in .*notes\.txt"):
+        list_videos(tmp_path / "notes.txt")
+
+
+def test_manifests_of_real_sets(shared_data):
+    ped2 = list_videos(shared_data("ped2"))
+    assert len(ped2) == 28
+    assert {video.label for video in ped2} == {None}
+    (test01,) = [video for video in ped2 if video.name == "test/test01.mp4"]
+    assert test01.metadata["frames"] == "180" and test01.metadata["abnormal"]
+    gestures = list_videos(shared_data("gestures"))
+    assert len(gestures) == 237
+    assert {video.split for video in gestures} == {"train", "val", "test", "extra"}
