@@ -15,7 +15,7 @@ from vvae.data.clips import Clips
 _NUM_THREADS = 2
 _NUM_AHEAD = 3
 _AUGMENTATION_STREAM = 1  # keeps its random numbers apart from those of the shuffling
-_CHUNK_BYTES = 64 * 2**20
+_CHUNK_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
