@@ -4,10 +4,13 @@ Both have 4x4 kernels, stride 2 and padding 1, so every tap position is used equ
 checkerboard appears (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard).
 """
 
+import jax
 from flax import linen as nn
 from jax import Array, lax
 from jax import numpy as jnp
 from jax.nn import initializers
+
+from vvae.models import layers_cpu
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -16,8 +19,12 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _up_kernel_init = initializers.variance_scaling(4.0, "fan_in", "truncated_normal")
 
 
+@jax.custom_vjp
 def down_conv(x_NHWC: Array, kernel: Array) -> Array:
     """Convolves with a 4x4 kernel, stride 2, padding 1 (cross-correlation, torch.nn.Conv2d).
+
+    Lowers to the backend's own convolution, and on CPUs to the matrix products of `layers_cpu`.
+    Reverse-mode derivatives only, of any order (no jvp).
 
     Args:
         x_NHWC: floats [N, H, W, C]; H and W even.
@@ -29,17 +36,19 @@ def down_conv(x_NHWC: Array, kernel: Array) -> Array:
     Raises:
         ValueError: H or W is odd.
     """
-    _check_even(x_NHWC)
-    return lax.conv_general_dilated(
-        x_NHWC, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS
-    )
+    height, width = x_NHWC.shape[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(f"cannot halve an image of {height}x{width}: both sizes must be even")
+    return lax.platform_dependent(x_NHWC, kernel, cpu=layers_cpu.down_conv, default=_native_down)
 
 
+@jax.custom_vjp
 def up_conv(x_NHWC: Array, kernel: Array) -> Array:
     """Convolves transposed with a 4x4 kernel, stride 2, padding 1 (torch.nn.ConvTranspose2d).
 
     out[n, i, j, f] = sum over p, q, c of x[n, p, q, c] kernel[i - 2p + 1, j - 2q + 1, c, f]: the
-    adjoint of `down_conv` with the kernel's two channel axes exchanged.
+    adjoint of `down_conv` with the kernel's two channel axes exchanged. Lowers and differentiates
+    as `down_conv` does.
 
     Args:
         x_NHWC: floats [N, H, W, C].
@@ -48,14 +57,62 @@ def up_conv(x_NHWC: Array, kernel: Array) -> Array:
     Returns:
         [N, 2 H, 2 W, F], the dtype of x.
     """
+    adjoint_kernel = kernel.swapaxes(2, 3)
+    return lax.platform_dependent(
+        x_NHWC, adjoint_kernel, cpu=layers_cpu.up_conv, default=_native_up
+    )
+
+
+def _kernel_gradient(x_NHWC: Array, y_NhwF: Array) -> Array:
+    """The adjoint of kernel -> down_conv(x, kernel), applied to y: [4, 4, C, F]."""
+    return lax.platform_dependent(
+        x_NHWC, y_NhwF, cpu=layers_cpu.kernel_gradient, default=_native_kernel_gradient
+    )
+
+
+def _down_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return down_conv(x, kernel), (x, kernel)
+
+
+def _down_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    return up_conv(dy, kernel.swapaxes(2, 3)), _kernel_gradient(x, dy)
+
+
+def _up_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return up_conv(x, kernel), (x, kernel)
+
+
+def _up_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    return down_conv(dy, kernel.swapaxes(2, 3)), _kernel_gradient(dy, x).swapaxes(2, 3)
+
+
+down_conv.defvjp(_down_forward, _down_backward)
+up_conv.defvjp(_up_forward, _up_backward)
+
+
+def _native_down(x_NHWC: Array, kernel: Array) -> Array:
+    padding = ((1, 1), (1, 1))
+    return lax.conv_general_dilated(x_NHWC, kernel, (2, 2), padding, dimension_numbers=_DIMENSIONS)
+
+
+def _native_up(y_NhwF: Array, kernel: Array) -> Array:
+    """The adjoint of x -> _native_down(x, kernel)."""
     return lax.conv_general_dilated(
-        x_NHWC,
-        kernel[::-1, ::-1],
+        y_NhwF,
+        kernel[::-1, ::-1].swapaxes(2, 3),
         (1, 1),
         ((2, 2), (2, 2)),
         lhs_dilation=(2, 2),
         dimension_numbers=_DIMENSIONS,
     )
+
+
+def _native_kernel_gradient(x_NHWC: Array, y_NhwF: Array) -> Array:
+    shape = jax.ShapeDtypeStruct((4, 4, x_NHWC.shape[-1], y_NhwF.shape[-1]), x_NHWC.dtype)
+    (gradient,) = jax.linear_transpose(lambda kernel: _native_down(x_NHWC, kernel), shape)(y_NhwF)
+    return gradient
 
 
 class DownConv(nn.Module):
@@ -98,11 +155,3 @@ class UpConv(nn.Module):
         bias = self.param("bias", initializers.zeros, (self.features,))
         y_NHWF = up_conv(x_NHWC.astype(self.dtype), kernel.astype(self.dtype))
         return y_NHWF + bias.astype(self.dtype).reshape(1, 1, 1, -1)
-
-
-def _check_even(x_NHWC: Array) -> None:
-    height, width = x_NHWC.shape[1:3]
-    if height % 2 or width % 2:
-        raise ValueError(
-            f"cannot halve an image of {height}x{width}: height and width must be even"
-        )
