@@ -24,8 +24,11 @@ import jax
 import jax.numpy as jnp
 
 from vvae import config as settings
+from vvae import runtime
 from vvae.config import Config
-from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.data.dataset import ClipFormat, Dataset, Sampling, open_dataset, open_unsplit
+from vvae.data.performers import write_performers
+from vvae.models.sequential import SequentialVAE
 from vvae.training.checkpoint import Checkpointer
 
 PACKAGES = ("vvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "imageio", "av")
@@ -158,6 +161,61 @@ def lock(workdir):
     return handle
 
 
+def find_videos(config: Config) -> Path:
+    """Returns the folder of the videos; the built-in data set is written if that is what is asked.
+
+    Raises:
+      ValueError: if the settings are made for another data set and no folder is given.
+    """
+    if config.data.path is not None:
+        return Path(config.data.path)
+    if config.data.name != "performers":
+        raise ValueError(
+            f"these settings are made for {config.data.name}: give its folder with --data.path"
+        )
+    folder = runtime.cache_folder() / "performers"
+    write_performers(folder, num_workers=count_workers(config))
+    return folder
+
+
+def count_workers(config: Config) -> int:
+    """Returns the number of processes that decode videos."""
+    return os.cpu_count() or 1 if config.data.workers is None else config.data.workers
+
+
+def open_data(config: Config, folder, progress=None) -> Dataset:
+    """Opens the training, validation and test clips of a folder, as the settings say."""
+    return open_dataset(folder, clip_format(config), **_decoding(config), progress=progress)
+
+
+def open_new_data(config: Config, folder, class_names, progress=None) -> Dataset:
+    """Opens every video of a folder as one split, for a model that is trained already."""
+    return open_unsplit(
+        folder,
+        clip_format(config),
+        **_decoding(config),
+        class_names=class_names,
+        progress=progress,
+    )
+
+
+def clip_format(config: Config) -> ClipFormat:
+    """Returns what the settings call a clip."""
+    data = config.data
+    sampling = Sampling(data.num_frames, data.frame_stride, data.sampling)
+    return ClipFormat(data.view, data.height, data.width, sampling)
+
+
+def _decoding(config: Config) -> dict[str, Any]:
+    cache_dir = config.data.cache_dir or runtime.cache_folder() / "clips"
+    return {
+        "cache_dir": cache_dir,
+        "cache_limit_bytes": int(config.data.cache_gb * 1e9),
+        "num_workers": count_workers(config),
+        "on_error": config.data.on_error,
+    }
+
+
 def build_model(config: Config, num_channels: int) -> SequentialVAE:
     """Returns the model that the settings describe, for frames of num_channels channels."""
     model = config.model
@@ -192,9 +250,8 @@ def load(workdir, which: str | int = "best", ema: bool = True):
     """
     run = open_run(workdir)
     model = build_model(run.config, run.num_channels)
-    abstract = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
-    with Checkpointer(run.checkpoints) as checkpointer:
-        return model, checkpointer.restore_variables(which, abstract, ema=ema)
+    with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
+        return model, checkpointer.restore_variables(which, ema=ema)
 
 
 def write_json(path, value) -> None:

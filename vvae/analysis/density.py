@@ -1,6 +1,7 @@
 """How probable does the model find videos, and what do its latents carry?"""
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Mapping
@@ -80,12 +81,13 @@ def density(
     """
     clips = require_split(dataset, split)
     key = jax.random.key(seed)
-    measured = _measure_clips(model, params, clips, key, batch_size)
+    measure = jax.jit(functools.partial(measure_batch, model, key))
+    measured = map_clips(lambda batch: measure(params, batch), clips, batch_size)
     context = describe_data(dataset, split) | {
         "likelihood": LIKELIHOODS[model.likelihood],
         metrics.METHOD: "vae",
     }
-    levels = _collect_levels(model, measured, clips.mask_NT)
+    levels = collect_levels(model, measured, clips.mask_NT)
     chosen_ids = spread_evenly(np.arange(len(clips)), IWAE_CLIPS)
     chosen = clips.select(chosen_ids)
     bound = _measure_iwae(
@@ -115,31 +117,35 @@ def density(
     )
 
 
-def _measure_clips(model, params, clips: Clips, key, batch_size: int) -> dict[str, Any]:
-    """Everything that is measured on each clip; NumPy arrays [N, ...]."""
+def measure_batch(model: SequentialVAE, key, params, batch) -> dict[str, Any]:
+    """Measures each clip of a batch; a pure function whose noise is that of the clip's number.
 
-    @jax.jit
-    def measure(params, video_BTHWC, mask_BT, index_B):
-        terms = contract.terms(model, params, video_BTHWC, key, mask_BT, index_B=index_B)
-        posterior = contract.encode(model, params, video_BTHWC, mask_BT)
-        x = contract.as_unit_range(video_BTHWC)
-        mean_video = contract.decode(model, params, model.posterior_mean(posterior))
-        training_mean = params["stats"]["mean"][None, None]
-        return {
-            "elbo": objectives.elbo_of_terms(terms),
-            "log_likelihood": terms.log_likelihood[0],
-            "kl": {level: kl[0] for level, kl in terms.kl_by_level.items()},
-            "kl_by_dimension": level_kl(model, params, video_BTHWC, key, mask_BT),
-            "posterior": {"frame": posterior.frame, "clip": posterior.clip},
-            "squared_error": _masked_mean_square(x - mean_video, mask_BT),
-            "squared_deviation": _masked_mean_square(x - training_mean, mask_BT),
-        }
+    Args:
+      model: a SequentialVAE.
+      key: of the noise.
+      params: its variables.
+      batch: "video", "mask" and "index" of a loader's batch.
 
-    return map_clips(
-        lambda batch: measure(params, batch["video"], batch["mask"], batch["index"]),
-        clips,
-        batch_size,
-    )
+    Returns:
+      Arrays [B, ...]: elbo, log_likelihood and kl (by level) in nats per clip, kl_by_dimension, the
+      posteriors, and sums over valid frames of the mean square error of the reconstruction and of
+      the video about the training mean, in [-1, 1] units.
+    """
+    video_BTHWC, mask_BT, index_B = batch["video"], batch["mask"], batch["index"]
+    terms = contract.terms(model, params, video_BTHWC, key, mask_BT, index_B=index_B)
+    posterior = contract.encode(model, params, video_BTHWC, mask_BT)
+    x = contract.as_unit_range(video_BTHWC)
+    mean_video = contract.decode(model, params, model.posterior_mean(posterior))
+    training_mean = params["stats"]["mean"][None, None]
+    return {
+        "elbo": objectives.elbo_of_terms(terms),
+        "log_likelihood": terms.log_likelihood[0],
+        "kl": {level: kl[0] for level, kl in terms.kl_by_level.items()},
+        "kl_by_dimension": level_kl(model, params, video_BTHWC, key, mask_BT),
+        "posterior": {"frame": posterior.frame, "clip": posterior.clip},
+        "squared_error": _masked_mean_square(x - mean_video, mask_BT),
+        "squared_deviation": _masked_mean_square(x - training_mean, mask_BT),
+    }
 
 
 def _masked_mean_square(error_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.Array:
@@ -147,7 +153,9 @@ def _masked_mean_square(error_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.Array
     return jnp.sum(jnp.mean(jnp.square(error_BTHWC), axis=(2, 3, 4)) * mask_BT, axis=1)
 
 
-def _collect_levels(model: SequentialVAE, measured, mask_NT: np.ndarray) -> dict[str, Level]:
+def collect_levels(model: SequentialVAE, measured, mask_NT: np.ndarray) -> dict[str, Level]:
+    """Gathers the posteriors of each level from what `measure_batch` returned for all clips."""
+
     def collect(posterior, kl_NZ, has_standard_prior):
         mean_NZ, variance_NZ = posterior.mean, np.exp(posterior.logvar.astype(np.float64))
         kl_Z = kl_NZ.mean(axis=0, dtype=np.float64)

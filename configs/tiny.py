@@ -1,0 +1,17 @@
+"""Seconds: small enough for tests and for a first look at one's own folder.
+
+python train.py configs/tiny.py --data.path FOLDER
+"""
+
+from vvae.config import Config, Data, Evaluate, Model, Train
+
+
+def get_config() -> Config:
+    """Returns settings of a network too small to be good."""
+    return Config(
+        name="tiny",
+        data=Data(height=16, width=16, num_frames=8),
+        model=Model(widths=(8, 16), hidden=32, latent_dim=8, clip_latent_dim=2),
+        train=Train(batch_size=8, num_steps=12, log_every=4, validate_every=6),
+        evaluate=Evaluate(num_samples=4),
+    )

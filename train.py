@@ -1,0 +1,140 @@
+"""Trains a video VAE: settings and a folder of videos in, a run directory out.
+
+python train.py                                     the built-in performers, a few minutes
+python train.py --data.path FOLDER                  your own videos
+python train.py configs/article.py --optim.learning_rate 3e-4
+python train.py --workdir RUN                       continues RUN with its own settings
+python train.py --init_from RUN                     starts from the parameters of RUN
+"""
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+from vvae import cli, runtime
+from vvae.config import Config, load_config_file
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "default.py"
+
+
+def main(arguments: list[str]) -> int:
+    """Reads the command line, trains, evaluates. Returns the exit status."""
+    request = read_request(arguments)
+    runtime.prepare_jax()
+    from vvae import run as runs
+
+    with runs.lock(request.workdir):
+        finished = train(request)
+        if finished:
+            import evaluate
+
+            evaluate.evaluate_run(request.workdir, request.config.evaluate.tasks)
+    return 0
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the command line asks for: settings, run directory, a run to take parameters from."""
+
+    config: Config
+    workdir: Path
+    init_from: str | None
+
+
+def read_request(arguments: list[str]) -> Request:
+    """Reads the command line.
+
+    A first word without hyphens is a configuration file. Without one, the settings that the
+    arguments leave open are those of the run in --workdir, else those of configs/default.py.
+    """
+    has_file = bool(arguments) and not arguments[0].startswith("-")
+    file, arguments = (arguments[0], arguments[1:]) if has_file else (None, arguments)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--workdir", type=Path)
+    parser.add_argument("--init_from", "--init-from")
+    options, arguments = parser.parse_known_args(arguments)
+    config = cli.parse_settings(arguments, _find_defaults(file, options.workdir), __doc__)
+    workdir = options.workdir or Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Request(config, workdir, options.init_from)
+
+
+def _find_defaults(file: str | None, workdir: Path | None) -> Config:
+    if file is None and workdir is not None and (workdir / "config.json").exists():
+        from vvae import run as runs
+
+        return runs.open_run(workdir).config
+    return load_config_file(file or DEFAULT_CONFIG)
+
+
+# --- the story of a run --------------------------------------------------------------------------
+
+
+def train(request: Request) -> bool:
+    """Trains, or goes on training; returns whether the training is finished."""
+    from vvae import run as runs
+    from vvae import session
+    from vvae.training.checkpoint import Checkpointer
+    from vvae.training.parallel import make_runner
+
+    config, workdir = request.config, request.workdir
+
+    # Devices, and what the work will take.
+    runner = make_runner(config.parallel.kind)
+    session.check_batch(config.train, runner)
+    print(f"run directory: {workdir}", flush=True)
+    session.print_estimate(config, runner)
+
+    # Data: decoded once into the cache, then read from it.
+    dataset = session.open_data(config)
+    num_steps = session.count_steps(config.train, dataset)
+
+    # The run directory: a new one, or the one that is continued.
+    run = session.begin_run(workdir, config, dataset, num_steps)
+
+    # Model, optimizer, step.
+    model = runs.build_model(config, dataset.view.num_channels)
+    schedule = session.make_schedule(config.optim, num_steps)
+    tx = session.make_optimizer(config, schedule)
+    step = runner.compile_step(session.make_step(model, tx, config, num_steps))
+    validate = session.Validation(model, runner, dataset, run)
+
+    with Checkpointer(run.checkpoints) as checkpointer:
+        # The state: 1. of the run that is continued, 2. another run's parameters, 3. fresh.
+        host_state = session.make_state(model, tx, dataset, config.train.seed)
+        if checkpointer.latest_step is not None:
+            host_state = checkpointer.restore("latest", host_state).state
+        elif request.init_from is not None:
+            host_state = session.take_parameters(host_state, request.init_from)
+        first_step = int(host_state.step)
+        if first_step >= num_steps:
+            print(f"{workdir} is finished: all {num_steps} steps are done")
+            return True
+
+        # The loop. A step's metrics are fetched when the next one runs, so that no device waits.
+        state = runner.place_state(host_state)
+        batches = session.open_batches(dataset, config, runner, first_step)
+        report = session.Report(run, runner, schedule, first_step)
+        with session.Interrupts() as interrupts, report:
+            for done in range(first_step + 1, num_steps + 1):
+                state, metrics = step(state, next(batches))
+                report.step_done(done, metrics)
+                is_last = done == num_steps or interrupts.requested
+                if is_last or done % config.train.validate_every == 0:
+                    with report.pause():
+                        scores = validate(done, state, report)
+                        checkpointer.save(done, state, {"next_step": done}, scores)
+                if is_last:
+                    break
+        batches.close()
+
+    if done < num_steps:
+        print(f"stopped at step {done} of {num_steps}; go on: python train.py --workdir {workdir}")
+    return done == num_steps
+
+
+if __name__ == "__main__":
+    cli.run_main(main)

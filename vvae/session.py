@@ -1,0 +1,368 @@
+"""The parts of a training that know its settings; `train.py` tells in which order they act."""
+
+import contextlib
+import functools
+import math
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vvae import objectives
+from vvae import run as runs
+from vvae.analysis import density, latents
+from vvae.analysis.batches import choose_examples, map_clips, spread_evenly
+from vvae.analysis.reconstruct import compare_videos, to_codes, write_comparison
+from vvae.config import Config, Optim, Train
+from vvae.data.dataset import Dataset, find_label_problems
+from vvae.data.loader import Augmentation, pixel_statistics, train_batches
+from vvae.models import contract
+from vvae.models.sequential import init_variables
+from vvae.training import estimate, optimizer
+from vvae.training.log import MetricsLog, Progress, open_tensorboard
+from vvae.training.parallel import prefetch
+from vvae.training.state import TrainState, init_state, variables
+from vvae.training.step import train_step
+
+_INITIALISATION_STREAM = 0
+_VALIDATION_STREAM = 2
+_SHEET_CLIPS = 4
+_MAX_MI_INPUTS = 1000
+
+
+# --- before the training -------------------------------------------------------------------------
+
+
+def check_batch(train: Train, runner) -> None:
+    """Raises ValueError if the batch cannot be divided over devices and accumulation steps."""
+    parts = runner.num_devices * train.accumulate
+    if train.batch_size % parts:
+        raise ValueError(
+            f"train.batch_size={train.batch_size} cannot be divided over {runner.num_devices} "
+            f"device(s) and train.accumulate={train.accumulate}: choose a multiple of {parts}"
+        )
+
+
+def print_estimate(config: Config, runner) -> None:
+    """Prints what the training will take, before anything long begins."""
+    data, train = config.data, config.train
+    # The channels of a view are known without opening the data.
+    channels = runs.clip_format(config).clip_shape[-1]
+    network = estimate.Network(
+        (data.height, data.width, channels), config.model.widths, config.model.hidden
+    )
+    model = runs.build_model(config, channels)
+    shapes = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))
+    num_parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
+    frames = train.batch_size * data.num_frames
+    frames_at_once = frames // (train.accumulate * runner.num_devices)
+    memory = estimate.estimate_bytes(network, num_parameters, frames_at_once)
+    parts = [
+        f"{num_parameters:,} parameters",
+        f"about {memory / 1e6:.0f} MB a device for the step",
+    ]
+    if train.num_steps is not None:
+        seconds = estimate.estimate_seconds(
+            network, frames * train.num_steps, estimate.measure_rate()
+        )
+        parts.append(f"about {_format_duration(seconds)} for {train.num_steps} steps")
+    print(f"estimate: {', '.join(parts)}", flush=True)
+
+
+def open_data(config: Config) -> Dataset:
+    """Opens the data and prints what was found, what is broken and what is left out."""
+    if config.data.path is None and config.data.name == "performers":
+        print("data: the built-in performers (written once, about 6 MB)", flush=True)
+    dataset = runs.open_data(config, runs.find_videos(config), show_decoding)
+    for split, clips in dataset.splits.items():
+        size = len(clips) * clips.clip_format.clip_bytes / 1e6
+        print(f"data: {split}: {len(clips.videos)} videos, {len(clips)} clips, {size:.0f} MB")
+    for name, reason in dataset.broken.items():
+        print(f"left out, cannot be read: {name}: {reason}")
+    for split, count in dataset.left_out_splits.items():
+        print(f"left out: split {split!r} with {count} videos")
+    if dataset.num_padded:
+        print(f"data: {dataset.num_padded} clips are filled up by repeating a frame, masked")
+    videos = tuple(v for clips in dataset.splits.values() for v in clips.videos)
+    for problem in find_label_problems(videos):
+        print(f"note: {problem}")
+    return dataset
+
+
+def show_decoding(done: int, total: int) -> None:
+    """Shows how many videos are decoded, on one line."""
+    if total and sys.stdout.isatty():
+        print(f"\rdecoding {done}/{total} videos", end="\n" if done == total else "", flush=True)
+
+
+def count_steps(train: Train, dataset: Dataset) -> int:
+    """Returns the number of steps of the whole training."""
+    if train.num_steps is not None:
+        return train.num_steps
+    return math.ceil(train.num_epochs * len(dataset.splits["train"]) / train.batch_size)
+
+
+def begin_run(workdir: Path, config: Config, dataset: Dataset, num_steps: int) -> runs.Run:
+    """Creates the run directory, or checks that it may be continued with these settings."""
+    if runs.is_run(workdir):
+        run = runs.open_run(workdir)
+        runs.check_identity(run, config, dataset.fingerprint)
+        return runs.record_start(run, config)
+    facts = {
+        "path": str(Path(dataset.root).resolve()),
+        "fingerprint": dataset.fingerprint,
+        "num_channels": dataset.view.num_channels,
+        "num_steps": num_steps,
+        "num_clips": {split: len(clips) for split, clips in dataset.splits.items()},
+        "num_videos": {split: len(clips.videos) for split, clips in dataset.splits.items()},
+        "broken": dataset.broken,
+        "num_padded": dataset.num_padded,
+        "left_out_splits": dataset.left_out_splits,
+    }
+    return runs.create_run(workdir, config, facts, dataset.class_names)
+
+
+# --- optimizer, step, state ----------------------------------------------------------------------
+
+
+def make_schedule(optim: Optim, num_steps: int):
+    """Returns step -> learning rate."""
+    warmup_steps = min(round(optim.warmup * num_steps), num_steps - 1)
+    return optimizer.make_schedule(
+        optim.learning_rate, warmup_steps, num_steps, optim.final_fraction
+    )
+
+
+def make_optimizer(config: Config, schedule):
+    """Returns the optax transformation."""
+    has_scale = config.model.likelihood != "bernoulli"
+    return optimizer.make_optimizer(
+        schedule,
+        clip_norm=config.optim.clip_norm,
+        weight_decay=config.optim.weight_decay,
+        fast={"log_sigma": config.optim.sigma_rate} if has_scale else None,
+    )
+
+
+def make_step(model, tx, config: Config, num_steps: int):
+    """Returns (state, batch, axis_name) -> (state, metrics), to be compiled by a runner."""
+    objective = config.objective
+    warmup_steps = round(objective.kl_warmup * num_steps)
+
+    def compute_loss(params, batch, key, step):
+        beta = objectives.beta_schedule(step, objective.beta, warmup_steps)
+        return objectives.negative_elbo(model, params, batch, key, beta, objective.free_bits)
+
+    return functools.partial(
+        train_step,
+        loss_fn=compute_loss,
+        tx=tx,
+        seed=config.train.seed,
+        ema_decay=config.optim.ema_decay,
+        num_micro=config.train.accumulate,
+    )
+
+
+def make_state(model, tx, dataset: Dataset, seed: int) -> TrainState:
+    """Returns the state before the first step, standardised by the training clips."""
+    key = jax.random.fold_in(jax.random.key(seed), _INITIALISATION_STREAM)
+    params = jax.jit(functools.partial(init_variables, model))(key)["params"]
+    mean_HWC, std = pixel_statistics(dataset.splits["train"])
+    return init_state(params, {"mean": jnp.asarray(mean_HWC), "std": jnp.float32(std)}, tx)
+
+
+def take_parameters(state: TrainState, workdir: str) -> TrainState:
+    """Returns the state with the best parameters of another run.
+
+    Raises:
+      ValueError: if that run's network has other parameters.
+    """
+    _, other = runs.load(workdir)
+    shapes = [
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (state.params, other["params"])
+    ]
+    differing = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
+    if differing:
+        raise ValueError(
+            f"--init_from {workdir}: its network differs in {differing[0]} "
+            f"({shapes[1].get(differing[0])}, here {shapes[0].get(differing[0])})"
+        )
+    params = jax.tree.map(jnp.asarray, other["params"])
+    return state.replace(params=params, ema_params=jax.tree.map(jnp.copy, params))
+
+
+def open_batches(dataset: Dataset, config: Config, runner, first_step: int):
+    """Returns the iterator of training batches on the devices, from first_step on."""
+    data = config.data
+    batches = train_batches(
+        dataset.splits["train"],
+        config.train.batch_size,
+        config.train.seed,
+        start_step=first_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        augmentation=Augmentation(data.flip, data.crop, data.brightness),
+    )
+    return prefetch(batches, lambda item: runner.place_batch(item[1]))
+
+
+# --- while it trains -----------------------------------------------------------------------------
+
+
+class Interrupts:
+    """Turns the first Ctrl-C into a request to save and stop; the second one stops at once."""
+
+    def __init__(self):
+        """Nothing is requested yet."""
+        self.requested = False
+
+    def __enter__(self) -> "Interrupts":
+        self._previous = signal.signal(signal.SIGINT, self._request)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+    def _request(self, *_) -> None:
+        self.requested = True
+        signal.signal(signal.SIGINT, self._previous)
+
+
+class Report:
+    """Progress bar and metrics.jsonl; stops the run at a loss that is not finite."""
+
+    def __init__(self, run: runs.Run, runner, schedule, first_step: int):
+        """Opens the log, from which the lines after first_step are cut."""
+        config = run.config
+        tensorboard = (
+            open_tensorboard(run.workdir / "tensorboard") if config.train.tensorboard else None
+        )
+        self._log = MetricsLog(run.metrics, tensorboard)
+        self._log.cut_after(first_step)
+        self._progress = Progress(
+            first_step,
+            run.num_steps,
+            config.train.batch_size * config.data.num_frames,
+            disable=jax.process_index() != 0,
+        )
+        self._runner, self._schedule = runner, schedule
+        self._log_every = config.train.log_every
+        self._pending = None
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._progress.close()
+
+    def step_done(self, step: int, metrics) -> None:
+        """Takes the metrics of a step that may still run, and reports those of the step before.
+
+        Raises:
+          FloatingPointError: if the loss or the gradient of that step was not finite.
+        """
+        self.flush()
+        self._pending = step, metrics
+
+    def flush(self) -> None:
+        """Reports the step whose metrics were taken last."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in self._runner.fetch(metrics).items()}
+        if not values.pop("finite"):
+            raise FloatingPointError(
+                f"step {step}: the loss ({values['loss']}) or its gradient "
+                f"({values['grad_norm']}) is not finite; the last checkpoint is as it was. Try a "
+                "lower --optim.learning_rate"
+            )
+        self._progress.advance(values["loss"], values["kl"])
+        if step % self._log_every == 0:
+            values["learning_rate"] = float(self._schedule(step - 1))
+            values["frames_per_second"] = self._progress.frames_per_second
+            self.write(step, "train", values)
+
+    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
+        """Adds a line to metrics.jsonl; only the first process does."""
+        if jax.process_index() == 0:
+            self._log.write(step, kind, values)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the progress bar."""
+        self._progress.write(text)
+
+    @contextlib.contextmanager
+    def pause(self):
+        """Reports what is pending; the time inside does not count towards frames/s."""
+        self.flush()
+        started = time.perf_counter()
+        yield
+        self._progress.exclude(time.perf_counter() - started)
+
+
+class Validation:
+    """Measures the averaged parameters on validation clips and draws a reconstruction sheet."""
+
+    def __init__(self, model, runner, dataset: Dataset, run: runs.Run):
+        """Chooses the clips: the same at every validation."""
+        clips = dataset.splits["val"]
+        limit = run.config.train.validation_clips
+        self._clips = clips.select(spread_evenly(np.arange(len(clips)), limit))
+        self._shown = clips.select(choose_examples(clips, _SHEET_CLIPS))
+        self._model, self._runner = model, runner
+        self._batch_size = run.config.train.batch_size
+        self._folder = run.workdir / "validation"
+        self._folder.mkdir(exist_ok=True)
+        self._num_warmup = round(run.config.objective.kl_warmup * run.num_steps)
+        self._seed = run.config.train.seed
+        key = jax.random.fold_in(jax.random.key(self._seed), _VALIDATION_STREAM)
+        self._measure = runner.map_eval(functools.partial(density.measure_batch, model, key))
+        self._reconstruct = jax.jit(functools.partial(contract.reconstruct, model))
+
+    def __call__(self, step: int, state: TrainState, report: Report) -> dict[str, float]:
+        """Returns the scores, which are logged too; warns where a level has collapsed."""
+        params = variables(state, ema=True)
+        measured = map_clips(lambda b: self._measure(params, b), self._clips, self._batch_size)
+        levels = density.collect_levels(self._model, measured, self._clips.mask_NT)
+        scores = {"val_elbo": float(measured["elbo"].mean(dtype=np.float64))}
+        for name, kl_N in measured["kl"].items():
+            scores[f"val_kl_{name}"] = float(kl_N.mean(dtype=np.float64))
+        for name, level in levels.items():
+            scores |= self._score_level(name, level)
+        error, deviation = measured["squared_error"].sum(), measured["squared_deviation"].sum()
+        scores["val_error_share"] = float(error / deviation)
+        report.write(step, "validation", scores)
+        active = {name: level.active_Z for name, level in levels.items()}
+        collapsed, verdict = latents.describe_collapse(active, error, deviation)
+        if collapsed and step > self._num_warmup:
+            report.say(f"step {step}: {verdict}")
+        self._draw(step, self._runner.fetch(params))
+        return scores
+
+    def _score_level(self, name: str, level: density.Level) -> dict[str, float]:
+        information, _ = latents.estimate_mutual_information(
+            level.mean_NZ, level.variance_NZ, _MAX_MI_INPUTS, self._seed
+        )
+        return {
+            f"val_active_{name}": float(level.active_Z.sum()),
+            f"val_mutual_information_{name}": information,
+        }
+
+    def _draw(self, step: int, params) -> None:
+        if jax.process_index() != 0:
+            return
+        videos = self._shown.read(np.arange(len(self._shown)))
+        mean_video = self._reconstruct(params, videos, self._shown.mask_NT)
+        codes = np.rint(to_codes(np.asarray(mean_video))).astype(np.uint8)
+        rows = compare_videos(self._shown.view, videos, codes)
+        write_comparison(self._folder / f"step_{step:08d}.png", rows, self._shown)
+
+
+def _format_duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
