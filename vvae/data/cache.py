@@ -54,6 +54,7 @@ class Broken:
     """Stands in for the entry of a video that cannot be used; `reason` does not name the video."""
 
     reason: str
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,36 +118,25 @@ def cache_videos(
             is certain by then, else as soon as it is.
     """
     _make_folder(cache.folder)
-    found: dict[int, Entry | Broken] = {}
-    missing: list[tuple[int, _Job]] = []
-    keys = set()
-    for position, path in enumerate(paths):
-        try:
-            job = _Job(path, _compute_key(path, clip_format), cache.folder, clip_format)
-        except VideoError as error:
-            found[position] = Broken(_strip_path(error, path))
-            continue
-        keys.add(job.key)
-        entry = _load_entry(job)
-        if entry is None:
-            missing.append((position, job))
-        else:
-            found[position] = entry
+    jobs, unidentified = _make_jobs(paths, clip_format, cache.folder)
+    known = {position: entry for position, job in jobs.items() if (entry := _load_entry(job))}
+    missing = [position for position in jobs if position not in known]
+    keys = {job.key for job in jobs.values()}
     room = CacheRoom(cache, keys, clip_format.clip_bytes)
+    room.own_bytes = sum(entry.num_bytes for entry in known.values())
     room.reserve(len(missing))
-    for position, entry in found.items():
+    for position, entry in (unidentified | known).items():
         yield position, entry, False
-    results = run_in_workers(_fill_entry, [job for _, job in missing], num_workers)
+    results = run_in_workers(_fill_entry, [jobs[position] for position in missing], num_workers)
     with contextlib.closing(results):
         for num_done, (index, entry) in enumerate(results, start=1):
             if isinstance(entry, WorkerError):
                 entry = Broken(str(entry))
-            if isinstance(entry, Entry):
-                room.own_bytes += entry.num_bytes
+            room.own_bytes += entry.num_bytes
             room.reserve(len(missing) - num_done)
             if progress is not None:
                 progress(num_done, len(missing))
-            yield missing[index][0], entry, True
+            yield missing[index], entry, True
 
 
 @functools.lru_cache(maxsize=_MAX_OPEN_FILES)
@@ -175,6 +165,19 @@ def _make_folder(folder: Path) -> None:
             f"cannot make the cache folder {folder} ({_describe_os_error(error)}): name another "
             "one with --data.cache_dir"
         ) from error
+
+
+def _make_jobs(
+    paths: Sequence[str], clip_format: ClipFormat, folder: Path
+) -> tuple[dict[int, _Job], dict[int, Broken]]:
+    """Returns, by position, what can be decoded and what is not even there."""
+    jobs, unidentified = {}, {}
+    for position, path in enumerate(paths):
+        try:
+            jobs[position] = _Job(path, _compute_key(path, clip_format), folder, clip_format)
+        except VideoError as error:
+            unidentified[position] = Broken(_strip_path(error, path))
+    return jobs, unidentified
 
 
 def _compute_key(path: str, clip_format: ClipFormat) -> str:
@@ -218,7 +221,7 @@ def _load_entry(job: _Job) -> Entry | Broken | None:
     with contextlib.suppress(PermissionError):
         os.utime(job.details_path)
     if "error" in details:
-        return Broken(details["error"])
+        return Broken(details["error"], num_bytes=len(text))
     return Entry(
         codes_path=str(job.codes_path),
         mask_NT=np.array(details["mask"], bool),

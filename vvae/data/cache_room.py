@@ -40,16 +40,15 @@ class CacheRoom:
     """Room in a cache for one data set.
 
     Attributes:
-        own_bytes: bytes of the data set's entries so far; whoever adds an entry adds its bytes.
+        own_bytes: bytes of the data set's entries so far, kept by whoever adds entries.
     """
 
     def __init__(self, cache: Cache, keys: set[str], clip_bytes: int):
         """Looks at all entries; `keys` are those of the data set, a clip takes `clip_bytes`."""
         self._cache = cache
         self._clip_bytes = clip_bytes
-        found = _scan(cache.folder)
-        self.own_bytes = sum(files.num_bytes for key, files in found.items() if key in keys)
-        others = [files for key, files in found.items() if key not in keys]
+        self.own_bytes = 0
+        others = [files for key, files in _scan(cache.folder).items() if key not in keys]
         self._others = sorted(others, key=lambda files: files.last_use, reverse=True)
         self._other_bytes = sum(files.num_bytes for files in others)
 
