@@ -1,5 +1,6 @@
 """Test settings that must stand before jax starts: eight CPU devices, fast compilation, a cache."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,6 +15,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import pytest
+
+# Closing a video collects garbage; what jax has brought need not be looked through each time.
+gc.collect()
+gc.freeze()
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

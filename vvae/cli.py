@@ -1,6 +1,7 @@
 """Command lines: settings from the arguments, and errors of one line."""
 
 import contextlib
+import difflib
 import io
 import os
 import re
@@ -63,6 +64,13 @@ def run_main(main: Callable[[list[str]], int]) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = USAGE_ERROR
     sys.exit(status)
+
+
+def describe_unknown(kind: str, word: str, known) -> str:
+    """Returns "no KIND 'WORD', did you mean ...?", with the closest of the known words."""
+    close = difflib.get_close_matches(word, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+    return f"no {kind} {word!r}; {hint}"
 
 
 def _is_for_user(error: Exception) -> bool:

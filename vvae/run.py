@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
 from vvae import config as settings
@@ -28,6 +29,7 @@ from vvae import runtime
 from vvae.config import Config
 from vvae.data.dataset import ClipFormat, Dataset, Sampling, open_dataset, open_unsplit
 from vvae.data.performers import write_performers
+from vvae.models import contract
 from vvae.models.sequential import SequentialVAE
 from vvae.training.checkpoint import Checkpointer
 
@@ -252,6 +254,28 @@ def load(workdir, which: str | int = "best", ema: bool = True):
     model = build_model(run.config, run.num_channels)
     with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
         return model, checkpointer.restore_variables(which, ema=ema)
+
+
+def export_encoder(model, params) -> bytes:
+    """Returns the encoder with its parameters as one serialised `jax.export` program.
+
+    `jax.export.deserialize(bytes).call(video)` takes uint8 [B, T, H, W, C] of any B and the trained
+    H, W, C, for T of any length, and returns the dictionary of `frame_mean`, `frame_logvar`
+    [B, T, Z], `clip_mean` and `clip_logvar` [B, W]; on a CPU, a CUDA GPU or a TPU.
+    """
+
+    def encode(x_BTHWC):
+        posterior = contract.encode(model, params, x_BTHWC)
+        return {
+            f"{level}_{name}": getattr(getattr(posterior, level), name)
+            for level in ("frame", "clip")
+            for name in ("mean", "logvar")
+        }
+
+    batch, length = jax.export.symbolic_shape("B, T")
+    video = jax.ShapeDtypeStruct((batch, length, *model.shape_HWC), jnp.uint8)
+    exported = jax.export.export(jax.jit(encode), platforms=("cpu", "cuda", "tpu"))(video)
+    return bytes(exported.serialize())
 
 
 def write_json(path, value) -> None:

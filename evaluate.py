@@ -1,0 +1,210 @@
+"""Measures and uses a trained run.
+
+    python evaluate.py --workdir RUN                            the tasks that its settings name
+    python evaluate.py reconstruct density --workdir RUN        some of them
+    python evaluate.py classify --workdir RUN --data.path NEW   labels new videos
+    python evaluate.py check --data.path DIR                    looks at a folder of videos
+    python evaluate.py export --workdir RUN                     the encoder as one file
+
+Each task writes RUN/eval/TASK.json (values with what exactly was computed), pictures and videos,
+and prints a table.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from vvae import cli, runtime
+from vvae.config import TASKS
+
+OTHER_TASKS = ("check", "export")
+
+
+def main(arguments: list[str]) -> int:
+    """Reads the command line and runs the tasks. Returns the exit status."""
+    request = read_request(arguments)
+    if request.tasks == ["check"]:
+        check(request.data_path)
+        return 0
+    runtime.prepare_jax()
+    if request.tasks == ["export"]:
+        export(request)
+        return 0
+    evaluate_run(request.workdir, request.tasks, request.data_path, request.which)
+    return 0
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    tasks: list[str]
+    workdir: Path | None
+    data_path: str | None
+    which: str
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise ValueError(message)
+
+
+def read_request(arguments: list[str]) -> Request:
+    """Reads the command line.
+
+    Raises:
+      ValueError: for unknown tasks and options, and for tasks that lack a run or a folder.
+    """
+    parser = _Parser(
+        "evaluate.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("tasks", nargs="*", help=f"among {', '.join((*TASKS, *OTHER_TASKS))}")
+    parser.add_argument("--workdir", type=Path, help="run directory")
+    parser.add_argument("--data.path", dest="data_path", help="folder of other videos")
+    parser.add_argument("--which", default="best", help="checkpoint: best, latest or a step")
+    options = parser.parse_intermixed_args(arguments)
+    for task in options.tasks:
+        if task not in (*TASKS, *OTHER_TASKS):
+            raise ValueError(cli.describe_unknown("task", task, (*TASKS, *OTHER_TASKS)))
+    for alone in OTHER_TASKS:
+        if alone in options.tasks and len(options.tasks) > 1:
+            raise ValueError(f"the task {alone} is run alone, not with {options.tasks}")
+    if options.tasks == ["check"]:
+        if options.data_path is None:
+            raise ValueError("check needs a folder of videos: --data.path DIR")
+    elif options.workdir is None:
+        raise ValueError("give the run to evaluate: --workdir RUN")
+    which = int(options.which) if options.which.isdigit() else options.which
+    return Request(options.tasks, options.workdir, options.data_path, which)
+
+
+# --- tasks --------------------------------------------------------------------------------------
+
+
+def evaluate_run(workdir, tasks=(), data_path: str | None = None, which="best") -> None:
+    """Runs tasks on a run directory: on its test split, or on every video of another folder.
+
+    Args:
+      workdir: the run directory.
+      tasks: names; those of the run's settings if empty.
+      data_path: folder of other videos.
+      which: checkpoint, "best", "latest" or a step.
+
+    Raises:
+      ValueError: if the run, the checkpoint or the data do not allow it.
+    """
+    from vvae import run as runs
+    from vvae.analysis.result import format_result, write_result
+
+    run = runs.open_run(workdir)
+    model, params = runs.load(workdir, which)
+    task_data = _open_data(run, data_path)
+    folder = run.workdir / "eval"
+    if data_path is not None:
+        folder /= Path(data_path).resolve().name
+    folder.mkdir(parents=True, exist_ok=True)
+    for task in tasks or run.config.evaluate.tasks:
+        result = _answer(task, model, params, run, task_data, folder)
+        write_result(result, folder)
+        print(f"\n{format_result(result)}", flush=True)
+    print(f"\npictures, videos and JSON files: {folder}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _TaskData:
+    """The data set of a task, the split that it measures, and whether that is new to the run."""
+
+    dataset: object
+    split: str
+    is_new: bool
+
+
+def _open_data(run, data_path: str | None) -> _TaskData:
+    from vvae import run as runs
+    from vvae.data.dataset import UNSPLIT
+
+    folder = run.record["data"]["path"]
+    known = runs.open_data(run.config, folder)
+    if data_path is None:
+        split = "test" if "test" in known.splits else "val"
+        if split == "val":
+            print("note: the data have no test split; the validation split is measured")
+        return _TaskData(known, split, is_new=False)
+    new = runs.open_new_data(run.config, data_path, run.class_names)
+    for name, reason in new.broken.items():
+        print(f"left out, cannot be read: {name}: {reason}")
+    splits = {"train": known.splits["train"], UNSPLIT: new.splits[UNSPLIT]}
+    return _TaskData(dataclasses.replace(new, splits=splits), UNSPLIT, is_new=True)
+
+
+def _answer(task: str, model, params, run, data: _TaskData, folder: Path):
+    """Runs one task; each is one function of vvae.analysis."""
+    from vvae.analysis import classify, density, generate, reconstruct
+
+    settings = run.config.evaluate
+    common = {"batch_size": run.config.train.batch_size, "split": data.split}
+    common["seed"] = run.config.train.seed
+    arguments = (model, params, data.dataset, folder)
+    if task == "reconstruct":
+        return reconstruct.reconstruct(*arguments, **common)
+    if task == "density":
+        return density.density(*arguments, **common, num_samples=settings.num_samples)
+    if task == "generate":
+        return generate.generate(*arguments, **common)
+    if data.is_new:
+        return _label_new_videos(model, params, run, data, folder)
+    return classify.classify(*arguments, **common, pooling=settings.pooling)
+
+
+def _label_new_videos(model, params, run, data: _TaskData, folder: Path):
+    from vvae.analysis import classify
+    from vvae.analysis.probe import load_probe
+    from vvae.analysis.result import Result
+
+    path = run.workdir / "eval" / "probe.npz"
+    if not path.exists():
+        raise ValueError(
+            f"{path} is not there: run `python evaluate.py classify --workdir {run.workdir}` first"
+        )
+    clips = data.dataset.splits[data.split]
+    count = classify.label_videos(
+        model,
+        params,
+        load_probe(path),
+        clips,
+        folder / "classify.csv",
+        batch_size=run.config.train.batch_size,
+    )
+    note = f"{count} videos are labelled, with scores: {folder / 'classify.csv'}"
+    return Result(task="classify", rows={}, notes=(note,), files=("classify.csv",))
+
+
+def check(data_path: str) -> None:
+    """Prints what a folder of videos holds, and what is broken."""
+    import os
+
+    from vvae.data.check import format_summary, summarize
+
+    print(format_summary(summarize(data_path, num_workers=os.cpu_count() or 1)))
+
+
+def export(request: Request) -> None:
+    """Writes the encoder of a run as one file that needs jax, not vvae."""
+    from vvae import run as runs
+
+    model, params = runs.load(request.workdir, request.which)
+    path = request.workdir / "encoder.jax"
+    path.write_bytes(runs.export_encoder(model, params))
+    print(
+        f"{path}: uint8 video [B, {model.shape_HWC}] -> latents; see the README for how to call it"
+    )
+
+
+if __name__ == "__main__":
+    cli.run_main(main)
