@@ -41,7 +41,6 @@ class LabelledSplits:
       train_V, test_V: bool, the videos with a label.
       train_label_V, test_label_V: class numbers of those.
       class_names: K names.
-      class_ids_K: their ids in the data set.
     """
 
     train_V: np.ndarray
