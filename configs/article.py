@@ -23,7 +23,13 @@ def get_config() -> Config:
     return Config(
         name="article",
         data=Data(view="otsu", height=32, width=32, num_frames=16),
-        model=Model(widths=(64, 64), latent_dim=50, clip_latent_dim=5, likelihood="bernoulli"),
+        model=Model(
+            widths=(64, 64),
+            latent_dim=50,
+            clip_latent_dim=5,
+            linear=False,
+            likelihood="bernoulli",
+        ),
         objective=Objective(kl_warmup=0.1),
         optim=Optim(learning_rate=1e-3, warmup=0.0, final_fraction=1.0),
         train=Train(batch_size=2, num_steps=None, num_epochs=50, validate_every=5000),

@@ -111,6 +111,8 @@ class Model:
     """Gaussians in the mixture."""
     posterior: Literal["frame", "filter"] = "frame"
     """q(z_t | x_t), or q(z_t | x_<=t)."""
+    linear: bool = True
+    """A linear path beside the networks, which starts as PCA of the training frames."""
     likelihood: Literal["gaussian", "bernoulli", "discretized_logistic"] = "gaussian"
     """Of the frames; bernoulli needs data.view=otsu, discretized_logistic gray or rgb."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -261,6 +263,8 @@ class Config:
         likelihood, view = self.model.likelihood, self.data.view
         if likelihood == "bernoulli":
             _require(view == "otsu", "data.view", view, "model.likelihood=bernoulli needs otsu")
+            rule = "must be False for model.likelihood=bernoulli: its start is a Gaussian one"
+            _require(not self.model.linear, "model.linear", self.model.linear, rule)
         if likelihood == "discretized_logistic":
             rule = "model.likelihood=discretized_logistic needs 8-bit values: gray or rgb"
             _require(view in ("gray", "rgb"), "data.view", view, rule)

@@ -231,6 +231,7 @@ def build_model(config: Config, num_channels: int) -> SequentialVAE:
         clip_prior=model.clip_prior,
         num_components=model.num_components,
         posterior=model.posterior,
+        linear=model.linear,
         likelihood=model.likelihood,
         dtype=jnp.dtype(model.dtype),
     )

@@ -15,12 +15,14 @@ import numpy as np
 from vvae import objectives
 from vvae import run as runs
 from vvae.analysis import density, latents
+from vvae.analysis.baselines import fit_frame_pca
 from vvae.analysis.batches import choose_examples, map_clips, spread_evenly
 from vvae.analysis.reconstruct import compare_videos, to_codes, write_comparison
 from vvae.config import Config, Optim, Train
 from vvae.data.dataset import Dataset, find_label_problems
 from vvae.data.loader import Augmentation, pixel_statistics, train_batches
 from vvae.models import contract
+from vvae.models.ppca import FrameSpectrum, start_at_ppca
 from vvae.models.sequential import init_variables
 from vvae.training import estimate, optimizer
 from vvae.training.log import MetricsLog, Progress, open_tensorboard
@@ -171,8 +173,15 @@ def make_state(model, tx, dataset: Dataset, seed: int) -> TrainState:
     """Returns the state before the first step, standardised by the training clips."""
     key = jax.random.fold_in(jax.random.key(seed), _INITIALISATION_STREAM)
     params = jax.jit(functools.partial(init_variables, model))(key)["params"]
-    mean_HWC, std = pixel_statistics(dataset.splits["train"])
-    return init_state(params, {"mean": jnp.asarray(mean_HWC), "std": jnp.float32(std)}, tx)
+    clips = dataset.splits["train"]
+    mean_HWC, std = pixel_statistics(clips)
+    stats = {"mean": jnp.asarray(mean_HWC), "std": jnp.float32(std)}
+    if model.linear:
+        pca = fit_frame_pca(clips, model.latent_dim, seed)
+        scale = (127.5 * std) ** 2  # of variances, from 8-bit to standardised units
+        spectrum = FrameSpectrum(pca.components_KD, pca.variance_K / scale, pca.residual / scale)
+        params = start_at_ppca(model, params, stats, spectrum)
+    return init_state(params, stats, tx)
 
 
 def take_parameters(state: TrainState, workdir: str) -> TrainState:

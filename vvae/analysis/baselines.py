@@ -21,11 +21,15 @@ class FramePCA:
     Attributes:
       mean_D: mean frame, D = H * W * C.
       components_KD: orthonormal rows, by falling variance.
+      variance_K: variance along each component.
+      residual: mean variance of the D - K directions that are left.
       num_frames: frames that it was fitted to.
     """
 
     mean_D: np.ndarray
     components_KD: np.ndarray
+    variance_K: np.ndarray
+    residual: float
     num_frames: int
 
 
@@ -61,7 +65,9 @@ def fit_frame_pca(clips: Clips, num_components: int, seed: int) -> FramePCA:
     frames_FD = frames_FHWC.reshape(len(frames_FHWC), -1).astype(np.float32)
     num_components = min(num_components, *frames_FD.shape)
     pca = PCA(num_components, svd_solver="randomized", random_state=seed).fit(frames_FD)
-    return FramePCA(pca.mean_, pca.components_, len(frames_FD))
+    left = float(frames_FD.var(axis=0).sum() - pca.explained_variance_.sum())
+    residual = max(left, 0.0) / max(frames_FD.shape[1] - num_components, 1)
+    return FramePCA(pca.mean_, pca.components_, pca.explained_variance_, residual, len(frames_FD))
 
 
 def project_frames(pca: FramePCA, frames_FHWC: np.ndarray) -> np.ndarray:

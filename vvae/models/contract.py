@@ -8,8 +8,8 @@ posterior into latents.
 
 from typing import Any
 
-import flax.struct
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 

@@ -9,6 +9,7 @@ posterior and the prior of frame t, and w inferred from the frames up to t, depe
 frame.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -194,6 +195,8 @@ class SequentialVAE(nn.Module):
       clip_prior: N(0, I) "normal", or a learned "mixture" of num_components Gaussians.
       num_components: K of the mixture.
       posterior: q(z_t | x_t) "frame", or q(z_t | x_<=t) "filter".
+      linear: adds a linear map to the posterior mean and to the decoder, beside the networks; a
+        linear VAE is PCA, and training can start there (`vvae.models.ppca`).
       likelihood: "gaussian" with one learned sigma; "discretized_logistic" with one learned scale,
         for 8-bit values; "bernoulli" for data in {-1, 1}.
       dtype: of the activations in the convolutional networks.
@@ -211,6 +214,7 @@ class SequentialVAE(nn.Module):
     clip_prior: str = "normal"
     num_components: int = 10
     posterior: str = "frame"
+    linear: bool = True
     likelihood: str = "gaussian"
     dtype: Any = jnp.float32
 
@@ -220,6 +224,9 @@ class SequentialVAE(nn.Module):
         self.decoder = FrameDecoder(self.shape_HWC, self.widths, self.hidden, self.dtype)
         self.frame_head = GaussianHead(self.latent_dim)
         self.clip_encoder = ClipEncoder(self.clip_latent_dim)
+        if self.linear:
+            self.linear_encoder = nn.Dense(self.latent_dim, use_bias=False)
+            self.linear_decoder = nn.Dense(math.prod(self.shape_HWC), use_bias=False)
         if self.posterior == "filter":
             self.filter = nn.RNN(nn.GRUCell(self.hidden))
         if self.prior == "learned":
@@ -271,7 +278,11 @@ class SequentialVAE(nn.Module):
         if self.posterior == "filter":
             # A masked frame is no evidence: it is read as zeros.
             h_BTF = self.filter(jnp.where(mask_BT[..., None], h_BTF, 0.0))
-        return self.frame_head(h_BTF)
+        frame = self.frame_head(h_BTF)
+        if not self.linear:
+            return frame
+        linear_NZ = self.linear_encoder(x_NHWC.reshape(batch * length, -1))
+        return frame.replace(mean=frame.mean + linear_NZ.reshape(frame.mean.shape))
 
     @staticmethod
     def posterior_mean(posterior: SequentialPosterior) -> Latents:
@@ -345,6 +356,8 @@ class SequentialVAE(nn.Module):
         clip = jnp.broadcast_to(latents.clip[:, None], (batch, length, self.clip_latent_dim))
         z_NZ = jnp.concatenate([latents.frame, clip], axis=-1).reshape(batch * length, -1)
         out = self.decoder(z_NZ).reshape(batch, length, *self.shape_HWC)
+        if self.linear:
+            out = out + self.linear_decoder(latents.frame).reshape(out.shape)
         if self.likelihood != "bernoulli":
             return out
         # Data of {-1, 1}: the decoder starts from the frequency of each pixel in training.
