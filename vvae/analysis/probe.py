@@ -175,7 +175,7 @@ def load_probe(path: str | os.PathLike) -> Probe:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             fields = {field.name: arrays[field.name] for field in dataclasses.fields(Probe)}
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} holds no probe ({error}); run the task classify on labelled videos first"
         ) from error
