@@ -1,7 +1,7 @@
 """SequentialVAE written in PyTorch, to be measured beside vvae's (extra `bench`).
 
-The same function of the same parameters, for prior="static", clip_prior="normal",
-posterior="frame" and likelihood="gaussian" with all frames valid. Arrays are [N, C, H, W] in
+The same function of the same parameters, for prior="static" and otherwise the default settings,
+with all frames valid. Arrays are [N, C, H, W] in
 channels_last memory, PyTorch's fast layout for convolutions on CPUs.
 """
 
@@ -23,7 +23,6 @@ class TorchSequentialVAE(nn.Module):
         height, width, channels = shape_HWC
         scale = 2 ** len(widths)
         self.grid = (height // scale, width // scale, widths[-1])
-        self.latent_dim, self.clip_latent_dim = latent_dim, clip_latent_dim
         halve = {"kernel_size": 4, "stride": 2, "padding": 1}
         image_widths = (channels, *widths[:-1])
         self.encoder = nn.ModuleDict(
@@ -33,6 +32,9 @@ class TorchSequentialVAE(nn.Module):
             }
         )
         self.encoder["dense"] = nn.Linear(math.prod(self.grid), hidden)
+        num_pixels = math.prod(shape_HWC)
+        self.linear_encoder = nn.Linear(num_pixels, latent_dim, bias=False)
+        self.linear_decoder = nn.Linear(latent_dim, num_pixels, bias=False)
         self.frame_head = nn.ModuleDict({"dense": nn.Linear(hidden, 2 * latent_dim)})
         self.clip_encoder = nn.ModuleDict(
             {
@@ -64,7 +66,8 @@ class TorchSequentialVAE(nn.Module):
         for i in range(self.num_levels):
             h = F.silu(self.encoder[f"down_{i}"](h))
         h = F.silu(self.encoder["dense"](h.permute(0, 2, 3, 1).flatten(1)))
-        frame = _apply_head(self.frame_head, h.view(batch, length, -1))
+        mean, logvar = _apply_head(self.frame_head, h.view(batch, length, -1))
+        frame = mean + self.linear_encoder(x_BTHWC.flatten(2)), logvar
         past = F.pad(torch.cat(frame, -1).transpose(1, 2), (3, 0))
         pooled = F.silu(self.clip_encoder["conv"](past)).mean(2)
         return frame, _apply_head(self.clip_encoder["head"], pooled)
@@ -77,7 +80,8 @@ class TorchSequentialVAE(nn.Module):
         h = F.silu(self.decoder["dense_1"](h)).view(-1, *self.grid).permute(0, 3, 1, 2)
         for i in reversed(range(self.num_levels)):
             h = self.decoder[f"up_{i}"](h if i == self.num_levels - 1 else F.silu(h))
-        return h.permute(0, 2, 3, 1).unflatten(0, (batch, length))
+        video = h.permute(0, 2, 3, 1).unflatten(0, (batch, length))
+        return video + self.linear_decoder(z_BTZ).view(video.shape)
 
     def prior(self, w_BW):
         """Returns the mean and log-variance of p(z_t | w), [B, Z]."""

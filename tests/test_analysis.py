@@ -558,7 +558,7 @@ def test_traversal_changes_one_dimension_of_the_clip_latent(params):
 
 def test_generate_writes_every_picture_and_scores_predictions(dataset, params, tmp_path):
     result = generate.generate(MODEL, params, dataset, tmp_path, batch_size=4)
-    kinds = ("samples", "interpolation", "traversal", "prediction")
+    kinds = ("samples", "interpolation", "traversal", "traversal_prior", "prediction")
     assert set(result.files) == {f"{kind}.{end}" for kind in kinds for end in ("png", "mp4")}
     for kind in kinds:
         assert (tmp_path / f"{kind}.png").stat().st_size > 1000

@@ -59,6 +59,19 @@ def test_difference_of_every_possible_step():
     np.testing.assert_array_equal(code[inner] - 128, -(code[inner] - 128)[::-1])
 
 
+def test_motion_is_the_size_of_the_difference():
+    random = np.random.default_rng(0)
+    frames = repeat_channel(random.integers(0, 256, (5, 4, 6), dtype=np.uint8))
+    motion, valid = encode_view(get_view("motion"), frames)
+    np.testing.assert_array_equal(valid, [False, True, True, True, True])
+    np.testing.assert_array_equal(motion[0], 0)
+    exact = np.abs(np.diff(frames[..., 0].astype(int), axis=0))
+    np.testing.assert_array_equal(motion[1:, ..., 0], exact)
+    difference, _ = encode_view(get_view("difference"), frames)
+    physical = np.abs(decode_view(get_view("difference"), difference))
+    assert np.abs(physical - decode_view(get_view("motion"), motion)).max() <= 1
+
+
 def test_difference_is_between_neighbouring_frames():
     gray = np.array([10, 14, 14, 4]).reshape(4, 1, 1)
     codes, _ = encode_view(get_view("difference"), repeat_channel(gray))
@@ -137,7 +150,7 @@ def test_picture_shows_the_first_part_that_is_one(name, channels):
 def test_unknown_view_names_the_closest():
     with pytest.raises(ValueError, match=r"unknown view 'grey': did you mean 'gray'\?"):
         get_view("grey")
-    with pytest.raises(ValueError, match="known are rgb, gray, difference, otsu"):
+    with pytest.raises(ValueError, match="known are rgb, gray, difference, motion, otsu"):
         get_view("gray+zzz")
     with pytest.raises(ValueError, match="'gray\\+gray' names a part twice"):
         get_view("gray+gray")

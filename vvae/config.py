@@ -57,7 +57,7 @@ class Data:
     name: str = _runtime("performers")
     """Data set that the settings are made for; `performers` is built in, others need data.path."""
     view: str = "gray"
-    """What the model sees: gray, rgb, difference, otsu, or a stack such as gray+difference."""
+    """What the model sees: gray, rgb, difference, motion, otsu, or a stack such as gray+motion."""
     height: int = 32
     """Rows of a frame after resizing."""
     width: int = 32

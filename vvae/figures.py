@@ -17,7 +17,7 @@ GAP_PIXELS = 4
 GROUP_GAP_PIXELS = 16
 BACKGROUND = 255
 # Width of a character of the labels, which decides how much room they get.
-CHARACTER_PIXELS = 7
+CHARACTER_PIXELS = 8
 CAPTION_PIXELS = 24
 
 
@@ -105,7 +105,7 @@ def write_sheet(
     Args:
       path: the file to write.
       rows: for each row uint8 images [K, H, W, 3] of one size; K may differ.
-      row_labels: text left of each row.
+      row_labels: text left of each row, of one line or more.
       column_labels: text above each column.
       title: one line or more above everything.
       rows_per_group: rows that belong together; a wider gap follows them.
@@ -118,7 +118,8 @@ def write_sheet(
     tiles = [enlarge(row, TILE_PIXELS) for row in rows]
     canvas = _compose(tiles, rows_per_group)
     height, width = tiles[0].shape[1:3]
-    left = 16 + CHARACTER_PIXELS * max(len(label) for label in row_labels)
+    longest = max(len(line) for label in row_labels for line in label.split("\n"))
+    left = 16 + CHARACTER_PIXELS * longest
     top = 30 + 20 * (1 + title.count("\n"))
     pixels = (left + canvas.shape[1] + 16, top + canvas.shape[0] + 16)
     figure = _new_figure(pixels)

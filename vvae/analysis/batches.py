@@ -9,6 +9,7 @@ import numpy as np
 from vvae.data.clips import Clips
 from vvae.data.loader import eval_batches
 
+NUM_SHOWN_FRAMES = 8
 DEFAULT_FPS = 10.0
 MAX_FPS = 60.0
 
@@ -51,6 +52,16 @@ def spread_evenly(items: np.ndarray, count: int) -> np.ndarray:
     """Returns up to `count` of the items, evenly spaced, the middle ones of equal parts."""
     count = min(count, len(items))
     return items[((np.arange(count) + 0.5) * len(items) / count).astype(int)]
+
+
+def choose_frames(num_frames: int) -> np.ndarray:
+    """Returns up to 8 frame numbers to show, evenly spaced, the first and the last among them."""
+    return np.unique(np.linspace(0, num_frames - 1, NUM_SHOWN_FRAMES).round().astype(int))
+
+
+def name_clips(clips: Clips) -> list[str]:
+    """Returns the name of each clip's video."""
+    return [clips.videos[video].name for video in clips.video_index_N]
 
 
 def measure_fps(clips: Clips) -> float:

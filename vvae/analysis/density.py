@@ -14,8 +14,8 @@ import numpy as np
 
 from vvae import figures, metrics, objectives
 from vvae.analysis import latents
-from vvae.analysis.batches import map_clips, spread_evenly
-from vvae.analysis.result import Result, describe_data, require_split
+from vvae.analysis.batches import map_clips, name_clips, spread_evenly
+from vvae.analysis.result import Result, describe_clips, describe_data, require_split
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
 from vvae.data.views import View
@@ -25,6 +25,7 @@ from vvae.models.sequential import SequentialVAE, level_kl
 
 MAX_CHUNK = 10
 IWAE_CLIPS = 32
+FEW_EFFECTIVE_SAMPLES = 5.0
 MAX_MI_INPUTS = 2000
 BY_CLIP = "mean over clips"
 
@@ -95,7 +96,7 @@ def density(
     )
     bound["elbo"] = measured["elbo"][chosen_ids].astype(np.float64)
     row = _summarize_bound(measured, clips, context)
-    row |= _summarize_iwae(bound, num_samples, context | _describe_chosen(chosen))
+    row |= _summarize_iwae(bound, num_samples, context | describe_clips(chosen))
     for name, level in levels.items():
         row |= _summarize_level(name, level, seed, context)
     active = {name: level.active_Z for name, level in levels.items()}
@@ -110,9 +111,9 @@ def density(
             "collapsed": collapsed,
             "kl_by_dimension": {name: level.kl_Z for name, level in levels.items()},
             "active_units": active,
-            "iwae": {"videos": _name_clips(chosen), **bound},
+            "iwae": {"videos": name_clips(chosen), **bound},
         },
-        notes=(verdict, *_write_notes(clips.view, model.likelihood)),
+        notes=(verdict, *_write_notes(clips.view, model.likelihood, bound)),
         files=("density_kl.png",),
     )
 
@@ -256,19 +257,6 @@ def _measure_iwae(
     return {name: values_N.astype(np.float64) for name, values_N in bound._asdict().items()}
 
 
-def _describe_chosen(clips: Clips) -> dict[str, Any]:
-    """The part of a card that differs for clips chosen from a split."""
-    return {
-        "num_clips": len(clips),
-        "num_videos": len(clips.videos),
-        "num_valid_frames": int(clips.mask_NT.sum()),
-    }
-
-
-def _name_clips(clips: Clips) -> list[str]:
-    return [clips.videos[video].name for video in clips.video_index_N]
-
-
 def _summarize_iwae(bound: dict[str, np.ndarray], num_samples: int, context) -> dict[str, Metric]:
     error = math.sqrt(np.square(bound["standard_error"]).sum()) / len(bound["value"])
     entries = {
@@ -296,17 +284,24 @@ def _summarize_iwae(bound: dict[str, np.ndarray], num_samples: int, context) -> 
     }
 
 
-def _write_notes(view: View, likelihood: str) -> tuple[str, ...]:
+def _write_notes(view: View, likelihood: str, bound) -> tuple[str, ...]:
+    notes = ()
     if not view.is_8bit:
-        return (f"bits/dim is left out: the view {view.name} is not made of 8-bit intensities.",)
-    if likelihood == "bernoulli":
-        return ("bits/dim is left out: a Bernoulli likelihood does not cover 8-bit values.",)
-    if likelihood == "gaussian":
-        return (
+        notes = (f"bits/dim is left out: the view {view.name} is not made of 8-bit intensities.",)
+    elif likelihood == "bernoulli":
+        notes = ("bits/dim is left out: a Bernoulli likelihood does not cover 8-bit values.",)
+    elif likelihood == "gaussian":
+        notes = (
             "density is that of a Gaussian over 8-bit values, not the length of a code: compare it "
             "with other densities only.",
         )
-    return ()
+    effective = bound["effective_samples"].mean()
+    if effective < FEW_EFFECTIVE_SAMPLES:
+        notes += (
+            f"iwae rests on {effective:.1f} effective samples: it is a lower bound still, but far "
+            "below log p(x), and its standard error is too small.",
+        )
+    return notes
 
 
 def _draw_kl(path: Path, levels: Mapping[str, Level]) -> None:

@@ -11,7 +11,13 @@ import numpy as np
 
 from vvae import figures, metrics
 from vvae.analysis.baselines import FramePCA, fit_frame_pca, reconstruct_frames
-from vvae.analysis.batches import choose_examples, map_clips, measure_fps
+from vvae.analysis.batches import (
+    choose_examples,
+    choose_frames,
+    map_clips,
+    measure_fps,
+    name_clips,
+)
 from vvae.analysis.result import Result, describe_data, require_split
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
@@ -20,7 +26,6 @@ from vvae.metrics import Metric
 from vvae.models import contract
 
 NUM_EXAMPLES = 4
-NUM_COLUMNS = 8
 ERROR_SCALE = 64.0
 
 # name -> (unit, definition) of the numbers that each frame gets.
@@ -241,17 +246,22 @@ def compare_videos(
 
 def write_comparison(path: str | os.PathLike, videos: dict[str, np.ndarray], clips: Clips) -> None:
     """Writes a sheet of what `compare_videos` returned; one group of rows for each clip."""
-    times = np.unique(np.linspace(0, clips.mask_NT.shape[1] - 1, NUM_COLUMNS).round().astype(int))
-    rows, labels = [], []
-    for number, video in enumerate(clips.video_index_N):
-        rows += [stack[number, times] for stack in videos.values()]
-        labels += [_shorten(clips.videos[video].name), *list(videos)[1:]]
+    frames = choose_frames(clips.mask_NT.shape[1])
     title = (
         f"Reconstruction from posterior means, view {clips.view.name}\n"
         f"error: mean over channels of |difference|, black 0, pale yellow {ERROR_SCALE:.0f} or more"
     )
-    figures.write_sheet(path, rows, labels, [f"frame {t}" for t in times], title, len(videos))
+    figures.write_sheet(
+        path,
+        [stack[n, frames] for n in range(len(clips)) for stack in videos.values()],
+        label_rows(clips, list(videos)[1:]),
+        [f"frame {t}" for t in frames],
+        title,
+        len(videos),
+    )
 
 
-def _shorten(name: str, length: int = 28) -> str:
-    return name if len(name) <= length else "…" + name[1 - length :]
+def label_rows(clips: Clips, others: list[str]) -> list[str]:
+    """Returns labels of rows: for each clip its name, over two lines, and those of `others`."""
+    short = ["/\n".join(name.split("/")[-2:]) for name in name_clips(clips)]
+    return [label for name in short for label in (name, *others)]

@@ -80,6 +80,13 @@ def describe_data(dataset: Dataset, split: str) -> dict[str, Any]:
         "num_frames": clip_format.sampling.num_frames,
         "frame_stride": clip_format.sampling.frame_stride,
         "sampling": clip_format.sampling.mode,
+        **describe_clips(clips),
+    }
+
+
+def describe_clips(clips: Clips) -> dict[str, int]:
+    """Returns the part of a metric card that counts clips, of a whole split or of some of it."""
+    return {
         "num_videos": len(clips.videos),
         "num_clips": len(clips),
         "num_valid_frames": int(clips.mask_NT.sum()),

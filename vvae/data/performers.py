@@ -39,9 +39,9 @@ ACTIONS = (
     "wave",
 )
 SPLIT_PERFORMERS = {"train": range(24), "val": range(24, 28), "test": range(28, 38)}
-TAKES = 3  # clips of each action by each performer
-FPS = 12.0
-NUM_FRAMES = 24
+TAKES = 4  # clips of each action by each performer
+FPS = 10.0
+NUM_FRAMES = 16
 SIZE = 64  # rows and columns, pixels
 SIDES = (-1, 1)  # of the body, for a viewer in front of it: left, right
 _VERSION = 1  # of the rendered frames: raise it with any change that alters them
@@ -51,6 +51,7 @@ _MARKER = "complete.json"
 _THIGH, _SHIN, _TORSO, _NECK = 0.26, 0.24, 0.30, 0.13
 _UPPER_ARM, _FOREARM = 0.175, 0.165
 _SHOULDER_X, _HIP_X = 0.125, 0.065
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 class _Gait(NamedTuple):
@@ -63,11 +64,10 @@ class _Gait(NamedTuple):
 
 
 _GAITS = {
-    "walk": _Gait(0.80, 0.42, 0.75, 0.03, 0.55, 0.08),
-    "jog": _Gait(1.20, 0.54, 1.15, 0.14, 0.95, 0.18),
-    "run": _Gait(1.65, 0.68, 1.55, 0.25, 1.35, 0.30),
+    "walk": _Gait(0.85, 0.47, 1.00, 0.07, 0.75, 0.06),
+    "jog": _Gait(1.20, 0.54, 1.15, 0.12, 0.90, 0.18),
+    "run": _Gait(1.60, 0.62, 1.30, 0.17, 1.05, 0.34),
 }
-_YAW = {"walk": 1.4, "jog": 1.4, "run": 1.4, "box": 0.5}  # rad to the viewer's right, else 0.1
 
 
 @dataclass(frozen=True)
@@ -96,26 +96,34 @@ class Performer:
 def make_performer(number: int, seed: int = 0) -> Performer:
     """Draws performer `number` of the data set with this seed."""
     rng = _make_rng(seed, number)
-    shirt, print_color, trousers, shoes, hair = rng.uniform(0.05, 0.95, (5, 3))
-    skin = np.array([0.95, 0.76, 0.62]) * rng.uniform(0.45, 1.0)
     colors = {
-        "shirt": shirt,
-        "print": print_color,
-        "trousers": trousers * 0.7,
-        "shoes": shoes * 0.4,
-        "skin": skin,
-        "hair": hair * 0.45,
+        "shirt": _draw_color(rng, 0.15, 0.40),
+        "print": _draw_color(rng, 0.15, 0.50),
+        "trousers": _draw_color(rng, 0.10, 0.40),
+        "shoes": _draw_color(rng, 0.05, 0.15),
+        "hair": _draw_color(rng, 0.05, 0.25),
+        "skin": np.array([1.0, 0.8, 0.66]) * rng.uniform(0.45, 0.95),
+        "gloves": _draw_color(rng, 0.85, 0.95),
     }
     texture = (rng.uniform(0.0, 4.0), rng.uniform(0.0, 3.0), rng.uniform(0.2, 0.9))
     return Performer(
-        height=rng.uniform(0.64, 0.76),
+        height=rng.uniform(0.70, 0.78),
         girth=rng.uniform(0.85, 1.2),
         limb_scale=rng.uniform(0.93, 1.07),
         tempo=rng.uniform(0.92, 1.08),
-        arm=1 if rng.uniform() < 0.8 else -1,
+        arm=1,
         colors=colors,
         texture=texture,
     )
+
+
+def _draw_color(rng, low: float, high: float) -> np.ndarray:
+    """Draws RGB of a random hue, as strong as it fits, and a luma between two bounds."""
+    chroma = rng.uniform(0.0, 1.0, 3)
+    chroma = chroma - _LUMA @ chroma
+    luma = rng.uniform(low, high)
+    strength = np.min(np.where(chroma > 0, 1.0 - luma, luma) / np.abs(chroma))
+    return luma + rng.uniform(0.5, 1.0) * strength * chroma
 
 
 def render_clip(
@@ -130,7 +138,7 @@ def render_clip(
         seed: Seed of the data set.
 
     Returns:
-        frames_THWC uint8 [24, 64, 64, 3] RGB as they are before video compression;
+        frames_THWC uint8 [16, 64, 64, 3] RGB as they are before video compression;
         mask_THW bool, True where the figure covers the pixel's centre.
 
     Raises:
@@ -246,8 +254,8 @@ def _step(action: str, body: Performer, time_T: np.ndarray, rng) -> dict[str, np
     gait = _GAITS[action]
     tempo = body.tempo * rng.uniform(0.93, 1.07)
     swing = gait.swing * rng.uniform(0.9, 1.1)
-    elbow = gait.elbow + rng.uniform(-0.3, 0.3)
-    lean = gait.lean + rng.uniform(-0.06, 0.06)
+    elbow = gait.elbow + rng.uniform(-0.35, 0.35)
+    lean = gait.lean + rng.uniform(-0.09, 0.09)
     start = rng.uniform(0, 2 * np.pi)
     legs, arms = {}, {}
     for side in SIDES:
@@ -271,7 +279,8 @@ def _gesture(action: str, body: Performer, time_T: np.ndarray, rng) -> dict[str,
     """Stands and moves the hands."""
     zeros_T = np.zeros_like(time_T)
     sway_T = 0.03 * np.sin(2 * np.pi * rng.uniform(0.2, 0.5) * time_T + rng.uniform(0, 2 * np.pi))
-    legs = {side: (zeros_T + rng.uniform(-0.08, 0.08), zeros_T + 0.08) for side in SIDES}
+    stance = rng.uniform(-0.4, 0.4)
+    legs = {side: (zeros_T + stance * side, zeros_T + rng.uniform(0.1, 0.4)) for side in SIDES}
     joints = _stand(body, legs, 0.03 + sway_T)
     reach = (_UPPER_ARM + _FOREARM) * body.limb_scale
     for side, hand_T3 in _HANDS[action](body, time_T, rng).items():
@@ -333,10 +342,11 @@ def _bend_arm(body: Performer, side: int, hand_T3: np.ndarray) -> tuple[np.ndarr
 
 def _box(body: Performer, time_T: np.ndarray, rng) -> dict[int, np.ndarray]:
     phase_T = 2 * np.pi * 1.3 * _jitter_tempo(body, rng) * time_T + rng.uniform(0, 2 * np.pi)
+    height = rng.uniform(-0.15, 0.15)
     hands = {}
     for side in SIDES:
         punch_T = (0.5 + 0.5 * np.cos(phase_T + np.pi * (side > 0))) ** 1.5
-        hands[side] = _stack(-0.25 * side * (1 - 0.3 * punch_T), 0.05, 0.38 + 0.58 * punch_T)
+        hands[side] = _stack(-0.2 * side, height, 0.45 + 0.48 * punch_T)
     return hands
 
 
@@ -350,30 +360,33 @@ def _clap(body: Performer, time_T: np.ndarray, rng) -> dict[int, np.ndarray]:
 def _wave(body: Performer, time_T: np.ndarray, rng) -> dict[int, np.ndarray]:
     phase_T = 2 * np.pi * 1.8 * _jitter_tempo(body, rng) * time_T + rng.uniform(0, 2 * np.pi)
     across_T = body.arm * rng.uniform(0.2, 0.4) + 0.35 * np.sin(phase_T)
-    return _raise_one(body, _stack(across_T, rng.uniform(0.3, 0.5), 0.4), time_T)
+    return _raise_one(body, _stack(across_T, rng.uniform(0.2, 0.45), 0.4), rng)
 
 
 def _swipe(body: Performer, time_T: np.ndarray, rng, sense: int) -> dict[int, np.ndarray]:
-    tempo = _jitter_tempo(body, rng)
-    done_T = np.clip((time_T * tempo - rng.uniform(0.0, 0.3)) / 1.0, 0.0, 1.0)
+    duration = 0.7 / _jitter_tempo(body, rng)
+    start = rng.uniform(0.0, time_T[-1] - duration)
+    done_T = np.clip((time_T - start) / duration, 0.0, 1.0)
     done_T = done_T**2 * (3 - 2 * done_T)
     across_T = sense * (2 * done_T - 1) * rng.uniform(0.6, 0.75)
-    height_T = rng.uniform(0.0, 0.3) + 0.1 * np.sin(np.pi * done_T)
-    return _raise_one(body, _stack(across_T - 0.1 * body.arm, height_T, 0.5), time_T)
+    height_T = rng.uniform(-0.05, 0.3) + 0.1 * np.sin(np.pi * done_T)
+    return _raise_one(body, _stack(across_T - 0.1 * body.arm, height_T, 0.5), rng)
 
 
 def _circle(body: Performer, time_T: np.ndarray, rng, sense: int) -> dict[int, np.ndarray]:
-    turns_T = 0.75 * _jitter_tempo(body, rng) * (time_T - rng.uniform(0.0, 0.2))
-    angle_T = np.pi / 2 - sense * 2 * np.pi * turns_T + rng.uniform(-0.5, 0.5)
+    turns_T = 0.8 * _jitter_tempo(body, rng) * time_T
+    angle_T = np.pi / 2 - sense * 2 * np.pi * turns_T + rng.uniform(-1.2, 1.2)
     radius = rng.uniform(0.42, 0.55)
     across_T = radius * np.cos(angle_T) - 0.1 * body.arm
-    return _raise_one(body, _stack(across_T, 0.15 + radius * np.sin(angle_T), 0.5), time_T)
+    return _raise_one(body, _stack(across_T, 0.15 + radius * np.sin(angle_T), 0.5), rng)
 
 
-def _raise_one(body: Performer, hand_T3: np.ndarray, time_T: np.ndarray) -> dict[int, np.ndarray]:
-    """Gives the hand to the performer's arm and lets the other arm hang."""
-    hanging_T3 = _stack(-0.15 * body.arm + 0 * time_T, -0.95, 0.1)
-    return {body.arm: hand_T3, -body.arm: hanging_T3}
+def _raise_one(body: Performer, hand_T3: np.ndarray, rng) -> dict[int, np.ndarray]:
+    """Gives the hand to the performer's arm; the other hand rests between thigh and chest."""
+    hanging, folded = np.array([-0.15, -0.95, 0.1]), np.array([0.2, -0.05, 0.5])
+    resting = hanging + rng.uniform(0.0, 1.0) * (folded - hanging)
+    resting[0] *= body.arm
+    return {body.arm: hand_T3, -body.arm: np.broadcast_to(resting, hand_T3.shape)}
 
 
 def _jitter_tempo(body: Performer, rng) -> float:
@@ -405,16 +418,16 @@ def _film(action, body, joints, time_T, rng):
         joints in pixels: name -> [T, 3] column, row, nearness; camera_T2 column and row in pixels.
     """
     middle = time_T - time_T.mean()
-    yaw = _YAW.get(action, 0.1) + rng.uniform(-0.35, 0.35)
-    shake_T2 = _drift(time_T, rng, 0.7)
-    column_T = SIZE * (0.5 + rng.uniform(-0.09, 0.09)) + np.zeros_like(middle)
+    yaw = (1.1 if action in _GAITS else 0.4) + rng.uniform(-0.3, 0.3)
+    shake_T2 = _drift(time_T, rng, 0.35)
+    column_T = SIZE * (0.5 + rng.uniform(-0.06, 0.06)) + np.zeros_like(middle)
     pan_T = 3.0 * rng.normal() * middle
     if action in _GAITS:
         speed = _GAITS[action].drift * SIZE * body.tempo * rng.uniform(0.85, 1.15)
         column_T = column_T + speed * middle
         pan_T = pan_T + 1.5 * speed * middle
-    row_T = SIZE * (0.93 + rng.uniform(-0.03, 0.03))
-    scale = SIZE * body.height * rng.uniform(0.95, 1.05)
+    row_T = SIZE * (0.95 + rng.uniform(-0.015, 0.015))
+    scale = SIZE * body.height * rng.uniform(0.97, 1.03)
     turn = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, -1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
     origin_T3 = np.stack(
         [column_T + shake_T2[:, 0], row_T + shake_T2[:, 1], np.zeros_like(middle)], axis=-1
@@ -474,8 +487,8 @@ def _dress(body: Performer, joints: dict[str, np.ndarray]) -> list[_Limb]:
             limb(f"knee{side}", f"foot{side}", (0.048, 0.036), "trousers", -0.02),
             limb(f"foot{side}", f"toe{side}", (0.036, 0.03), "shoes", -0.015),
             limb(f"shoulder{side}", f"elbow{side}", (0.05, 0.042), "shirt"),
-            limb(f"elbow{side}", f"hand{side}", (0.038, 0.032), "skin"),
-            limb(f"hand{side}", f"hand{side}", (0.047, 0.047), "skin", 0.005),
+            limb(f"elbow{side}", f"hand{side}", (0.038, 0.034), "gloves"),
+            limb(f"hand{side}", f"hand{side}", (0.05, 0.05), "gloves", 0.005),
         ]
     return sorted(limbs, key=lambda part: part.nearness)
 
@@ -485,17 +498,17 @@ def _draw_background(camera_T2: np.ndarray, rng) -> np.ndarray:
     time_T = np.arange(NUM_FRAMES) / FPS
     column_TW = (np.arange(SIZE) + 0.5 - camera_T2[:, :1]) / SIZE
     row_TH = (np.arange(SIZE) + 0.5 - camera_T2[:, 1:]) / SIZE
-    wall_C = rng.uniform(0.4, 0.65) + rng.uniform(-0.08, 0.08, 3)
+    wall_C = rng.uniform(0.28, 0.42) + rng.uniform(-0.08, 0.08, 3)
     canvas_CTHW = np.broadcast_to(wall_C[:, None, None, None], (3, NUM_FRAMES, SIZE, SIZE)).astype(
         np.float32
     )
     for _ in range(3):
-        angle, cycles = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.6)
+        angle, cycles = rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 1.8)
         phase_T = 2 * np.pi * rng.uniform(-0.25, 0.25) * time_T + rng.uniform(0, 2 * np.pi)
         across_TW = 2 * np.pi * cycles * np.cos(angle) * column_TW + phase_T[:, None]
         down_TH = 2 * np.pi * cycles * np.sin(angle) * row_TH
         wave_THW = np.sin(across_TW[:, None, :] + down_TH[:, :, None]).astype(np.float32)
-        color_C = (rng.uniform(0.03, 0.07) + rng.uniform(-0.03, 0.03, 3)).astype(np.float32)
+        color_C = (rng.uniform(0.14, 0.22) + rng.uniform(-0.03, 0.03, 3)).astype(np.float32)
         canvas_CTHW += color_C[:, None, None, None] * wave_THW
     horizon = rng.uniform(0.78, 0.86)
     floor_TH = 1 / (1 + np.exp(-(row_TH - horizon) * 60))

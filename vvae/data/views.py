@@ -1,7 +1,7 @@
 """What the model sees of a video: pure functions from RGB frames to uint8 codes, and back.
 
-A view is one part (`rgb`, `gray`, `difference`, `otsu`) or a stack of parts joined by `+`, such as
-`gray+difference`, whose channels follow one another. Every channel is stored as uint8 with an
+A view is one part (`rgb`, `gray`, `difference`, `motion`, `otsu`) or a stack of parts joined by
+`+`, such as `gray+motion`, whose channels follow one another. Every channel is stored as uint8 with an
 affine code, `physical = (code - offset) * scale`, so that all views share one cache and loader.
 """
 
@@ -52,9 +52,11 @@ _PARTS = {
     "rgb": View("rgb", 3, (0.0,) * 3, (1.0,) * 3),
     "gray": View("gray", 1, (0.0,), (1.0,)),
     "difference": View("difference", 1, (128.0,), (2.0,)),
+    "motion": View("motion", 1, (0.0,), (1.0,)),
     "otsu": View("otsu", 1, (0.0,), (1 / 255,)),
 }
 _INTENSITY_PARTS = ("rgb", "gray")
+_CHANGE_PARTS = ("difference", "motion")
 
 
 def get_view(name: str) -> View:
@@ -91,7 +93,7 @@ def encode_view(view: View, frames_FHWC: np.ndarray) -> tuple[np.ndarray, np.nda
 
     Returns:
         codes_FHWC uint8 [F, H, W, view.num_channels], and valid_F bool [F]: False where the view
-        is not defined (the first frame of a difference).
+        is not defined (the first frame of a difference or of motion).
 
     Raises:
         ValueError: if the frames are not uint8 [F, H, W, 3].
@@ -104,19 +106,20 @@ def encode_view(view: View, frames_FHWC: np.ndarray) -> tuple[np.ndarray, np.nda
         "rgb": lambda: frames_FHWC,
         "gray": lambda: _compute_gray(frames_FHWC),
         "difference": lambda: _encode_difference(_compute_gray(frames_FHWC)),
+        "motion": lambda: _encode_motion(_compute_gray(frames_FHWC)),
         "otsu": lambda: _binarize(_compute_gray(frames_FHWC)),
     }
     codes_FHWC = np.concatenate([encoders[part]() for part in view.parts], axis=-1)
     valid_F = np.ones(len(frames_FHWC), dtype=bool)
-    valid_F[:1] = "difference" not in view.parts
+    valid_F[:1] = not set(view.parts) & set(_CHANGE_PARTS)
     return codes_FHWC, valid_F
 
 
 def decode_view(view: View, codes: np.ndarray) -> np.ndarray:
     """Returns physical values of codes [..., C], float32: `(code - offset) * scale`.
 
-    Gray and rgb are in 8-bit intensities, a difference in 8-bit intensities per sampled frame,
-    otsu in {0, 1}.
+    Gray and rgb are in 8-bit intensities, difference and motion in 8-bit intensities per sampled
+    frame, otsu in {0, 1}.
     """
     offset = np.asarray(view.offset, np.float32)
     return (codes.astype(np.float32) - offset) * np.asarray(view.scale, np.float32)
@@ -125,11 +128,11 @@ def decode_view(view: View, codes: np.ndarray) -> np.ndarray:
 def view_to_rgb(view: View, codes: np.ndarray) -> np.ndarray:
     """Returns a picture of codes uint8 [..., H, W, C] as RGB, uint8 [..., H, W, 3].
 
-    A stack is shown by its first part that is a picture; a difference by itself is shown around
-    mid gray (128 = no change).
+    A stack is shown by its first part that is a picture. By itself, a difference is shown around
+    mid gray (128 = no change) and motion as light on black.
     """
     channels = dict(_slice_parts(view))
-    shown = next((part for part in view.parts if part != "difference"), view.parts[0])
+    shown = next((part for part in view.parts if part not in _CHANGE_PARTS), view.parts[0])
     picture = codes[..., channels[shown]]
     return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:-1], 3)))
 
@@ -157,6 +160,16 @@ def _encode_difference(gray_FHWC: np.ndarray) -> np.ndarray:
     codes_FHWC = np.full_like(gray_FHWC, 128)
     steps = np.diff(gray_FHWC.astype(np.float32), axis=0)
     codes_FHWC[1:] = np.clip(np.rint(128 + steps / 2), 0, 255)
+    return codes_FHWC
+
+
+def _encode_motion(gray_FHWC: np.ndarray) -> np.ndarray:
+    """Codes |gray_t - gray_{t-1}|; 0 for the first frame.
+
+    Unlike the difference, it is a quantity that a linear map can average over moving edges.
+    """
+    codes_FHWC = np.zeros_like(gray_FHWC)
+    codes_FHWC[1:] = np.abs(np.diff(gray_FHWC.astype(np.int16), axis=0))
     return codes_FHWC
 
 
