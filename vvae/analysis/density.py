@@ -24,7 +24,7 @@ from vvae.models import contract
 from vvae.models.sequential import SequentialVAE, level_kl
 
 MAX_CHUNK = 10
-IWAE_CLIPS = 32
+IWAE_CLIPS = 16
 FEW_EFFECTIVE_SAMPLES = 5.0
 MAX_MI_INPUTS = 2000
 BY_CLIP = "mean over clips"
@@ -73,7 +73,7 @@ def density(
       dataset: `split` is measured.
       folder: where density_kl.png goes; must exist.
       batch_size: clips at a time.
-      num_samples: K of IWAE, which is measured on up to 32 clips spread over the split.
+      num_samples: K of IWAE, which is measured on up to 16 clips spread over the split.
       split: which split is measured.
       seed: of all noise.
 

@@ -119,7 +119,7 @@ def generate(
     return Result(task="generate", rows=rows, notes=notes, files=files)
 
 
-# --- the model's functions, compiled once; videos as 8-bit codes -----------------------------------
+# --- the model's functions, compiled once; videos as 8-bit codes --------------------------------
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -150,7 +150,7 @@ def _predict(model, params, x_BTHWC, key, num_frames: int, temperature) -> jax.A
     return to_codes(predict(model, params, x_BTHWC, key, num_frames, temperature))
 
 
-# --- samples, interpolation, traversal -------------------------------------------------------------
+# --- samples, interpolation, traversal -----------------------------------------------------------
 
 
 def _show(view: View, codes) -> np.ndarray:
@@ -246,7 +246,7 @@ def _draw_traversal(path: Path, decode, start: Latents, clips: Clips, clip_NW, t
     )
 
 
-# --- prediction ------------------------------------------------------------------------------------
+# --- prediction ----------------------------------------------------------------------------------
 
 PREDICTORS = {
     "vae_mean": "the prior's mean at every frame",
