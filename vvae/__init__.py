@@ -1,1 +1,29 @@
-"""Video VAEs in JAX."""
+"""vvae: video VAEs in JAX.
+
+The names below are pure functions of (model, params, ...) and `load`, which reads a run directory.
+They are imported when they are first used, so that `import vvae` is cheap.
+"""
+
+import importlib
+
+_HOMES = {
+    "load": "vvae.run",
+    "encode": "vvae.models.contract",
+    "decode": "vvae.models.contract",
+    "reconstruct": "vvae.models.contract",
+    "sample": "vvae.models.contract",
+    "elbo": "vvae.objectives",
+    "iwae": "vvae.objectives",
+}
+
+__all__ = ["decode", "elbo", "encode", "iwae", "load", "reconstruct", "sample"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vvae' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__():
+    return __all__

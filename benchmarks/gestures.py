@@ -1,0 +1,190 @@
+"""Gesture recognition, cross-validated by environment: latents beside raw frames, PCA, random nets.
+
+    python benchmarks/gestures.py --data.path GESTURES [--seeds 3] [--folds 8] [--view motion]
+
+In every fold the VAE, its standardisation and its PCA start see the training folds and the videos
+without one of the ten labels (split `extra`) only. The probe is the one of `evaluate.py classify`;
+its C is chosen on the training folds. Prints top-1, writes benchmarks/results/gestures_VIEW.json.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+from vvae import runtime
+
+runtime.prepare_jax()
+
+import jax
+import numpy as np
+from sklearn.model_selection import GroupKFold
+
+from vvae import run as runs
+from vvae import session
+from vvae.analysis import probe as probes
+from vvae.analysis.baselines import fit_frame_pca, project_frames, randomize_params
+from vvae.analysis.features import average_by_video, extract, make_encoder
+from vvae.config import Config, load_config_file
+from vvae.data.dataset import UNSPLIT, Clips, Dataset, open_unsplit
+from vvae.training.parallel import make_runner
+from vvae.training.state import variables
+
+RESULTS = Path(__file__).resolve().parent / "results"
+UNLABELLED = ("unclassified",)
+
+
+def main() -> None:
+    """Runs every fold and seed, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data.path", dest="data_path", required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=8)
+    parser.add_argument("--view", default="motion")
+    parser.add_argument("--steps", type=int)
+    options = parser.parse_args()
+    config = _configure(options)
+    dataset = _open(config, options.data_path)
+    started = time.time()
+    rows = _cross_validate(config, dataset, options)
+    split_rows = _score_stated_split(config, dataset, options)
+    content = {
+        "task": "gestures",
+        "protocol": f"{options.folds} folds by environment, {options.seeds} seeds, top-1",
+        "view": options.view,
+        "command": f"python benchmarks/gestures.py --data.path GESTURES --seeds {options.seeds} "
+        f"--folds {options.folds} --view {options.view}",
+        "cross_validation": rows,
+        "stated_test_split": split_rows,
+        "seconds": round(time.time() - started),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"gestures_{options.view}.json"
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    for title in ("cross_validation", "stated_test_split"):
+        for name, row in content[title].items():
+            print(f"{title:18s} {name:16s} top-1 {row['mean']:.3f} +- {row['std']:.3f}")
+
+
+def _configure(options) -> Config:
+    config = load_config_file(Path(__file__).resolve().parent.parent / "configs" / "gestures.py")
+    data = dataclasses.replace(config.data, view=options.view)
+    steps = options.steps or config.train.num_steps
+    return dataclasses.replace(
+        config, data=data, train=dataclasses.replace(config.train, num_steps=steps)
+    )
+
+
+def _open(config: Config, folder: str) -> Dataset:
+    cache = runtime.cache_folder() / "clips"
+    return open_unsplit(
+        folder,
+        runs.clip_format(config),
+        cache_dir=cache,
+        cache_limit_bytes=int(config.data.cache_gb * 1e9),
+        num_workers=runs.count_workers(config),
+    )
+
+
+def _is_labelled(clips: Clips) -> np.ndarray:
+    """Whether each clip's video carries one of the ten gestures, bool [N]."""
+    labelled_V = np.array([video.label not in UNLABELLED for video in clips.videos])
+    return labelled_V[clips.video_index_N]
+
+
+def _cross_validate(config: Config, dataset: Dataset, options) -> dict:
+    clips = dataset.splits[UNSPLIT]
+    group_N = np.array([clips.videos[v].group for v in clips.video_index_N])
+    labelled = np.nonzero(_is_labelled(clips))[0]
+    extra = np.nonzero(~_is_labelled(clips))[0]
+    folds = list(GroupKFold(options.folds).split(labelled, groups=group_N[labelled]))
+    return _score_folds(
+        config,
+        dataset,
+        [(labelled[train], extra, labelled[test]) for train, test in folds],
+        options.seeds,
+    )
+
+
+def _score_stated_split(config: Config, dataset: Dataset, options) -> dict:
+    clips = dataset.splits[UNSPLIT]
+    split_N = np.array([clips.videos[v].split for v in clips.video_index_N])
+    parts = [np.nonzero(split_N == split)[0] for split in ("train", "extra", "test")]
+    return _score_folds(config, dataset, [tuple(parts)], options.seeds)
+
+
+def _score_folds(config: Config, dataset: Dataset, folds, num_seeds: int) -> dict:
+    """Top-1 over all test videos of the folds; mean and standard deviation over seeds."""
+    accuracy = {}
+    for seed in range(num_seeds):
+        correct = {}
+        for number, (train, extra, test) in enumerate(folds):
+            for name, hits in _score_fold(config, dataset, train, extra, test, seed).items():
+                correct.setdefault(name, []).append(hits)
+            means = {name: np.concatenate(hits).mean() for name, hits in correct.items()}
+            text = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
+            print(f"seed {seed} fold {number + 1}/{len(folds)}: {text}", flush=True)
+        for name, hits in correct.items():
+            accuracy.setdefault(name, []).append(float(np.concatenate(hits).mean()))
+    return {
+        name: {"mean": float(np.mean(v)), "std": float(np.std(v)), "seeds": v}
+        for name, v in accuracy.items()
+    }
+
+
+def _score_fold(config: Config, dataset: Dataset, train, extra, test, seed: int) -> dict:
+    """Method -> whether each test video is recognised."""
+    clips = dataset.splits[UNSPLIT]
+    seen, fitted, held_out = (clips.select(ids) for ids in ([*train, *extra], train, test))
+    model, params = _train(config, dataset, seen, seed)
+    encoder = make_encoder(model, config.evaluate.pooling)
+    pca = fit_frame_pca(seen, config.model.latent_dim, seed)
+    methods = {
+        "vae": lambda c: extract(encoder, params, c, config.train.batch_size),
+        "random_encoder": lambda c: extract(
+            encoder, randomize_params(model, params, seed + 100), c, config.train.batch_size
+        ),
+        "raw_frames": lambda c: average_by_video(_flatten(c.read(np.arange(len(c)))), c),
+        "pca": lambda c: average_by_video(
+            _flatten(project_frames(pca, c.read(np.arange(len(c))))), c
+        ),
+    }
+    return {
+        name: _judge(features(fitted), features(held_out)) for name, features in methods.items()
+    }
+
+
+def _train(config: Config, dataset: Dataset, clips: Clips, seed: int):
+    """Trains on clips without a run directory; returns (model, params)."""
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
+    dataset = dataclasses.replace(dataset, splits={"train": clips})
+    num_steps = session.count_steps(config.train, dataset)
+    runner = make_runner("mesh", jax.devices()[:1])
+    model = runs.build_model(config, dataset.view.num_channels)
+    tx = session.make_optimizer(config, session.make_schedule(config.optim, num_steps))
+    step = runner.compile_step(session.make_step(model, tx, config, num_steps))
+    state = runner.place_state(session.make_state(model, tx, dataset, seed))
+    batches = session.open_batches(dataset, config, runner, 0)
+    for _ in range(num_steps):
+        state, _ = step(state, next(batches))
+    batches.close()
+    return model, jax.device_get(variables(state, ema=True))
+
+
+def _flatten(array: np.ndarray) -> np.ndarray:
+    return array.reshape(len(array), -1).astype(np.float32)
+
+
+def _judge(fitted, held_out) -> np.ndarray:
+    names, label_V = np.unique(fitted.label_V, return_inverse=True)
+    regularization, _ = probes.select_regularization(fitted.feature_VF, label_V, fitted.group_V)
+    probe = probes.fit_probe(
+        fitted.feature_VF, label_V, regularization, tuple(map(str, names)), "ordered"
+    )
+    scores_VK = probes.predict_scores(probe, held_out.feature_VF)
+    return names[scores_VK.argmax(axis=1)] == held_out.label_V
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""EgoGestAR: ten egocentric pointing gestures, recognised from the sizes of frame differences.
+
+    python train.py configs/gestures.py --data.path GESTURES
+    python benchmarks/gestures.py --data.path GESTURES       cross-validated, three seeds
+
+GESTURES is a folder with a manifest.csv that names a label and a group (the environment) for each
+video. About a minute on two CPU cores; the README says what it reaches.
+"""
+
+from vvae.config import Config, Data, Model, Train
+
+
+def get_config() -> Config:
+    """Returns the settings for EgoGestAR."""
+    return Config(
+        name="gestures",
+        data=Data(
+            name="EgoGestAR", view="motion", height=24, width=32, num_frames=16, sampling="whole"
+        ),
+        model=Model(widths=(32, 64, 128), latent_dim=50, clip_latent_dim=5),
+        train=Train(batch_size=16, num_steps=300, validate_every=150),
+    )

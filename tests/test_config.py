@@ -1,0 +1,87 @@
+"""Settings: ranges, identity, files, command line."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from vvae import config as settings
+from vvae.cli import parse_settings
+from vvae.config import Config, Data, Evaluate, Model, Train
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_survives_json(path):
+    config = settings.load_config_file(path)
+    assert settings.from_dict(settings.to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (lambda: Data(height=0), "data.height=0"),
+        (lambda: Config(data=Data(height=30)), "data.height=30: must be a multiple of 8"),
+        (lambda: Train(num_steps=None), "train.num_steps, train.num_epochs"),
+        (lambda: Train(num_steps=3, num_epochs=3), "train.num_steps, train.num_epochs"),
+        (lambda: Evaluate(tasks=("clasify",)), "evaluate.tasks='clasify'"),
+        (lambda: Config(model=Model(likelihood="bernoulli")), "needs otsu"),
+        (
+            lambda: Config(
+                data=Data(view="motion"), model=Model(likelihood="discretized_logistic")
+            ),
+            "gray or rgb",
+        ),
+        (lambda: Config(train=Train(batch_size=6, accumulate=4)), "train.accumulate=4"),
+    ],
+)
+def test_values_out_of_range_are_named(build, text):
+    with pytest.raises(ValueError, match=text):
+        build()
+
+
+def test_identity_leaves_runtime_settings_out():
+    config = Config()
+    moved = dataclasses.replace(config, data=Data(path="elsewhere", workers=0), name="other")
+    assert settings.difference(config, moved) == {}
+    other = dataclasses.replace(config, train=Train(seed=3))
+    assert settings.difference(config, other) == {"train.seed": (0, 3)}
+
+
+def test_unknown_and_missing_settings_of_a_file():
+    values = settings.to_dict(Config())
+    del values["optim"]["ema_decay"]
+    assert settings.from_dict(values) == Config()
+    with pytest.raises(ValueError, match=r"no setting optim.ema; those of this version are optim"):
+        settings.from_dict({"optim": {"ema": 0.9}})
+
+
+def test_arguments_change_settings():
+    arguments = "--optim.learning_rate 3e-4 --data.flip true --model.widths 8 16 --data.path a b"
+    config = parse_settings(arguments.split()[:-1], Config())
+    assert config.optim.learning_rate == 3e-4
+    assert config.data.flip is True
+    assert config.model.widths == (8, 16)
+    assert config.data.path == "a"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("--optim.learning_rat 3", "Perhaps you meant: --optim.learning-rate"),
+        ("--optim.learning_rate abc", "could not convert string to float: 'abc'"),
+        ("--data.height 31", "data.height=31: must be a multiple of 8"),
+        ("--data.sampling windwos", "invalid choice 'windwos'"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments, text):
+    with pytest.raises(ValueError) as caught:
+        parse_settings(arguments.split(), Config())
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_configuration_names_those_there_are():
+    with pytest.raises(ValueError, match=r"no configuration configs/nope\.py"):
+        settings.load_config_file("configs/nope.py")

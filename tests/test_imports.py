@@ -1,0 +1,95 @@
+"""Who may import whom, and what `import vvae` costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "vvae"
+
+# A room, and the rooms that it may enter; a name covers everything below it.
+ALLOWED = {
+    "config": (),
+    "cli": ("config",),
+    "runtime": (),
+    "video": (),
+    "distributions": (),
+    "data": ("data", "video"),
+    "models": ("models", "distributions"),
+    "objectives": ("distributions", "models.contract"),
+    "training": ("training", "objectives"),
+    "metrics": (),
+    "figures": ("video",),
+    "run": ("config", "runtime", "data", "models", "training.checkpoint"),
+    "analysis": (
+        "analysis",
+        "run",
+        "data",
+        "models",
+        "distributions",
+        "objectives",
+        "metrics",
+        "figures",
+    ),
+    "session": ("run", "config", "data", "models", "objectives", "training", "analysis"),
+}
+ONLY_USERS = {
+    "imageio": {"video"},
+    "av": {"video"},
+    "orbax": {"training.checkpoint"},
+    "matplotlib": {"figures"},
+    "tyro": {"cli"},
+}
+
+
+def list_modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        yield name.removesuffix(".__init__").removesuffix("__init__"), path
+
+
+def find_imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_below(name, room):
+    return name == room or name.startswith(room + ".")
+
+
+@pytest.mark.parametrize(("name", "path"), [(n, p) for n, p in list_modules() if n])
+def test_arrows(name, path):
+    rooms = next(rooms for room, rooms in ALLOWED.items() if is_below(name, room))
+    for imported in find_imports(path):
+        if imported == "vvae" or imported.startswith("vvae."):
+            inner = imported.removeprefix("vvae").removeprefix(".")
+            assert any(is_below(inner, room) for room in rooms), f"{name} imports {imported}"
+        top = imported.split(".")[0]
+        assert name in ONLY_USERS.get(top, {name}), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("room", ["data", "video", "config", "cli"])
+def test_rooms_without_jax(room):
+    modules = [n for n, _ in list_modules() if is_below(n, room)]
+    imports = "; ".join(f"import vvae.{module}" for module in modules)
+    check = f"import sys; {imports}; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+
+
+def test_importing_vvae_loads_neither_jax_nor_numpy():
+    check = "import sys, vvae; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+
+
+def test_every_public_name_is_there():
+    import vvae
+
+    assert all(callable(getattr(vvae, name)) for name in vvae.__all__)
+    with pytest.raises(AttributeError, match="enocde"):
+        vvae.enocde  # noqa: B018
