@@ -56,12 +56,14 @@ def test_frames_of_different_shapes_are_refused():
         metrics.frame_mse(np.zeros((4, 4, 1)), np.zeros((4, 4, 3)))
 
 
-@pytest.mark.parametrize("bright", [False, True])
-def test_ssim_equals_a_slow_window_by_window_computation(bright):
+@pytest.mark.parametrize("kind", ["textured", "bright", "dark"])
+def test_ssim_equals_a_slow_window_by_window_computation(kind):
     x = random_frames(0, (2, 14, 17, 3))
     y = np.clip(x + np.random.default_rng(1).normal(0, 40, x.shape), 0, 255)
-    if bright:  # nearly flat and bright: the case that float32 moments lose
+    if kind == "bright":  # nearly flat: the case that float32 moments lose
         x, y = 250 + x / 60, 250 + y / 60
+    if kind == "dark":  # of different means: the case that K1 decides
+        x, y = x / 60, 5 + y / 60
     expected = [[slow_ssim(x[n, ..., c], y[n, ..., c]) for c in range(3)] for n in range(2)]
     np.testing.assert_allclose(metrics.frame_ssim(x, y), np.mean(expected, axis=1), atol=2e-5)
 
