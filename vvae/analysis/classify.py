@@ -11,6 +11,7 @@ import numpy as np
 from vvae import figures, metrics
 from vvae.analysis import probe as probes
 from vvae.analysis.baselines import (
+    FramePCA,
     fit_frame_pca,
     middle_frames,
     project_frames,
@@ -150,34 +151,26 @@ def classify(
     """
     train, test = require_split(dataset, "train"), require_split(dataset, split)
     labels = match_labels(_label_videos(train), _label_videos(test), dataset.class_names)
-    encoder = make_encoder(model, pooling)
-    features = {
-        "vae": _extract_both(encoder, params, train, test, batch_size),
-        "random_encoder": _extract_both(
-            encoder, randomize_params(model, params, seed), train, test, batch_size
-        ),
-        "frame_pca": _project_both(train, test, model.latent_dim + model.clip_latent_dim, seed),
+    context = describe_data(dataset, split) | {
+        "classes": list(labels.class_names),
+        "num_videos": int(labels.test_V.sum()),
+        "num_train_videos": int(labels.train_V.sum()),
     }
-    texts = {
-        "vae": f"posterior means, pooling {pooling}",
-        "random_encoder": f"the same network and pooling ({pooling}) with random weights",
-        "frame_pca": "PCA of the middle frame of each clip, as many numbers as a frame's latents",
+    extracted = _extract_features(model, params, train, test, batch_size, pooling, seed)
+    judged = {name: _judge(features, labels, pooling) for name, features in extracted.items()}
+    rows = {
+        f"{name}/{classifier}": score_recognition(
+            scores_VK,
+            labels.test_label_V,
+            {**context, metrics.METHOD: f"{extracted[name].text}; {text}"},
+        )
+        for name, judgement in judged.items()
+        for classifier, (scores_VK, text) in judgement.scores.items()
     }
-    context = describe_data(dataset, split)
-    context |= {"classes": list(labels.class_names), "num_videos": int(labels.test_V.sum())}
-    context |= {"num_train_videos": int(labels.train_V.sum())}
-    rows, probe, scores_VK = {}, None, None
-    for name, both in features.items():
-        judged = _judge(both, labels, pooling)
-        for classifier, (scores, text) in judged.scores.items():
-            card = {**context, metrics.METHOD: f"{texts[name]}; {text}"}
-            rows[f"{name}/{classifier}"] = score_recognition(scores, labels.test_label_V, card)
-        if name == "vae":
-            probe, scores_VK = judged.probe, judged.scores["linear"][0]
     rows["chance"] = _score_chance(labels, context)
     folder = Path(folder)
-    probes.save_probe(folder / PROBE_FILE, probe)
-    confusion_KK = count_confusions(scores_VK, labels.test_label_V)
+    probes.save_probe(folder / PROBE_FILE, judged["vae"].probe)
+    confusion_KK = count_confusions(judged["vae"].scores["linear"][0], labels.test_label_V)
     title = f"Linear probe on {split}: top-1 {rows['vae/linear']['top1'].value:.3f}"
     figures.write_confusion_matrix(
         folder / "classify_confusion.png", confusion_KK, labels.class_names, title
@@ -192,6 +185,15 @@ def classify(
 
 
 @dataclasses.dataclass(frozen=True)
+class _Features:
+    """Features of the videos of both splits, and what they are in words."""
+
+    train: VideoFeatures
+    test: VideoFeatures
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
 class _Judgement:
     """Scores of the test videos by classifier, with a description, and the fitted probe."""
 
@@ -199,11 +201,11 @@ class _Judgement:
     probe: Probe
 
 
-def _judge(both, labels: LabelledSplits, pooling: str) -> _Judgement:
-    train, test = both
-    train_VF, test_VF = train.feature_VF[labels.train_V], test.feature_VF[labels.test_V]
+def _judge(features: _Features, labels: LabelledSplits, pooling: str) -> _Judgement:
+    train_VF = features.train.feature_VF[labels.train_V]
+    test_VF = features.test.feature_VF[labels.test_V]
     regularization, accuracy = probes.select_regularization(
-        train_VF, labels.train_label_V, train.group_V[labels.train_V]
+        train_VF, labels.train_label_V, features.train.group_V[labels.train_V]
     )
     probe = probes.fit_probe(
         train_VF, labels.train_label_V, regularization, labels.class_names, pooling
@@ -225,18 +227,35 @@ def _judge(both, labels: LabelledSplits, pooling: str) -> _Judgement:
     )
 
 
-def _extract_both(encoder, params, train: Clips, test: Clips, batch_size: int):
-    return tuple(extract(encoder, params, clips, batch_size) for clips in (train, test))
-
-
-def _project_both(train: Clips, test: Clips, num_components: int, seed: int):
+def _extract_features(
+    model, params, train: Clips, test: Clips, batch_size: int, pooling: str, seed: int
+) -> dict[str, _Features]:
+    encoder = make_encoder(model, pooling)
+    weights = {
+        "vae": (params, f"posterior means, pooling {pooling}"),
+        "random_encoder": (
+            randomize_params(model, params, seed),
+            f"posterior means of the same network with random weights, pooling {pooling}",
+        ),
+    }
+    features = {
+        name: _Features(
+            extract(encoder, weights_, train, batch_size),
+            extract(encoder, weights_, test, batch_size),
+            text,
+        )
+        for name, (weights_, text) in weights.items()
+    }
+    num_components = model.latent_dim + model.clip_latent_dim
     pca = fit_frame_pca(train, num_components, seed)
+    text = f"PCA of the middle frame of each clip, {len(pca.components_KD)} components"
+    both = (_project_middle_frames(pca, clips) for clips in (train, test))
+    return features | {"frame_pca": _Features(*both, text)}
 
-    def project(clips: Clips) -> VideoFeatures:
-        frames_NHWC = middle_frames(clips, np.arange(len(clips)))
-        return average_by_video(project_frames(pca, frames_NHWC), clips)
 
-    return project(train), project(test)
+def _project_middle_frames(pca: FramePCA, clips: Clips) -> VideoFeatures:
+    frames_NHWC = middle_frames(clips, np.arange(len(clips)))
+    return average_by_video(project_frames(pca, frames_NHWC), clips)
 
 
 def _score_chance(labels: LabelledSplits, context) -> dict[str, Metric]:
