@@ -1,8 +1,8 @@
 """What the model sees of a video: pure functions from RGB frames to uint8 codes, and back.
 
 A view is one part (`rgb`, `gray`, `difference`, `motion`, `otsu`) or a stack of parts joined by
-`+`, such as `gray+motion`, whose channels follow one another. Every channel is stored as uint8 with an
-affine code, `physical = (code - offset) * scale`, so that all views share one cache and loader.
+`+`, such as `gray+motion`, whose channels follow one another. Every channel is stored as uint8 with
+an affine code, `physical = (code - offset) * scale`, so that all views share one cache and loader.
 """
 
 import difflib

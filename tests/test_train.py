@@ -1,0 +1,258 @@
+"""`python train.py` and `python evaluate.py` as a user types them, on small real videos."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from vvae import run as runs
+from vvae import video
+from vvae.training.checkpoint import Checkpointer
+from vvae.training.log import read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = str(ROOT / "configs" / "tiny.py")
+CLASSES = ("left", "right")
+
+
+def run_program(program, *arguments, check=True, cwd=ROOT):
+    """Runs a program of the project on one CPU device."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1"}
+    environment["PYTHONPATH"] = str(ROOT)
+    result = subprocess.run(
+        [sys.executable, str(ROOT / program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=cwd,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def write_square(path, direction, seed):
+    """A bright square that moves left or right over a noisy background."""
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, 40, (10, 16, 16, 3), dtype=np.uint8)
+    row, start = rng.integers(0, 12), rng.integers(0, 3)
+    for t in range(10):
+        column = start + t if direction == "right" else 11 - start - t
+        frames[t, row : row + 4, max(column, 0) : max(column, 0) + 4] = 220
+    video.write_video(path, frames, fps=10, lossless=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twenty-four videos of two classes by six groups, and a broken one."""
+    folder = tmp_path_factory.mktemp("my videos")
+    rows = []
+    for number in range(24):
+        label = CLASSES[number % 2]
+        name = f"{label} {number}.mkv"
+        write_square(folder / name, label, number)
+        split = "train" if number < 14 else "val" if number < 18 else "test"
+        rows.append({"path": name, "label": label, "group": f"g{number // 2}", "split": split})
+    (folder / "broken.mkv").write_bytes(b"this is no video")
+    rows.append({"path": "broken.mkv", "label": "left", "group": "g99", "split": "train"})
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def trained(folder, cache, tmp_path_factory):
+    """A finished run of 12 steps and what was printed."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    result = run_program(
+        "train.py", TINY, "--data.path", folder, "--data.cache_dir", cache, "--workdir", workdir
+    )
+    return workdir, result.stdout
+
+
+def read_state(workdir):
+    """Every array of the newest checkpoint."""
+    with Checkpointer(workdir / "checkpoints", read_only=True) as checkpointer:
+        step = checkpointer.latest_step
+        last = checkpointer.restore_variables(step, ema=False)
+        return step, jax.tree.leaves((last, checkpointer.restore_variables(step, ema=True)))
+
+
+def test_a_run_leaves_numbers_pictures_and_videos(trained):
+    workdir, printed = trained
+    for word in ("estimate:", "broken.mkv", "psnr", "elbo", "top1", "pictures, videos"):
+        assert word in printed
+    assert json.loads((workdir / "classes.json").read_text()) == list(CLASSES)
+    record = json.loads((workdir / "config.json").read_text())
+    assert list(record["data"]["broken"]) == ["broken.mkv"]
+    assert record["versions"]["jax"] == jax.__version__
+    rows = read_metrics(workdir / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [4, 8, 12]
+    assert [row["step"] for row in rows if row["kind"] == "validation"] == [6, 12]
+    assert (workdir / "validation" / "step_00000012.png").stat().st_size > 1000
+    for task in ("reconstruct", "density", "classify", "generate"):
+        result = json.loads((workdir / "eval" / f"{task}.json").read_text())
+        assert all((workdir / "eval" / name).stat().st_size > 0 for name in result["files"])
+        for row in result["rows"].values():
+            assert all(set(metric) == {"value", "card"} for metric in row.values())
+
+
+def test_metric_cards_say_what_was_measured(trained):
+    result = json.loads((trained[0] / "eval" / "reconstruct.json").read_text())
+    card = result["rows"]["vae"]["psnr"]["card"]
+    assert card["split"] == "test" and card["num_videos"] == 6 and card["unit"] == "dB"
+
+
+def test_stopping_and_continuing_is_bit_identical(trained, folder, cache, tmp_path):
+    workdir = tmp_path / "stopped"
+    arguments = (TINY, "--data.path", folder, "--data.cache_dir", cache, "--workdir", workdir)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1"},
+    )
+    # The first logged step has been done when its line is there; Ctrl-C then saves and stops.
+    metrics = workdir / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        pass
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate()[0]
+    assert process.returncode == 0, printed
+    step, _ = read_state(workdir)
+    if step < 12:
+        assert f"go on: python train.py --workdir {workdir}" in printed
+    run_program("train.py", "--workdir", workdir)
+    whole, continued = read_state(trained[0]), read_state(workdir)
+    assert whole[0] == continued[0] == 12
+    for a, b in zip(whole[1], continued[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    timing = ("frames_per_second",)
+    lines = [
+        [{k: v for k, v in row.items() if k not in timing} for row in read_metrics(path)]
+        for path in (trained[0] / "metrics.jsonl", metrics)
+    ]
+    assert [row for row in lines[1] if row["step"] in (4, 8)] == [
+        row for row in lines[0] if row["step"] in (4, 8)
+    ]
+
+
+def test_a_finished_run_says_so(trained):
+    result = run_program("train.py", "--workdir", trained[0], "--evaluate.tasks", "density")
+    assert "is finished: all 12 steps are done" in result.stdout
+
+
+def test_continuing_with_other_settings_shows_the_difference(trained):
+    result = run_program(
+        "train.py", "--workdir", trained[0], "--optim.learning_rate", "0.1", check=False
+    )
+    assert result.returncode == 2
+    assert "optim.learning_rate: 0.002 -> 0.1" in result.stderr
+
+
+def test_init_from_starts_with_the_parameters_of_a_run(trained, folder, cache, tmp_path):
+    arguments = (TINY, "--data.path", folder, "--data.cache_dir", cache, "--train.num_steps", 1)
+    arguments += ("--optim.warmup", 0, "--optim.learning_rate", 1e-9, "--evaluate.tasks", "density")
+    workdir = tmp_path / "second"
+    run_program("train.py", *arguments, "--workdir", workdir, "--init_from", trained[0])
+    with Checkpointer(trained[0] / "checkpoints", read_only=True) as checkpointer:
+        first = jax.tree.leaves(checkpointer.restore_variables("best")["params"])
+    with Checkpointer(workdir / "checkpoints", read_only=True) as checkpointer:
+        second = jax.tree.leaves(checkpointer.restore_variables(1, ema=False)["params"])
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-7)
+
+
+def test_new_videos_are_labelled(trained, tmp_path):
+    for number in range(3):
+        write_square(tmp_path / f"new{number}.mkv", "left", 100 + number)
+    result = run_program(
+        "evaluate.py", "classify", "--workdir", trained[0], "--data.path", tmp_path
+    )
+    path = trained[0] / "eval" / tmp_path.name / "classify.csv"
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == ["new0.mkv", "new1.mkv", "new2.mkv"]
+    assert {row["label"] for row in rows} <= set(CLASSES)
+    assert all(0.5 <= float(row["score"]) <= 1 for row in rows)
+    assert "3 videos are labelled" in result.stdout
+
+
+def test_the_exported_encoder_runs_without_vvae(trained, tmp_path):
+    run_program("evaluate.py", "export", "--workdir", trained[0])
+    video_BTHWC = np.random.default_rng(0).integers(0, 256, (3, 5, 16, 16, 1), dtype=np.uint8)
+    np.save(tmp_path / "video.npy", video_BTHWC)
+    program = str(trained[0] / "encoder.jax")
+    code = (
+        "import sys, numpy as np, jax.export\n"
+        f"program = jax.export.deserialize(open({program!r}, 'rb').read())\n"
+        "out = program.call(np.load('video.npy'))\n"
+        "assert not any(name.startswith('vvae') for name in sys.modules)\n"
+        "np.savez('out.npz', **out)\n"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, check=True)
+    model, params = runs.load(trained[0])
+    from vvae import encode
+
+    posterior = encode(model, params, video_BTHWC)
+    with np.load(tmp_path / "out.npz") as out:
+        np.testing.assert_allclose(out["frame_mean"], posterior.frame.mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(out["clip_logvar"], posterior.clip.logvar, rtol=1e-4, atol=1e-5)
+
+
+def test_check_names_what_is_broken(folder):
+    result = run_program("evaluate.py", "check", "--data.path", folder)
+    assert "broken.mkv" in result.stdout and "16x16" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "text"),
+    [
+        ("train.py", ["--data.path", "no/such/dir"], "no/such/dir"),
+        ("train.py", ["--data.heigth", "32"], "--data.height"),
+        ("train.py", ["--data.height", "20"], "data.height=20: must be a multiple of 8"),
+        ("train.py", ["configs/nope.py"], "no configuration configs/nope.py"),
+        ("train.py", ["configs/gestures.py"], "EgoGestAR: give its folder with --data.path"),
+        ("train.py", ["--init_from", "nowhere", "--data.path", "FOLDER"], "nowhere"),
+        ("evaluate.py", ["recontruct"], "did you mean reconstruct?"),
+        ("evaluate.py", ["--workdir", "nowhere"], "nowhere is not a run directory"),
+        ("evaluate.py", ["check"], "--data.path DIR"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(program, arguments, text, folder, tmp_path):
+    arguments = [str(folder) if word == "FOLDER" else word for word in arguments]
+    if program == "train.py":
+        arguments += ["--workdir", str(tmp_path / "run")]
+    result = run_program(program, *arguments, check=False)
+    assert result.returncode == 2, result.stdout + result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and text in errors[0], result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_folders_that_cannot_be_trained_on_say_why(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    result = run_program("train.py", TINY, "--data.path", empty, check=False, cwd=tmp_path)
+    assert result.returncode == 2 and str(empty) in result.stderr
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for number in range(2):
+        write_square(alone / f"{number}.mkv", "left", number)
+    result = run_program("train.py", TINY, "--data.path", alone, check=False, cwd=tmp_path)
+    assert result.returncode == 2 and "group" in result.stderr
