@@ -38,8 +38,8 @@ ACTIONS = (
     "walk",
     "wave",
 )
-SPLIT_PERFORMERS = {"train": range(24), "val": range(24, 28), "test": range(28, 38)}
-TAKES = 4  # clips of each action by each performer
+# Split -> its performers, and the clips of each action by each of them.
+SPLITS = {"train": (range(24), 6), "val": (range(24, 28), 2), "test": (range(28, 38), 3)}
 FPS = 10.0
 NUM_FRAMES = 16
 SIZE = 64  # rows and columns, pixels
@@ -64,9 +64,9 @@ class _Gait(NamedTuple):
 
 
 _GAITS = {
-    "walk": _Gait(0.85, 0.47, 1.00, 0.07, 0.75, 0.06),
+    "walk": _Gait(0.85, 0.48, 1.05, 0.08, 0.80, 0.05),
     "jog": _Gait(1.20, 0.54, 1.15, 0.12, 0.90, 0.18),
-    "run": _Gait(1.60, 0.62, 1.30, 0.17, 1.05, 0.34),
+    "run": _Gait(1.60, 0.60, 1.25, 0.16, 1.00, 0.34),
 }
 
 
@@ -123,7 +123,7 @@ def _draw_color(rng, low: float, high: float) -> np.ndarray:
     chroma = chroma - _LUMA @ chroma
     luma = rng.uniform(low, high)
     strength = np.min(np.where(chroma > 0, 1.0 - luma, luma) / np.abs(chroma))
-    return luma + rng.uniform(0.5, 1.0) * strength * chroma
+    return luma + rng.uniform(0.3, 0.9) * strength * chroma
 
 
 def render_clip(
@@ -201,9 +201,9 @@ def _list_clips() -> list[dict[str, str]]:
             "take": str(take),
         }
         for action in ACTIONS
-        for split, performers in SPLIT_PERFORMERS.items()
+        for split, (performers, takes) in SPLITS.items()
         for performer in performers
-        for take in range(TAKES)
+        for take in range(takes)
     ]
 
 
@@ -354,13 +354,13 @@ def _clap(body: Performer, time_T: np.ndarray, rng) -> dict[int, np.ndarray]:
     phase_T = 2 * np.pi * 1.5 * _jitter_tempo(body, rng) * time_T + rng.uniform(0, 2 * np.pi)
     gap_T = (0.5 + 0.5 * np.cos(phase_T)) * rng.uniform(0.5, 0.8)
     height = rng.uniform(-0.15, 0.15)
-    return {side: _stack(side * (gap_T - 0.33), height, 0.6) for side in SIDES}
+    return {side: _stack(side * (gap_T - 0.33), height, 0.65) for side in SIDES}
 
 
 def _wave(body: Performer, time_T: np.ndarray, rng) -> dict[int, np.ndarray]:
     phase_T = 2 * np.pi * 1.8 * _jitter_tempo(body, rng) * time_T + rng.uniform(0, 2 * np.pi)
-    across_T = body.arm * rng.uniform(0.2, 0.4) + 0.35 * np.sin(phase_T)
-    return _raise_one(body, _stack(across_T, rng.uniform(0.2, 0.45), 0.4), rng)
+    across_T = body.arm * rng.uniform(-0.1, 0.35) + 0.35 * np.sin(phase_T)
+    return _raise_one(body, _stack(across_T, rng.uniform(0.1, 0.4), 0.45), rng)
 
 
 def _swipe(body: Performer, time_T: np.ndarray, rng, sense: int) -> dict[int, np.ndarray]:
@@ -374,7 +374,7 @@ def _swipe(body: Performer, time_T: np.ndarray, rng, sense: int) -> dict[int, np
 
 
 def _circle(body: Performer, time_T: np.ndarray, rng, sense: int) -> dict[int, np.ndarray]:
-    turns_T = 0.8 * _jitter_tempo(body, rng) * time_T
+    turns_T = rng.uniform(0.65, 1.0) * body.tempo * time_T
     angle_T = np.pi / 2 - sense * 2 * np.pi * turns_T + rng.uniform(-1.2, 1.2)
     radius = rng.uniform(0.42, 0.55)
     across_T = radius * np.cos(angle_T) - 0.1 * body.arm
@@ -384,7 +384,7 @@ def _circle(body: Performer, time_T: np.ndarray, rng, sense: int) -> dict[int, n
 def _raise_one(body: Performer, hand_T3: np.ndarray, rng) -> dict[int, np.ndarray]:
     """Gives the hand to the performer's arm; the other hand rests between thigh and chest."""
     hanging, folded = np.array([-0.15, -0.95, 0.1]), np.array([0.2, -0.05, 0.5])
-    resting = hanging + rng.uniform(0.0, 1.0) * (folded - hanging)
+    resting = hanging + rng.uniform(0.0, 1.0) ** 0.4 * (folded - hanging)
     resting[0] *= body.arm
     return {body.arm: hand_T3, -body.arm: np.broadcast_to(resting, hand_T3.shape)}
 
@@ -418,7 +418,7 @@ def _film(action, body, joints, time_T, rng):
         joints in pixels: name -> [T, 3] column, row, nearness; camera_T2 column and row in pixels.
     """
     middle = time_T - time_T.mean()
-    yaw = (1.1 if action in _GAITS else 0.4) + rng.uniform(-0.3, 0.3)
+    yaw = (0.9 if action in _GAITS else 0.55) + rng.uniform(-0.3, 0.3)
     shake_T2 = _drift(time_T, rng, 0.35)
     column_T = SIZE * (0.5 + rng.uniform(-0.06, 0.06)) + np.zeros_like(middle)
     pan_T = 3.0 * rng.normal() * middle
@@ -494,27 +494,28 @@ def _dress(body: Performer, joints: dict[str, np.ndarray]) -> list[_Limb]:
 
 
 def _draw_background(camera_T2: np.ndarray, rng) -> np.ndarray:
-    """Draws a wall with a drifting pattern and a floor: [3, T, H, W] float32 in [0, 1]."""
-    time_T = np.arange(NUM_FRAMES) / FPS
-    column_TW = (np.arange(SIZE) + 0.5 - camera_T2[:, :1]) / SIZE
-    row_TH = (np.arange(SIZE) + 0.5 - camera_T2[:, 1:]) / SIZE
-    wall_C = rng.uniform(0.28, 0.42) + rng.uniform(-0.08, 0.08, 3)
-    canvas_CTHW = np.broadcast_to(wall_C[:, None, None, None], (3, NUM_FRAMES, SIZE, SIZE)).astype(
-        np.float32
-    )
+    """Draws a wall of two colours in drifting waves and a floor: float32 [3, T, H, W] in [0, 1]."""
+    time_T11 = np.arange(NUM_FRAMES)[:, None, None] / FPS
+    column_T1W = (np.arange(SIZE) + 0.5 - camera_T2[:, :1])[:, None, :] / SIZE
+    row_TH1 = (np.arange(SIZE) + 0.5 - camera_T2[:, 1:])[:, :, None] / SIZE
+    waves_THW = np.float32(0.0)
     for _ in range(3):
         angle, cycles = rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 1.8)
-        phase_T = 2 * np.pi * rng.uniform(-0.25, 0.25) * time_T + rng.uniform(0, 2 * np.pi)
-        across_TW = 2 * np.pi * cycles * np.cos(angle) * column_TW + phase_T[:, None]
-        down_TH = 2 * np.pi * cycles * np.sin(angle) * row_TH
-        wave_THW = np.sin(across_TW[:, None, :] + down_TH[:, :, None]).astype(np.float32)
-        color_C = (rng.uniform(0.14, 0.22) + rng.uniform(-0.03, 0.03, 3)).astype(np.float32)
-        canvas_CTHW += color_C[:, None, None, None] * wave_THW
-    horizon = rng.uniform(0.78, 0.86)
-    floor_TH = 1 / (1 + np.exp(-(row_TH - horizon) * 60))
-    tone = np.float32(rng.uniform(-0.2, -0.08))
-    canvas_CTHW += tone * floor_TH[None, :, :, None].astype(np.float32)
-    return canvas_CTHW
+        drift, start = rng.uniform(-0.25, 0.25), rng.uniform(0, 1)
+        across_T1W = cycles * np.cos(angle) * column_T1W + drift * time_T11 + start
+        down_TH1 = cycles * np.sin(angle) * row_TH1
+        phase_THW = across_T1W.astype(np.float32) + down_TH1.astype(np.float32)
+        waves_THW = waves_THW + np.sin(np.float32(2 * np.pi) * phase_THW)
+    mix_THW = 0.5 + 0.5 * np.tanh(np.float32(1.0) * waves_THW)
+    dark, light = _draw_color(rng, 0.10, 0.25), _draw_color(rng, 0.55, 0.75)
+    floor_TH1 = 1 / (1 + np.exp((rng.uniform(0.78, 0.86) - row_TH1) * 60))
+    shadow_TH1 = (1.0 - rng.uniform(0.2, 0.4) * floor_TH1).astype(np.float32)
+    return np.stack(
+        [
+            shadow_TH1 * (low + (high - low) * mix_THW)
+            for low, high in zip(dark.astype(np.float32), light.astype(np.float32))
+        ]
+    )
 
 
 def _paint(canvas_CTHW: np.ndarray, limbs: list[_Limb]) -> tuple[np.ndarray, np.ndarray]:
