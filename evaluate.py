@@ -92,7 +92,8 @@ def evaluate_run(workdir, tasks=(), data_path: str | None = None, which="best") 
 
     Args:
       workdir: the run directory.
-      tasks: names; those of the run's settings if empty.
+      tasks: names; if empty those of the run's settings, of which one that the data do not allow,
+        such as `classify` without labels, is named and left out.
       data_path: folder of other videos.
       which: checkpoint, "best", "latest" or a step.
 
@@ -110,7 +111,14 @@ def evaluate_run(workdir, tasks=(), data_path: str | None = None, which="best") 
         folder /= Path(data_path).resolve().name
     folder.mkdir(parents=True, exist_ok=True)
     for task in tasks or run.config.evaluate.tasks:
-        result = _answer(task, model, params, run, task_data, folder)
+        try:
+            result = _answer(task, model, params, run, task_data, folder)
+        except ValueError as error:
+            if tasks:
+                raise
+            # Nobody asked for this task by name, and the others can still be answered.
+            print(f"\n{task}: not measured: {error}")
+            continue
         write_result(result, folder)
         print(f"\n{format_result(result)}", flush=True)
     print(f"\npictures, videos and JSON files: {folder}")

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
         if finished:
             import evaluate
 
-            evaluate.evaluate_run(request.workdir, request.config.evaluate.tasks)
+            evaluate.evaluate_run(request.workdir)
     return 0
 
 
@@ -131,6 +131,7 @@ def train(request: Request) -> bool:
                     break
         batches.close()
 
+    session.draw_curves(run)
     if done < num_steps:
         print(f"stopped at step {done} of {num_steps}; go on: python train.py --workdir {workdir}")
     return done == num_steps

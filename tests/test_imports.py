@@ -34,7 +34,7 @@ ALLOWED = {
         "metrics",
         "figures",
     ),
-    "session": ("run", "config", "data", "models", "objectives", "training", "analysis"),
+    "session": ("run", "config", "data", "models", "objectives", "training", "analysis", "figures"),
 }
 ONLY_USERS = {
     "imageio": {"video"},

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vvae import objectives
+from vvae import figures, objectives
 from vvae import run as runs
 from vvae.analysis import density, latents
 from vvae.analysis.baselines import fit_frame_pca
@@ -25,7 +25,7 @@ from vvae.models import contract
 from vvae.models.ppca import FrameSpectrum, start_at_ppca
 from vvae.models.sequential import init_variables
 from vvae.training import estimate, optimizer
-from vvae.training.log import MetricsLog, Progress, open_tensorboard
+from vvae.training.log import MetricsLog, Progress, open_tensorboard, read_metrics
 from vvae.training.parallel import prefetch
 from vvae.training.state import TrainState, init_state, variables
 from vvae.training.step import train_step
@@ -371,6 +371,34 @@ class Validation:
         codes = np.rint(to_codes(np.asarray(mean_video))).astype(np.uint8)
         rows = compare_videos(self._shown.view, videos, codes)
         write_comparison(self._folder / f"step_{step:08d}.png", rows, self._shown)
+
+
+def draw_curves(run: runs.Run) -> None:
+    """Draws metrics.jsonl as curves.png in the run directory."""
+    rows = read_metrics(run.metrics)
+
+    def curve(kind: str, name: str):
+        points = [(row["step"], row[name]) for row in rows if row["kind"] == kind]
+        points = [point for point in points if point[1] is not None]
+        return tuple(np.array(points).T) if points else ((), ())
+
+    # The first steps are far below all others and would flatten the curve.
+    panels = {
+        "ELBO, nats/clip": {
+            "training": tuple(values[1:] for values in curve("train", "elbo")),
+            "validation": curve("validation", "val_elbo"),
+        },
+        "KL, nats/clip": {
+            "frame latents": curve("train", "kl_frame"),
+            "clip latent": curve("train", "kl_clip"),
+        },
+        "active units (validation)": {
+            "frame latents": curve("validation", "val_active_frame"),
+            "clip latent": curve("validation", "val_active_clip"),
+        },
+        "norm of the gradient": {"training": curve("train", "grad_norm")},
+    }
+    figures.write_training_curves(run.workdir / "curves.png", panels, f"{run.workdir.name}")
 
 
 def _format_duration(seconds: float) -> str:

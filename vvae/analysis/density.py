@@ -142,7 +142,7 @@ def measure_batch(model: SequentialVAE, key, params, batch) -> dict[str, Any]:
         "elbo": objectives.elbo_of_terms(terms),
         "log_likelihood": terms.log_likelihood[0],
         "kl": {level: kl[0] for level, kl in terms.kl_by_level.items()},
-        "kl_by_dimension": level_kl(model, params, video_BTHWC, key, mask_BT),
+        "kl_by_dimension": level_kl(model, params, video_BTHWC, key, mask_BT, index_B),
         "posterior": {"frame": posterior.frame, "clip": posterior.clip},
         "squared_error": _masked_mean_square(x - mean_video, mask_BT),
         "squared_deviation": _masked_mean_square(x - training_mean, mask_BT),

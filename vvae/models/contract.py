@@ -56,6 +56,12 @@ def full_mask(x_BTHWC: jax.Array, mask_BT: jax.Array | None) -> jax.Array:
     return mask_BT
 
 
+def split_key(key: jax.Array, x_BTHWC: jax.Array, index_B: jax.Array | None) -> jax.Array:
+    """Returns a key for each clip, from its number alone (0, ..., B-1 by default)."""
+    index_B = jnp.arange(x_BTHWC.shape[0]) if index_B is None else index_B
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(index_B)
+
+
 def encode(model: nn.Module, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Array | None = None):
     """Infers the latents of videos.
 
@@ -115,8 +121,7 @@ def terms(
     """
     _check_video(x_BTHWC)
     mask_BT = full_mask(x_BTHWC, mask_BT)
-    index_B = jnp.arange(x_BTHWC.shape[0]) if index_B is None else index_B
-    key_B = jax.vmap(lambda index: jax.random.fold_in(key, index))(index_B)
+    key_B = split_key(key, x_BTHWC, index_B)
     return model.apply(params, as_unit_range(x_BTHWC), mask_BT, key_B, num_samples, method="terms")
 
 

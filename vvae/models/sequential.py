@@ -526,7 +526,9 @@ class SequentialVAE(nn.Module):
         return jnp.swapaxes(z_TBZ, 0, 1)
 
 
-def level_kl(model: SequentialVAE, params, x_BTHWC, key, mask_BT=None) -> dict[str, jax.Array]:
+def level_kl(
+    model: SequentialVAE, params, x_BTHWC, key, mask_BT=None, index_B=None
+) -> dict[str, jax.Array]:
     """KL of each latent dimension, in nats.
 
     Args:
@@ -535,13 +537,14 @@ def level_kl(model: SequentialVAE, params, x_BTHWC, key, mask_BT=None) -> dict[s
       x_BTHWC: float video in [-1, 1], or uint8.
       key: consumed; one sample of z and w conditions the prior of the frame latents.
       mask_BT: bool, True for real frames.
+      index_B: int number of each clip, which its noise is drawn for; 0, ..., B-1 by default.
 
     Returns:
       {"frame": [B, T, Z], zero at masked frames, "clip": [B, W]}. The clip's KL is the one to
       N(0, I); under a mixture prior it says which dimensions vary, not what they cost.
     """
     mask_BT = contract.full_mask(x_BTHWC, mask_BT)
-    key_B = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(x_BTHWC.shape[0]))
+    key_B = contract.split_key(key, x_BTHWC, index_B)
     x_BTHWC = contract.as_unit_range(x_BTHWC)
     return model.apply(params, x_BTHWC, mask_BT, key_B, method="kl_by_dim")
 
