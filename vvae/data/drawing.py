@@ -36,13 +36,25 @@ class Limb:
     nearness: float
 
 
-def draw_color(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
-    """Draws RGB of a random hue and strength, and a luma between two bounds in (0, 1)."""
+def draw_color(
+    rng: np.random.Generator, low: float, high: float, vividness: float = 0.9
+) -> np.ndarray:
+    """Draws RGB of a random hue.
+
+    Args:
+        rng: Consumed.
+        low: Least luma, above 0.
+        high: Largest luma, below 1.
+        vividness: Largest part of the chroma that this luma allows.
+
+    Returns:
+        float64 [3] in [0, 1].
+    """
     chroma = rng.uniform(0.0, 1.0, 3)
     chroma = chroma - _LUMA @ chroma
     luma = rng.uniform(low, high)
     strongest = np.min(np.where(chroma > 0, 1.0 - luma, luma) / np.abs(chroma))
-    return luma + rng.uniform(0.3, 0.9) * strongest * chroma
+    return luma + vividness * rng.uniform(0.3, 1.0) * strongest * chroma
 
 
 def draw_background(
@@ -70,7 +82,7 @@ def draw_background(
         phase_THW = across_T1W.astype(np.float32) + down_TH1.astype(np.float32)
         waves_THW = waves_THW + np.sin(np.float32(2 * np.pi) * phase_THW)
     mix_THW = 0.5 + 0.5 * np.tanh(waves_THW)
-    dark, light = draw_color(rng, 0.10, 0.25), draw_color(rng, 0.56, 0.76)
+    dark, light = draw_color(rng, 0.10, 0.25, 0.5), draw_color(rng, 0.56, 0.76, 0.5)
     floor_TH1 = 1 / (1 + np.exp((rng.uniform(0.78, 0.86) - row_TH1) * 60))
     shadow_TH1 = (1.0 - rng.uniform(0.2, 0.4) * floor_TH1).astype(np.float32)
     ends = zip(dark.astype(np.float32), light.astype(np.float32))
