@@ -10,7 +10,14 @@ from vvae.models import layers, layers_cpu
 
 # Height and width of the small grid, channels of the image, features of the grid: both forms that
 # `layers_cpu` has, with whole and with half-empty tiles.
-SIZES = [(1, 1, 3, 64), (16, 16, 1, 7), (3, 5, 7, 3), (16, 16, 64, 64), (3, 5, 64, 1), (5, 2, 9, 7)]
+SIZES = [
+    (1, 1, 3, 64),
+    (16, 16, 1, 7),
+    (3, 5, 7, 3),
+    (16, 16, 64, 64),
+    (3, 5, 64, 1),
+    (15, 16, 9, 7),
+]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -110,7 +117,7 @@ def _reference_loss(x, down, up):
 
 @pytest.fixture
 def arrays():
-    return _draw(0, 8, 2, 8, 12, 9), _draw(1, 4, 4, 9, 8) / 8, _draw(2, 4, 4, 8, 9) / 8
+    return _draw(0, 8, 6, 8, 12, 9), _draw(1, 4, 4, 9, 8) / 8, _draw(2, 4, 4, 8, 9) / 8
 
 
 def _grad(loss, argnums):
