@@ -5,6 +5,7 @@ and written through imageio's PyAV plugin, images through its Pillow plugin. PyA
 only for what the plugin keeps to itself: timestamps, rotation, damage, encoder settings.
 """
 
+import functools
 import os
 import re
 import uuid
@@ -15,6 +16,7 @@ from pathlib import Path
 import av
 import imageio.v3 as iio
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from imageio.plugins.pyav import PyAVPlugin
 from PIL import Image
 
@@ -198,16 +200,20 @@ class _FramePlugin(PyAVPlugin):
 
 def _iterate_file(path: Path) -> Iterator[tuple[float, np.ndarray]]:
     number, first, time, end = 0, None, 0.0, 0.0
+    # One converter for all frames, in this thread: starting threads for each small frame takes
+    # several times as long as its conversion.
+    to_rgb = functools.partial(VideoReformatter().reformat, format="rgb24", threads=1)
     try:
         with iio.imopen(path, "r", plugin=_FramePlugin) as file:
             step = 1.0 / (file.metadata()["fps"] or NOMINAL_FPS)
-            for frame in file.iter(format=None, thread_type="FRAME"):
+            # One thread: several files are read at a time by several processes.
+            for frame in file.iter(format=None, thread_count=1):
                 if frame.is_corrupt:
                     raise VideoError(path, f"frame {number} is damaged")
                 time = end if frame.time is None else frame.time
                 end = time + (float(frame.duration * frame.time_base) or step)
                 first = time if first is None else first
-                yield time - first, _rotate(path, frame.to_ndarray(format="rgb24"), frame.rotation)
+                yield time - first, _rotate(path, to_rgb(frame).to_ndarray(), frame.rotation)
                 number += 1
     except VideoError:
         raise
