@@ -84,9 +84,9 @@ def train(request: Request) -> bool:
 
     # Devices, and what the work will take.
     runner = make_runner(config.parallel.kind)
-    session.check_batch(config.train, runner)
+    num_parts = session.count_parts(config, runner)
     print(f"run directory: {workdir}", flush=True)
-    session.print_estimate(config, runner)
+    session.print_estimate(config, runner, num_parts)
 
     # Data: decoded once into the cache, then read from it.
     dataset = session.open_data(config)
@@ -99,7 +99,7 @@ def train(request: Request) -> bool:
     model = runs.build_model(config, dataset.view.num_channels)
     schedule = session.make_schedule(config.optim, num_steps)
     tx = session.make_optimizer(config, schedule)
-    step = runner.compile_step(session.make_step(model, tx, config, num_steps))
+    step = runner.compile_step(session.make_step(model, tx, config, num_steps, num_parts))
     validate = session.Validation(model, runner, dataset, run)
 
     with Checkpointer(run.checkpoints) as checkpointer:

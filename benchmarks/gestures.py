@@ -163,7 +163,9 @@ def _train(config: Config, dataset: Dataset, clips: Clips, seed: int):
     runner = make_runner("mesh", jax.devices()[:1])
     model = runs.build_model(config, dataset.view.num_channels)
     tx = session.make_optimizer(config, session.make_schedule(config.optim, num_steps))
-    step = runner.compile_step(session.make_step(model, tx, config, num_steps))
+    step = runner.compile_step(
+        session.make_step(model, tx, config, num_steps, session.count_parts(config, runner))
+    )
     state = runner.place_state(session.make_state(model, tx, dataset, seed))
     batches = session.open_batches(dataset, config, runner, 0)
     for _ in range(num_steps):
@@ -178,9 +180,9 @@ def _flatten(array: np.ndarray) -> np.ndarray:
 
 def _judge(fitted, held_out) -> np.ndarray:
     names, label_V = np.unique(fitted.label_V, return_inverse=True)
-    regularization, _ = probes.select_regularization(fitted.feature_VF, label_V, fitted.group_V)
+    settings, _ = probes.select_settings(fitted.feature_VF, label_V, fitted.group_V)
     probe = probes.fit_probe(
-        fitted.feature_VF, label_V, regularization, tuple(map(str, names)), "ordered"
+        fitted.feature_VF, label_V, settings, tuple(map(str, names)), "ordered"
     )
     scores_VK = probes.predict_scores(probe, held_out.feature_VF)
     return names[scores_VK.argmax(axis=1)] == held_out.label_V

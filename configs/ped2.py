@@ -15,6 +15,6 @@ def get_config() -> Config:
         name="ped2",
         data=Data(name="UCSD Ped2", view="gray", height=64, width=96, num_frames=16),
         model=Model(widths=(32, 64, 128, 128), latent_dim=50, clip_latent_dim=5),
-        train=Train(batch_size=8, accumulate=4, num_steps=1500, validate_every=300),
+        train=Train(batch_size=8, num_steps=1500, validate_every=300),
         evaluate=Evaluate(tasks=("reconstruct", "density", "generate")),
     )

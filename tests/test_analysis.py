@@ -164,7 +164,7 @@ def make_blobs(num_classes, per_class, spread=1.0, seed=0):
 def test_saved_probe_gives_the_probabilities_of_scikit_learn(num_classes, tmp_path):
     x, label = make_blobs(num_classes, 20)
     names = tuple(f"class {k}" for k in range(num_classes))
-    probe = probes.fit_probe(x, label, 0.1, names, "ordered")
+    probe = probes.fit_probe(x, label, probes.Settings(0.1, "each"), names, "ordered")
     probes.save_probe(tmp_path / "probe.npz", probe)
     loaded = probes.load_probe(tmp_path / "probe.npz")
     mean, std = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
@@ -178,7 +178,7 @@ def test_saved_probe_gives_the_probabilities_of_scikit_learn(num_classes, tmp_pa
 def test_a_constant_feature_does_no_harm():
     x, label = make_blobs(3, 10)
     x[:, 4] = 5.0
-    probe = probes.fit_probe(x, label, 1.0, ("a", "b", "c"), "ordered")
+    probe = probes.fit_probe(x, label, probes.Settings(1.0, "each"), ("a", "b", "c"), "ordered")
     moved = x.copy()
     moved[:, 4] = 5.1
     assert np.all(np.isfinite(probes.predict_scores(probe, moved)))
@@ -195,7 +195,7 @@ def test_a_file_that_is_no_probe_is_named(tmp_path):
 
 def test_features_of_another_length_are_refused():
     x, label = make_blobs(2, 5)
-    probe = probes.fit_probe(x, label, 1.0, ("a", "b"), "stats")
+    probe = probes.fit_probe(x, label, probes.Settings(1.0, "each"), ("a", "b"), "stats")
     with pytest.raises(ValueError, match=r"reads 12 features \(stats\), got 3"):
         probes.predict_scores(probe, np.zeros((1, 3)))
 
@@ -206,8 +206,8 @@ def test_regularization_is_chosen_without_sharing_groups():
     group = np.repeat(np.arange(20), 6)
     label = np.random.default_rng(1).permutation(np.repeat([0, 1], 10))[group]
     x = rng.normal(size=(20, 30))[group] * 5 + 0.01 * rng.normal(size=(120, 30))
-    _, accuracy = probes.select_regularization(x, label, group)
-    _, leaking = probes.select_regularization(x, label, np.arange(120))
+    _, accuracy = probes.select_settings(x, label, group)
+    _, leaking = probes.select_settings(x, label, np.arange(120))
     assert leaking > 0.99
     assert accuracy < 0.8
 
@@ -215,7 +215,7 @@ def test_regularization_is_chosen_without_sharing_groups():
 def test_one_group_leaves_nothing_to_choose_by():
     x, label = make_blobs(2, 5)
     with pytest.raises(ValueError, match="one group"):
-        probes.select_regularization(x, label, np.array(["anna"] * 10))
+        probes.select_settings(x, label, np.array(["anna"] * 10))
 
 
 def test_nearest_neighbours_vote_and_shuffled_labels_give_chance():
@@ -227,9 +227,9 @@ def test_nearest_neighbours_vote_and_shuffled_labels_give_chance():
     shuffled = np.random.default_rng(2).permutation(label)
     for predicted in (
         probes.knn_scores(x, shuffled, new, 4).argmax(1),
-        probes.predict_scores(probes.fit_probe(x, shuffled, 1.0, tuple("abcd"), "x"), new).argmax(
-            1
-        ),
+        probes.predict_scores(
+            probes.fit_probe(x, shuffled, probes.Settings(1.0, "each"), tuple("abcd"), "x"), new
+        ).argmax(1),
     ):
         assert np.mean(predicted == new_label) < 0.5
 

@@ -33,23 +33,37 @@ from vvae.training.step import train_step
 _INITIALISATION_STREAM = 0
 _VALIDATION_STREAM = 2
 _SHEET_CLIPS = 4
+# Frames that are computed at a time on a CPU: more leave its caches (benchmarks/train_step.py).
+_CPU_FRAMES = 32
 _MAX_MI_INPUTS = 1000
 
 
 # --- before the training -------------------------------------------------------------------------
 
 
-def check_batch(train: Train, runner) -> None:
-    """Raises ValueError if the batch cannot be divided over devices and accumulation steps."""
-    parts = runner.num_devices * train.accumulate
-    if train.batch_size % parts:
+def count_parts(config: Config, runner) -> int:
+    """Returns the number of parts in which a device computes its part of a batch.
+
+    Raises:
+      ValueError: if the batch cannot be divided over the devices and the parts.
+    """
+    batch_size, parts = config.train.batch_size, config.train.accumulate
+    divisor = runner.num_devices * (parts or 1)
+    if batch_size % divisor:
         raise ValueError(
-            f"train.batch_size={train.batch_size} cannot be divided over {runner.num_devices} "
-            f"device(s) and train.accumulate={train.accumulate}: choose a multiple of {parts}"
+            f"train.batch_size={batch_size} cannot be divided over {runner.num_devices} "
+            f"device(s) and train.accumulate={parts}: choose a multiple of {divisor}"
         )
+    if parts is not None:
+        return parts
+    clips = batch_size // runner.num_devices
+    if jax.default_backend() != "cpu":
+        return 1
+    wanted = max(1, _CPU_FRAMES // config.data.num_frames)
+    return clips // max(n for n in range(1, clips + 1) if clips % n == 0 and n <= wanted)
 
 
-def print_estimate(config: Config, runner) -> None:
+def print_estimate(config: Config, runner, num_parts: int) -> None:
     """Prints what the training will take, before anything long begins."""
     data, train = config.data, config.train
     # The channels of a view are known without opening the data.
@@ -61,7 +75,7 @@ def print_estimate(config: Config, runner) -> None:
     shapes = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))
     num_parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
     frames = train.batch_size * data.num_frames
-    frames_at_once = frames // (train.accumulate * runner.num_devices)
+    frames_at_once = frames // (num_parts * runner.num_devices)
     memory = estimate.estimate_bytes(network, num_parameters, frames_at_once)
     parts = [
         f"{num_parameters:,} parameters",
@@ -150,7 +164,7 @@ def make_optimizer(config: Config, schedule):
     )
 
 
-def make_step(model, tx, config: Config, num_steps: int):
+def make_step(model, tx, config: Config, num_steps: int, num_parts: int):
     """Returns (state, batch, axis_name) -> (state, metrics), to be compiled by a runner."""
     objective = config.objective
     warmup_steps = round(objective.kl_warmup * num_steps)
@@ -165,7 +179,7 @@ def make_step(model, tx, config: Config, num_steps: int):
         tx=tx,
         seed=config.train.seed,
         ema_decay=config.optim.ema_decay,
-        num_micro=config.train.accumulate,
+        num_micro=num_parts,
     )
 
 

@@ -204,13 +204,14 @@ class _Judgement:
 def _judge(features: _Features, labels: LabelledSplits, pooling: str) -> _Judgement:
     train_VF = features.train.feature_VF[labels.train_V]
     test_VF = features.test.feature_VF[labels.test_V]
-    regularization, accuracy = probes.select_regularization(
+    settings, accuracy = probes.select_settings(
         train_VF, labels.train_label_V, features.train.group_V[labels.train_V]
     )
-    probe = probes.fit_probe(
-        train_VF, labels.train_label_V, regularization, labels.class_names, pooling
+    probe = probes.fit_probe(train_VF, labels.train_label_V, settings, labels.class_names, pooling)
+    chosen = (
+        f"C={settings.regularization:g} and {settings.scaling} scale by cross-validation over "
+        f"groups ({accuracy:.3f})"
     )
-    chosen = f"C={regularization:g} by cross-validation over groups ({accuracy:.3f})"
     neighbours = probes.knn_scores(train_VF, labels.train_label_V, test_VF, len(labels.class_names))
     return _Judgement(
         {
@@ -232,7 +233,10 @@ def _extract_features(
 ) -> dict[str, _Features]:
     encoder = make_encoder(model, pooling)
     weights = {
-        "vae": (params, f"posterior means, pooling {pooling}"),
+        "vae": (
+            params,
+            f"posterior means in units of their standard deviations, pooling {pooling}",
+        ),
         "random_encoder": (
             randomize_params(model, params, seed),
             f"posterior means of the same network with random weights, pooling {pooling}",

@@ -22,12 +22,15 @@ def pool_clip(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
 
 
 def pool_ordered(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
-    """Means of the frame latents at 16 equal times, joined in their order: [B, 16 * Z].
+    """Frame latents at 16 equal times, joined in their order: [B, 16 * Z].
 
-    The times reach from the first valid frame to the last; between two frames the means are
-    interpolated linearly. Zeros for a clip without a valid frame.
+    A latent is its posterior mean in units of its posterior standard deviation: the scale of a
+    latent is arbitrary, but how many of its values can be told apart is not. (For a linear VAE
+    these are the coefficients of PCA in units of the noise, so that distances are those of the
+    frames.) The times reach from the first valid frame to the last; between two frames the values
+    are interpolated linearly. Zeros for a clip without a valid frame.
     """
-    mean_BTZ = posterior.frame.mean
+    mean_BTZ = posterior.frame.mean * jnp.exp(-0.5 * posterior.frame.logvar)
     # Valid frames first, in their order; frames without a value may stand at both ends.
     order_BT = jnp.argsort(~mask_BT, axis=1, stable=True)
     mean_BTZ = jnp.take_along_axis(mean_BTZ, order_BT[..., None], axis=1)

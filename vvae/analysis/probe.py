@@ -12,12 +12,27 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
-REGULARIZATIONS = tuple(float(c) for c in np.logspace(-4, 2, 7))
+REGULARIZATIONS = tuple(float(c) for c in np.logspace(-4, 0, 5))
+SCALINGS = ("each", "one")
 MAX_FOLDS = 5
 MAX_NEIGHBOURS = 20
 # Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination".
 NEIGHBOUR_TEMPERATURE = 0.07
 MAX_ITERATIONS = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a probe is fitted.
+
+    Attributes:
+      regularization: C, the inverse weight of the squared norm, as in scikit-learn.
+      scaling: features are divided by the standard deviation of "each", or all by "one" number,
+        the root of their mean variance, which keeps weak features weak.
+    """
+
+    regularization: float
+    scaling: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +57,7 @@ class Probe:
 def fit_probe(
     feature_VF: np.ndarray,
     label_V: np.ndarray,
-    regularization: float,
+    settings: Settings,
     class_names: tuple[str, ...],
     pooling: str,
 ) -> Probe:
@@ -51,15 +66,17 @@ def fit_probe(
     Args:
       feature_VF: one vector a video.
       label_V: class ids 0, ..., K-1, each of which occurs.
-      regularization: C, the inverse weight of the squared norm, as in scikit-learn.
+      settings: regularization and scaling.
       class_names: K names.
       pooling: which features these are.
     """
     mean_F, scale_F = fit_standardization(feature_VF)
+    if settings.scaling == "one":
+        scale_F = np.full_like(scale_F, np.sqrt(np.mean(feature_VF.var(axis=0, dtype=np.float64))))
     inputs_VF = (feature_VF - mean_F) / scale_F
     # One thread: these matrices are small, and more threads wait for each other.
     with threadpool_limits(1):
-        model = LogisticRegression(C=regularization, max_iter=MAX_ITERATIONS)
+        model = LogisticRegression(C=settings.regularization, max_iter=MAX_ITERATIONS)
         model.fit(inputs_VF.astype(np.float64), label_V)
     weight_FK, bias_K = model.coef_.T, model.intercept_
     if weight_FK.shape[1] == 1:  # two classes: scikit-learn keeps the logit of the second
@@ -92,10 +109,10 @@ def predict_scores(probe: Probe, feature_VF: np.ndarray) -> np.ndarray:
     return weight_VK / weight_VK.sum(axis=1, keepdims=True)
 
 
-def select_regularization(
+def select_settings(
     feature_VF: np.ndarray, label_V: np.ndarray, group_V: np.ndarray
-) -> tuple[float, float]:
-    """Chooses C by cross-validation in which no group is on both sides.
+) -> tuple[Settings, float]:
+    """Chooses regularization and scaling by cross-validation with no group on both sides.
 
     Args:
       feature_VF: training vectors.
@@ -103,8 +120,8 @@ def select_regularization(
       group_V: the group of each video.
 
     Returns:
-      (C, accuracy): the C of `REGULARIZATIONS` with the best mean accuracy over the folds, the
-      smallest of equals, and that accuracy. Standardisation is fitted within each fold.
+      (settings, accuracy): those of `SCALINGS` and `REGULARIZATIONS` with the best mean accuracy
+      over the folds, the first of equals, and that accuracy. All is fitted within each fold.
 
     Raises:
       ValueError: if there is only one group.
@@ -116,21 +133,22 @@ def select_regularization(
             "cross-validation: state at least two groups in manifest.csv"
         )
     folds = list(GroupKFold(num_folds).split(feature_VF, label_V, group_V))
-    accuracy_C = [
-        np.mean([_score_fold(feature_VF, label_V, fold, c) for fold in folds])
-        for c in REGULARIZATIONS
+    choices = [Settings(c, scaling) for scaling in SCALINGS for c in REGULARIZATIONS]
+    accuracies = [
+        np.mean([_score_fold(feature_VF, label_V, fold, settings) for fold in folds])
+        for settings in choices
     ]
-    best = int(np.argmax(accuracy_C))
-    return REGULARIZATIONS[best], float(accuracy_C[best])
+    best = int(np.argmax(accuracies))
+    return choices[best], float(accuracies[best])
 
 
-def _score_fold(feature_VF, label_V, fold, regularization: float) -> float:
+def _score_fold(feature_VF, label_V, fold, settings: Settings) -> float:
     fitted, held_out = fold
     classes, label = np.unique(label_V[fitted], return_inverse=True)
     if len(classes) < 2:
         return float(np.mean(label_V[held_out] == classes[0]))
     names = tuple(str(c) for c in classes)
-    probe = fit_probe(feature_VF[fitted], label, regularization, names, "fold")
+    probe = fit_probe(feature_VF[fitted], label, settings, names, "fold")
     predicted = classes[predict_scores(probe, feature_VF[held_out]).argmax(axis=1)]
     return float(np.mean(predicted == label_V[held_out]))
 

@@ -1,0 +1,197 @@
+"""How hard the built-in data set is: what tells its actions apart, and what does not.
+
+    python benchmarks/performers_difficulty.py [--seeds 3] [--epochs 30]
+
+Recognises the actions of unseen performers (gray, 32x32, 16 frames) from the middle frame, from a
+random frame, from PCA of all frames in their order, from the frames of a network with random
+weights, from the true joints, and with a small supervised 3-D convolutional network. All but the
+last by the probe of `evaluate.py classify`. Prints top-1, writes
+benchmarks/results/performers_difficulty.json. A few minutes on 2 cores.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from vvae import runtime
+
+runtime.prepare_jax()
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from vvae import run as runs
+from vvae.analysis.baselines import (
+    fit_frame_pca,
+    middle_frames,
+    project_frames,
+    randomize_params,
+)
+from vvae.analysis.features import extract, make_encoder
+from vvae.config import Config
+from vvae.data.dataset import Clips
+from vvae.data.loader import Augmentation, pixel_statistics, train_batches
+from vvae.data.performers import trace_joints
+
+RESULTS = Path(__file__).resolve().parent / "results"
+NUM_COMPONENTS = 50
+REGULARIZATION = 0.03  # C, the inverse weight of the squared norm
+BATCH = 32
+TARGETS = {  # what the data set is made for
+    "middle_frame_pca": "<= 0.40",
+    "random_frame_pca": "<= 0.40",
+    "random_encoder": "<= 0.65",
+    "joints": ">= 0.95",
+    "conv3d": ">= 0.95",
+}
+
+
+def main() -> None:
+    """Measures every reader, prints and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3, help="random frames, encoders, networks")
+    parser.add_argument("--epochs", type=int, default=30, help="of the supervised network")
+    options = parser.parse_args()
+    started = time.time()
+    config = Config(name="performers_difficulty")
+    dataset = runs.open_data(config, runs.find_videos(config), None)
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    seeds = range(options.seeds)
+    accuracy = _read_frames(train, test, seeds)
+    accuracy["joints"] = [_probe(*(_trace(clips) for clips in (train, test)), train, test)]
+    accuracy["random_encoder"] = [_read_random_encoder(config, train, test, s) for s in seeds]
+    accuracy["conv3d"] = [_train_conv3d(train, test, options.epochs, seed) for seed in seeds]
+    rows = {name: _summarize(name, values) for name, values in accuracy.items()}
+    command = f"python benchmarks/performers_difficulty.py --seeds {options.seeds}"
+    content = {
+        "command": f"{command} --epochs {options.epochs}",
+        "data": f"{len(train)} training clips, {len(test)} test clips of unseen performers",
+        "top1": rows,
+        "seconds": round(time.time() - started),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "performers_difficulty.json"
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    for name, row in rows.items():
+        print(f"{name:18s} top-1 {row['mean']:.3f} +- {row['std']:.3f}  {row['target']}")
+
+
+def _summarize(name: str, values: list[float]) -> dict:
+    spread = {"mean": float(np.mean(values)), "std": float(np.std(values)), "values": values}
+    return spread | {"target": TARGETS.get(name, "")}
+
+
+def _read_frames(train: Clips, test: Clips, seeds) -> dict[str, list[float]]:
+    """Top-1 from PCA of the middle frame, of a random frame, and of all frames in their order."""
+    pca = fit_frame_pca(train, NUM_COMPONENTS, seed=0)
+
+    def read(choose) -> float:
+        both = (project_frames(pca, choose(clips)) for clips in (train, test))
+        return _probe(*(frames.reshape(len(frames), -1) for frames in both), train, test)
+
+    def choose_random(clips: Clips, seed: int) -> np.ndarray:
+        time_N = np.random.default_rng(seed).integers(clips.mask_NT.shape[1], size=len(clips))
+        return clips.read(range(len(clips)))[np.arange(len(clips)), time_N]
+
+    return {
+        "middle_frame_pca": [read(lambda clips: middle_frames(clips, np.arange(len(clips))))],
+        "random_frame_pca": [read(lambda clips, s=s: choose_random(clips, s)) for s in seeds],
+        "ordered_pca": [read(lambda clips: clips.read(range(len(clips))))],
+    }
+
+
+def _read_random_encoder(config: Config, train: Clips, test: Clips, seed: int) -> float:
+    """Top-1 from the posterior means of an untrained SequentialVAE, in their order."""
+    model = runs.build_model(config, train.clip_format.clip_shape[-1])
+    mean_HWC, std = pixel_statistics(train)
+    stats = {"mean": jnp.asarray(mean_HWC), "std": jnp.float32(std)}
+    params = randomize_params(model, {"stats": stats}, seed)
+    encoder = make_encoder(model, "ordered")
+    both = (extract(encoder, params, clips, BATCH).feature_VF for clips in (train, test))
+    return _probe(*both, train, test)
+
+
+def _trace(clips: Clips) -> np.ndarray:
+    """The true joints of each clip, in pixels, in the order of time: [N, T * J * 2]."""
+    takes = (clips.videos[video].metadata for video in clips.video_index_N)
+    joints = [
+        trace_joints(clips.videos[video].label, int(take["performer"]), int(take["take"]))[1]
+        for video, take in zip(clips.video_index_N, takes)
+    ]
+    return np.stack(joints).reshape(len(clips), -1)
+
+
+def _probe(train_NF: np.ndarray, test_NF: np.ndarray, train: Clips, test: Clips) -> float:
+    """Top-1 on test of multinomial logistic regression on standardised features."""
+    probe = make_pipeline(
+        StandardScaler(), LogisticRegression(C=REGULARIZATION, max_iter=300, tol=1e-3)
+    )
+    with threadpool_limits(1):  # the matrices are small: more threads wait for each other
+        probe.fit(train_NF, train.label_N)
+    return float(probe.score(test_NF, test.label_N))
+
+
+class Conv3D(nn.Module):
+    """Three strided space-time convolutions and two dense layers: [B, T, H, W, C] -> logits."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x_BTHWC: jax.Array, train: bool) -> jax.Array:
+        x = x_BTHWC
+        for features, stride in ((16, (1, 2, 2)), (32, (2, 2, 2)), (64, (2, 2, 2))):
+            x = nn.Conv(features, (3, 4, 4), stride, use_bias=False)(x)
+            x = nn.relu(nn.GroupNorm(num_groups=8)(x))
+        x = nn.Dropout(0.3, deterministic=not train)(x.reshape(len(x), -1))
+        x = nn.relu(nn.Dense(128)(x))
+        return nn.Dense(self.num_classes)(nn.Dropout(0.3, deterministic=not train)(x))
+
+
+def _train_conv3d(train: Clips, test: Clips, num_epochs: int, seed: int) -> float:
+    """Top-1 on test of a network trained on the labels, with shifts and changes of brightness."""
+    model = Conv3D(len(np.unique(train.label_N)))
+    num_steps = num_epochs * len(train) // BATCH
+    tx = optax.adamw(optax.cosine_decay_schedule(2e-3, num_steps), weight_decay=1e-3)
+    key = jax.random.key(seed)
+    shape = (1, *train.clip_format.clip_shape)
+    params = model.init(key, jnp.zeros(shape), train=False)
+    state = params, tx.init(params)
+
+    def scale(video):
+        return video.astype(jnp.float32) / 127.5 - 1.0
+
+    @jax.jit
+    def update(state, batch, key):
+        params, opt_state = state
+
+        def compute_loss(params):
+            logits = model.apply(params, scale(batch["video"]), train=True, rngs={"dropout": key})
+            labels = optax.smooth_labels(jax.nn.one_hot(batch["label"], model.num_classes), 0.1)
+            return optax.softmax_cross_entropy(logits, labels).mean()
+
+        updates, opt_state = tx.update(jax.grad(compute_loss)(params), opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    augmentation = Augmentation(crop=2, brightness=0.15)
+    for step, batch in train_batches(train, BATCH, seed, augmentation=augmentation):
+        if step == num_steps:
+            break
+        state = update(state, batch, jax.random.fold_in(key, step))
+    predict = jax.jit(lambda video: model.apply(state[0], scale(video), train=False).argmax(-1))
+    parts = np.array_split(np.arange(len(test)), -(-len(test) // BATCH))
+    predicted_N = np.concatenate([predict(test.read(part)) for part in parts])
+    accuracy = float(np.mean(predicted_N == test.label_N))
+    print(f"conv3d seed {seed}: {accuracy:.3f}", flush=True)
+    return accuracy
+
+
+if __name__ == "__main__":
+    main()
