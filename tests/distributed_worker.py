@@ -15,16 +15,16 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import jax  # noqa: E402
+import jax
 
 jax.distributed.initialize(f"127.0.0.1:{port}", process_count, process_id)
 
-import numpy as np  # noqa: E402
-from tiny_vae import make_adam, make_batch, make_state, make_step, score  # noqa: E402
+import numpy as np
+from tiny_vae import make_adam, make_batch, make_state, make_step, score
 
-from vvae.training.checkpoint import Checkpointer  # noqa: E402
-from vvae.training.parallel import make_runner  # noqa: E402
-from vvae.training.state import variables  # noqa: E402
+from vvae.training.checkpoint import Checkpointer
+from vvae.training.parallel import make_runner
+from vvae.training.state import variables
 
 
 def take_local(batch):

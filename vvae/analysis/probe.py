@@ -73,16 +73,28 @@ def fit_probe(
     mean_F, scale_F = fit_standardization(feature_VF)
     if settings.scaling == "one":
         scale_F = np.full_like(scale_F, np.sqrt(np.mean(feature_VF.var(axis=0, dtype=np.float64))))
-    inputs_VF = (feature_VF - mean_F) / scale_F
     # One thread: these matrices are small, and more threads wait for each other.
     with threadpool_limits(1):
+        inputs_VR, basis_RF = _rotate((feature_VF - mean_F) / scale_F)
         model = LogisticRegression(C=settings.regularization, max_iter=MAX_ITERATIONS)
-        model.fit(inputs_VF.astype(np.float64), label_V)
-    weight_FK, bias_K = model.coef_.T, model.intercept_
+        model.fit(inputs_VR, label_V)
+    weight_FK, bias_K = (model.coef_ @ basis_RF).T, model.intercept_
     if weight_FK.shape[1] == 1:  # two classes: scikit-learn keeps the logit of the second
         weight_FK = np.concatenate([np.zeros_like(weight_FK), weight_FK], axis=1)
         bias_K = np.concatenate([[0.0], bias_K])
     return Probe(mean_F, scale_F, weight_FK, bias_K, tuple(class_names), pooling)
+
+
+def _rotate(inputs_VF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns coordinates [V, R] and orthonormal rows [R, F] whose product are the inputs.
+
+    With fewer videos than features, R = V. The weights of a regularised fit lie in the span of its
+    inputs and their norm does not change with the basis, so that the fit is the same and cheaper.
+    """
+    if len(inputs_VF) >= inputs_VF.shape[1]:
+        return inputs_VF, np.eye(inputs_VF.shape[1])
+    left_VR, scale_R, basis_RF = np.linalg.svd(inputs_VF, full_matrices=False)
+    return left_VR * scale_R, basis_RF
 
 
 def fit_standardization(feature_VF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
