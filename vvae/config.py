@@ -184,7 +184,7 @@ class Train:
     """Of everything random."""
     log_every: int = _runtime(20)
     """Steps between lines of metrics.jsonl."""
-    validate_every: int = _runtime(500)
+    validate_every: int = _runtime(250)
     """Steps between validations, each with a checkpoint and a reconstruction sheet."""
     validation_clips: int = _runtime(128)
     """Most validation clips a validation looks at."""

@@ -1,0 +1,84 @@
+"""The built-in data set: deterministic, labelled, with exact masks, in real files."""
+
+import csv
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vvae import video
+from vvae.data import performers
+from vvae.data.choreography import ACTIONS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def digest(array):
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def test_clips_are_deterministic_in_another_process():
+    frames, mask = performers.render_clip("wave", 3, 1, seed=5)
+    code = (
+        "import hashlib, numpy as np; from vvae.data import performers as p;"
+        "f, m = p.render_clip('wave', 3, 1, seed=5);"
+        "print(hashlib.sha256(np.ascontiguousarray(f).tobytes()).hexdigest(),"
+        " hashlib.sha256(np.ascontiguousarray(m).tobytes()).hexdigest())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.split() == [digest(frames), digest(mask)]
+
+
+def test_seed_performer_take_and_action_all_matter():
+    clips = [
+        performers.render_clip(*arguments)[0]
+        for arguments in [("box", 0, 0), ("box", 0, 1), ("box", 1, 0), ("run", 0, 0)]
+    ]
+    clips.append(performers.render_clip("box", 0, 0, seed=1)[0])
+    assert len({digest(clip) for clip in clips}) == 5
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_masks_are_the_figure(action):
+    """Where the mask is False only the background is seen, and the figure moves."""
+    frames, mask = performers.render_clip(action, 2, 0)
+    assert frames.shape == (16, 64, 64, 3) and frames.dtype == np.uint8
+    assert mask.shape == frames.shape[:3] and mask.dtype == bool
+    share = mask.mean(axis=(1, 2))
+    assert np.all((share > 0.01) & (share < 0.5))
+    assert (mask[1:] != mask[:-1]).any(axis=(1, 2)).mean() > 0.5
+
+
+def test_all_actions_and_enough_performers_are_listed():
+    counts = {split: (len(who), takes) for split, (who, takes) in performers.SPLITS.items()}
+    everyone = [number for who, _ in performers.SPLITS.values() for number in who]
+    assert len(everyone) == len(set(everyone)) >= 30
+    assert counts["test"][0] >= 10
+    assert counts["train"][0] * counts["train"][1] * len(ACTIONS) >= 600
+    assert len(ACTIONS) == 10
+
+
+def test_files_are_written_once_and_completely(tmp_path, monkeypatch):
+    # Two performers a split keep the test short; all else is as for the user.
+    few = {"train": (range(2), 1), "val": (range(2, 3), 1), "test": (range(3, 4), 1)}
+    monkeypatch.setattr(performers, "SPLITS", few)
+    manifest = performers.write_performers(tmp_path / "data", num_workers=0)
+    with manifest.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * len(ACTIONS)
+    assert {row["label"] for row in rows} == set(ACTIONS)
+    groups = {split: {r["group"] for r in rows if r["split"] == split} for split in few}
+    assert not groups["train"] & groups["test"]
+    info = video.probe(manifest.parent / rows[0]["path"])
+    assert (info.num_frames, info.height, info.width) == (16, 64, 64)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.mp4")}
+    performers.write_performers(tmp_path / "data", num_workers=0)
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.mp4")}
+    assert before == after
+    # Without its manifest a folder is not complete, and is written anew.
+    manifest.unlink()
+    performers.write_performers(tmp_path / "data", num_workers=0)
+    assert manifest.exists()

@@ -1,0 +1,155 @@
+"""Real files in and out: exact frames and times, or an error that names the file."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vvae import video
+from vvae.video import VideoError
+
+
+def make_frames(length=12, height=24, width=32, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (length, height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".avi", ".mp4"])
+@pytest.mark.parametrize("size", [(24, 32), (17, 19)])
+def test_lossless_files_come_back_bit_by_bit(tmp_path, suffix, size):
+    path, frames = tmp_path / f"naïve clip{suffix}", make_frames(5, *size)
+    video.write_video(path, frames, fps=12, lossless=True)
+    times, back = video.read_frames(path)
+    np.testing.assert_array_equal(back, frames)
+    np.testing.assert_allclose(times, np.arange(5) / 12, atol=2e-3)
+    info = video.probe(path)
+    assert (info.num_frames, info.height, info.width) == (5, *size)
+    np.testing.assert_allclose(info.fps, 12, rtol=1e-2)
+
+
+def test_ordinary_files_are_close_and_odd_sides_grow(tmp_path):
+    ramp = np.linspace(0, 255, 33).astype(np.uint8)
+    smooth = np.ascontiguousarray(np.broadcast_to(ramp, (6, 25, 33)))[..., None]
+    video.write_video(tmp_path / "a.mp4", smooth, fps=10)
+    _, back = video.read_frames(tmp_path / "a.mp4")
+    assert back.shape == (6, 26, 34, 3)
+    assert np.abs(back[:, :25, :33].astype(int) - smooth).mean() < 3
+
+
+def test_nothing_is_left_of_a_failed_write(tmp_path):
+    with pytest.raises(VideoError, match=r"a\.txt"):
+        video.write_video(tmp_path / "a.txt", make_frames(), fps=10)
+    with pytest.raises(VideoError):
+        video.write_video(tmp_path / "a.mp4", make_frames().astype(np.float32), fps=10)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_file_of_the_manifest(shared_data):
+    """Natural, odd and corrupt files: the right count and size, or a VideoError."""
+    folder = shared_data("clips")
+    with (folder / "manifest.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 60
+    for row in rows:
+        path = folder / row["path"]
+        broken = not row["decodes"].startswith("yes") or row["path"].startswith("corrupt/trunc")
+        if broken:
+            with pytest.raises(VideoError) as caught:
+                video.probe(path)
+            assert str(caught.value).startswith(str(path))
+            continue
+        try:
+            info = video.probe(path)
+        except VideoError:
+            assert row["path"].startswith("corrupt/"), row["path"]
+            continue
+        assert info.num_frames == int(row["frames"]), row["path"]
+        size = (int(row["height"]), int(row["width"]))
+        assert (info.height, info.width) == (size[::-1] if "rotated" in path.name else size), path
+
+
+def test_rotation_is_applied(shared_data):
+    folder = shared_data("clips") / "odd"
+    _, upright = video.read_frames(folder / "rot0.mp4")
+    _, turned = video.read_frames(folder / "rotated90_bikes.mp4")
+    assert turned.shape[1:3] == upright.shape[2:0:-1]
+    quarter = [np.rot90(upright, k, axes=(1, 2)) for k in (1, 3)]
+    assert any(np.array_equal(turned, frames) for frames in quarter)
+
+
+def test_variable_frame_rate_keeps_real_frames_and_times(shared_data):
+    times, frames = video.read_frames(shared_data("clips") / "odd" / "vfr_bikes.mkv")
+    assert len(frames) == 39
+    steps = np.diff(times)
+    assert steps.min() > 0 and steps.max() > 1.5 * steps.min()
+
+
+def test_a_cut_file_gives_its_frames_and_then_an_error(shared_data, tmp_path):
+    whole = shared_data("clips") / "natural" / "big_buck_bunny_432_433.webm"
+    cut = tmp_path / "cut.webm"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 7 // 10])
+    _, frames = video.read_frames(whole, (45, 80))
+    seen = []
+    with pytest.raises(VideoError, match="after"):
+        for _, frame in video.iterate_frames(cut, (45, 80)):
+            seen.append(frame)
+    assert 0 < len(seen) < len(frames)
+    for one, other in zip(seen, frames, strict=False):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all", bytes(5000)])
+def test_what_is_no_video_is_named(tmp_path, content):
+    path = tmp_path / "x.mp4"
+    path.write_bytes(content)
+    with pytest.raises(VideoError) as caught:
+        video.probe(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+    with pytest.raises(VideoError, match="no such file"):
+        video.probe(tmp_path / "missing.mp4")
+
+
+def test_folders_of_images_are_sorted_naturally(tmp_path):
+    frames = make_frames(11)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f"frame{number}.png")
+    (tmp_path / "notes.txt").write_text("not a frame")
+    assert video.is_video(tmp_path)
+    np.testing.assert_array_equal(video.read_frames(tmp_path)[1], frames)
+    Image.fromarray(frames[0, :10]).save(tmp_path / "frame11.png")
+    with pytest.raises(VideoError, match="frame 11 is"):
+        video.read_frames(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [(), (1,), (3,)])
+def test_arrays_are_videos(tmp_path, channels):
+    frames = np.random.default_rng(0).integers(0, 256, (4, 6, 8, *channels), np.uint8)
+    np.save(tmp_path / "a.npy", frames)
+    _, back = video.read_frames(tmp_path / "a.npy")
+    expected = frames if channels == (3,) else frames.reshape(4, 6, 8, 1)
+    np.testing.assert_array_equal(back, np.broadcast_to(expected, (4, 6, 8, 3)))
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([{"run": "me"}]), allow_pickle=True)
+    with pytest.raises(VideoError, match=r"a\.npy"):
+        video.read_frames(tmp_path / "a.npy")
+
+
+def test_shrinking_takes_the_mean_of_the_area(tmp_path):
+    frames = make_frames(3, 24, 32)
+    video.write_video(tmp_path / "a.mkv", frames, fps=5, lossless=True)
+    _, small = video.read_frames(tmp_path / "a.mkv", (6, 8))
+    expected = frames.reshape(3, 6, 4, 8, 4, 3).mean(axis=(2, 4))
+    assert np.abs(small - expected).max() <= 1
+    checkers = np.indices((24, 32)).sum(axis=0) % 2 * np.uint8(255)
+    np.save(tmp_path / "b.npy", np.stack([checkers] * 2).astype(np.uint8))
+    _, gray = video.read_frames(tmp_path / "b.npy", (12, 16))
+    assert np.abs(gray.astype(int) - 127).max() <= 1
+
+
+def test_names_decide_what_is_a_video(tmp_path):
+    assert video.is_video("a/b.MP4") and video.is_video("x.gif") and video.is_video("x.npy")
+    assert not video.is_video("x.txt") and not video.is_video(".hidden.mp4")
+    (tmp_path / "empty").mkdir()
+    assert not video.is_video(tmp_path / "empty")
