@@ -57,6 +57,9 @@ def params():
     learned = jax.tree.map(
         lambda a: a + 0.1 * rng.normal(size=a.shape).astype(a.dtype), variables["params"]
     )
+    # As after training, a latent is about equally uncertain in all frames.
+    head = learned["frame_head"]["dense"]
+    head["kernel"] = head["kernel"].at[:, MODEL.latent_dim :].set(0.0)
     stats = {"mean": np.full((16, 16, 1), -0.1, np.float32), "std": np.float32(0.5)}
     return {"params": learned, "stats": stats}
 
@@ -86,7 +89,17 @@ def test_ordered_pooling_is_linear_in_time_between_the_first_and_last_valid_fram
     np.testing.assert_allclose(pooled.reshape(16, 2)[:, 1], -2 * expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["ordered", "stats"])
+def test_dynamics_adds_the_sizes_of_the_steps():
+    mean_BTZ = np.random.default_rng(0).normal(size=(2, 16, 3)).astype(np.float32)
+    mask_BT = jnp.ones((2, 16), bool)
+    pooled = features.pool_dynamics(make_posterior(mean_BTZ), mask_BT)
+    ordered = features.pool_ordered(make_posterior(mean_BTZ), mask_BT)
+    np.testing.assert_array_equal(pooled[:, : 16 * 3], ordered)
+    steps = np.abs(np.diff(np.asarray(ordered).reshape(2, 16, 3), axis=1)).reshape(2, -1)
+    np.testing.assert_allclose(pooled[:, 16 * 3 :], steps, rtol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["dynamics", "ordered", "stats"])
 def test_masked_frames_do_not_enter_pooling(pooling):
     rng = np.random.default_rng(2)
     mean_BTZ, mask = rng.normal(size=(3, 6, 2)), rng.random((3, 6)) < 0.6
@@ -109,7 +122,7 @@ def test_stats_pooling_gives_mean_and_sd_and_clip_pooling_the_clip_latent():
 
 
 def test_unknown_pooling_is_named():
-    with pytest.raises(ValueError, match="pooling='mean' is not one of clip, ordered, stats"):
+    with pytest.raises(ValueError, match="pooling='mean' is not one of clip, dynamics, ordered, stats"):
         features.make_encoder(MODEL, "mean")
 
 
@@ -471,7 +484,7 @@ def test_bits_per_dim_are_given_only_where_they_mean_something(dataset):
 @pytest.fixture(scope="module")
 def classified(dataset, params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("classify")
-    return classify.classify(MODEL, params, dataset, folder, batch_size=4), folder
+    return classify.classify(MODEL, params, dataset, folder, batch_size=4, pooling="ordered"), folder
 
 
 def test_classes_of_brightness_are_recognised_and_chance_is_chance(classified):

@@ -130,7 +130,7 @@ def classify(
     folder: str | os.PathLike,
     *,
     batch_size: int,
-    pooling: str = "ordered",
+    pooling: str = "dynamics",
     split: str = "test",
     seed: int = 0,
 ) -> Result:

@@ -30,19 +30,38 @@ def pool_ordered(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Arra
     frames.) The times reach from the first valid frame to the last; between two frames the values
     are interpolated linearly. Zeros for a clip without a valid frame.
     """
-    mean_BTZ = posterior.frame.mean * jnp.exp(-0.5 * posterior.frame.logvar)
+    return _join(_sample_times(posterior, mask_BT))
+
+
+def pool_dynamics(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
+    """`pool_ordered` and the sizes of the 15 steps between its times: [B, 31 * Z].
+
+    A linear classifier cannot tell fast from slow where the phase of a movement varies: the mean
+    of z_t over phases is the same. The sizes |z_{t+1} - z_t| can.
+    """
+    z_BSZ = _sample_times(posterior, mask_BT)
+    steps_BSZ = jnp.abs(jnp.diff(z_BSZ, axis=1))
+    return jnp.concatenate([_join(z_BSZ), _join(steps_BSZ)], axis=1)
+
+
+def _join(z_BSZ: jax.Array) -> jax.Array:
+    return z_BSZ.reshape(z_BSZ.shape[0], -1)
+
+
+def _sample_times(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
+    """Latents in units of their uncertainty at NUM_TIMES equal times, [B, S, Z]."""
+    z_BTZ = posterior.frame.mean * jnp.exp(-0.5 * posterior.frame.logvar)
     # Valid frames first, in their order; frames without a value may stand at both ends.
     order_BT = jnp.argsort(~mask_BT, axis=1, stable=True)
-    mean_BTZ = jnp.take_along_axis(mean_BTZ, order_BT[..., None], axis=1)
+    z_BTZ = jnp.take_along_axis(z_BTZ, order_BT[..., None], axis=1)
     last_B = jnp.maximum(mask_BT.sum(axis=1) - 1, 0)
     position_BS = jnp.linspace(0.0, 1.0, NUM_TIMES)[None] * last_B[:, None]
     lower_BS = jnp.floor(position_BS).astype(jnp.int32)
     upper_BS = jnp.minimum(lower_BS + 1, last_B[:, None])
-    lower = jnp.take_along_axis(mean_BTZ, lower_BS[..., None], axis=1)
-    upper = jnp.take_along_axis(mean_BTZ, upper_BS[..., None], axis=1)
+    lower = jnp.take_along_axis(z_BTZ, lower_BS[..., None], axis=1)
+    upper = jnp.take_along_axis(z_BTZ, upper_BS[..., None], axis=1)
     pooled_BSZ = lower + (position_BS - lower_BS)[..., None] * (upper - lower)
-    pooled_BSZ = jnp.where(mask_BT.any(axis=1)[:, None, None], pooled_BSZ, 0.0)
-    return pooled_BSZ.reshape(pooled_BSZ.shape[0], -1)
+    return jnp.where(mask_BT.any(axis=1)[:, None, None], pooled_BSZ, 0.0)
 
 
 def pool_stats(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
@@ -57,6 +76,7 @@ def pool_stats(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
 # Name of a pooling -> (SequentialPosterior, mask_BT) -> [B, F].
 POOLINGS: dict[str, Callable] = {
     "clip": pool_clip,
+    "dynamics": pool_dynamics,
     "ordered": pool_ordered,
     "stats": pool_stats,
 }

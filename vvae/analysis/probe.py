@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 REGULARIZATIONS = tuple(float(c) for c in np.logspace(-4, 0, 5))
 SCALINGS = ("each", "one")
-MAX_FOLDS = 5
+MAX_FOLDS = 4
 MAX_NEIGHBOURS = 20
 # Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination".
 NEIGHBOUR_TEMPERATURE = 0.07
