@@ -139,19 +139,27 @@ def _score_fold(config: Config, dataset: Dataset, train, extra, test, seed: int)
     seen, fitted, held_out = (clips.select(ids) for ids in ([*train, *extra], train, test))
     model, params = _train(config, dataset, seen, seed)
     encoder = make_encoder(model, config.evaluate.pooling)
-    pca = fit_frame_pca(seen, config.model.latent_dim, seed)
+    fresh = randomize_params(model, params, seed + 100)
     methods = {
         "vae": lambda c: extract(encoder, params, c, config.train.batch_size),
-        "random_encoder": lambda c: extract(
-            encoder, randomize_params(model, params, seed + 100), c, config.train.batch_size
-        ),
+        "random_encoder": lambda c: extract(encoder, fresh, c, config.train.batch_size),
+    }
+    if seed == 0:
+        methods |= _list_fixed_methods(seen, config.model.latent_dim)
+    return {
+        name: _judge(extract_from(fitted), extract_from(held_out))
+        for name, extract_from in methods.items()
+    }
+
+
+def _list_fixed_methods(seen: Clips, num_components: int) -> dict:
+    """Features that do not depend on a seed."""
+    pca = fit_frame_pca(seen, num_components, 0)
+    return {
         "raw_frames": lambda c: average_by_video(_flatten(c.read(np.arange(len(c)))), c),
         "pca": lambda c: average_by_video(
             _flatten(project_frames(pca, c.read(np.arange(len(c))))), c
         ),
-    }
-    return {
-        name: _judge(features(fitted), features(held_out)) for name, features in methods.items()
     }
 
 

@@ -215,6 +215,35 @@ def test_the_exported_encoder_runs_without_vvae(trained, tmp_path):
         np.testing.assert_allclose(out["clip_logvar"], posterior.clip.logvar, rtol=1e-4, atol=1e-5)
 
 
+def test_a_loss_that_is_not_finite_stops_with_its_step(folder, cache, tmp_path):
+    arguments = (TINY, "--data.path", folder, "--data.cache_dir", cache, "--optim.warmup", 0)
+    arguments += ("--optim.learning_rate", 1e30, "--workdir", tmp_path / "run")
+    result = run_program("train.py", *arguments, check=False)
+    assert result.returncode == 3, result.stderr
+    assert "error: step 2: the loss" in result.stderr
+    assert not (tmp_path / "run" / "eval").exists()
+
+
+def test_the_example_of_the_readme_runs(trained):
+    text = (ROOT / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    scope = {}
+    exec(code.replace('"RUN"', repr(str(trained[0]))), scope)
+    assert scope["video"].shape == scope["x"].shape
+    assert scope["better"].shape == scope["bound"].shape == (2,)
+    assert scope["new"].shape == (4, 24, *scope["model"].shape_HWC)
+
+
+def test_activations_in_bfloat16(folder, cache, tmp_path):
+    arguments = (TINY, "--data.path", folder, "--data.cache_dir", cache, "--train.num_steps", 2)
+    arguments += ("--model.dtype", "bfloat16", "--evaluate.tasks", "density")
+    result = run_program("train.py", *arguments, "--workdir", tmp_path / "run")
+    assert "elbo" in result.stdout
+    with Checkpointer(tmp_path / "run" / "checkpoints", read_only=True) as checkpointer:
+        leaves = jax.tree.leaves(checkpointer.restore_variables("latest"))
+    assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
+
+
 def test_check_names_what_is_broken(folder):
     result = run_program("evaluate.py", "check", "--data.path", folder)
     assert "broken.mkv" in result.stdout and "16x16" in result.stdout

@@ -15,6 +15,7 @@ import tyro
 from vvae.config import Config
 
 USAGE_ERROR = 2
+NUMERICAL_ERROR = 3
 _ROOT = Path(__file__).resolve().parent.parent
 _PLAIN_WORDS = {"true": "True", "false": "False", "none": "None"}
 
@@ -53,8 +54,9 @@ def run_main(main: Callable[[list[str]], int]) -> None:
     """Runs a program: its status is the exit status; what the user can mend is one line, status 2.
 
     An error that vvae raised on purpose (ValueError, or OSError of a file) is printed as one line;
-    any other is a fault of the program and keeps its traceback, as does every error where the
-    environment sets VVAE_TRACEBACK.
+    a FloatingPointError (a loss that is not finite) is one line and status 3; any other error is a
+    fault of the program and keeps its traceback, as every one does where the environment sets
+    VVAE_TRACEBACK.
     """
     try:
         status = main(sys.argv[1:])
@@ -63,6 +65,9 @@ def run_main(main: Callable[[list[str]], int]) -> None:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = USAGE_ERROR
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = NUMERICAL_ERROR
     sys.exit(status)
 
 

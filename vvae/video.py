@@ -218,10 +218,19 @@ def _iterate_file(path: Path) -> Iterator[tuple[float, np.ndarray]]:
     except VideoError:
         raise
     except (OSError, ValueError, IndexError, av.error.FFmpegError) as error:
-        where = f"broken after {number} frames" if number else "not a readable video"
-        raise VideoError(path, f"{where} ({_first_line(error)})") from error
+        raise VideoError(path, _describe_failure(number, error)) from error
     if number:
         _check_complete(path, number, end)
+
+
+def _describe_failure(number: int, error: Exception) -> str:
+    """Says what a failure after `number` frames means."""
+    if number:
+        return f"broken after {number} frames ({_first_line(error)})"
+    # imageio's own words for a file that it cannot open are about its plugins.
+    cause = error.__cause__ if isinstance(error, OSError) and error.errno is None else error
+    reason = _first_line(cause) if isinstance(cause, av.error.FFmpegError) else "unknown format"
+    return f"not a readable video ({reason})"
 
 
 def _check_complete(path: Path, num_frames: int, end: float) -> None:
