@@ -18,5 +18,5 @@ def get_config() -> Config:
             name="EgoGestAR", view="motion", height=24, width=32, num_frames=16, sampling="whole"
         ),
         model=Model(widths=(32, 64, 128), latent_dim=50, clip_latent_dim=5),
-        train=Train(batch_size=16, num_steps=300, validate_every=150),
+        train=Train(batch_size=16, num_steps=150, validate_every=75),
     )

@@ -2,7 +2,7 @@
 
     python train.py configs/performers.py
 
-About 40 minutes on two CPU cores. See the README for what it reaches.
+About an hour on two CPU cores.
 """
 
 from vvae.config import Config, Train

@@ -122,7 +122,9 @@ def test_stats_pooling_gives_mean_and_sd_and_clip_pooling_the_clip_latent():
 
 
 def test_unknown_pooling_is_named():
-    with pytest.raises(ValueError, match="pooling='mean' is not one of clip, dynamics, ordered, stats"):
+    with pytest.raises(
+        ValueError, match="pooling='mean' is not one of clip, dynamics, ordered, stats"
+    ):
         features.make_encoder(MODEL, "mean")
 
 
@@ -484,7 +486,9 @@ def test_bits_per_dim_are_given_only_where_they_mean_something(dataset):
 @pytest.fixture(scope="module")
 def classified(dataset, params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("classify")
-    return classify.classify(MODEL, params, dataset, folder, batch_size=4, pooling="ordered"), folder
+    return classify.classify(
+        MODEL, params, dataset, folder, batch_size=4, pooling="ordered"
+    ), folder
 
 
 def test_classes_of_brightness_are_recognised_and_chance_is_chance(classified):
