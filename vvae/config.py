@@ -173,7 +173,7 @@ class Train:
 
     batch_size: int = 16
     """Clips in a step, over all devices."""
-    num_steps: int | None = 1000
+    num_steps: int | None = 600
     """Steps; None to count in epochs."""
     num_epochs: int | None = None
     """Passes over the training clips; None to count in steps."""
