@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vvae import video
-from vvae.data import performers
+from vvae.data import drawing, performers
 from vvae.data.choreography import ACTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +50,59 @@ def test_masks_are_the_figure(action):
     share = mask.mean(axis=(1, 2))
     assert np.all((share > 0.01) & (share < 0.5))
     assert (mask[1:] != mask[:-1]).any(axis=(1, 2)).mean() > 0.5
+
+
+def test_nothing_but_the_figure_covers_the_background():
+    _, _, shift, rng = performers._stage("clap", 1, 2, 0)
+    time = np.arange(performers.NUM_FRAMES) / performers.FPS
+    background = drawing.draw_background(shift, time, performers.SIZE, rng)
+    frames, mask = performers.render_clip("clap", 1, 2)
+    same = (frames == np.rint(background * 255).astype(np.uint8).transpose(1, 2, 3, 0)).all(axis=-1)
+    # A limb's soft edge reaches half a pixel beyond it: at most one pixel around the mask.
+    near = np.zeros_like(mask)
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            near |= np.roll(mask, (down, right), axis=(1, 2))
+    assert same[~near].all()
+    assert same[mask].mean() < 0.02
+
+
+def test_a_disk_covers_the_pixels_within_its_radius():
+    centre, ink = np.array([[20.3, 11.8]]), np.ones(3)
+    disk = drawing.Limb(centre, centre, (6.0, 6.0), ink, ink, (0.0, 0.0, 0.0), 0.0)
+    mask = drawing.paint(np.zeros((3, 1, 32, 40), np.float32), [disk])[0]
+    row, column = np.indices((32, 40)) + 0.5
+    np.testing.assert_array_equal(mask, np.hypot(column - 20.3, row - 11.8) < 6.0)
+
+
+def trace_hand(action, performer):
+    names, joints = performers.trace_joints(action, performer, 0)
+    hand, shoulder = (joints[:, names.index(name)] for name in ("hand+1", "shoulder+1"))
+    return hand - shoulder
+
+
+@pytest.mark.parametrize(("action", "sense"), [("swipe_left", -1), ("swipe_right", 1)])
+def test_swipes_go_the_way_that_the_viewer_sees(action, sense):
+    for performer in range(10):
+        column = trace_hand(action, performer)[:, 0]
+        assert sense * (column[-1] - column[0]) > 3.0
+
+
+@pytest.mark.parametrize(
+    ("action", "sense"), [("circle_clockwise", 1), ("circle_anticlockwise", -1)]
+)
+def test_circles_turn_the_way_that_the_viewer_sees(action, sense):
+    for performer in range(10):
+        path = trace_hand(action, performer)
+        offset = path - path.mean(axis=0)
+        angle = np.unwrap(np.arctan2(offset[:, 1], offset[:, 0]))  # rows grow downwards
+        assert sense * (angle[-1] - angle[0]) > np.pi
+
+
+@pytest.mark.parametrize("arguments", [("dance", 0, 0), ("walk", -1, 0), ("walk", 0, 1000)])
+def test_clips_that_do_not_exist_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"no action 'dance'|must be at least 0"):
+        performers.render_clip(*arguments)
 
 
 def test_all_actions_and_enough_performers_are_listed():

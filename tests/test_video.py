@@ -1,8 +1,10 @@
 """Real files in and out: exact frames and times, or an error that names the file."""
 
 import csv
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from PIL import Image
@@ -73,13 +75,48 @@ def test_every_file_of_the_manifest(shared_data):
         assert (info.height, info.width) == (size[::-1] if "rotated" in path.name else size), path
 
 
-def test_rotation_is_applied(shared_data):
-    folder = shared_data("clips") / "odd"
-    _, upright = video.read_frames(folder / "rot0.mp4")
-    _, turned = video.read_frames(folder / "rotated90_bikes.mp4")
-    assert turned.shape[1:3] == upright.shape[2:0:-1]
-    quarter = [np.rot90(upright, k, axes=(1, 2)) for k in (1, 3)]
-    assert any(np.array_equal(turned, frames) for frames in quarter)
+@pytest.mark.parametrize("name", ["rotated90_bikes.mp4", "nasa_13013_rotated.mp4"])
+def test_rotation_is_that_of_ffmpeg(shared_data, name):
+    path = shared_data("clips") / "odd" / name
+    _, frame = next(video.iterate_frames(path))
+    expected = iio.imread(path, plugin="FFMPEG", index=0)  # the ffmpeg program rotates by itself
+    assert frame.shape == expected.shape
+    assert np.abs(frame.astype(int) - expected).mean() < 2
+
+
+def test_damage_is_an_error_that_names_the_frame(shared_data):
+    path = shared_data("clips") / "corrupt" / "bitflips_bikes.mp4"
+    seen = 0
+    with pytest.raises(VideoError, match=r"frame \d+ is damaged") as caught:
+        for _ in video.iterate_frames(path, (34, 80)):
+            seen += 1
+    # The frame before the damaged one was still held back.
+    assert seen > 0 and f"frame {seen + 1} " in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "natural/tree.avi",
+        "natural/newtonscradle.gif",
+        "odd/mjpeg.avi",
+        "odd/transparent.webm",
+        "odd/vfr_bikes.mkv",
+        "odd/odd_161x97.mkv",
+    ],
+)
+def test_cut_files_give_true_frames_and_then_an_error(shared_data, tmp_path, name, share):
+    whole = shared_data("clips") / name
+    cut = tmp_path / whole.name
+    cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
+    _, frames = video.read_frames(whole)
+    seen = []
+    with pytest.raises(VideoError, match=r"cut in or after|damaged|broken"):
+        seen.extend(frame for _, frame in video.iterate_frames(cut))
+    assert len(seen) < len(frames)
+    for one, other in zip(seen, frames, strict=False):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_variable_frame_rate_keeps_real_frames_and_times(shared_data):
@@ -158,3 +195,9 @@ def test_names_decide_what_is_a_video(tmp_path):
     assert not video.is_video("x.txt") and not video.is_video(".hidden.mp4")
     (tmp_path / "empty").mkdir()
     assert not video.is_video(tmp_path / "empty")
+
+
+def test_errors_survive_the_way_between_processes():
+    error = pickle.loads(pickle.dumps(VideoError("a/b.mp4", "cut after frame 3")))
+    assert str(error) == "a/b.mp4: cut after frame 3"
+    assert (error.path, error.reason) == ("a/b.mp4", "cut after frame 3")

@@ -76,7 +76,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
         times.append(time)
         shape = frame.shape
     span = times[-1] - times[0]
-    fps = (len(times) - 1) / span if span > 0 else NOMINAL_FPS
+    fps = round((len(times) - 1) / span, 6) if span > 0 else NOMINAL_FPS
     return VideoInfo(len(times), shape[0], shape[1], fps)
 
 
@@ -110,10 +110,12 @@ def iterate_frames(
     grows). Folders of images are sorted naturally (2.png before 10.png) and, like .npy arrays
     ([T, H, W] or [T, H, W, 1 or 3] uint8), timed at `NOMINAL_FPS`.
 
-    A file counts as cut when its last packet ends before the duration that its header states, by
-    more than two mean frame durations or 0.1 s: the duration of the video stream (mp4, avi), else
-    of the file, to which then any of its streams may reach (mkv, webm). The frames in front of the
-    cut are real, but the video is not all there, so the error comes after the last of them.
+    A file counts as cut when a packet of its video is there only in part, when a GIF lacks its end
+    mark, or when the last packet ends before the duration that the header states, by more than two
+    mean frame durations and 0.1 s: the duration of the video stream (mp4; in avi by its number of
+    frames), else of the file, to which then any of its streams may reach (mkv, webm). A file that
+    states no duration and is cut between two frames is a shorter video. Frames are handed out as
+    they come, but the last one only when the file has proved whole: no frame is ever invented.
 
     Args:
         path: Video file, folder of image frames, or .npy array.
@@ -200,6 +202,8 @@ class _FramePlugin(PyAVPlugin):
 
 def _iterate_file(path: Path) -> Iterator[tuple[float, np.ndarray]]:
     number, first, time, end = 0, None, 0.0, 0.0
+    # A frame is handed out when the next one is there: the last of a cut file may be half of one.
+    held = None
     # One converter for all frames, in this thread: starting threads for each small frame takes
     # several times as long as its conversion.
     to_rgb = functools.partial(VideoReformatter().reformat, format="rgb24", threads=1)
@@ -213,14 +217,17 @@ def _iterate_file(path: Path) -> Iterator[tuple[float, np.ndarray]]:
                 time = end if frame.time is None else frame.time
                 end = time + (float(frame.duration * frame.time_base) or step)
                 first = time if first is None else first
-                yield time - first, _rotate(path, to_rgb(frame).to_ndarray(), frame.rotation)
+                if held is not None:
+                    yield held
+                held = time - first, _rotate(path, to_rgb(frame).to_ndarray(), frame.rotation)
                 number += 1
     except VideoError:
         raise
     except (OSError, ValueError, IndexError, av.error.FFmpegError) as error:
         raise VideoError(path, _describe_failure(number, error)) from error
-    if number:
+    if held is not None:
         _check_complete(path, number, end)
+        yield held
 
 
 def _describe_failure(number: int, error: Exception) -> str:
@@ -234,29 +241,41 @@ def _describe_failure(number: int, error: Exception) -> str:
 
 
 def _check_complete(path: Path, num_frames: int, end: float) -> None:
-    """Raises VideoError if the header states more than the file holds (rule: `iterate_frames`)."""
+    """Raises VideoError if the file has been cut (rules: `iterate_frames`)."""
+    where = f"cut in or after frame {num_frames - 1}"
+    if path.suffix.lower() == ".gif" and not path.read_bytes().rstrip(b"\0").endswith(b";"):
+        raise VideoError(path, f"{where}: the end mark is missing")
     with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        if stream.duration is not None:
-            packets = container.demux(stream)
-            stated = float((stream.duration + (stream.start_time or 0)) * stream.time_base)
-        elif container.duration is not None:
-            packets = container.demux()
-            stated = (container.duration + (container.start_time or 0)) / av.time_base
-        else:
-            return
-        tolerance = max(2.0 * stated / num_frames, 0.1)
-        if stated - end <= tolerance:
-            return
-        reached = max(
-            float((packet.pts + (packet.duration or 0)) * packet.time_base)
-            for packet in packets
-            if packet.pts is not None
-        )
-    if stated - reached > tolerance:
-        raise VideoError(
-            path, f"cut after frame {num_frames - 1}: {reached:.2f} s of {stated:.2f} s are there"
-        )
+        video_stream = container.streams.video[0]
+        stated, streams = _find_stated_end(container)
+        reached = end
+        for packet in container.demux(streams):
+            if packet.is_corrupt and packet.stream is video_stream:
+                raise VideoError(path, f"{where}: a frame is there only in part")
+            start = packet.dts if packet.pts is None else packet.pts
+            if start is not None:  # the empty packet that ends a stream has no time
+                reached = max(reached, float((start + (packet.duration or 0)) * packet.time_base))
+    if stated is not None and stated - reached > max(2.0 * stated / num_frames, 0.1):
+        raise VideoError(path, f"{where}: {reached:.2f} s of {stated:.2f} s are there")
+
+
+def _find_stated_end(container) -> tuple[float | None, list]:
+    """Returns when the video ends by the header, in s, or None, and the streams that it is of."""
+    stream = container.streams.video[0]
+    if stream.duration is not None:
+        duration = stream.duration
+        if container.format.name == "avi":
+            # Guessed from the size of the file; the header's count of frames, which are the unit
+            # of time here, is not. (In mp4 an edit list may hide frames of the count.)
+            duration = max(duration, stream.frames)
+        return float((duration + (stream.start_time or 0)) * stream.time_base), [stream]
+    if container.duration is not None:
+        return (container.duration + (container.start_time or 0)) / av.time_base, [
+            *container.streams.video,
+            *container.streams.audio,
+            *container.streams.subtitles,
+        ]
+    return None, [stream]
 
 
 def _rotate(path: Path, frame: np.ndarray, degrees: int) -> np.ndarray:
