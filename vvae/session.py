@@ -92,7 +92,7 @@ def print_estimate(config: Config, runner, num_parts: int) -> None:
 def open_data(config: Config) -> Dataset:
     """Opens the data and prints what was found, what is broken and what is left out."""
     if config.data.path is None and config.data.name == "performers":
-        print("data: the built-in performers (written once, about 6 MB)", flush=True)
+        print("data: the built-in performers (written once, about 13 MB)", flush=True)
     dataset = runs.open_data(config, runs.find_videos(config), show_decoding)
     for split, clips in dataset.splits.items():
         size = len(clips) * clips.clip_format.clip_bytes / 1e6
