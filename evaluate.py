@@ -137,9 +137,8 @@ def _open_data(run, data_path: str | None) -> _TaskData:
     from vvae import run as runs
     from vvae.data.dataset import UNSPLIT
 
-    folder = run.record["data"]["path"]
-    known = runs.open_data(run.config, folder)
     if data_path is None:
+        known = runs.open_data(run.config, run.record["data"]["path"])
         split = "test" if "test" in known.splits else "val"
         if split == "val":
             print("note: the data have no test split; the validation split is measured")
@@ -147,8 +146,18 @@ def _open_data(run, data_path: str | None) -> _TaskData:
     new = runs.open_new_data(run.config, data_path, run.class_names)
     for name, reason in new.broken.items():
         print(f"left out, cannot be read: {name}: {reason}")
-    splits = {"train": known.splits["train"], UNSPLIT: new.splits[UNSPLIT]}
-    return _TaskData(dataclasses.replace(new, splits=splits), UNSPLIT, is_new=True)
+    return _TaskData(new, UNSPLIT, is_new=True)
+
+
+def _add_training(run, data: _TaskData):
+    """Returns the data set with the run's training clips, which PCA is fitted to."""
+    from vvae import run as runs
+
+    if "train" in data.dataset.splits:
+        return data.dataset
+    known = runs.open_data(run.config, run.record["data"]["path"])
+    splits = {"train": known.splits["train"], **data.dataset.splits}
+    return dataclasses.replace(data.dataset, splits=splits)
 
 
 def _answer(task: str, model, params, run, data: _TaskData, folder: Path):
@@ -160,7 +169,8 @@ def _answer(task: str, model, params, run, data: _TaskData, folder: Path):
     common["seed"] = run.config.train.seed
     arguments = (model, params, data.dataset, folder)
     if task == "reconstruct":
-        return reconstruct.reconstruct(*arguments, **common)
+        dataset = _add_training(run, data)
+        return reconstruct.reconstruct(model, params, dataset, folder, **common)
     if task == "density":
         return density.density(*arguments, **common, num_samples=settings.num_samples)
     if task == "generate":

@@ -104,11 +104,12 @@ def train(request: Request) -> bool:
 
     with Checkpointer(run.checkpoints) as checkpointer:
         # The state: 1. of the run that is continued, 2. another run's parameters, 3. fresh.
-        host_state = session.make_state(model, tx, dataset, config.train.seed)
         if checkpointer.latest_step is not None:
-            host_state = checkpointer.restore("latest", host_state).state
-        elif request.init_from is not None:
-            host_state = session.take_parameters(host_state, request.init_from)
+            host_state = checkpointer.restore("latest", session.describe_state(model, tx)).state
+        else:
+            host_state = session.make_state(model, tx, dataset, config.train.seed)
+            if request.init_from is not None:
+                host_state = session.take_parameters(host_state, request.init_from)
         first_step = int(host_state.step)
         if first_step >= num_steps:
             print(f"{workdir} is finished: all {num_steps} steps are done")

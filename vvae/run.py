@@ -73,11 +73,6 @@ class Run:
         return self.record["data"]["num_steps"]
 
 
-def choose_workdir(name: str) -> Path:
-    """Returns a new path runs/NAME-TIME."""
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
 def is_run(workdir) -> bool:
     """Whether a directory holds a run."""
     return (Path(workdir) / "config.json").is_file()

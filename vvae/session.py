@@ -198,6 +198,16 @@ def make_state(model, tx, dataset: Dataset, seed: int) -> TrainState:
     return init_state(params, stats, tx)
 
 
+def describe_state(model, tx) -> TrainState:
+    """Returns the shapes and dtypes of `make_state`, without looking at the data."""
+
+    def start(key):
+        fresh = init_variables(model, key)
+        return init_state(fresh["params"], fresh["stats"], tx)
+
+    return jax.eval_shape(start, jax.random.key(0))
+
+
 def take_parameters(state: TrainState, workdir: str) -> TrainState:
     """Returns the state with the best parameters of another run.
 

@@ -12,7 +12,6 @@ performers_difficulty.py` measures it. Directions are those that the viewer sees
 """
 
 import csv
-import gc
 import io
 import os
 from dataclasses import dataclass
@@ -178,14 +177,9 @@ def _format_table(rows: list[dict[str, str | int]]) -> str:
 
 def _write_clips(job: tuple[Path, list[dict[str, str | int]]]) -> None:
     folder, rows = job
-    # imageio collects garbage at every close: half the time, unless what is loaded is left out.
-    gc.freeze()
-    try:
-        for row in rows:
-            frames, _ = render_clip(row["label"], row["performer"], row["take"], row["seed"])
-            video.write_video(folder / row["path"], frames, FPS)
-    finally:
-        gc.unfreeze()
+    for row in rows:
+        frames, _ = render_clip(row["label"], row["performer"], row["take"], row["seed"])
+        video.write_video(folder / row["path"], frames, FPS)
 
 
 def _clock() -> np.ndarray:
