@@ -52,6 +52,16 @@ def test_masks_are_the_figure(action):
     assert (mask[1:] != mask[:-1]).any(axis=(1, 2)).mean() > 0.5
 
 
+def test_the_same_frames_make_the_same_file(tmp_path):
+    """Each of these clips gave several files while x264 used its assembly."""
+    for performer in (2, 3):
+        frames, _ = performers.render_clip("box", performer, 5)
+        files = [tmp_path / f"{performer}_{number}.mp4" for number in range(15)]
+        for path in files:
+            video.write_video(path, frames, performers.FPS)
+        assert len({path.read_bytes() for path in files}) == 1
+
+
 def test_nothing_but_the_figure_covers_the_background():
     _, _, shift, rng = performers._stage("clap", 1, 2, 0)
     time = np.arange(performers.NUM_FRAMES) / performers.FPS

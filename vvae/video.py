@@ -23,6 +23,9 @@ from PIL import Image
 VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".npy", ".webm")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
 NOMINAL_FPS = 25.0  # of what carries no time: folders of images, .npy arrays, a single frame
+# With its assembly, x264 writes one of several files for the same frames (measured, also on one
+# thread); the videos written here are small enough to do without.
+_REPRODUCIBLE = {"x264-params": "asm=0:threads=1"}
 _CONTAINERS = {".avi": "avi", ".m4v": "mp4", ".mkv": "matroska", ".mov": "mov", ".mp4": "mp4"}
 
 
@@ -167,7 +170,11 @@ def write_video(
     """
     path = Path(path)
     frames_THWC = _check_writable(path, frames_THWC, fps)
-    codec, pixel_format, options = ("libx264", "yuv420p", {"crf": "18"})
+    codec, pixel_format, options = (
+        "libx264",
+        "yuv420p",
+        _REPRODUCIBLE | {"crf": "18", "preset": "veryfast"},
+    )
     if lossless:
         codec, pixel_format, options = ("libx264rgb", "rgb24", {"qp": "0"})
     else:
