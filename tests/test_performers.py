@@ -66,8 +66,10 @@ def test_nothing_but_the_figure_covers_the_background():
     _, _, shift, rng = performers._stage("clap", 1, 2, 0)
     time = np.arange(performers.NUM_FRAMES) / performers.FPS
     background = drawing.draw_background(shift, time, performers.SIZE, rng)
+    drawing.light(background, time, rng)
     frames, mask = performers.render_clip("clap", 1, 2)
-    same = (frames == np.rint(background * 255).astype(np.uint8).transpose(1, 2, 3, 0)).all(axis=-1)
+    expected = np.clip(np.rint(background * 255), 0, 255).astype(np.uint8)
+    same = (frames == expected.transpose(1, 2, 3, 0)).all(axis=-1)
     # A limb's soft edge reaches half a pixel beyond it: at most one pixel around the mask.
     near = np.zeros_like(mask)
     for down in (-1, 0, 1):
@@ -75,6 +77,20 @@ def test_nothing_but_the_figure_covers_the_background():
             near |= np.roll(mask, (down, right), axis=(1, 2))
     assert same[~near].all()
     assert same[mask].mean() < 0.02
+
+
+def test_light_changes_in_three_directions_only():
+    """The logarithm of the light is a plane over the picture, another one in every frame."""
+    time = np.arange(16) / performers.FPS
+    canvas = np.ones((3, 16, 8, 12), np.float32)
+    drawing.light(canvas, time, np.random.default_rng(0))
+    assert (canvas == canvas[:1]).all()
+    planes = np.log(canvas[0].reshape(16, -1).astype(np.float64))
+    column, row = np.meshgrid(np.arange(12.0), np.arange(8.0))
+    basis = np.stack([np.ones(96), column.ravel(), row.ravel()])
+    weights = np.linalg.lstsq(basis.T, planes.T, rcond=None)[0]
+    np.testing.assert_allclose(basis.T @ weights, planes.T, atol=1e-6)
+    assert (np.abs(np.diff(weights, axis=1)).max(axis=1) > 1e-3).all()
 
 
 def test_a_disk_covers_the_pixels_within_its_radius():

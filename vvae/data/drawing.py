@@ -1,4 +1,4 @@
-"""Draws figures of thick line segments over a drifting background, antialiased.
+"""Draws figures of thick line segments over a drifting background, under swinging lamps.
 
 A limb is all points within a radius of a line segment, the radius changing linearly from end to end
 (https://iquilezles.org/articles/distfunctions2d: the distance to a segment). Its edge is one pixel
@@ -11,6 +11,8 @@ import numpy as np
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _NUM_WAVES = 3
+_LIGHT_SWING = 0.22  # of the logarithm of the light, for each of its parts and sine waves
+_LIGHT_RATE = (0.3, 2.5)  # 1/s
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,28 @@ def draw_background(
     shadow_TH1 = (1.0 - rng.uniform(0.2, 0.4) * floor_TH1).astype(np.float32)
     ends = zip(dark.astype(np.float32), light.astype(np.float32))
     return np.stack([shadow_TH1 * (low + (high - low) * mix_THW) for low, high in ends])
+
+
+def light(canvas_CTHW: np.ndarray, time_T: np.ndarray, rng: np.random.Generator) -> None:
+    """Lights the picture by lamps that swing: brighter, darker, from the sides and from above.
+
+    The light is a factor exp(a_t + b_t x + c_t y) that is the same for figure and background. It
+    changes every pixel from frame to frame, yet in three directions only: a reader that mixes all
+    pixels drowns in it, one that knows how pictures vary can tell it from the movement.
+
+    Args:
+        canvas_CTHW: float32 [3, T, H, W], changed.
+        time_T: Seconds.
+        rng: Source of the swinging; consumed.
+    """
+    rate_3K1, phase_3K1 = rng.uniform(*_LIGHT_RATE, (3, 2, 1)), rng.uniform(0, 2 * np.pi, (3, 2, 1))
+    swing_3T = np.sin(2 * np.pi * rate_3K1 * time_T + phase_3K1).sum(axis=1)
+    even_T11, across_T11, down_T11 = (_LIGHT_SWING * swing_3T)[:, :, None, None]
+    height, width = canvas_CTHW.shape[2:]
+    column_W = (2 * np.arange(width) + 1) / width - 1
+    row_H1 = ((2 * np.arange(height) + 1) / height - 1)[:, None]
+    factor_THW = np.exp(even_T11 + across_T11 * column_W + down_T11 * row_H1)
+    canvas_CTHW *= factor_THW.astype(np.float32)
 
 
 def paint(canvas_CTHW: np.ndarray, limbs: list[Limb]) -> np.ndarray:

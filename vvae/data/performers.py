@@ -1,14 +1,14 @@
 """The built-in labelled data set: articulated figures that perform ten actions and gestures.
 
 A clip is made in four steps: `choreography.move` performs an action, `choreography.film` looks at
-it with a moving camera, `_dress` turns the body into coloured limbs, and `drawing.paint` draws them
-over a drifting background. Everything random comes from the seed, the performer and the take, so
-any clip can be drawn again, with its exact mask, from its row of the manifest.
+it with a moving camera, `_dress` turns the body into coloured limbs, and `drawing` paints them over
+a drifting background and lights the stage. Everything random comes from the seed, the performer and
+the take, so any clip can be drawn again, with its exact mask, from its row of the manifest.
 
 What makes it a test of motion: walk, jog and run share their poses and differ mostly in tempo and
 speed; swipes to the left and to the right, and circles in the two senses, show the same poses in
-another order; box, clap and wave keep the hands in the same region. `benchmarks/
-performers_difficulty.py` measures it. Directions are those that the viewer sees.
+another order; box, clap and wave keep the hands in the same region; swinging lamps change every
+pixel, so that change alone says little. `benchmarks/performers_difficulty.py` measures it. Directions are those that the viewer sees.
 """
 
 import csv
@@ -30,7 +30,7 @@ SPLITS = {"train": (range(24), 6), "val": (range(24, 28), 2), "test": (range(28,
 FPS = 10.0
 NUM_FRAMES = 16
 SIZE = 64  # rows and columns, pixels
-_VERSION = 3  # of the pictures: raise it with any change that alters them
+_VERSION = 4  # of the pictures: raise it with any change that alters them
 _CHUNK = 20  # clips that a worker writes at a time
 _MAX_TAKES = 1000
 
@@ -94,6 +94,7 @@ def render_clip(
     who, joints, shift_T2, rng = _stage(action, performer, take, seed)
     canvas_CTHW = drawing.draw_background(shift_T2, _clock(), SIZE, rng)
     mask_THW = drawing.paint(canvas_CTHW, _dress(who, joints))
+    drawing.light(canvas_CTHW, _clock(), rng)
     frames_CTHW = np.clip(np.rint(canvas_CTHW * 255), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(np.moveaxis(frames_CTHW, 0, -1)), mask_THW
 
