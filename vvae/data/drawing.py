@@ -11,7 +11,7 @@ import numpy as np
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _NUM_WAVES = 3
-_LIGHT_SWING = 0.22  # of the logarithm of the light, for each of its parts and sine waves
+_LIGHT_SWING = 0.26  # of the logarithm of the light, for each of its parts and sine waves
 _LIGHT_RATE = (0.3, 2.5)  # 1/s
 
 
