@@ -110,9 +110,10 @@ def evaluate_run(workdir, tasks=(), data_path: str | None = None, which="best") 
     if data_path is not None:
         folder /= Path(data_path).resolve().name
     folder.mkdir(parents=True, exist_ok=True)
+    question = _Question(run, model, params, task_data, folder)
     for task in tasks or run.config.evaluate.tasks:
         try:
-            result = _answer(task, model, params, run, task_data, folder)
+            result = _ANSWERS[task](question)
         except ValueError as error:
             if tasks:
                 raise
@@ -160,31 +161,73 @@ def _add_training(run, data: _TaskData):
     return dataclasses.replace(data.dataset, splits=splits)
 
 
-def _answer(task: str, model, params, run, data: _TaskData, folder: Path):
-    """Runs one task; each is one function of vvae.analysis."""
-    from vvae.analysis import classify, density, generate, reconstruct
+@dataclasses.dataclass(frozen=True)
+class _Question:
+    """What a task works on: the run, its model, the data, and the folder of the answer."""
 
-    settings = run.config.evaluate
-    common = {"batch_size": run.config.train.batch_size, "split": data.split}
-    common["seed"] = run.config.train.seed
-    arguments = (model, params, data.dataset, folder)
-    if task == "reconstruct":
-        dataset = _add_training(run, data)
-        return reconstruct.reconstruct(model, params, dataset, folder, **common)
-    if task == "density":
-        return density.density(*arguments, **common, num_samples=settings.num_samples)
-    if task == "generate":
-        return generate.generate(*arguments, **common)
-    if data.is_new:
-        return _label_new_videos(model, params, run, data, folder)
-    return classify.classify(*arguments, **common, pooling=settings.pooling)
+    run: object
+    model: object
+    params: object
+    data: _TaskData
+    folder: Path
+
+    @property
+    def arguments(self) -> tuple:
+        """The first arguments of every task's function."""
+        return self.model, self.params, self.data.dataset, self.folder
+
+    @property
+    def common(self) -> dict:
+        """The keyword arguments that every task's function has."""
+        train = self.run.config.train
+        return {"batch_size": train.batch_size, "split": self.data.split, "seed": train.seed}
 
 
-def _label_new_videos(model, params, run, data: _TaskData, folder: Path):
+def _reconstruct(question: _Question):
+    from vvae.analysis import reconstruct
+
+    model, params, _, folder = question.arguments
+    dataset = _add_training(question.run, question.data)
+    return reconstruct.reconstruct(model, params, dataset, folder, **question.common)
+
+
+def _density(question: _Question):
+    from vvae.analysis import density
+
+    num_samples = question.run.config.evaluate.num_samples
+    return density.density(*question.arguments, **question.common, num_samples=num_samples)
+
+
+def _generate(question: _Question):
+    from vvae.analysis import generate
+
+    return generate.generate(*question.arguments, **question.common)
+
+
+def _classify(question: _Question):
+    from vvae.analysis import classify
+
+    if question.data.is_new:
+        return _label_new_videos(question)
+    pooling = question.run.config.evaluate.pooling
+    return classify.classify(*question.arguments, **question.common, pooling=pooling)
+
+
+# Task -> the function that answers it; each calls one function of vvae.analysis.
+_ANSWERS = {
+    "reconstruct": _reconstruct,
+    "density": _density,
+    "classify": _classify,
+    "generate": _generate,
+}
+
+
+def _label_new_videos(question: _Question):
     from vvae.analysis import classify
     from vvae.analysis.probe import load_probe
     from vvae.analysis.result import Result
 
+    run, data, folder = question.run, question.data, question.folder
     path = run.workdir / "eval" / "probe.npz"
     if not path.exists():
         raise ValueError(
@@ -192,8 +235,8 @@ def _label_new_videos(model, params, run, data: _TaskData, folder: Path):
         )
     clips = data.dataset.splits[data.split]
     count = classify.label_videos(
-        model,
-        params,
+        question.model,
+        question.params,
         load_probe(path),
         clips,
         folder / "classify.csv",
