@@ -5,8 +5,8 @@
 Recognises the actions of unseen performers (gray, 32x32, 16 frames) from the middle frame, from a
 random frame, from PCA of all frames in their order, from a plain convolutional network and from the
 encoder of SequentialVAE with random weights, and from the true joints, each by logistic regression;
-and with a small supervised 3-D convolutional network. Prints top-1, writes benchmarks/results/performers_difficulty.json.
-A few minutes on 2 cores.
+and with a small supervised 3-D convolutional network. Prints top-1, writes
+benchmarks/results/performers_difficulty.json. A few minutes on 2 cores.
 """
 
 import argparse

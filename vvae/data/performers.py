@@ -8,7 +8,8 @@ the take, so any clip can be drawn again, with its exact mask, from its row of t
 What makes it a test of motion: walk, jog and run share their poses and differ mostly in tempo and
 speed; swipes to the left and to the right, and circles in the two senses, show the same poses in
 another order; box, clap and wave keep the hands in the same region; swinging lamps change every
-pixel, so that change alone says little. `benchmarks/performers_difficulty.py` measures it. Directions are those that the viewer sees.
+pixel, so that change alone says little. `benchmarks/performers_difficulty.py` measures it.
+Directions are those that the viewer sees.
 """
 
 import csv
