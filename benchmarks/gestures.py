@@ -4,13 +4,17 @@
 
 In every fold the VAE, its standardisation and its PCA start see the training folds and the videos
 without one of the ten labels (split `extra`) only. The probe is the one of `evaluate.py classify`;
-its C is chosen on the training folds. Prints top-1, writes benchmarks/results/gestures_VIEW.json.
+its C, its scaling and how the latents are pooled are chosen by cross-validation inside the training
+folds, for the trained and the random network alike. Prints top-1, writes
+benchmarks/results/gestures_VIEW.json.
 """
 
 import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from vvae import runtime
@@ -25,7 +29,7 @@ from vvae import run as runs
 from vvae import session
 from vvae.analysis import probe as probes
 from vvae.analysis.baselines import fit_frame_pca, project_frames, randomize_params
-from vvae.analysis.features import average_by_video, extract, make_encoder
+from vvae.analysis.features import VideoFeatures, average_by_video, extract, make_encoder
 from vvae.config import Config, load_config_file
 from vvae.data.dataset import UNSPLIT, Clips, Dataset, open_unsplit
 from vvae.training.parallel import make_runner
@@ -33,6 +37,9 @@ from vvae.training.state import variables
 
 RESULTS = Path(__file__).resolve().parent / "results"
 UNLABELLED = ("unclassified",)
+POOLINGS = ("ordered", "steps", "dynamics")
+
+Extractor = Callable[[Clips], VideoFeatures]
 
 
 def main() -> None:
@@ -138,29 +145,31 @@ def _score_fold(config: Config, dataset: Dataset, train, extra, test, seed: int)
     clips = dataset.splits[UNSPLIT]
     seen, fitted, held_out = (clips.select(ids) for ids in ([*train, *extra], train, test))
     model, params = _train(config, dataset, seen, seed)
-    encoder = make_encoder(model, config.evaluate.pooling)
     fresh = randomize_params(model, params, seed + 100)
-    methods = {
-        "vae": lambda c: extract(encoder, params, c, config.train.batch_size),
-        "random_encoder": lambda c: extract(encoder, fresh, c, config.train.batch_size),
-    }
+    encoders = [make_encoder(model, pooling) for pooling in POOLINGS]
+
+    def read_latents(variables) -> list[Extractor]:
+        batch_size = config.train.batch_size
+        return [partial(extract, encoder, variables, batch_size=batch_size) for encoder in encoders]
+
+    methods = {"vae": read_latents(params), "random_encoder": read_latents(fresh)}
     if seed == 0:
         methods |= _list_fixed_methods(seen, config.model.latent_dim)
-    return {
-        name: _judge(extract_from(fitted), extract_from(held_out))
-        for name, extract_from in methods.items()
-    }
+    return {name: _judge(extractors, fitted, held_out) for name, extractors in methods.items()}
 
 
-def _list_fixed_methods(seen: Clips, num_components: int) -> dict:
+def _list_fixed_methods(seen: Clips, num_components: int) -> dict[str, list[Extractor]]:
     """Features that do not depend on a seed."""
     pca = fit_frame_pca(seen, num_components, 0)
-    return {
-        "raw_frames": lambda c: average_by_video(_flatten(c.read(np.arange(len(c)))), c),
-        "pca": lambda c: average_by_video(
-            _flatten(project_frames(pca, c.read(np.arange(len(c))))), c
-        ),
-    }
+
+    def read_raw(clips: Clips) -> VideoFeatures:
+        return average_by_video(_flatten(clips.read(np.arange(len(clips)))), clips)
+
+    def read_pca(clips: Clips) -> VideoFeatures:
+        frames = clips.read(np.arange(len(clips)))
+        return average_by_video(_flatten(project_frames(pca, frames)), clips)
+
+    return {"raw_frames": [read_raw], "pca": [read_pca]}
 
 
 def _train(config: Config, dataset: Dataset, clips: Clips, seed: int):
@@ -186,14 +195,17 @@ def _flatten(array: np.ndarray) -> np.ndarray:
     return array.reshape(len(array), -1).astype(np.float32)
 
 
-def _judge(fitted, held_out) -> np.ndarray:
-    names, label_V = np.unique(fitted.label_V, return_inverse=True)
-    settings, _ = probes.select_settings(fitted.feature_VF, label_V, fitted.group_V)
+def _judge(extractors: list[Extractor], fitted: Clips, held_out: Clips) -> np.ndarray:
+    """Whether each held-out video is recognised, by the features that are best inside `fitted`."""
+    candidates = [extractor(fitted) for extractor in extractors]
+    names, label_V = np.unique(candidates[0].label_V, return_inverse=True)
+    chosen = [probes.select_settings(c.feature_VF, label_V, c.group_V) for c in candidates]
+    best = int(np.argmax([accuracy for _, accuracy in chosen]))
     probe = probes.fit_probe(
-        fitted.feature_VF, label_V, settings, tuple(map(str, names)), "ordered"
+        candidates[best].feature_VF, label_V, chosen[best][0], tuple(map(str, names)), "chosen"
     )
-    scores_VK = probes.predict_scores(probe, held_out.feature_VF)
-    return names[scores_VK.argmax(axis=1)] == held_out.label_V
+    test = extractors[best](held_out)
+    return names[probes.predict_scores(probe, test.feature_VF).argmax(axis=1)] == test.label_V
 
 
 if __name__ == "__main__":

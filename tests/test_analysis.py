@@ -97,9 +97,11 @@ def test_dynamics_adds_the_sizes_of_the_steps():
     np.testing.assert_array_equal(pooled[:, : 16 * 3], ordered)
     steps = np.abs(np.diff(np.asarray(ordered).reshape(2, 16, 3), axis=1)).reshape(2, -1)
     np.testing.assert_allclose(pooled[:, 16 * 3 :], steps, rtol=1e-6)
+    alone = features.pool_steps(make_posterior(mean_BTZ), mask_BT)
+    np.testing.assert_array_equal(alone, pooled[:, 16 * 3 :])
 
 
-@pytest.mark.parametrize("pooling", ["dynamics", "ordered", "stats"])
+@pytest.mark.parametrize("pooling", ["dynamics", "ordered", "stats", "steps"])
 def test_masked_frames_do_not_enter_pooling(pooling):
     rng = np.random.default_rng(2)
     mean_BTZ, mask = rng.normal(size=(3, 6, 2)), rng.random((3, 6)) < 0.6
@@ -123,7 +125,7 @@ def test_stats_pooling_gives_mean_and_sd_and_clip_pooling_the_clip_latent():
 
 def test_unknown_pooling_is_named():
     with pytest.raises(
-        ValueError, match="pooling='mean' is not one of clip, dynamics, ordered, stats"
+        ValueError, match="pooling='mean' is not one of clip, dynamics, ordered, stats, steps"
     ):
         features.make_encoder(MODEL, "mean")
 

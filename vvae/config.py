@@ -221,9 +221,10 @@ class Evaluate:
     """Among reconstruct, density, classify, generate."""
     num_samples: int = _runtime(50)
     """Importance samples of IWAE."""
-    pooling: Literal["dynamics", "ordered", "clip", "stats"] = _runtime("dynamics")
+    pooling: Literal["dynamics", "ordered", "steps", "clip", "stats"] = _runtime("dynamics")
     """How the latents of a clip become one vector: z at 16 equal times and the sizes of its steps,
-    z at those times alone, the clip latent w, or means and standard deviations of z."""
+    z at those times alone, the sizes alone, the clip latent w, or means and standard deviations of
+    z."""
 
     def __post_init__(self):
         for task in self.tasks:

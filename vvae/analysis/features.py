@@ -40,8 +40,20 @@ def pool_dynamics(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Arr
     of z_t over phases is the same. The sizes |z_{t+1} - z_t| can.
     """
     z_BSZ = _sample_times(posterior, mask_BT)
-    steps_BSZ = jnp.abs(jnp.diff(z_BSZ, axis=1))
-    return jnp.concatenate([_join(z_BSZ), _join(steps_BSZ)], axis=1)
+    return jnp.concatenate([_join(z_BSZ), _measure_steps(z_BSZ)], axis=1)
+
+
+def pool_steps(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
+    """The sizes of the 15 steps between the times of `pool_ordered` alone: [B, 15 * Z].
+
+    For signed views such as `difference`: what moves there is bright or dark by chance, so that
+    the sign of a latent says nothing of the class, and its changes do.
+    """
+    return _measure_steps(_sample_times(posterior, mask_BT))
+
+
+def _measure_steps(z_BSZ: jax.Array) -> jax.Array:
+    return _join(jnp.abs(jnp.diff(z_BSZ, axis=1)))
 
 
 def _join(z_BSZ: jax.Array) -> jax.Array:
@@ -79,6 +91,7 @@ POOLINGS: dict[str, Callable] = {
     "dynamics": pool_dynamics,
     "ordered": pool_ordered,
     "stats": pool_stats,
+    "steps": pool_steps,
 }
 
 
