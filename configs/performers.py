@@ -2,7 +2,8 @@
 
     python train.py configs/performers.py
 
-Half an hour on two free CPU cores, up to an hour on shared ones; the README says what it reaches.
+About 20 minutes on two free CPU cores, up to an hour on shared ones; the README says what it
+reaches.
 """
 
 from vvae.config import Config, Train
@@ -10,4 +11,4 @@ from vvae.config import Config, Train
 
 def get_config() -> Config:
     """Returns the settings of the long run on the performers."""
-    return Config(name="performers", train=Train(num_steps=20_000, validate_every=2000))
+    return Config(name="performers", train=Train(num_steps=10_000, validate_every=1000))
