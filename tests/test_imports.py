@@ -21,7 +21,8 @@ ALLOWED = {
     "models": ("models", "distributions"),
     "objectives": ("distributions", "models.contract"),
     "training": ("training", "objectives"),
-    "metrics": (),
+    "cards": (),
+    "metrics": ("cards",),
     "figures": ("video",),
     "run": ("config", "runtime", "data", "models", "training.checkpoint"),
     "analysis": (
@@ -31,6 +32,7 @@ ALLOWED = {
         "models",
         "distributions",
         "objectives",
+        "cards",
         "metrics",
         "figures",
     ),

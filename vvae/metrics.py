@@ -3,17 +3,16 @@
 Frame functions take arrays [..., H, W, C] in 8-bit units (0 to 255, uint8 or float) and return one
 float32 number a frame; they work under jit and vmap. What turns frames into one number (means over
 valid frames, videos, positions) is NumPy. A `Metric` is a number with its card, and numbers whose
-cards differ refuse to be compared.
+cards differ refuse to be compared (`vvae.cards`).
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from vvae.cards import METHOD, Metric, compare, differing_keys, make_metric  # noqa: F401
 
 PEAK = 255.0
 MAX_PSNR = 100.0
@@ -21,62 +20,6 @@ SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 SSIM_C1 = (0.01 * PEAK) ** 2
 SSIM_C2 = (0.03 * PEAK) ** 2
-
-# The only card key that may differ between numbers that are compared: whose result it is.
-METHOD = "method"
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """A number and what was computed exactly.
-
-    Attributes:
-      value: the number; not finite where it could not be computed.
-      card: name, unit, definition, aggregation and whatever else fixes the number (split, view,
-        size, number of videos, ...); the key `method` names whose result it is.
-    """
-
-    value: float
-    card: Mapping[str, Any]
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns {"value", "card"} for json.dump; a value that is not finite becomes None."""
-        value = float(self.value)
-        return {"value": value if math.isfinite(value) else None, "card": dict(self.card)}
-
-
-def make_metric(
-    name: str, value: float, unit: str, definition: str, aggregation: str, **context: Any
-) -> Metric:
-    """Makes a metric; `context` is added to the card as it is."""
-    card = {"name": name, "unit": unit, "definition": definition, "aggregation": aggregation}
-    return Metric(float(value), {**card, **context})
-
-
-def differing_keys(first: Metric, second: Metric) -> tuple[str, ...]:
-    """Returns the card keys, sorted, that forbid comparing two metrics; `method` may differ."""
-    keys = (set(first.card) | set(second.card)) - {METHOD}
-    missing = object()
-    return tuple(
-        sorted(k for k in keys if first.card.get(k, missing) != second.card.get(k, missing))
-    )
-
-
-def compare(first: Metric, second: Metric) -> float:
-    """Returns first.value - second.value.
-
-    Raises:
-      ValueError: if the cards differ in anything but `method`; names each key and both entries.
-    """
-    keys = differing_keys(first, second)
-    if keys:
-        absent = "nothing"
-        pairs = [
-            f"{k} ({first.card.get(k, absent)!r} against {second.card.get(k, absent)!r})"
-            for k in keys
-        ]
-        raise ValueError(f"metrics with different cards are not comparable: {', '.join(pairs)}")
-    return first.value - second.value
 
 
 def _as_float(frames: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from vvae.metrics import Metric
+from vvae.cards import Metric
 
 
 def format_number(value: float) -> str:
