@@ -58,6 +58,48 @@ class DynamicsState:
     frame: jax.Array
 
 
+@flax.struct.dataclass
+class ClipState:
+    """What w is inferred from: the inputs of the `recent` frames [B, 3, 2Z], and the `total`
+    [B, F] of the features of the `count` [B] valid frames so far."""
+
+    recent: jax.Array
+    total: jax.Array
+    count: jax.Array
+
+
+@flax.struct.dataclass
+class StreamState:
+    """All that `stream` remembers of the frames before, of the same size however many they are.
+
+    Attributes:
+      filter: [B, F] memory of the filtering posterior, of width 0 without one.
+      clip: what w is inferred from.
+      dynamics: memory of the prior.
+      w: [B, W] mean of q(w | frames before), the prior mean at the start.
+    """
+
+    filter: jax.Array
+    clip: ClipState
+    dynamics: DynamicsState
+    w: jax.Array
+
+
+@flax.struct.dataclass
+class Streamed:
+    """What is known at each frame from it and the frames before it.
+
+    Attributes:
+      posterior: q(z_t | x_t), or q(z_t | x_<=t); Gaussian [B, T, Z].
+      prior: p(z_t | z_<t, w_<t) from posterior means; Gaussian [B, T, Z].
+      w_BTW: mean of q(w | x_<=t).
+    """
+
+    posterior: Gaussian
+    prior: Gaussian
+    w_BTW: jax.Array
+
+
 class GaussianHead(nn.Module):
     """Linear map to the mean and log-variance of a diagonal Gaussian, at least float32."""
 
@@ -111,14 +153,34 @@ class ClipEncoder(nn.Module):
 
     features: int
 
-    @nn.compact
+    def setup(self):
+        self.conv = nn.Conv(CLIP_FEATURES, (CLIP_KERNEL,), padding="VALID")
+        self.head = GaussianHead(self.features)
+
+    def initial_state(self, batch: int, latent_dim: int, dtype) -> ClipState:
+        """Returns the state before the first frame."""
+        return ClipState(
+            jnp.zeros((batch, CLIP_KERNEL - 1, 2 * latent_dim), dtype),
+            jnp.zeros((batch, CLIP_FEATURES), dtype),
+            jnp.zeros((batch,), jnp.int32),
+        )
+
     def __call__(self, frame: Gaussian, mask_BT: jax.Array) -> Gaussian:
+        batch, _, latent_dim = frame.mean.shape
+        state = self.initial_state(batch, latent_dim, frame.mean.dtype)
+        return self.extend(state, frame, mask_BT)[1]
+
+    def extend(
+        self, state: ClipState, frame: Gaussian, mask_BT: jax.Array
+    ) -> tuple[ClipState, Gaussian]:
+        """Reads more frames: the state after them, and q(w | x_<=t) at each of them."""
         inputs = jnp.concatenate([frame.mean, frame.logvar], axis=-1) * mask_BT[..., None]
-        past = jnp.pad(inputs, ((0, 0), (CLIP_KERNEL - 1, 0), (0, 0)))
-        h = nn.Conv(CLIP_FEATURES, (CLIP_KERNEL,), padding="VALID", name="conv")(past)
-        h = nn.silu(h) * mask_BT[..., None]
-        count = jnp.maximum(jnp.cumsum(mask_BT, axis=1), 1)[..., None]
-        return GaussianHead(self.features, name="head")(jnp.cumsum(h, axis=1) / count)
+        past = jnp.concatenate([state.recent, inputs], axis=1)
+        h = nn.silu(self.conv(past)) * mask_BT[..., None]
+        total = state.total[:, None] + jnp.cumsum(h, axis=1)
+        count = state.count[:, None] + jnp.cumsum(mask_BT, axis=1)
+        posterior = self.head(total / jnp.maximum(count, 1)[..., None])
+        return ClipState(past[:, -(CLIP_KERNEL - 1) :], total[:, -1], count[:, -1]), posterior
 
 
 class Dynamics(nn.Module):
@@ -157,6 +219,12 @@ class Dynamics(nn.Module):
 
     def scan(self, z_BTZ: jax.Array, mask_BT: jax.Array) -> DynamicsState:
         """Returns the states before each frame, with a time axis: hidden [B, T, F], ..."""
+        return self.extend(self.initial_state(z_BTZ.shape[0], z_BTZ.dtype), z_BTZ, mask_BT)[1]
+
+    def extend(
+        self, state: DynamicsState, z_BTZ: jax.Array, mask_BT: jax.Array
+    ) -> tuple[DynamicsState, DynamicsState]:
+        """Returns the state after these frames, and the states before each of them."""
 
         def body(module, state, inputs):
             z_BZ, valid_B = inputs
@@ -165,8 +233,7 @@ class Dynamics(nn.Module):
         run = nn.scan(
             body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
         )
-        initial = self.initial_state(z_BTZ.shape[0], z_BTZ.dtype)
-        return run(self, initial, (z_BTZ, mask_BT))[1]
+        return run(self, state, (z_BTZ, mask_BT))
 
 
 class StaticPrior(nn.Module):
@@ -268,6 +335,9 @@ class SequentialVAE(nn.Module):
         return SequentialPosterior(frame, jax.tree.map(lambda a: a[:, -1], prefix))
 
     def _infer_frames(self, x_BTHWC, mask_BT) -> Gaussian:
+        return self._extend_frames(None, x_BTHWC, mask_BT)[1]
+
+    def _extend_frames(self, filter_state, x_BTHWC, mask_BT) -> tuple[jax.Array | None, Gaussian]:
         if x_BTHWC.shape[2:] != tuple(self.shape_HWC):
             raise ValueError(
                 f"the model takes frames of {self.shape_HWC} (H, W, C), got {x_BTHWC.shape[2:]}"
@@ -277,12 +347,16 @@ class SequentialVAE(nn.Module):
         h_BTF = self.encoder(x_NHWC).reshape(batch, length, -1)
         if self.posterior == "filter":
             # A masked frame is no evidence: it is read as zeros.
-            h_BTF = self.filter(jnp.where(mask_BT[..., None], h_BTF, 0.0))
+            filter_state, h_BTF = self.filter(
+                jnp.where(mask_BT[..., None], h_BTF, 0.0),
+                initial_carry=filter_state,
+                return_carry=True,
+            )
         frame = self.frame_head(h_BTF)
         if not self.linear:
-            return frame
+            return filter_state, frame
         linear_NZ = self.linear_encoder(x_NHWC.reshape(batch * length, -1))
-        return frame.replace(mean=frame.mean + linear_NZ.reshape(frame.mean.shape))
+        return filter_state, frame.replace(mean=frame.mean + linear_NZ.reshape(frame.mean.shape))
 
     @staticmethod
     def posterior_mean(posterior: SequentialPosterior) -> Latents:
@@ -340,6 +414,38 @@ class SequentialVAE(nn.Module):
         if self.prior == "learned":
             return self.dynamics.observe(state, z_BZ, valid_B)
         return DynamicsState(state.hidden, jnp.where(valid_B[:, None], z_BZ, state.frame))
+
+    # --- frame after frame ---------------------------------------------------------------------
+
+    def begin_stream(self, batch: int) -> StreamState:
+        """Returns what is remembered before the first frame."""
+        width = self.hidden if self.posterior == "filter" else 0
+        return StreamState(
+            jnp.zeros((batch, width)),
+            self.clip_encoder.initial_state(batch, self.latent_dim, jnp.float32),
+            self.begin_dynamics(batch),
+            jnp.broadcast_to(self.clip_prior_mean(), (batch, self.clip_latent_dim)),
+        )
+
+    def stream(
+        self, state: StreamState, x_BTHWC: jax.Array, mask_BT: jax.Array
+    ) -> tuple[StreamState, Streamed]:
+        """See the function `stream`."""
+        filtered, frame = self._extend_frames(state.filter, x_BTHWC, mask_BT)
+        clip, prefix = self.clip_encoder.extend(state.clip, frame, mask_BT)
+        # Before the first valid frame w is what its prior says.
+        seen = (state.clip.count[:, None] + jnp.cumsum(mask_BT, axis=1))[..., None] > 0
+        w_BTW = jnp.where(seen, prefix.mean, self.clip_prior_mean()[None, None])
+        earlier = jnp.concatenate([state.w[:, None], w_BTW[:, :-1]], axis=1)
+        if self.prior == "learned":
+            dynamics, before = self.dynamics.extend(state.dynamics, frame.mean, mask_BT)
+            prior = self.dynamics.predict(before, earlier)
+        else:
+            dynamics, prior = state.dynamics, self.frame_prior(frame.mean, earlier, mask_BT)
+        after = StreamState(
+            state.filter if filtered is None else filtered, clip, dynamics, w_BTW[:, -1]
+        )
+        return after, Streamed(frame, prior, w_BTW)
 
     # --- likelihood ----------------------------------------------------------------------------
 
@@ -558,6 +664,30 @@ def surprise(model: SequentialVAE, params, x_BTHWC, mask_BT=None) -> jax.Array:
     """
     mask_BT = contract.full_mask(x_BTHWC, mask_BT)
     return model.apply(params, contract.as_unit_range(x_BTHWC), mask_BT, method="surprise")
+
+
+def begin_stream(model: SequentialVAE, params, batch: int) -> StreamState:
+    """Returns what `stream` remembers before the first frame of `batch` videos."""
+    return model.apply(params, batch, method="begin_stream")
+
+
+def stream(
+    model: SequentialVAE, params, state: StreamState, x_BTHWC, mask_BT=None
+) -> tuple[StreamState, Streamed]:
+    """Reads the next frames of videos; one at a time or many, the values are the same.
+
+    Args:
+      model: the model.
+      params: its variables.
+      state: of `begin_stream`, or what the call for the frames before has returned.
+      x_BTHWC: the next frames, float in [-1, 1] or uint8.
+      mask_BT: bool, True for real frames; a masked one is only passed over.
+
+    Returns:
+      (state, what is known at each frame).
+    """
+    mask_BT = contract.full_mask(x_BTHWC, mask_BT)
+    return model.apply(params, state, contract.as_unit_range(x_BTHWC), mask_BT, method="stream")
 
 
 def predict(
