@@ -83,6 +83,26 @@ def probe(path: str | os.PathLike) -> VideoInfo:
     return VideoInfo(len(times), shape[0], shape[1], fps)
 
 
+def read_stated_length(path: str | os.PathLike) -> int | None:
+    """Returns how many frames a video has by its header, without decoding it; None if unknown.
+
+    For estimates only: headers can be wrong, and `probe` counts.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return sum(map(_is_image, os.listdir(path)))
+        if path.suffix.lower() == ".npy":
+            return len(np.load(path, mmap_mode="r", allow_pickle=False))
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            end, _ = _find_stated_end(container)
+            guess = round(end * stream.average_rate) if end and stream.average_rate else None
+            return stream.frames or guess
+    except (OSError, ValueError, EOFError, IndexError, TypeError, av.error.FFmpegError):
+        return None
+
+
 def read_frames(
     path: str | os.PathLike, size: tuple[int, int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -76,11 +76,14 @@ class Progress:
             desc="train",
         )
         self._frames_per_step = frames_per_step
-        self._start, self._steps = time.perf_counter(), 0
+        self._start, self._steps = None, 0
 
     def advance(self, loss: float, kl: float) -> None:
-        """Counts one step."""
-        self._steps += 1
+        """Counts one step; the first one, which compiles, only starts the clock."""
+        if self._start is None:
+            self._start = time.perf_counter()
+        else:
+            self._steps += 1
         self._bar.set_postfix_str(
             f"{self.frames_per_second:.0f} frames/s, loss {loss:.1f} nats/clip, KL {kl:.1f}",
             refresh=False,
@@ -89,11 +92,14 @@ class Progress:
 
     def exclude(self, seconds: float) -> None:
         """Takes time that was not spent on steps, such as a validation, out of the rate."""
-        self._start += seconds
+        if self._start is not None:
+            self._start += seconds
 
     @property
     def frames_per_second(self) -> float:
-        """Frames trained on in a second, since the start."""
+        """Frames trained on in a second, since the end of the first step; 0 before."""
+        if self._start is None:
+            return 0.0
         elapsed = time.perf_counter() - self._start
         return self._steps * self._frames_per_step / max(elapsed, 1e-9)
 
