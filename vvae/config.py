@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-TASKS = ("reconstruct", "density", "classify", "generate")
+DEFAULT_TASKS = ("reconstruct", "density", "classify", "generate")
+TASKS = (*DEFAULT_TASKS, "features", "cluster", "search")
 
 
 def _runtime(default) -> Any:
@@ -217,8 +218,8 @@ class Parallel:
 class Evaluate:
     """What is measured at the end of training, and by evaluate.py without tasks."""
 
-    tasks: tuple[str, ...] = _runtime(TASKS)
-    """Among reconstruct, density, classify, generate."""
+    tasks: tuple[str, ...] = _runtime(DEFAULT_TASKS)
+    """Among reconstruct, density, classify, generate, features, cluster."""
     num_samples: int = _runtime(50)
     """Importance samples of IWAE."""
     pooling: Literal["dynamics", "ordered", "steps", "clip", "stats"] = _runtime("dynamics")
