@@ -5,6 +5,8 @@
     python evaluate.py classify --workdir RUN --data.path NEW   labels new videos
     python evaluate.py check --data.path DIR                    looks at a folder of videos
     python evaluate.py export --workdir RUN                     the encoder as one file
+    python evaluate.py compare RUN RUN                          two runs side by side
+    python evaluate.py search --workdir RUN --query VIDEO       the clips most similar to one
 
 Each task writes RUN/eval/TASK.json (values with what exactly was computed), pictures and videos,
 and prints a table.
@@ -17,7 +19,7 @@ from pathlib import Path
 from vvae import cli, runtime
 from vvae.config import TASKS
 
-OTHER_TASKS = ("check", "export")
+OTHER_TASKS = ("check", "export", "compare")
 
 
 def main(arguments: list[str]) -> int:
@@ -26,15 +28,26 @@ def main(arguments: list[str]) -> int:
     if request.tasks == ["check"]:
         check(request.data_path)
         return 0
+    if request.tasks == ["compare"]:
+        compare(request)
+        return 0
     runtime.prepare_jax()
     if request.tasks == ["export"]:
         export(request)
         return 0
-    evaluate_run(request.workdir, request.tasks, request.data_path, request.which)
+    evaluate_run(request.workdir, request.tasks, request.data_path, request.which, request.search)
     return 0
 
 
 # --- the command line ---------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchRequest:
+    """What the task search looks for: a clip, and how many similar ones."""
+
+    query: str | None = None
+    count: int = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +58,9 @@ class Request:
     workdir: Path | None
     data_path: str | None
     which: str
+    search: SearchRequest
+    compared: tuple[Path, ...]
+    out: Path | None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,7 +84,13 @@ def read_request(arguments: list[str]) -> Request:
     parser.add_argument("--workdir", type=Path, help="run directory")
     parser.add_argument("--data.path", dest="data_path", help="folder of other videos")
     parser.add_argument("--which", default="best", help="checkpoint: best, latest or a step")
+    parser.add_argument(
+        "--query", metavar="VIDEO[:CLIP]", help="search: name of a video, or a file"
+    )
+    parser.add_argument("--count", type=int, default=8, help="search: how many clips (8)")
+    parser.add_argument("--out", type=Path, help="compare: JSON file to write")
     options = parser.parse_intermixed_args(arguments)
+    compared = _take_compared(options)
     for task in options.tasks:
         if task not in (*TASKS, *OTHER_TASKS):
             raise ValueError(cli.describe_unknown("task", task, (*TASKS, *OTHER_TASKS)))
@@ -78,16 +100,51 @@ def read_request(arguments: list[str]) -> Request:
     if options.tasks == ["check"]:
         if options.data_path is None:
             raise ValueError("check needs a folder of videos: --data.path DIR")
-    elif options.workdir is None:
+    elif options.workdir is None and not compared:
         raise ValueError("give the run to evaluate: --workdir RUN")
     which = int(options.which) if options.which.isdigit() else options.which
-    return Request(options.tasks, options.workdir, options.data_path, which)
+    _check_search(options)
+    return Request(
+        options.tasks,
+        options.workdir,
+        options.data_path,
+        which,
+        SearchRequest(options.query, options.count),
+        compared,
+        options.out,
+    )
+
+
+def _take_compared(options) -> tuple[Path, ...]:
+    """Takes the two run directories of `compare RUN RUN` out of the tasks; none for other tasks."""
+    if "compare" not in options.tasks:
+        if options.out is not None:
+            raise ValueError("--out is an option of compare")
+        return ()
+    if options.tasks[0] != "compare" or len(options.tasks) != 3:
+        raise ValueError("compare takes two runs and nothing else: compare RUN RUN")
+    compared = tuple(Path(run) for run in options.tasks[1:])
+    options.tasks = ["compare"]
+    return compared
+
+
+def _check_search(options) -> None:
+    if ("search" in options.tasks) != (options.query is not None):
+        raise ValueError("the task search needs --query VIDEO, and no other task takes it")
+    if options.count < 1:
+        raise ValueError(f"--count={options.count}: must be greater than 0")
 
 
 # --- tasks --------------------------------------------------------------------------------------
 
 
-def evaluate_run(workdir, tasks=(), data_path: str | None = None, which="best") -> None:
+def evaluate_run(
+    workdir,
+    tasks=(),
+    data_path: str | None = None,
+    which="best",
+    search: SearchRequest = SearchRequest(),
+) -> None:
     """Runs tasks on a run directory: on its test split, or on every video of another folder.
 
     Args:
@@ -96,6 +153,7 @@ def evaluate_run(workdir, tasks=(), data_path: str | None = None, which="best") 
         such as `classify` without labels, is named and left out.
       data_path: folder of other videos.
       which: checkpoint, "best", "latest" or a step.
+      search: what the task search looks for.
 
     Raises:
       ValueError: if the run, the checkpoint or the data do not allow it.
@@ -103,6 +161,10 @@ def evaluate_run(workdir, tasks=(), data_path: str | None = None, which="best") 
     from vvae import run as runs
     from vvae.analysis.result import format_result, write_result
 
+    if "features" in tasks:
+        from vvae.analysis.store import require_pyarrow
+
+        require_pyarrow()
     run = runs.open_run(workdir)
     model, params = runs.load(workdir, which)
     task_data = _open_data(run, data_path)
@@ -110,7 +172,7 @@ def evaluate_run(workdir, tasks=(), data_path: str | None = None, which="best") 
     if data_path is not None:
         folder /= Path(data_path).resolve().name
     folder.mkdir(parents=True, exist_ok=True)
-    question = _Question(run, model, params, task_data, folder)
+    question = _Question(run, model, params, task_data, folder, search)
     for task in tasks or run.config.evaluate.tasks:
         try:
             result = _ANSWERS[task](question)
@@ -170,6 +232,7 @@ class _Question:
     params: object
     data: _TaskData
     folder: Path
+    search: SearchRequest
 
     @property
     def arguments(self) -> tuple:
@@ -213,12 +276,54 @@ def _classify(question: _Question):
     return classify.classify(*question.arguments, **question.common, pooling=pooling)
 
 
+def _features(question: _Question):
+    from vvae.analysis import store
+
+    return store.store_features(
+        *question.arguments,
+        batch_size=question.run.config.train.batch_size,
+        pooling=question.run.config.evaluate.pooling,
+    )
+
+
+def _cluster(question: _Question):
+    from vvae.analysis import cluster
+
+    model, params, _, folder = question.arguments
+    dataset = _add_training(question.run, question.data)
+    pooling = question.run.config.evaluate.pooling
+    return cluster.cluster(model, params, dataset, folder, **question.common, pooling=pooling)
+
+
+def _search(question: _Question):
+    from vvae import run as runs
+    from vvae.analysis import search
+    from vvae.data.dataset import UNSPLIT
+
+    run = question.run
+
+    def open_file(path):
+        return runs.open_new_data(run.config, path, run.class_names).splits[UNSPLIT]
+
+    return search.search(
+        *question.arguments,
+        query=question.search.query,
+        count=question.search.count,
+        open_file=open_file,
+        batch_size=run.config.train.batch_size,
+        pooling=run.config.evaluate.pooling,
+    )
+
+
 # Task -> the function that answers it; each calls one function of vvae.analysis.
 _ANSWERS = {
     "reconstruct": _reconstruct,
     "density": _density,
     "classify": _classify,
     "generate": _generate,
+    "features": _features,
+    "cluster": _cluster,
+    "search": _search,
 }
 
 
@@ -253,6 +358,19 @@ def check(data_path: str) -> None:
     from vvae.data.check import format_summary, summarize
 
     print(format_summary(summarize(data_path, num_workers=os.cpu_count() or 1)))
+
+
+def compare(request: Request) -> None:
+    """Prints two runs side by side, and writes what was found where --out says."""
+    import json
+
+    from vvae.analysis import compare as comparing
+
+    comparison = comparing.compare_runs(*request.compared)
+    print(comparing.format_comparison(comparison))
+    if request.out is not None:
+        request.out.write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n")
+        print(f"\nwritten: {request.out}")
 
 
 def export(request: Request) -> None:

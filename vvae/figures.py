@@ -247,6 +247,59 @@ def write_dimension_bars(
     _save(figure, path)
 
 
+def write_maps(
+    path: str | os.PathLike,
+    maps: Mapping[str, np.ndarray],
+    colorings: Mapping[str, tuple[np.ndarray, Sequence[str]]],
+    title: str,
+) -> None:
+    """Writes a PNG of points in the plane: a column a map, a row a way of colouring them.
+
+    Args:
+      path: the file to write.
+      maps: name of the map -> float [N, 2]; its axes have no unit.
+      colorings: what the colours say -> (category of each point, int [N], -1 for none; names of
+        the categories). Colours repeat after ten, with another marker.
+      title: above everything.
+    """
+    num_rows, num_columns = len(colorings), len(maps)
+    longest = max(len(name) for _, names in colorings.values() for name in names)
+    figure = _new_chart((380 * num_columns + 60 + 8 * longest, 60 + 360 * num_rows))
+    grid = figure.subplots(num_rows, num_columns, squeeze=False)
+    for row, (meaning, (category_N, names)) in zip(grid, colorings.items()):
+        for axes, (name, xy_N2) in zip(row, maps.items()):
+            _scatter(axes, xy_N2, category_N, names)
+            axes.set_title(f"{name}, by {meaning}", fontsize=10)
+        row[-1].legend(
+            loc="center left",
+            bbox_to_anchor=(1.02, 0.5),
+            fontsize=8,
+            ncols=1 + (len(names) - 1) // 20,
+            title=meaning,
+        )
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def _scatter(axes, xy_N2: np.ndarray, category_N: np.ndarray, names: Sequence[str]) -> None:
+    """Draws points in the colours and markers of their categories; those of none first, gray."""
+    colors, markers = matplotlib.colormaps["tab10"].colors, "o^sDvP"
+    none = category_N < 0
+    axes.scatter(*xy_N2[none].T, s=8, color="lightgray", linewidths=0)
+    for number, name in enumerate(names):
+        axes.scatter(
+            *xy_N2[category_N == number].T,
+            s=14,
+            color=colors[number % len(colors)],
+            marker=markers[number // len(colors) % len(markers)],
+            linewidths=0,
+            alpha=0.85,
+            label=name,
+        )
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
 def write_grid_video(path: str | os.PathLike, rows: Mapping[str, np.ndarray], fps: float) -> None:
     """Writes an mp4 of rows of videos that play side by side, each row under its caption.
 
