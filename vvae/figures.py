@@ -1,5 +1,6 @@
 """Arrays -> PNG and mp4 files. Images are uint8 RGB; small frames are enlarged by whole factors."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +14,8 @@ from vvae.video import write_video
 DPI = 100
 TILE_PIXELS = 96
 VIDEO_TILE_PIXELS = 128
+SCORE_TILE_PIXELS = 288
+SCORE_CHART_PIXELS = 96
 GAP_PIXELS = 4
 GROUP_GAP_PIXELS = 16
 BACKGROUND = 255
@@ -316,13 +319,135 @@ def write_grid_video(path: str | os.PathLike, rows: Mapping[str, np.ndarray], fp
     write_video(path, np.concatenate(bands, axis=1), fps)
 
 
+@dataclasses.dataclass(frozen=True)
+class ScoreCurve:
+    """The anomaly scores of the frames of one video.
+
+    Attributes:
+      name: of the video.
+      time_F: s.
+      score_F: one number a frame.
+      abnormal_F: bool, frames that are known to be abnormal; None if nothing is known.
+    """
+
+    name: str
+    time_F: np.ndarray
+    score_F: np.ndarray
+    abnormal_F: np.ndarray | None = None
+
+
+def write_score_curves(
+    path: str | os.PathLike, curves: Sequence[ScoreCurve], threshold: float, label: str, title: str
+) -> None:
+    """Writes a PNG with one panel a video: scores over time, true intervals shaded.
+
+    Args:
+      path: the file to write.
+      curves: one or more videos.
+      threshold: drawn as a dashed line.
+      label: of the scores.
+      title: above everything.
+    """
+    num_columns = min(3, len(curves))
+    num_rows = -(-len(curves) // num_columns)
+    figure = _new_chart((max(560, 360 * num_columns), 90 + 190 * num_rows))
+    panels = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).ravel()
+    for axes, curve in zip(panels, curves):
+        _draw_scores(axes, curve, threshold)
+        axes.set_title(curve.name, fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+    for axes in panels[len(curves) :]:
+        axes.set_visible(False)
+    figure.supxlabel("time in s", fontsize=9)
+    figure.supylabel(label, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _draw_scores(axes, curve: ScoreCurve, threshold: float) -> None:
+    axes.plot(curve.time_F, curve.score_F, color="black", linewidth=1.2)
+    axes.axhline(threshold, color="tab:blue", linestyle="--", linewidth=1.2)
+    axes.margins(x=0)
+    if curve.abnormal_F is not None:
+        half = 0.5 * np.median(np.diff(curve.time_F)) if len(curve.time_F) > 1 else 0.5
+        edges = np.flatnonzero(np.diff(np.pad(curve.abnormal_F.astype(int), 1)))
+        for start, end in zip(edges[::2], edges[1::2] - 1):
+            span = (curve.time_F[start] - half, curve.time_F[end] + half)
+            axes.axvspan(*span, color="tab:red", alpha=0.18, linewidth=0)
+
+
+def write_score_video(
+    path: str | os.PathLike,
+    frames_FHWC: Sequence[np.ndarray],
+    heats_FHW: Sequence[np.ndarray],
+    curves: Sequence[ScoreCurve],
+    threshold: float,
+    fps: float,
+) -> None:
+    """Writes an mp4 of videos one after the other: frame, frame under its heat map, score curve.
+
+    Args:
+      path: the file to write.
+      frames_FHWC: for each video uint8 RGB [F, H, W, 3], of one size.
+      heats_FHW: for each video float [F, H, W], from 0 (nothing is drawn) to 1 and more.
+      curves: for each video its scores; the line of a frame above the threshold is red.
+      threshold: a dashed line.
+      fps: frames per second.
+    """
+    parts = [
+        _annotate(*video, threshold) for video in zip(frames_FHWC, heats_FHW, curves, strict=True)
+    ]
+    write_video(path, np.concatenate(parts), fps)
+
+
+def _annotate(frames_FHWC, heat_FHW, curve: ScoreCurve, threshold: float) -> np.ndarray:
+    plain = enlarge(frames_FHWC, SCORE_TILE_PIXELS)
+    heated = enlarge(overlay_heat(frames_FHWC, heat_FHW), SCORE_TILE_PIXELS)
+    gap = np.full((*plain.shape[:2], GAP_PIXELS, 3), BACKGROUND, np.uint8)
+    top = np.concatenate([plain, gap, heated], axis=2)
+    width = top.shape[2]
+    note = "shaded: abnormal" if curve.abnormal_F is not None else "not marked"
+    caption = _render_text(f"{curve.name}: frame, squared error, score ({note})", width)
+    chart = _render_scores(curve, threshold, width)
+    bottom = np.repeat(chart[None], len(top), axis=0)
+    for number, picture in enumerate(bottom):
+        column = round(number / max(len(top) - 1, 1) * (width - 3))
+        alarm = curve.score_F[number] > threshold
+        picture[:, column : column + 3] = (214, 39, 40) if alarm else (31, 119, 180)
+    strip = np.broadcast_to(caption, (len(top), *caption.shape))
+    return np.concatenate([strip, top, bottom], axis=1)
+
+
+def overlay_heat(frames_FHWC: np.ndarray, heat_FHW: np.ndarray) -> np.ndarray:
+    """Draws heat over frames, uint8 [F, H, W, 3]: clear at 0, yellow over red at 1 and above."""
+    share = np.clip(heat_FHW, 0.0, 1.0)
+    colors = matplotlib.colormaps["autumn"](share)[..., :3] * 255
+    weight = 0.75 * share[..., None]
+    return np.rint((1.0 - weight) * frames_FHWC + weight * colors).astype(np.uint8)
+
+
+def _render_scores(curve: ScoreCurve, threshold: float, width: int) -> np.ndarray:
+    """A chart whose left and right edges are the first and the last frame, uint8 [H, width, 3]."""
+    figure = _new_figure((width, SCORE_CHART_PIXELS))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    _draw_scores(axes, curve, threshold)
+    axes.set_axis_off()
+    axes.margins(y=0.1)
+    return _rasterize(figure)
+
+
+def _rasterize(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def _render_text(text: str, width: int) -> np.ndarray:
     """Returns uint8 [CAPTION_PIXELS, width, 3]: black text on white, cut at the right edge."""
     figure = _new_figure((width, CAPTION_PIXELS))
     figure.text(4 / width, 0.5, text, fontsize=9, va="center", ha="left")
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return _rasterize(figure)
 
 
 def _new_figure(pixels: tuple[int, int]) -> Figure:

@@ -1,0 +1,124 @@
+"""Anomaly scores without any training, which a model has to beat. Pure NumPy, higher is stranger.
+
+They look at the same views at the same size as the model. Two of them know nothing of what can be
+seen: the frame's number and the mean brightness. A score of a model that is not above them has
+learned nothing that is of use here.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from vvae.analysis.baselines import sample_frames
+from vvae.data.clips import Clips
+from vvae.data.views import View, decode_view
+
+MAX_BACKGROUND_FRAMES = 500
+
+# Score -> definition, for the metric cards.
+CONTROLS = {
+    "frame_difference": "mean absolute difference from the frame before, in codes of {channels}",
+    "frame_difference_block": "largest mean of that over a square of {block} pixels",
+    "background": "mean absolute difference from the median of training frames, in codes of "
+    "{channels}",
+    "background_block": "largest mean of that over a square of {block} pixels",
+    "motion": "mean size of the view's motion vectors or differences",
+    "motion_block": "largest mean of that over a square of {block} pixels",
+    "brightness": "mean code of the intensity channels: a control that knows nothing",
+    "time_index": "number of the frame in its file: a control that knows nothing",
+}
+
+
+def fit_background(train: Clips, seed: int) -> np.ndarray:
+    """Returns the median of up to 500 training frames, float32 codes [H, W, C]."""
+    frames_FHWC = sample_frames(train, MAX_BACKGROUND_FRAMES, seed)
+    return np.median(frames_FHWC, axis=0).astype(np.float32)
+
+
+def score_controls(clips: Clips, background_HWC: np.ndarray, block: int) -> dict[str, np.ndarray]:
+    """Scores the frames of clips by everything in CONTROLS that the view allows, but `time_index`.
+
+    The first frame of a video has no frame before it and takes the difference of the second.
+
+    Args:
+      clips: consecutive windows.
+      background_HWC: of `fit_background`.
+      block: side of a square, pixels.
+
+    Returns:
+      name -> float64 [N, T]; 0 at masked frames.
+    """
+    view, shape_NT = clips.view, clips.mask_NT.shape
+    intensity_C = np.array(view.intensity_channels)
+    used_C = intensity_C if intensity_C.any() else np.ones_like(intensity_C)
+    maps = {"frame_difference": True, "background": True, "motion": not intensity_C.all()}
+    scores = {
+        name + end: np.zeros(shape_NT)
+        for name, there in maps.items()
+        if there
+        for end in ("", "_block")
+    }
+    if intensity_C.any():
+        scores["brightness"] = np.zeros(shape_NT)
+    for video in range(len(clips.videos)):
+        for clip, position_S, codes_SHWC, before_SHWC in _iterate_video(clips, video):
+            where = (clip, position_S)
+            codes_SHWC, before_SHWC = (a[..., used_C] for a in (codes_SHWC, before_SHWC))
+            difference = np.abs(codes_SHWC - before_SHWC).mean(axis=-1)
+            _put(scores, "frame_difference", where, difference, block)
+            apart = np.abs(codes_SHWC - background_HWC[..., used_C]).mean(axis=-1)
+            _put(scores, "background", where, apart, block)
+            if intensity_C.any():
+                scores["brightness"][where] = codes_SHWC.mean(axis=(1, 2, 3))
+        if not intensity_C.all():
+            _score_motion(scores, clips, video, block)
+    return scores
+
+
+def _iterate_video(clips: Clips, video: int) -> Iterator[tuple[int, np.ndarray, np.ndarray, ...]]:
+    """Yields each clip with its valid positions, their frames as float32, and the ones before."""
+    last_HWC = None
+    for clip in np.flatnonzero(clips.video_index_N == video):
+        position_S = np.flatnonzero(clips.mask_NT[clip])
+        if not len(position_S):
+            continue
+        codes_SHWC = clips.read([clip])[0, position_S].astype(np.float32)
+        if last_HWC is None:
+            # As if the frame before the first were as far from it as the first from the second.
+            last_HWC = codes_SHWC[min(1, len(codes_SHWC) - 1)]
+        yield clip, position_S, codes_SHWC, np.concatenate([last_HWC[None], codes_SHWC[:-1]])
+        last_HWC = codes_SHWC[-1]
+
+
+def _score_motion(scores, clips: Clips, video: int, block: int) -> None:
+    for clip, position_S, codes_SHWC, _ in _iterate_video(clips, video):
+        size_SHW = measure_motion(clips.view, codes_SHWC)
+        _put(scores, "motion", (clip, position_S), size_SHW, block)
+
+
+def measure_motion(view: View, codes: np.ndarray) -> np.ndarray:
+    """Root of the sum of squares of the channels that are no intensities, [..., H, W].
+
+    Of a flow its speed, of a difference its absolute value, in the view's physical units.
+    """
+    physical = decode_view(view, codes)[..., ~np.array(view.intensity_channels)]
+    return np.sqrt(np.square(physical).sum(axis=-1))
+
+
+def _put(scores, name: str, where, map_SHW: np.ndarray, block: int) -> None:
+    scores[name][where] = map_SHW.mean(axis=(1, 2))
+    scores[f"{name}_block"][where] = max_block(map_SHW, block)
+
+
+def max_block(map_SHW: np.ndarray, block: int) -> np.ndarray:
+    """Largest mean over the squares of `block` pixels that fit into the frame, float64 [S].
+
+    Raises:
+      ValueError: if none fits.
+    """
+    height, width = map_SHW.shape[1:]
+    if not 1 <= block <= min(height, width):
+        raise ValueError(f"block={block!r} does not fit into frames of {height}x{width}")
+    total = np.pad(map_SHW.astype(np.float64), ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
+    rows = total[:, block:] - total[:, :-block]
+    return (rows[:, :, block:] - rows[:, :, :-block]).max(axis=(1, 2)) / block**2
