@@ -33,6 +33,10 @@ def test_every_configuration_survives_json(path):
             ),
             "gray or rgb",
         ),
+        (
+            lambda: Config(data=Data(view="flow"), model=Model(likelihood="discretized_logistic")),
+            "data.view='flow'",
+        ),
         (lambda: Config(train=Train(batch_size=6, accumulate=4)), "train.accumulate=4"),
     ],
 )

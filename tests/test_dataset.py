@@ -171,7 +171,7 @@ def test_view_and_stride_reach_the_clips(root, options):
     clip_format = ClipFormat("gray+difference", 6, 8, Sampling(2, 3, "windows"))
     clips = open_dataset(root, clip_format, **options).splits["train"]
     _, frames = read_frames(root / "train/walk/a.mp4")
-    codes, _ = encode_view(get_view("gray+difference"), frames[::3])
+    codes, _, _ = encode_view(get_view("gray+difference"), frames[::3])
     names = [video.name for video in clips.videos]
     (ids,) = np.nonzero(clips.video_index_N == names.index("train/walk/a.mp4"))
     np.testing.assert_array_equal(clips.read(ids).reshape(-1, 6, 8, 2)[:3], codes)
@@ -251,7 +251,7 @@ def test_real_gestures_are_read_exactly(shared_data, tmp_path, options):
     times, frames = read_frames(clips.videos[0].path, (24, 32))
     wanted = np.linspace(times[0], times[-1], 16)
     nearest = [min(range(len(times)), key=lambda k: abs(times[k] - time)) for time in wanted]
-    codes, valid = encode_view(get_view("difference"), frames[nearest])
+    codes, valid, _ = encode_view(get_view("difference"), frames[nearest])
     np.testing.assert_array_equal(clips.read([0])[0], codes)
     np.testing.assert_array_equal(clips.mask_NT[0], valid)
 

@@ -29,6 +29,7 @@ ALLOWED = {
         "analysis",
         "run",
         "data",
+        "training.log",
         "models",
         "distributions",
         "objectives",
@@ -44,6 +45,7 @@ ONLY_USERS = {
     "orbax": {"training.checkpoint"},
     "matplotlib": {"figures"},
     "tyro": {"cli"},
+    "cv2": {"data.flow"},
 }
 
 

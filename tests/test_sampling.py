@@ -76,7 +76,7 @@ def test_view_sees_the_video_and_not_the_clip(tmp_path):
     clips = decode_clips(
         tmp_path / "a.mp4", make_format("gray+difference", num_frames=3, frame_stride=2)
     )
-    codes, _ = encode_view(get_view("gray+difference"), frames[::2])
+    codes, _, _ = encode_view(get_view("gray+difference"), frames[::2])
     np.testing.assert_array_equal(clips.codes_NTHWC[0], codes[:3])
     np.testing.assert_array_equal(clips.codes_NTHWC[1], codes[[3, 3, 3]])
     assert clips.mask_NT.tolist() == [[False, True, True], [True, False, False]]

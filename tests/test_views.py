@@ -23,20 +23,20 @@ def repeat_channel(gray_FHW):
 
 def test_rgb_is_the_frames_themselves():
     frames = make_frames()
-    codes, valid = encode_view(get_view("rgb"), frames)
+    codes, valid, _ = encode_view(get_view("rgb"), frames)
     np.testing.assert_array_equal(codes, frames)
     assert valid.all()
 
 
 def test_gray_keeps_every_gray_level_exactly():
     levels = np.arange(256).reshape(1, 16, 16)
-    codes, _ = encode_view(get_view("gray"), repeat_channel(levels))
+    codes, _, _ = encode_view(get_view("gray"), repeat_channel(levels))
     np.testing.assert_array_equal(codes[..., 0], levels)
 
 
 def test_gray_is_bt601_luma():
     frames = make_frames()
-    codes, valid = encode_view(get_view("gray"), frames)
+    codes, valid, _ = encode_view(get_view("gray"), frames)
     luma = frames.astype(np.float64) @ [0.299, 0.587, 0.114]
     assert np.abs(codes[..., 0] - luma).max() <= 0.5 + 1e-9
     assert codes.dtype == np.uint8 and codes.shape == (5, 4, 6, 1) and valid.all()
@@ -45,7 +45,7 @@ def test_gray_is_bt601_luma():
 def test_difference_of_every_possible_step():
     steps = np.arange(-255, 256)
     before, after = np.maximum(-steps, 0), np.maximum(steps, 0)
-    codes, valid = encode_view(
+    codes, valid, _ = encode_view(
         get_view("difference"), repeat_channel(np.stack([before, after])[:, None, :])
     )
     assert valid.tolist() == [False, True]
@@ -62,19 +62,19 @@ def test_difference_of_every_possible_step():
 def test_motion_is_the_size_of_the_difference():
     random = np.random.default_rng(0)
     frames = repeat_channel(random.integers(0, 256, (5, 4, 6), dtype=np.uint8))
-    motion, valid = encode_view(get_view("motion"), frames)
+    motion, valid, _ = encode_view(get_view("motion"), frames)
     np.testing.assert_array_equal(valid, [False, True, True, True, True])
     np.testing.assert_array_equal(motion[0], 0)
     exact = np.abs(np.diff(frames[..., 0].astype(int), axis=0))
     np.testing.assert_array_equal(motion[1:, ..., 0], exact)
-    difference, _ = encode_view(get_view("difference"), frames)
+    difference, _, _ = encode_view(get_view("difference"), frames)
     physical = np.abs(decode_view(get_view("difference"), difference))
     assert np.abs(physical - decode_view(get_view("motion"), motion)).max() <= 1
 
 
 def test_difference_is_between_neighbouring_frames():
     gray = np.array([10, 14, 14, 4]).reshape(4, 1, 1)
-    codes, _ = encode_view(get_view("difference"), repeat_channel(gray))
+    codes, _, _ = encode_view(get_view("difference"), repeat_channel(gray))
     assert codes.ravel().tolist() == [128, 130, 128, 123]
 
 
@@ -101,21 +101,21 @@ def test_otsu_threshold_is_the_best_one(seed):
 def test_otsu_uses_one_threshold_for_the_whole_video():
     gray = np.stack([np.full((4, 4), 20), np.full((4, 4), 30), np.full((4, 4), 200)])
     gray[2, 0] = 25
-    codes, valid = encode_view(get_view("otsu"), repeat_channel(gray))
+    codes, valid, _ = encode_view(get_view("otsu"), repeat_channel(gray))
     np.testing.assert_array_equal(codes[..., 0], np.where(gray == 200, 255, 0))
     assert valid.all()
     assert set(np.unique(decode_view(get_view("otsu"), codes))) == {0.0, 1.0}
 
 
 def test_otsu_of_a_constant_video_is_dark():
-    codes, _ = encode_view(get_view("otsu"), np.full((2, 3, 3, 3), 255, np.uint8))
+    codes, _, _ = encode_view(get_view("otsu"), np.full((2, 3, 3, 3), 255, np.uint8))
     assert (codes == 0).all()
 
 
 def test_stack_joins_the_parts_and_their_codes():
     frames = make_frames()
     view = get_view("rgb+difference+otsu")
-    codes, valid = encode_view(view, frames)
+    codes, valid, _ = encode_view(view, frames)
     parts = [encode_view(get_view(name), frames)[0] for name in view.parts]
     np.testing.assert_array_equal(codes, np.concatenate(parts, axis=-1))
     assert valid.tolist() == [False] + [True] * 4
@@ -150,7 +150,7 @@ def test_picture_shows_the_first_part_that_is_one(name, channels):
 def test_unknown_view_names_the_closest():
     with pytest.raises(ValueError, match=r"unknown view 'grey': did you mean 'gray'\?"):
         get_view("grey")
-    with pytest.raises(ValueError, match="known are rgb, gray, difference, motion, otsu"):
+    with pytest.raises(ValueError, match="known are rgb, gray, difference, motion, flow, rootflow, otsu"):
         get_view("gray+zzz")
     with pytest.raises(ValueError, match="'gray\\+gray' names a part twice"):
         get_view("gray+gray")

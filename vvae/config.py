@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 DEFAULT_TASKS = ("reconstruct", "density", "classify", "generate")
-TASKS = (*DEFAULT_TASKS, "features", "cluster", "search")
+TASKS = (*DEFAULT_TASKS, "features", "cluster", "search", "anomaly", "moderate")
 
 
 def _runtime(default) -> Any:
@@ -58,7 +58,8 @@ class Data:
     name: str = _runtime("performers")
     """Data set that the settings are made for; `performers` is built in, others need data.path."""
     view: str = "gray"
-    """What the model sees: gray, rgb, difference, motion, otsu, or a stack such as gray+motion."""
+    """What the model sees: gray, rgb, difference, motion, flow, rootflow, otsu, or a stack such as
+    gray+flow."""
     height: int = 32
     """Rows of a frame after resizing."""
     width: int = 32
@@ -227,7 +228,22 @@ class Evaluate:
     z at those times alone, the sizes alone, the clip latent w, or means and standard deviations of
     z."""
 
+    false_positive_rate: float = _runtime(0.01)
+    """anomaly, moderate: share of normal frames, and of normal videos, that may be called strange."""
+    anomaly_score: str = _runtime("fusion")
+    """anomaly: the score that verdicts and intervals come from, such as fusion, surprise or
+    reconstruction; chosen without looking at test videos."""
+    anomaly_block: int = _runtime(16)
+    """anomaly: side, in pixels of the view, of the squares of the scores `..._block`."""
+    regret_steps: int = _runtime(5)
+    """anomaly: gradient steps of the likelihood regret; 0 leaves it out."""
+
     def __post_init__(self):
+        rate = self.false_positive_rate
+        rule = "must be between 0 and 1, without them"
+        _require(0 < rate < 1, "evaluate.false_positive_rate", rate, rule)
+        _require_positive("evaluate", self, "anomaly_block")
+        _require_at_least_zero("evaluate", self, "regret_steps")
         for task in self.tasks:
             _require(task in TASKS, "evaluate.tasks", task, f"is not among {', '.join(TASKS)}")
         _require_positive("evaluate", self, "num_samples")

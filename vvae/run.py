@@ -34,6 +34,7 @@ from vvae.models.sequential import SequentialVAE
 from vvae.training.checkpoint import Checkpointer
 
 PACKAGES = ("vvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "imageio", "av")
+PACKAGES += ("opencv-python-headless",)
 
 
 @dataclass(frozen=True)

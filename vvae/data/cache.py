@@ -21,6 +21,7 @@ import numpy as np
 
 from vvae.data.cache_room import TEMPORARY_SUFFIX, Cache, CacheRoom
 from vvae.data.sampling import ClipFormat, decode_clips
+from vvae.data.views import get_view
 from vvae.data.workers import WorkerError, run_in_workers
 from vvae.video import VideoError
 
@@ -38,6 +39,7 @@ class Entry:
         num_padded: clips whose last frame was repeated to fill them.
         num_frames: frames in the video file.
         num_bytes: size of both files.
+        num_clipped: values of valid frames that are clipped, see `views.encode_view`.
     """
 
     codes_path: str
@@ -47,6 +49,7 @@ class Entry:
     num_padded: int
     num_frames: int
     num_bytes: int
+    num_clipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,8 @@ def _make_jobs(
 
 
 def _compute_key(path: str, clip_format: ClipFormat) -> str:
-    identity = [path, *identify_file(path), asdict(clip_format), FORMAT_VERSION]
+    versions = get_view(clip_format.view).versions
+    identity = [path, *identify_file(path), asdict(clip_format), FORMAT_VERSION, *versions]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:40]
 
 
@@ -202,6 +206,7 @@ def _fill_entry(job: _Job) -> Entry | Broken:
             "time": clips.time_NT.tolist(),
             "num_padded": clips.num_padded,
             "num_frames": clips.num_frames,
+            "num_clipped": clips.num_clipped,
             "codes_bytes": job.codes_path.stat().st_size,
         }
     text = json.dumps(details).encode()
@@ -230,6 +235,7 @@ def _load_entry(job: _Job) -> Entry | Broken | None:
         num_padded=details["num_padded"],
         num_frames=details["num_frames"],
         num_bytes=details["codes_bytes"] + len(text),
+        num_clipped=details.get("num_clipped", 0),  # entries older than flow lack it
     )
 
 

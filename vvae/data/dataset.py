@@ -55,6 +55,7 @@ class Dataset:
         broken: name of a video that was left out -> why.
         num_padded: clips that repeat their last frame because their video, or what was left of it,
             is shorter than a clip.
+        num_clipped: values of flow that are larger than their code can say, and clipped.
         num_decoded: videos that were decoded by this opening; the others came from the cache.
         left_out_splits: name of a split that was not opened -> number of videos.
         unknown_labels: label that is no class -> number of opened videos; their clips have
@@ -69,6 +70,7 @@ class Dataset:
     splits: dict[str, Clips]
     broken: dict[str, str]
     num_padded: int
+    num_clipped: int
     num_decoded: int
     left_out_splits: dict[str, int]
     unknown_labels: dict[str, int]
@@ -227,6 +229,7 @@ def _assemble(
         splits=splits,
         broken=dict(sorted(decoded.broken.items())),
         num_padded=sum(entry.num_padded for entry in decoded.entries.values()),
+        num_clipped=sum(entry.num_clipped for entry in decoded.entries.values()),
         num_decoded=decoded.num_decoded,
         left_out_splits=left_out_splits,
         unknown_labels=dict(sorted(unknown.items())),
@@ -256,7 +259,8 @@ def _compute_fingerprint(videos: Sequence[Video], clip_format: ClipFormat) -> st
         [video.name, _measure(video.path), video.label, video.split, video.group]
         for video in videos
     )
-    text = json.dumps([rows, asdict(clip_format)], sort_keys=True)
+    versions = get_view(clip_format.view).versions
+    text = json.dumps([rows, asdict(clip_format), *versions], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

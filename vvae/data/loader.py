@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vvae.data.clips import Clips
+from vvae.data.views import mirror_codes
 
 _NUM_THREADS = 2
 _NUM_AHEAD = 3
@@ -204,7 +205,7 @@ def _augment(
     down, right = random.integers(-augmentation.crop, augmentation.crop, size=2, endpoint=True)
     change = random.uniform(-1, 1) * 255 * augmentation.brightness
     if augmentation.flip and mirrored:
-        clip_THWC = clip_THWC[:, :, ::-1]
+        clip_THWC = mirror_codes(clips.view, clip_THWC)
     clip_THWC = shift_clip(clip_THWC, int(down), int(right))
     if augmentation.brightness:
         change_C = np.where(clips.view.intensity_channels, np.rint(change), 0).astype(np.int16)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from vvae.data.views import encode_view, get_view
+from vvae.data.views import encode_view, find_decode_factor, get_view
 from vvae.video import VideoError, iterate_frames
 
 
@@ -74,6 +74,7 @@ class VideoClips:
         time_NT: float64, the frame's time in the file, s.
         num_padded: clips whose last frame was repeated to fill them.
         num_frames: frames in the file.
+        num_clipped: values of valid frames that are clipped, see `views.encode_view`.
     """
 
     codes_NTHWC: np.ndarray
@@ -82,19 +83,24 @@ class VideoClips:
     time_NT: np.ndarray
     num_padded: int
     num_frames: int
+    num_clipped: int
 
 
 def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> VideoClips:
     """Decodes all clips of one video.
 
-    The kept frames are held in memory at the size of the clips: 12 KB each at 64x64.
+    The kept frames are held in memory at the size of the clips, 12 KB each at 64x64; for a view
+    with flow and clips of fewer than 60 rows or columns at an integer multiple of it.
 
     Raises:
         VideoError: if the video cannot be read to its end, or has no frame that the view can show.
     """
     sampling = clip_format.sampling
+    view = get_view(clip_format.view)
+    factor = find_decode_factor(view, clip_format.height, clip_format.width)
+    size = (factor * clip_format.height, factor * clip_format.width)
     kept, num_frames = [], 0
-    for time, frame in iterate_frames(path, (clip_format.height, clip_format.width)):
+    for time, frame in iterate_frames(path, size):
         if num_frames % sampling.frame_stride == 0:
             kept.append((num_frames, time, frame))
         num_frames += 1
@@ -102,8 +108,8 @@ def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> VideoClips
         times_K = np.array([time for _, time, _ in kept])
         kept = [kept[k] for k in find_spread_frames(times_K, sampling.num_frames)]
 
-    view = get_view(clip_format.view)
-    codes_SHWC, valid_S = encode_view(view, np.stack([frame for _, _, frame in kept]))
+    frames_SHWC = np.stack([frame for _, _, frame in kept])
+    codes_SHWC, valid_S, num_clipped = encode_view(view, frames_SHWC, factor)
     if not valid_S.any():
         raise VideoError(path, f"{len(kept)} frame(s) are too few for the view {view.name}")
     position_NT, filled_NT = cut_sequence(len(kept), sampling.num_frames)
@@ -116,6 +122,7 @@ def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> VideoClips
         time_NT=time_S[position_NT],
         num_padded=int(filled_NT.any(axis=1).sum()),
         num_frames=num_frames,
+        num_clipped=num_clipped,
     )
 
 

@@ -1,8 +1,9 @@
 """What the model sees of a video: pure functions from RGB frames to uint8 codes, and back.
 
-A view is one part (`rgb`, `gray`, `difference`, `motion`, `otsu`) or a stack of parts joined by
-`+`, such as `gray+motion`, whose channels follow one another. Every channel is stored as uint8 with
-an affine code, `physical = (code - offset) * scale`, so that all views share one cache and loader.
+A view is one part (`rgb`, `gray`, `difference`, `motion`, `flow`, `rootflow`, `otsu`) or a stack of
+parts joined by `+`, such as `gray+flow`, whose channels follow one another. Every channel is stored
+as uint8 with an affine code, `physical = (code - offset) * scale`, so that all views share one
+cache and loader.
 """
 
 import difflib
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
+from vvae.data.flow import compute_flow, find_flow_factor
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,36 @@ class View:
             for _ in range(_PARTS[part].num_channels)
         )
 
+    @property
+    def flow_channels(self) -> tuple[bool, ...]:
+        """For each channel, whether it is of flow or its root."""
+        return tuple(
+            part in _FLOW_PARTS for part in self.parts for _ in range(_PARTS[part].num_channels)
+        )
+
+    @property
+    def versions(self) -> tuple[tuple[str, int], ...]:
+        """Versions of the parts whose codes were changed since the view exists; most have none."""
+        return tuple((part, _VERSIONS[part]) for part in self.parts if part in _VERSIONS)
+
 
 _PARTS = {
     "rgb": View("rgb", 3, (0.0,) * 3, (1.0,) * 3),
     "gray": View("gray", 1, (0.0,), (1.0,)),
     "difference": View("difference", 1, (128.0,), (2.0,)),
     "motion": View("motion", 1, (0.0,), (1.0,)),
+    "flow": View("flow", 2, (128.0,) * 2, (1 / 16,) * 2),
+    "rootflow": View("rootflow", 2, (128.0,) * 2, (1 / 40,) * 2),
     "otsu": View("otsu", 1, (0.0,), (1 / 255,)),
 }
 _INTENSITY_PARTS = ("rgb", "gray")
-_CHANGE_PARTS = ("difference", "motion")
+_FLOW_PARTS = ("flow", "rootflow")
+_CHANGE_PARTS = ("difference", "motion", *_FLOW_PARTS)
+# To be raised when the codes of a part change, so that cached ones are computed anew.
+_VERSIONS: dict[str, int] = {}
+_FULL_COLOR = 2.0  # pixels a frame that are shown at full brightness
+# Codes of flow reach as far up as down from 128, so that a mirrored clip has exact codes.
+_FLOW_REACH = 127
 
 
 def get_view(name: str) -> View:
@@ -84,56 +107,96 @@ def get_view(name: str) -> View:
     )
 
 
-def encode_view(view: View, frames_FHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find_decode_factor(view: View, height: int, width: int) -> int:
+    """Returns by how much larger than height x width `encode_view` wants a video's frames.
+
+    1 for views without flow, which is poor if it is computed from very small frames.
+    """
+    return find_flow_factor(height, width) if set(view.parts) & set(_FLOW_PARTS) else 1
+
+
+def encode_view(
+    view: View, frames_FHWC: np.ndarray, factor: int = 1
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Shows the frames of one video under a view.
 
     Args:
         view: the view.
-        frames_FHWC: uint8 [F, H, W, 3] RGB, the video's sampled frames in order, F >= 1.
+        frames_FHWC: uint8 [F, factor * H, factor * W, 3] RGB, the video's sampled frames in order,
+            F >= 1.
+        factor: flow is computed from the frames as they are, and averaged over squares of
+            factor x factor pixels; the other parts see frames that are averaged so.
 
     Returns:
-        codes_FHWC uint8 [F, H, W, view.num_channels], and valid_F bool [F]: False where the view
-        is not defined (the first frame of a difference or of motion).
+        codes_FHWC uint8 [F, H, W, view.num_channels]; valid_F bool [F], False where the view is not
+        defined (the first frame of a difference, of motion or of flow); and how many values of
+        codes_FHWC are clipped, because the flow is larger than a code can say.
 
     Raises:
-        ValueError: if the frames are not uint8 [F, H, W, 3].
+        ValueError: if the frames are not uint8 [F, H, W, 3], the factor does not divide their
+            sides, or OpenCV, which flow needs, is not installed.
     """
     if frames_FHWC.dtype != np.uint8 or frames_FHWC.ndim != 4 or frames_FHWC.shape[-1] != 3:
         raise ValueError(
             f"frames must be uint8 [F, H, W, 3], got {frames_FHWC.dtype} {frames_FHWC.shape}"
         )
+    if frames_FHWC.shape[1] % factor or frames_FHWC.shape[2] % factor:
+        raise ValueError(f"frames {frames_FHWC.shape} cannot be divided by the factor {factor}")
+    small_FHWC = _shrink_frames(frames_FHWC, factor)
     encoders = {
-        "rgb": lambda: frames_FHWC,
-        "gray": lambda: _compute_gray(frames_FHWC),
-        "difference": lambda: _encode_difference(_compute_gray(frames_FHWC)),
-        "motion": lambda: _encode_motion(_compute_gray(frames_FHWC)),
-        "otsu": lambda: _binarize(_compute_gray(frames_FHWC)),
+        "rgb": lambda: small_FHWC,
+        "gray": lambda: _compute_gray(small_FHWC),
+        "difference": lambda: _encode_difference(_compute_gray(small_FHWC)),
+        "motion": lambda: _encode_motion(_compute_gray(small_FHWC)),
+        "otsu": lambda: _binarize(_compute_gray(small_FHWC)),
     }
+    flows = _encode_flows(view, frames_FHWC, factor)
+    encoders |= {part: lambda part=part: flows[part][0] for part in flows}
     codes_FHWC = np.concatenate([encoders[part]() for part in view.parts], axis=-1)
     valid_F = np.ones(len(frames_FHWC), dtype=bool)
     valid_F[:1] = not set(view.parts) & set(_CHANGE_PARTS)
-    return codes_FHWC, valid_F
+    return codes_FHWC, valid_F, sum(num_clipped for _, num_clipped in flows.values())
 
 
 def decode_view(view: View, codes: np.ndarray) -> np.ndarray:
     """Returns physical values of codes [..., C], float32: `(code - offset) * scale`.
 
     Gray and rgb are in 8-bit intensities, difference and motion in 8-bit intensities per sampled
-    frame, otsu in {0, 1}.
+    frame, flow (to the right, down) in pixels of the clip per sampled frame, rootflow in signed
+    square roots of these, otsu in {0, 1}.
     """
     offset = np.asarray(view.offset, np.float32)
     return (codes.astype(np.float32) - offset) * np.asarray(view.scale, np.float32)
+
+
+def mirror_codes(view: View, codes: np.ndarray) -> np.ndarray:
+    """Returns what the mirrored video would have as codes uint8 [..., H, W, C].
+
+    Columns change places, and flow to the right becomes flow to the left.
+    """
+    mirrored = codes[..., ::-1, :]
+    channels = dict(_slice_parts(view))
+    rights = [channels[part].start for part in view.parts if part in _FLOW_PARTS]
+    if rights:
+        mirrored = mirrored.copy()
+        # The codes are symmetric about 128 and never 0: 256 - code fits.
+        mirrored[..., rights] = 256 - mirrored[..., rights].astype(np.int16)
+    return mirrored
 
 
 def view_to_rgb(view: View, codes: np.ndarray) -> np.ndarray:
     """Returns a picture of codes uint8 [..., H, W, C] as RGB, uint8 [..., H, W, 3].
 
     A stack is shown by its first part that is a picture. By itself, a difference is shown around
-    mid gray (128 = no change) and motion as light on black.
+    mid gray (128 = no change), motion as light on black, and flow and rootflow as colours on black:
+    the hue is the direction (right red, down yellow-green, left cyan, up violet), the brightness
+    grows with the square root of the flow and is full at 2 pixels a frame.
     """
     channels = dict(_slice_parts(view))
     shown = next((part for part in view.parts if part not in _CHANGE_PARTS), view.parts[0])
     picture = codes[..., channels[shown]]
+    if shown in _FLOW_PARTS:
+        return _color_flow(decode_view(_PARTS[shown], picture), is_root=shown == "rootflow")
     return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:-1], 3)))
 
 
@@ -171,6 +234,58 @@ def _encode_motion(gray_FHWC: np.ndarray) -> np.ndarray:
     codes_FHWC = np.zeros_like(gray_FHWC)
     codes_FHWC[1:] = np.abs(np.diff(gray_FHWC.astype(np.int16), axis=0))
     return codes_FHWC
+
+
+def _shrink_frames(frames_FHWC: np.ndarray, factor: int) -> np.ndarray:
+    """Means over squares of factor x factor pixels, rounded, uint8."""
+    if factor == 1:
+        return frames_FHWC
+    return np.rint(_average_squares(frames_FHWC, factor)).astype(np.uint8)
+
+
+def _average_squares(array_FHWC: np.ndarray, factor: int) -> np.ndarray:
+    """[F, factor * H, factor * W, C] -> [F, H, W, C]; float32 from uint8 and float32."""
+    frames, height, width, channels = array_FHWC.shape
+    squares = array_FHWC.reshape(
+        frames, height // factor, factor, width // factor, factor, channels
+    )
+    return squares.mean(axis=(2, 4), dtype=np.float32)
+
+
+def _encode_flows(
+    view: View, frames_FHWC: np.ndarray, factor: int
+) -> dict[str, tuple[np.ndarray, int]]:
+    """Returns, for each part that shows flow, its codes and how many of them are clipped.
+
+    The root makes room for slow and fast: most of a video moves little, if at all, and a few places
+    by pixels. It is taken of the averaged flow.
+    """
+    parts = [part for part in view.parts if part in _FLOW_PARTS]
+    if not parts:
+        return {}
+    gray_FHW = _compute_gray(frames_FHWC)[..., 0]
+    flow_FHWC = _average_squares(compute_flow(gray_FHW), factor) / factor
+    values = {"flow": flow_FHWC, "rootflow": np.sign(flow_FHWC) * np.sqrt(np.abs(flow_FHWC))}
+    return {part: _encode_symmetric(_PARTS[part], values[part]) for part in parts}
+
+
+def _encode_symmetric(part: View, value_FHWC: np.ndarray) -> tuple[np.ndarray, int]:
+    """Codes 128 + value / scale, and how many are clipped."""
+    steps = np.rint(value_FHWC / np.asarray(part.scale, np.float32))
+    num_clipped = int((np.abs(steps) > _FLOW_REACH).sum())
+    return (128 + np.clip(steps, -_FLOW_REACH, _FLOW_REACH)).astype(np.uint8), num_clipped
+
+
+def _color_flow(value: np.ndarray, is_root: bool) -> np.ndarray:
+    """Colours flow in pixels a frame, or its signed roots, float [..., 2] -> uint8 [..., 3]."""
+    flow = value * np.abs(value) if is_root else value
+    right, down = np.moveaxis(flow, -1, 0)
+    turn = np.arctan2(down, right)[..., None] / (2 * np.pi)  # of a whole turn, clockwise on screen
+    brightness = np.sqrt(np.minimum(np.hypot(right, down) / _FULL_COLOR, 1))[..., None]
+    # Hue to RGB: each colour is a trapezium over the circle of hues.
+    distance = np.abs((turn - np.array([0, 1 / 3, 2 / 3], np.float32) + 0.5) % 1 - 0.5)
+    color = np.clip(2 - 6 * distance, 0, 1)
+    return np.rint(255 * brightness * color).astype(np.uint8)
 
 
 def _binarize(gray_FHWC: np.ndarray) -> np.ndarray:
