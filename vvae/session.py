@@ -103,10 +103,24 @@ def open_data(config: Config) -> Dataset:
         print(f"left out: split {split!r} with {count} videos")
     if dataset.num_padded:
         print(f"data: {dataset.num_padded} clips are filled up by repeating a frame, masked")
+    if dataset.num_clipped:
+        print(f"data: {_describe_clipped(dataset)}")
     videos = tuple(v for clips in dataset.splits.values() for v in clips.videos)
     for problem in find_label_problems(videos):
         print(f"note: {problem}")
     return dataset
+
+
+def _describe_clipped(dataset: Dataset) -> str:
+    """Says how many values of flow are larger than their code can say."""
+    num_frames = sum(int(clips.mask_NT.sum()) for clips in dataset.splits.values())
+    clip_format = dataset.splits["train"].clip_format
+    frame_size = clip_format.height * clip_format.width * sum(dataset.view.flow_channels)
+    total = num_frames * frame_size
+    return (
+        f"{dataset.num_clipped:,} of {total:,} values of flow ({dataset.num_clipped / total:.2%}) "
+        "are clipped: larger than 8 bits can say"
+    )
 
 
 def show_decoding(done: int, total: int) -> None:
@@ -137,6 +151,7 @@ def begin_run(workdir: Path, config: Config, dataset: Dataset, num_steps: int) -
         "num_videos": {split: len(clips.videos) for split, clips in dataset.splits.items()},
         "broken": dataset.broken,
         "num_padded": dataset.num_padded,
+        "num_clipped": dataset.num_clipped,
         "left_out_splits": dataset.left_out_splits,
     }
     return runs.create_run(workdir, config, facts, dataset.class_names)
