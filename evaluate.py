@@ -7,6 +7,7 @@
     python evaluate.py export --workdir RUN                     the encoder as one file
     python evaluate.py compare RUN RUN                          two runs side by side
     python evaluate.py search --workdir RUN --query VIDEO       the clips most similar to one
+    python evaluate.py report --workdir RUN                     one HTML page of all of it
 
 Each task writes RUN/eval/TASK.json (values with what exactly was computed), pictures and videos,
 and prints a table.
@@ -19,7 +20,7 @@ from pathlib import Path
 from vvae import cli, runtime
 from vvae.config import TASKS
 
-OTHER_TASKS = ("check", "export", "compare")
+OTHER_TASKS = ("check", "export", "compare", "report")
 
 
 def main(arguments: list[str]) -> int:
@@ -30,6 +31,9 @@ def main(arguments: list[str]) -> int:
         return 0
     if request.tasks == ["compare"]:
         compare(request)
+        return 0
+    if request.tasks == ["report"]:
+        report(request.workdir)
         return 0
     runtime.prepare_jax()
     if request.tasks == ["export"]:
@@ -185,6 +189,7 @@ def evaluate_run(
         write_result(result, folder)
         print(f"\n{format_result(result)}", flush=True)
     print(f"\npictures, videos and JSON files: {folder}")
+    report(workdir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -371,6 +376,16 @@ def compare(request: Request) -> None:
     if request.out is not None:
         request.out.write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n")
         print(f"\nwritten: {request.out}")
+
+
+def report(workdir: Path) -> None:
+    """Writes RUN/report.html from the files of a run, and says where it is."""
+    from vvae.analysis.report import write_report
+    from vvae.config import load_config_file, to_dict
+
+    defaults = load_config_file(Path(__file__).resolve().parent / "configs" / "default.py")
+    path = write_report(workdir, to_dict(defaults))
+    print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 def export(request: Request) -> None:
