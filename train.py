@@ -53,11 +53,18 @@ def read_request(arguments: list[str]) -> Request:
     """
     has_file = bool(arguments) and not arguments[0].startswith("-")
     file, arguments = (arguments[0], arguments[1:]) if has_file else (None, arguments)
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--workdir", type=Path)
-    parser.add_argument("--init_from", "--init-from")
+    parser = argparse.ArgumentParser("train.py", add_help=False, allow_abbrev=False)
+    parser.add_argument(
+        "--workdir", type=Path, metavar="RUN", help="run directory, new or to go on with"
+    )
+    parser.add_argument(
+        "--init_from", "--init-from", metavar="RUN", help="run to take the first parameters from"
+    )
+    if {"-h", "--help"} & set(arguments):
+        print(f"{__doc__}\n{parser.format_help()}\nSettings:\n")
     options, arguments = parser.parse_known_args(arguments)
-    config = cli.parse_settings(arguments, _find_defaults(file, options.workdir), __doc__)
+    defaults = _find_defaults(file, options.workdir)
+    config = cli.parse_settings(arguments, defaults, options=("--workdir", "--init_from"))
     workdir = options.workdir or Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     return Request(config, workdir, options.init_from)
 
@@ -85,12 +92,15 @@ def train(request: Request) -> bool:
     # Devices, and what the work will take.
     runner = make_runner(config.parallel.kind)
     num_parts = session.count_parts(config, runner)
-    print(f"run directory: {workdir}", flush=True)
+    print(
+        f"run directory: {workdir} ({'continued' if runs.is_run(workdir) else 'new'})", flush=True
+    )
     session.print_estimate(config, runner, num_parts)
 
     # Data: decoded once into the cache, then read from it.
     dataset = session.open_data(config)
     num_steps = session.count_steps(config.train, dataset)
+    session.print_epochs(config, num_steps)
 
     # The run directory: a new one, or the one that is continued.
     run = session.begin_run(workdir, config, dataset, num_steps)

@@ -16,8 +16,11 @@ from tiny_vae import (
     score,
 )
 
+from vvae import objectives
+from vvae.models.sequential import SequentialVAE, init_variables
 from vvae.training.parallel import export_step, make_runner, prefetch
-from vvae.training.state import variables
+from vvae.training.state import init_state, variables
+from vvae.training.step import train_step
 
 KINDS = ("pmap", "mesh")
 
@@ -122,6 +125,58 @@ def test_the_step_lowers_for_every_platform(kind):
     exported = export_step(step, make_state(tx), runner.place_batch(make_batch(0)))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert exported.nr_devices == 8
+
+
+def make_sequential(tx, num_micro=1):
+    """State, step and batch of a small SequentialVAE under the loss that train.py minimises."""
+    model = SequentialVAE(
+        (8, 8, 1), widths=(4,), hidden=8, latent_dim=3, clip_latent_dim=2, prior="learned"
+    )
+    fresh = jax.jit(functools.partial(init_variables, model))(jax.random.key(2))
+
+    def compute_loss(variables, batch, key, step):
+        del step
+        return objectives.negative_elbo(model, variables, batch, key)
+
+    step = functools.partial(
+        train_step, loss_fn=compute_loss, tx=tx, seed=3, ema_decay=0.9, num_micro=num_micro
+    )
+    random = np.random.default_rng(4)
+    video = random.integers(0, 256, (8, 3, 8, 8, 1), dtype=np.uint8)
+    mask = np.arange(3) < random.integers(1, 4, (8, 1))
+    batch = {"video": video, "mask": mask, "index": np.arange(8, dtype=np.int32)}
+    return init_state(fresh["params"], fresh["stats"], tx), step, batch
+
+
+@functools.cache
+def compute_sequential_gradient():
+    tx = optax.trace(0.9)
+    state, step, batch = make_sequential(tx)
+    after, metrics = jax.jit(step)(state, batch)
+    return after.opt_state.trace, metrics
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("num_devices", "num_micro"), [(8, 1), (2, 4)])
+def test_gradients_of_the_elbo_do_not_depend_on_devices_and_accumulation(
+    kind, num_devices, num_micro
+):
+    tx = optax.trace(0.9)
+    state, step, batch = make_sequential(tx, num_micro)
+    runner = make_runner(kind, jax.devices()[:num_devices])
+    after, metrics = runner.compile_step(step)(runner.place_state(state), runner.place_batch(batch))
+    gradient, expected_metrics = compute_sequential_gradient()
+    assert_close(runner.fetch(after.opt_state.trace), gradient)
+    assert_close(runner.fetch(metrics), expected_metrics)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_step_of_sequential_vae_lowers_for_every_platform(kind):
+    tx = make_adam()
+    state, step, batch = make_sequential(tx, num_micro=1)
+    runner = make_runner(kind)
+    exported = export_step(runner.compile_step(step), state, runner.place_batch(batch))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
 
 
 def test_prefetch_keeps_the_order_and_places_two_ahead():

@@ -1,8 +1,10 @@
 """`python train.py` and `python evaluate.py` as a user types them, on small real videos."""
 
 import csv
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +167,21 @@ def test_continuing_with_other_settings_shows_the_difference(trained):
     assert "optim.learning_rate: 0.002 -> 0.1" in result.stderr
 
 
+def test_a_run_whose_data_moved_goes_on_and_is_evaluated(trained, folder, cache, tmp_path):
+    workdir, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(trained[0], workdir)
+    shutil.copytree(folder, moved)
+    arguments = ("--workdir", workdir, "--data.path", moved.name, "--evaluate.tasks", "density")
+    run_program("train.py", *arguments, cwd=tmp_path)
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["data"]["path"] == record["config"]["data"]["path"] == str(moved)
+    assert len(record["history"]) == 2  # the changed runtime settings are on record
+    assert record["config"]["evaluate"]["tasks"] == ["density"]
+    (workdir / "eval" / "density.json").unlink()
+    run_program("evaluate.py", "density", "--workdir", workdir)
+    assert (workdir / "eval" / "density.json").exists()
+
+
 def test_init_from_starts_with_the_parameters_of_a_run(trained, folder, cache, tmp_path):
     arguments = (TINY, "--data.path", folder, "--data.cache_dir", cache, "--train.num_steps", 1)
     arguments += ("--optim.warmup", 0, "--optim.learning_rate", 1e-9, "--evaluate.tasks", "density")
@@ -190,6 +207,8 @@ def test_new_videos_are_labelled(trained, tmp_path):
     assert [row["path"] for row in rows] == ["new0.mkv", "new1.mkv", "new2.mkv"]
     assert {row["label"] for row in rows} <= set(CLASSES)
     assert all(0.5 <= float(row["score"]) <= 1 for row in rows)
+    assert all(row["score"] == row[row["label"]] for row in rows)
+    assert all(abs(sum(float(row[name]) for name in CLASSES) - 1) < 1e-5 for row in rows)
     assert "3 videos are labelled" in result.stdout
 
 
@@ -218,10 +237,13 @@ def test_the_exported_encoder_runs_without_vvae(trained, tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_its_step(folder, cache, tmp_path):
     arguments = (TINY, "--data.path", folder, "--data.cache_dir", cache, "--optim.warmup", 0)
     arguments += ("--optim.learning_rate", 1e30, "--workdir", tmp_path / "run")
+    arguments += ("--train.validate_every", 1)
     result = run_program("train.py", *arguments, check=False)
     assert result.returncode == 3, result.stderr
     assert "error: step 2: the loss" in result.stderr
     assert not (tmp_path / "run" / "eval").exists()
+    step, leaves = read_state(tmp_path / "run")
+    assert step == 1 and all(np.isfinite(leaf).all() for leaf in leaves)
 
 
 def test_the_example_of_the_readme_runs(trained):
@@ -232,6 +254,25 @@ def test_the_example_of_the_readme_runs(trained):
     assert scope["video"].shape == scope["x"].shape
     assert scope["better"].shape == scope["bound"].shape == (2,)
     assert scope["new"].shape == (4, 24, *scope["model"].shape_HWC)
+
+
+def test_a_network_that_cannot_reconstruct_is_called_collapsed(folder, cache, tmp_path):
+    """After the warm-up, a KL weight of 1e6 leaves the latents nothing to say."""
+    arguments = (TINY, "--data.path", folder, "--data.cache_dir", cache, "--model.linear", False)
+    arguments += ("--objective.beta", 1e6, "--train.num_steps", 40, "--train.validate_every", 40)
+    arguments += ("--evaluate.tasks", "density", "--optim.learning_rate", 0.02)
+    result = run_program("train.py", *arguments, "--workdir", tmp_path / "run")
+    assert "COLLAPSED" in result.stdout.upper(), result.stdout
+
+
+def test_tensorboard_gets_the_metrics(folder, cache, tmp_path):
+    arguments = (TINY, "--data.path", folder, "--data.cache_dir", cache, "--train.num_steps", 4)
+    arguments += ("--train.tensorboard", True, "--evaluate.tasks", "density")
+    result = run_program("train.py", *arguments, "--workdir", tmp_path / "run", check=False)
+    if importlib.util.find_spec("tensorboardX") is None:
+        assert result.returncode == 2 and "pip install '.[tensorboard]'" in result.stderr
+    else:
+        assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents*"))
 
 
 def test_activations_in_bfloat16(folder, cache, tmp_path):
@@ -255,10 +296,12 @@ def test_check_names_what_is_broken(folder):
         ("train.py", ["--data.path", "no/such/dir"], "no/such/dir"),
         ("train.py", ["--data.heigth", "32"], "--data.height"),
         ("train.py", ["--data.height", "20"], "data.height=20: must be a multiple of 8"),
+        ("train.py", ["--worksdir", "x"], "did you mean --workdir?"),
         ("train.py", ["configs/nope.py"], "no configuration configs/nope.py"),
         ("train.py", ["configs/gestures.py"], "EgoGestAR: give its folder with --data.path"),
         ("train.py", ["--init_from", "nowhere", "--data.path", "FOLDER"], "nowhere"),
         ("evaluate.py", ["recontruct"], "did you mean reconstruct?"),
+        ("evaluate.py", ["check", "--data.pth", "x"], "did you mean --data.path?"),
         ("evaluate.py", ["--workdir", "nowhere"], "nowhere is not a run directory"),
         ("evaluate.py", ["check"], "--data.path DIR"),
     ],
@@ -285,3 +328,16 @@ def test_folders_that_cannot_be_trained_on_say_why(tmp_path):
         write_square(alone / f"{number}.mkv", "left", number)
     result = run_program("train.py", TINY, "--data.path", alone, check=False, cwd=tmp_path)
     assert result.returncode == 2 and "group" in result.stderr
+    assert not list((tmp_path / "runs").iterdir())  # nothing is left of runs that never began
+
+
+def test_a_class_of_one_video_is_refused_before_the_training(tmp_path):
+    for number in range(6):
+        label = "up" if number == 5 else "left"
+        (tmp_path / "videos" / label).mkdir(parents=True, exist_ok=True)
+        write_square(tmp_path / "videos" / label / f"{number}.mkv", "left", number)
+    arguments = (TINY, "--data.path", tmp_path / "videos", "--workdir", tmp_path / "run")
+    result = run_program("train.py", *arguments, check=False)
+    assert result.returncode == 2 and not (tmp_path / "run").exists()
+    assert "class 'up' has a single video" in result.stderr
+    assert "--evaluate.tasks reconstruct density generate" in result.stderr

@@ -126,6 +126,15 @@ def test_variable_frame_rate_keeps_real_frames_and_times(shared_data):
     assert steps.min() > 0 and steps.max() > 1.5 * steps.min()
 
 
+@pytest.mark.parametrize("name", ["testsrc2_vp9.webm", "av1_video.mkv"])
+def test_a_file_cut_after_its_first_frame_is_no_video_of_one_frame(shared_data, tmp_path, name):
+    whole = shared_data("clips") / "odd" / name
+    cut = tmp_path / name
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 10])
+    with pytest.raises(VideoError, match="cut in or after frame 0"):
+        video.probe(cut)
+
+
 def test_a_cut_file_gives_its_frames_and_then_an_error(shared_data, tmp_path):
     whole = shared_data("clips") / "natural" / "big_buck_bunny_432_433.webm"
     cut = tmp_path / "cut.webm"

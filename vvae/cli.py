@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tyro
@@ -15,24 +15,31 @@ import tyro
 from vvae.config import Config
 
 USAGE_ERROR = 2
+INTERRUPTED = 130
 NUMERICAL_ERROR = 3
 _ROOT = Path(__file__).resolve().parent.parent
 _PLAIN_WORDS = {"true": "True", "false": "False", "none": "None"}
 
 
-def parse_settings(arguments: list[str], default: Config, description: str = "") -> Config:
+def parse_settings(
+    arguments: list[str], default: Config, description: str = "", options: Sequence[str] = ()
+) -> Config:
     """Returns `default` with the settings that the arguments change.
 
     Args:
       arguments: `--section.name value ...`; hyphens and underscores are the same.
       default: where all other settings come from.
       description: shown by --help, before the list of settings.
+      options: names of the program's other options, which a misspelt one may stand for.
 
     Raises:
       ValueError: for an unknown setting (with the closest one), a value of another type or out of
         range; in one line.
       SystemExit: with status 0, after --help.
     """
+    for word in arguments:
+        if word.startswith("--") and difflib.get_close_matches(word, options, n=1, cutoff=0.8):
+            raise ValueError(describe_unknown("option", word, options))
     arguments = [_PLAIN_WORDS.get(word, word) for word in arguments]
     complaint = io.StringIO()
     try:
@@ -53,6 +60,8 @@ def parse_settings(arguments: list[str], default: Config, description: str = "")
 def run_main(main: Callable[[list[str]], int]) -> None:
     """Runs a program: its status is the exit status; what the user can mend is one line, status 2.
 
+    Ctrl-C where nothing can be saved is one line and status 130.
+
     An error that vvae raised on purpose (ValueError, or OSError of a file) is printed as one line;
     a FloatingPointError (a loss that is not finite) is one line and status 3; any other error is a
     fault of the program and keeps its traceback, as every one does where the environment sets
@@ -65,6 +74,9 @@ def run_main(main: Callable[[list[str]], int]) -> None:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = USAGE_ERROR
+    except KeyboardInterrupt:
+        print("stopped before the next checkpoint; the same command starts again", file=sys.stderr)
+        status = INTERRUPTED
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         status = NUMERICAL_ERROR

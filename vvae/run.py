@@ -8,6 +8,7 @@ validation/     a reconstruction sheet from every validation
 eval/           TASK.json, pictures and videos of evaluate.py
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -110,14 +111,20 @@ def create_run(workdir, config: Config, data: dict[str, Any], class_names) -> Ru
     record = {"config": settings.to_dict(config), "data": data, "history": []} | _describe_system()
     write_json(workdir / "classes.json", list(class_names))
     run = Run(workdir, config, record, tuple(class_names))
-    return record_start(run, config)
+    return record_start(run, config, data["path"])
 
 
-def record_start(run: Run, config: Config) -> Run:
-    """Adds a start to the history in config.json, with its settings where they changed."""
+def record_start(run: Run, config: Config, data_path: str) -> Run:
+    """Adds a start to the history in config.json, with its settings and where its data lie now.
+
+    Paths are written in full, so that the run goes on from any folder.
+    """
+    if config.data.path is not None:
+        config = replace(config, data=replace(config.data, path=data_path))
     start = {"command": sys.argv, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | _describe_system()
     record = run.record | {
         "config": settings.to_dict(config),
+        "data": run.record["data"] | {"path": data_path},
         "history": [*run.record["history"], start],
     }
     write_json(run.workdir / "config.json", record)
@@ -140,23 +147,32 @@ def check_identity(run: Run, config: Config, fingerprint: str) -> None:
         )
 
 
+@contextlib.contextmanager
 def lock(workdir):
-    """Locks a run directory for writing, until the returned file is closed or its process ends.
+    """Locks a run directory for writing while the context lasts; the lock dies with the process.
+
+    A directory that was made for the lock and has stayed empty is removed again.
 
     Raises:
       ValueError: if another process is writing to it.
     """
     workdir = Path(workdir)
+    is_new = not workdir.exists()
     workdir.mkdir(parents=True, exist_ok=True)
-    handle = open(workdir / ".lock", "w")  # noqa: SIM115 (open as long as the run)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        handle.close()
-        raise ValueError(
-            f"another process is writing to {workdir}; wait for it or end it"
-        ) from error
-    return handle
+    file = workdir / ".lock"
+    with file.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"another process is writing to {workdir}; wait for it or end it"
+            ) from error
+        try:
+            yield
+        finally:
+            if is_new and list(workdir.iterdir()) == [file]:
+                file.unlink()
+                workdir.rmdir()
 
 
 def find_videos(config: Config) -> Path:

@@ -21,6 +21,7 @@ from vvae.analysis.reconstruct import compare_videos, to_codes, write_comparison
 from vvae.config import Config, Optim, Train
 from vvae.data.dataset import Dataset, find_label_problems
 from vvae.data.loader import Augmentation, pixel_statistics, train_batches
+from vvae.data.size import DataSize, estimate_size
 from vvae.models import contract
 from vvae.models.ppca import FrameSpectrum, start_at_ppca
 from vvae.models.sequential import init_variables
@@ -65,16 +66,11 @@ def count_parts(config: Config, runner) -> int:
 
 def print_estimate(config: Config, runner, num_parts: int) -> None:
     """Prints what the training will take, before anything long begins."""
-    data, train = config.data, config.train
-    # The channels of a view are known without opening the data.
-    channels = runs.clip_format(config).clip_shape[-1]
-    network = estimate.Network(
-        (data.height, data.width, channels), config.model.widths, config.model.hidden
-    )
-    model = runs.build_model(config, channels)
+    train, network = config.train, _describe_network(config)
+    model = runs.build_model(config, network.shape_HWC[-1])
     shapes = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))
     num_parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
-    frames = train.batch_size * data.num_frames
+    frames = train.batch_size * config.data.num_frames
     frames_at_once = frames // (num_parts * runner.num_devices)
     memory = estimate.estimate_bytes(network, num_parameters, frames_at_once)
     parts = [
@@ -82,21 +78,40 @@ def print_estimate(config: Config, runner, num_parts: int) -> None:
         f"about {memory / 1e6:.0f} MB a device for the step",
     ]
     if train.num_steps is not None:
-        seconds = estimate.estimate_seconds(
-            network, frames * train.num_steps, estimate.measure_rate()
-        )
-        parts.append(f"about {_format_duration(seconds)} for {train.num_steps} steps")
+        parts.append(_estimate_duration(config, train.num_steps))
     print(f"estimate: {', '.join(parts)}", flush=True)
 
 
+def _describe_network(config: Config) -> estimate.Network:
+    # The channels of a view are known without opening the data.
+    shape_HWC = runs.clip_format(config).clip_shape[1:]
+    return estimate.Network(shape_HWC, config.model.widths, config.model.hidden)
+
+
+def _estimate_duration(config: Config, num_steps: int) -> str:
+    num_frames = config.train.batch_size * config.data.num_frames * num_steps
+    seconds = estimate.estimate_seconds(
+        _describe_network(config), num_frames, num_steps, estimate.measure_rate()
+    )
+    return (
+        f"about {_format_duration(seconds)} for {num_steps} training steps, and a minute or two to "
+        "compile and to evaluate"
+    )
+
+
 def open_data(config: Config) -> Dataset:
-    """Opens the data and prints what was found, what is broken and what is left out."""
+    """Opens the data and prints what was found, what is broken and what is left out.
+
+    What they will take is printed first, from listings and headers.
+    """
     if config.data.path is None and config.data.name == "performers":
         print("data: the built-in performers (written once, about 13 MB)", flush=True)
-    dataset = runs.open_data(config, runs.find_videos(config), show_decoding)
+    folder = runs.find_videos(config)
+    print(f"data: {_describe_size(estimate_size(folder, runs.clip_format(config)))}", flush=True)
+    dataset = runs.open_data(config, folder, show_decoding)
     for split, clips in dataset.splits.items():
-        size = len(clips) * clips.clip_format.clip_bytes / 1e6
-        print(f"data: {split}: {len(clips.videos)} videos, {len(clips)} clips, {size:.0f} MB")
+        size = _format_bytes(len(clips) * clips.clip_format.clip_bytes)
+        print(f"data: {split}: {len(clips.videos)} videos, {len(clips)} clips, {size}")
     for name, reason in dataset.broken.items():
         print(f"left out, cannot be read: {name}: {reason}")
     for split, count in dataset.left_out_splits.items():
@@ -105,10 +120,25 @@ def open_data(config: Config) -> Dataset:
         print(f"data: {dataset.num_padded} clips are filled up by repeating a frame, masked")
     if dataset.num_clipped:
         print(f"data: {_describe_clipped(dataset)}")
-    videos = tuple(v for clips in dataset.splits.values() for v in clips.videos)
-    for problem in find_label_problems(videos):
-        print(f"note: {problem}")
+    _check_labels(config, dataset)
     return dataset
+
+
+def _check_labels(config: Config, dataset: Dataset) -> None:
+    """Refuses classes that `classify` cannot learn before any time is spent on training."""
+    videos = tuple(v for clips in dataset.splits.values() for v in clips.videos)
+    problems = find_label_problems(videos)
+    if problems and "classify" in config.evaluate.tasks:
+        others = " ".join(task for task in config.evaluate.tasks if task != "classify")
+        raise ValueError(f"{problems[0]}; or leave classify out: --evaluate.tasks {others}")
+    for problem in problems:
+        print(f"note: {problem}")
+
+
+def _describe_size(size: DataSize) -> str:
+    decoded = "an unknown size" if size.decoded_bytes is None else _format_bytes(size.decoded_bytes)
+    files = f"{size.num_videos:,} videos of {_format_bytes(size.file_bytes)}"
+    return f"{files}; decoded once, about {decoded} in the cache"
 
 
 def _describe_clipped(dataset: Dataset) -> str:
@@ -136,14 +166,22 @@ def count_steps(train: Train, dataset: Dataset) -> int:
     return math.ceil(train.num_epochs * len(dataset.splits["train"]) / train.batch_size)
 
 
+def print_epochs(config: Config, num_steps: int) -> None:
+    """Prints what training in epochs will take, which is known once the data are."""
+    if config.train.num_epochs is not None:
+        text = _estimate_duration(config, num_steps)
+        print(f"estimate: {config.train.num_epochs} epochs, {text}", flush=True)
+
+
 def begin_run(workdir: Path, config: Config, dataset: Dataset, num_steps: int) -> runs.Run:
     """Creates the run directory, or checks that it may be continued with these settings."""
+    data_path = str(Path(dataset.root).resolve())
     if runs.is_run(workdir):
         run = runs.open_run(workdir)
         runs.check_identity(run, config, dataset.fingerprint)
-        return runs.record_start(run, config)
+        return runs.record_start(run, config, data_path)
     facts = {
-        "path": str(Path(dataset.root).resolve()),
+        "path": data_path,
         "fingerprint": dataset.fingerprint,
         "num_channels": dataset.view.num_channels,
         "num_steps": num_steps,
@@ -438,6 +476,13 @@ def draw_curves(run: runs.Run) -> None:
         "norm of the gradient": {"training": curve("train", "grad_norm")},
     }
     figures.write_training_curves(run.workdir / "curves.png", panels, f"{run.workdir.name}")
+
+
+def _format_bytes(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} KB"
 
 
 def _format_duration(seconds: float) -> str:

@@ -51,8 +51,9 @@ def write_result(result: Result, folder: str | os.PathLike) -> Path:
 
 
 def format_result(result: Result) -> str:
-    """Returns the table of a result and its notes, as plain text."""
-    return "\n".join([format_metrics(result.task, result.rows), *result.notes])
+    """Returns the table of a result, if it has one, and its notes, as plain text."""
+    table = [format_metrics(result.task, result.rows)] if result.rows else []
+    return "\n".join([*table, *result.notes])
 
 
 def as_json(value: Any) -> Any:

@@ -223,7 +223,7 @@ def _load_entry(job: _Job) -> Entry | Broken | None:
             return None
     except (OSError, ValueError):
         return None
-    with contextlib.suppress(PermissionError):
+    with contextlib.suppress(OSError):  # a cache that may only be read serves as well
         os.utime(job.details_path)
     if "error" in details:
         return Broken(details["error"], num_bytes=len(text))

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 # Share of the matrix-product rate that a training step reaches, measured for the default network
 # on two CPU cores; the estimate is meant to be right within a factor of 1.5.
 _EFFICIENCY = 0.45
+# A step that computes next to nothing: dispatch, batch, progress bar.
+_STEP_SECONDS = 0.01
 # Arrays of an activation's size that are alive at once in a step, forward and backward.
 _LIVE_COPIES = 6
 _PARAMETER_COPIES = 6  # params, moving average, two moments, gradient, update
@@ -44,9 +46,9 @@ class Network:
         return 2 * count
 
 
-def estimate_seconds(network: Network, num_frames: int, rate: float) -> float:
-    """Seconds to train on num_frames frames with devices of `rate` FLOP/s together."""
-    return network.flops() * num_frames / (_EFFICIENCY * rate)
+def estimate_seconds(network: Network, num_frames: int, num_steps: int, rate: float) -> float:
+    """Seconds to train on num_frames frames in num_steps steps, by devices of `rate` FLOP/s."""
+    return network.flops() * num_frames / (_EFFICIENCY * rate) + _STEP_SECONDS * num_steps
 
 
 def estimate_bytes(network: Network, num_parameters: int, num_frames: int) -> int:

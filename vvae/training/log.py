@@ -73,7 +73,7 @@ class Progress:
             mininterval=0.5,
             bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} "
             "[{elapsed} < {remaining}]{postfix}",
-            desc="train",
+            desc="compiling",
         )
         self._frames_per_step = frames_per_step
         self._start, self._steps = None, 0
@@ -82,6 +82,7 @@ class Progress:
         """Counts one step; the first one, which compiles, only starts the clock."""
         if self._start is None:
             self._start = time.perf_counter()
+            self._bar.set_description_str("train", refresh=False)
         else:
             self._steps += 1
         self._bar.set_postfix_str(
