@@ -465,10 +465,8 @@ def draw_curves(run: runs.Run) -> None:
             "training": tuple(values[1:] for values in curve("train", "elbo")),
             "validation": curve("validation", "val_elbo"),
         },
-        "KL, nats/clip": {
-            "frame latents": curve("train", "kl_frame"),
-            "clip latent": curve("train", "kl_clip"),
-        },
+        "KL of the frame latents, nats/clip": {"training": curve("train", "kl_frame")},
+        "KL of the clip latent, nats/clip": {"training": curve("train", "kl_clip")},
         "active units (validation)": {
             "frame latents": curve("validation", "val_active_frame"),
             "clip latent": curve("validation", "val_active_clip"),

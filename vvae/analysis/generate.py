@@ -236,7 +236,7 @@ def _draw_traversal(path: Path, decode, start: Latents, clips: Clips, clip_NW, t
         path.with_suffix(".png"),
         [row[:, middle] for row in rows],
         labels,
-        [f"{step:+.0f} sd" for step in step_S],
+        [f"{step:+.0f} sd" if step else "mean" for step in step_S],
         f"Clip latent, one dimension at a time, frame {middle}; {text}\n"
         "0 is the mean and sd the spread over clips; change: mean difference of the ends, of 255",
     )
@@ -298,7 +298,7 @@ def _draw_predictions(folder: Path, predictors, clips: Clips, num_context: int) 
         [stack[n, frames] for n in range(len(clips)) for stack in shown.values()],
         label_rows(clips, list(shown)[1:]),
         [f"given {t}" if t < num_context else f"predicted {t}" for t in frames],
-        f"Prediction from the first {num_context} frames: by the prior's mean, and one sample",
+        f"Prediction from the first {num_context} frames: the video, the prior's mean, one sample",
         len(shown),
     )
     captions = ["original", *[f"{label}, {num_context} frames given" for label in list(shown)[1:]]]
