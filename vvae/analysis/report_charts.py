@@ -116,20 +116,20 @@ def draw_line(values: Sequence[float]) -> Markup:
     values = [y for _, y in thin_out(list(enumerate(values)), 200)]
     low, span = min(values), (max(values) - min(values)) or 1.0
     width = 120 / max(len(values) - 1, 1)
-    path = " ".join(
-        f"{k * width:.1f},{22 - 20 * (v - low) / span:.1f}" for k, v in enumerate(values)
-    )
+    points = [(k * width, 22 - 20 * (value - low) / span) for k, value in enumerate(values)]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     line = tag("polyline", points=path, class_="series series-0")
     return tag("svg", line, viewBox="-1 0 122 24", class_="spark", aria_hidden="true")
 
 
 def find_ticks(low: float, high: float) -> list[float]:
-    """Returns two to five round numbers between low and high, low < high."""
-    rough = (high - low) / 3
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999) * power
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [k * step for k in range(first, last + 1)] or [low, high]
+    """Returns at least three round numbers, as few as possible, between low and high, low < high."""
+    power = 10.0 ** math.floor(math.log10(high - low))
+    for step in (power, power / 2, power / 5, power / 10):
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first >= 2:
+            break
+    return [k * step for k in range(first, last + 1)]
 
 
 def format_tick(value: float, low: float, high: float) -> str:
@@ -141,7 +141,7 @@ def format_tick(value: float, low: float, high: float) -> str:
 
 
 def thin_out(points: Sequence, count: int) -> Sequence:
-    """Returns at most about `count` points at equal distances, the first and the last among them."""
+    """Returns about `count` points at most, at equal distances, the first and the last included."""
     if len(points) <= count:
         return points
     stride = -(-len(points) // count)

@@ -124,6 +124,8 @@ def read_run(workdir) -> RunFiles:
         raise ValueError(f"{workdir / 'config.json'} holds no settings: {type(record).__name__}")
     problems: list[str] = []
     answers = _read_answers(workdir / "eval", problems)
+    order = as_mapping(as_mapping(record.get("config")).get("evaluate")).get("tasks")
+    answers = sort_answers(answers, order if isinstance(order, list) else [])
     return RunFiles(
         workdir,
         record,
@@ -179,7 +181,17 @@ def _read_answers(folder: Path, problems: list[str]) -> tuple[TaskAnswer, ...]:
         if isinstance(content, dict) and "task" in content and "rows" in content:
             videos = "" if path.parent == folder else path.parent.name
             answers.append(_read_answer(path, videos, content))
-    return tuple(sorted(answers, key=lambda answer: (answer.videos, answer.task)))
+    return tuple(answers)
+
+
+def sort_answers(answers: tuple[TaskAnswer, ...], order: list) -> tuple[TaskAnswer, ...]:
+    """Returns the answers: the run's own videos before others, tasks as listed, others by name."""
+
+    def find_place(answer: TaskAnswer):
+        place = order.index(answer.task) if answer.task in order else len(order)
+        return answer.videos, place, answer.task
+
+    return tuple(sorted(answers, key=find_place))
 
 
 def _read_answer(path: Path, videos: str, content: dict) -> TaskAnswer:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vvae.analysis.markup import Markup, tag
-from vvae.analysis.table import format_number
 
 
 def make_section(identifier: str, title: str, *parts: Markup | None) -> Markup:
@@ -38,7 +37,15 @@ def make_table(
         <td is taken as the whole cell, anything else is put into one.
       is_sortable: whether a click on a column's head sorts the rows.
     """
-    heads = [tag("th", head, scope="col") for head in header]
+    columns = [[_make_cell(row[k]) for row in rows] for k in range(1, len(header))]
+    are_numbers = [
+        bool(cells) and all(cell.startswith('<td class="number"') for cell in cells)
+        for cells in columns
+    ]
+    heads = [
+        tag("th", head, scope="col", class_="number" if is_number else None)
+        for head, is_number in zip(header, [False, *are_numbers])
+    ]
     body = [
         tag("tr", tag("th", first, scope="row"), *[_make_cell(cell) for cell in rest])
         for first, *rest in rows
@@ -93,4 +100,4 @@ def format_bytes(size: int) -> str:
     """Returns a size in kB or MB (powers of 1000)."""
     if size < 1_000_000:
         return f"{max(1, round(size / 1000))} kB"
-    return f"{format_number(size / 1e6)} MB" if size < 1e7 else f"{size / 1e6:.0f} MB"
+    return f"{size / 1e6:.1f} MB" if size < 1e7 else f"{size / 1e6:.0f} MB"

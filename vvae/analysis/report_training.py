@@ -122,15 +122,10 @@ def show_training(run: RunFiles) -> Markup:
         for number, (title, curves) in enumerate(rest.items())
     ]
     parts = [list_facts(facts), join_charts(main)]
-    longest = max(
-        (len(c) for p in (panels, rest) for cs in p.values() for c in cs.values()), default=0
-    )
-    if longest > MAX_POINTS:
-        parts.append(
-            make_paragraph(
-                f"Of curves with more than {MAX_POINTS} points as many are drawn.", "quiet"
-            )
-        )
+    drawn = [curve for curves in [*panels.values(), *rest.values()] for curve in curves.values()]
+    if any(len(curve) > MAX_POINTS for curve in drawn):
+        text = f"Of curves with more than {MAX_POINTS} points about as many are drawn."
+        parts.append(make_paragraph(text, "quiet"))
     if other:
         parts.append(make_disclosure(f"{len(other)} more curves", join_charts(other)))
     return make_section("training", "Training", *parts)
@@ -138,13 +133,8 @@ def show_training(run: RunFiles) -> Markup:
 
 def collect_curve(metrics: list[dict], kind: str, name: str) -> Curve:
     """Returns the (step, value) points of a metric, without missing values."""
-    return [
-        (row["step"], row[name])
-        for row in metrics
-        if row.get("kind") == kind
-        and isinstance(row.get("step"), int)
-        and _is_number(row.get(name))
-    ]
+    rows = [row for row in metrics if row.get("kind") == kind and isinstance(row.get("step"), int)]
+    return [(row["step"], row[name]) for row in rows if _is_number(row.get(name))]
 
 
 def _is_number(value) -> bool:
@@ -177,15 +167,10 @@ def arrange_panels(metrics: list[dict]) -> tuple[dict, dict]:
                     panel[label.replace("{level}", level)] = curve
         if panel:
             panels[title] = panel
-    names = {
-        (row.get("kind"), name): None
-        for row in metrics
-        for name in row
-        if name not in ("step", "kind")
-    }
     rest = {}
-    for kind, name in names:
-        if (kind, name) not in used and (curve := collect_curve(metrics, kind, name)):
+    for kind, name in {(row.get("kind"), name): None for row in metrics for name in row}:
+        is_known = name == "step" or (kind, name) in used
+        if not is_known and (curve := collect_curve(metrics, kind, name)):
             rest[f"{name} ({kind})"] = {str(kind): curve}
     return panels, rest
 
@@ -267,10 +252,8 @@ def _show_levels(run: RunFiles) -> Markup:
     }
     rows, last = [], None
     for level in find_levels(run.metrics):
-        curves = [
-            collect_curve(run.metrics, "validation", name.format(level))
-            for name in columns.values()
-        ]
+        names = [name.format(level) for name in columns.values()]
+        curves = [collect_curve(run.metrics, "validation", name) for name in names]
         if any(curves):
             rows.append([level, *[c[-1][1] if c else "-" for c in curves]])
             last = max(curve[-1][0] for curve in curves if curve)
@@ -282,8 +265,8 @@ def _show_levels(run: RunFiles) -> Markup:
     if not share:
         return table
     text = (
-        f"At step {share[-1][0]} the error of reconstructions is {share[-1][1]:.1%} of the variance "
-        "about the mean frame; 98% and more would count as collapsed."
+        f"At step {share[-1][0]} the error of reconstructions is {share[-1][1]:.1%} of the "
+        "variance about the mean frame; 98% and more would count as collapsed."
     )
     return join(table, make_paragraph(text))
 
