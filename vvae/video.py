@@ -1,10 +1,12 @@
 """One video in or out: exact frames with their times, or a VideoError that names the file.
 
 A video is a file (.mp4, .webm, .gif, ...), a folder of image frames or a .npy array. Files are read
-and written through imageio's PyAV plugin, images through its Pillow plugin. PyAV itself is asked
-only for what the plugin keeps to itself: timestamps, rotation, damage, encoder settings.
+through imageio's PyAV plugin, images through its Pillow plugin, and files are written by
+imageio-ffmpeg. PyAV itself is asked only for what the plugin keeps to itself: timestamps, rotation,
+damage.
 """
 
+import contextlib
 import functools
 import os
 import re
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import av
 import imageio.v3 as iio
+import imageio_ffmpeg
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from imageio.plugins.pyav import PyAVPlugin
@@ -25,7 +28,7 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
 NOMINAL_FPS = 25.0  # of what carries no time: folders of images, .npy arrays, a single frame
 # With its assembly, x264 writes one of several files for the same frames (measured, also on one
 # thread); the videos written here are small enough to do without.
-_REPRODUCIBLE = {"x264-params": "asm=0:threads=1"}
+_REPRODUCIBLE = ("-x264-params", "asm=0:threads=1")
 _CONTAINERS = {".avi": "avi", ".m4v": "mp4", ".mkv": "matroska", ".mov": "mov", ".mp4": "mp4"}
 
 
@@ -190,24 +193,31 @@ def write_video(
     """
     path = Path(path)
     frames_THWC = _check_writable(path, frames_THWC, fps)
-    codec, pixel_format, options = (
-        "libx264",
-        "yuv420p",
-        _REPRODUCIBLE | {"crf": "18", "preset": "veryfast"},
-    )
     if lossless:
-        codec, pixel_format, options = ("libx264rgb", "rgb24", {"qp": "0"})
+        codec, pixel_format, options = "libx264rgb", "rgb24", ["-qp", "0"]
     else:
+        codec, pixel_format = "libx264", "yuv420p"
+        options = ["-crf", "18", "-preset", "veryfast", *_REPRODUCIBLE]
         odd_H, odd_W = (side % 2 for side in frames_THWC.shape[1:3])
         frames_THWC = np.pad(frames_THWC, ((0, 0), (0, odd_H), (0, odd_W), (0, 0)), mode="edge")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    container = _CONTAINERS[path.suffix.lower()]
     try:
-        container = _CONTAINERS[path.suffix.lower()]
-        with iio.imopen(temporary, "w", plugin=_FramePlugin, container=container) as file:
-            file.init_video_stream(codec, fps=fps, pixel_format=pixel_format)
-            file.set_encoder_options(options)
+        height, width = frames_THWC.shape[1:3]
+        writer = imageio_ffmpeg.write_frames(
+            str(temporary),
+            (width, height),
+            fps=fps,
+            codec=codec,
+            pix_fmt_out=pixel_format,
+            quality=None,
+            macro_block_size=1,
+            output_params=[*options, "-f", container],
+        )
+        with contextlib.closing(writer):
+            writer.send(None)
             for frame in frames_THWC:
-                file.write_frame(frame)
+                writer.send(np.ascontiguousarray(frame))
         temporary.replace(path)
     except (OSError, ValueError) as error:
         raise VideoError(path, f"cannot be written ({_first_line(error)})") from error
@@ -216,15 +226,11 @@ def write_video(
 
 
 class _FramePlugin(PyAVPlugin):
-    """imageio's PyAV plugin, with the decoder's frames and the encoder's options left open."""
+    """imageio's PyAV plugin, with the decoder's frames as they are."""
 
     def _unpack_frame(self, frame, *, format=None):
         # imageio would return bare pixels: no timestamp, no rotation, no mark of damage.
         return frame
-
-    def set_encoder_options(self, options: dict[str, str]) -> None:
-        """Sets encoder options, between `init_video_stream` and the first frame."""
-        self._video_stream.options = options
 
 
 def _iterate_file(path: Path) -> Iterator[tuple[float, np.ndarray]]:
