@@ -432,7 +432,7 @@ def _read_stills(clips: Clips, ids: np.ndarray) -> np.ndarray:
 
 
 def _describe_cluster(number: int, label_V: np.ndarray, class_names) -> str:
-    text = f"cluster {number}\n{len(label_V)} videos"
+    text = f"cluster {number}\n{len(label_V)} " + ("video" if len(label_V) == 1 else "videos")
     known = label_V[label_V != NO_LABEL]
     if not len(known):
         return text

@@ -1,0 +1,453 @@
+"""Features on disk, clusters and search: closed forms, planted truths, interruptions."""
+
+import csv
+import dataclasses
+import importlib.util
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from vvae import distributions as dist
+from vvae.analysis import cluster as clustering
+from vvae.analysis import features, mixtures, search, store
+from vvae.data.dataset import ClipFormat, Sampling, open_dataset, open_unsplit
+from vvae.models import contract
+from vvae.models.sequential import SequentialVAE, init_variables
+
+MODEL = SequentialVAE(
+    (16, 16, 1),
+    widths=(4, 8),
+    hidden=16,
+    latent_dim=3,
+    clip_latent_dim=2,
+    clip_prior="mixture",
+    num_components=4,
+)
+PLAIN = dataclasses.replace(MODEL, clip_prior="normal")
+FORMAT = ClipFormat("gray", 16, 16, Sampling(num_frames=4))
+CLASSES = ("dark", "light", "middle")
+
+
+def write_clip(path, level, length, rng):
+    frames = level + rng.integers(-20, 21, (length, 16, 16, 1))
+    np.save(path, np.clip(frames, 0, 255).astype(np.uint8))
+
+
+def open_folder(root, cache, opening=open_dataset):
+    return opening(root, FORMAT, cache_dir=cache, cache_limit_bytes=2**28, num_workers=0)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Three classes of brightness; videos of 3 to 8 frames; test/dark/copy.npy is one of train."""
+    root, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 1), ("test", 4)):
+        for label, level in zip(CLASSES, (40, 210, 120)):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                write_clip(folder / f"{number}.npy", level, (4, 6, 8, 3)[number % 4], rng)
+    copy = np.load(root / "train" / "dark" / "2.npy")
+    np.save(root / "test" / "dark" / "copy.npy", copy)
+    return root
+
+
+@pytest.fixture(scope="module")
+def dataset(root, tmp_path_factory):
+    return open_folder(root, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def params():
+    variables = jax.jit(lambda key: init_variables(MODEL, key))(jax.random.key(0))
+    rng = np.random.default_rng(1)
+    learned = jax.tree.map(
+        lambda a: a + 0.1 * rng.normal(size=a.shape).astype(a.dtype), variables["params"]
+    )
+    return {"params": learned, "stats": {**variables["stats"], "std": np.float32(0.5)}}
+
+
+# --- features on disk -----------------------------------------------------------------------------
+
+
+class StoppedError(Exception):
+    pass
+
+
+def extract(dataset, params, folder, stop_at=None, pooling="ordered", batch_size=3):
+    folder.mkdir(exist_ok=True)
+
+    def on_part(done, total):
+        if done == stop_at:
+            raise StoppedError
+
+    return store.store_features(
+        MODEL,
+        params,
+        dataset,
+        folder,
+        batch_size=batch_size,
+        pooling=pooling,
+        part_clips=3,
+        on_part=on_part,
+    )
+
+
+def read_files(folder):
+    return {path.name: path.read_bytes() for path in sorted((folder / store.FOLDER).iterdir())}
+
+
+@pytest.fixture(scope="module")
+def stored(dataset, params, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stored")
+    return extract(dataset, params, folder), folder
+
+
+def test_every_row_is_the_latent_of_the_frame_that_the_index_names(stored, dataset, params):
+    import pyarrow.parquet as pq
+
+    _, folder = stored
+    arrays = {name: np.load(folder / f"features/{name}.npy") for name in store.CLIP_ARRAYS}
+    index = pq.read_table(folder / "features/index.parquet").to_pylist()
+    assert len(index) == sum(clips.mask_NT.sum() for clips in dataset.splits.values())
+    assert len({(row["row"], row["step"]) for row in index}) == len(index)
+    by_split = {split: iter(()) for split in dataset.splits}
+    first = 0
+    for split, clips in dataset.splits.items():
+        x = clips.read(np.arange(len(clips)))
+        posterior = contract.encode(MODEL, params, x, clips.mask_NT)
+        own = slice(first, first + len(clips))
+        for name, expected in (
+            ("frame_mean", posterior.frame.mean),
+            ("frame_logvar", posterior.frame.logvar),
+            ("clip_mean", posterior.clip.mean),
+            ("clip_logvar", posterior.clip.logvar),
+            ("clip_pooled", features.pool_ordered(posterior, clips.mask_NT)),
+        ):
+            np.testing.assert_allclose(arrays[name][own], expected, rtol=1e-4, atol=1e-4)
+        rows = [row for row in index if row["split"] == split]
+        for row in rows:
+            n, t = row["row"] - first, row["step"]
+            video = clips.videos[clips.video_index_N[n]]
+            assert clips.mask_NT[n, t]
+            assert (row["path"], row["label"]) == (video.name, video.label)
+            assert (row["clip"], row["frame"]) == (clips.position_N[n], clips.frame_NT[n, t])
+            assert row["time"] == clips.time_NT[n, t]
+        by_split[split] = rows
+        first += len(clips)
+    assert all(by_split.values())
+
+
+def test_vectors_of_videos_are_the_means_that_the_other_tasks_use(stored, dataset, params):
+    import pyarrow.parquet as pq
+
+    _, folder = stored
+    video_VF = np.load(folder / "features/video_pooled.npy")
+    index = pq.read_table(folder / "features/videos.parquet").to_pylist()
+    encoder = features.make_encoder(MODEL, "ordered")
+    expected = [features.extract(encoder, params, c, 3) for c in dataset.splits.values()]
+    np.testing.assert_allclose(
+        video_VF, np.concatenate([e.feature_VF for e in expected]), rtol=1e-5, atol=1e-5
+    )
+    assert [row["path"] for row in index] == [n for e in expected for n in e.name_V.tolist()]
+    assert [row["row"] for row in index] == list(range(len(video_VF)))
+
+
+@pytest.mark.parametrize("stop_at", [3, 9, "last"])
+def test_interrupted_extraction_ends_byte_for_byte_as_one_that_was_not(
+    stored, dataset, params, tmp_path, stop_at
+):
+    _, whole = stored
+    total = sum(len(clips) for clips in dataset.splits.values())
+    stop_at = total if stop_at == "last" else stop_at
+    folder = tmp_path / "eval"
+    with pytest.raises(StoppedError):
+        extract(dataset, params, folder, stop_at)
+    with pytest.raises((ValueError, OSError)) if stop_at < total else np.errstate():
+        np.load(folder / "features/clip_mean.npy")  # unfinished: not to be mistaken for the whole
+    # What a process that is killed inside the next part leaves: rows that no record counts.
+    with open(folder / "features/frame_mean.npy", "ab") as file:
+        file.write(b"torn")
+    result = extract(dataset, params, folder)
+    assert read_files(folder) == read_files(whole)
+    assert f"{stop_at} of the clips were there already." in result.notes
+
+
+def test_another_question_or_a_damaged_file_starts_anew(stored, dataset, params, tmp_path):
+    _, whole = stored
+    folder = tmp_path / "eval"
+    extract(dataset, params, folder, pooling="clip")
+    assert np.load(folder / "features/clip_pooled.npy").shape[1] == 2
+    extract(dataset, params, folder)
+    assert read_files(folder) == read_files(whole)
+    with open(folder / "features/clip_mean.npy", "r+b") as file:
+        file.truncate(200)
+    result = extract(dataset, params, folder)
+    assert read_files(folder) == read_files(whole)
+    assert not any("were there already" in note for note in result.notes)
+
+
+def test_other_parameters_are_another_question(params):
+    changed = jax.tree.map(lambda a: a, params)
+    changed["params"]["mixture_logits"] = changed["params"]["mixture_logits"] + 1e-3
+    assert store.digest_params(params) == store.digest_params(jax.tree.map(np.asarray, params))
+    assert store.digest_params(params) != store.digest_params(changed)
+
+
+def test_without_pyarrow_one_line_says_what_to_install(monkeypatch, dataset, params, tmp_path):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find(name)
+    )
+    with pytest.raises(ValueError, match=r"pip install 'vvae\[features\]'"):
+        extract(dataset, params, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- clusters -------------------------------------------------------------------------------------
+
+
+def make_blobs(num_clusters=3, count=60, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = 12 * np.eye(5)[:num_clusters]
+    label = np.repeat(np.arange(num_clusters), count)
+    return 100 + 7 * (centres[label] + rng.normal(size=(len(label), 5))), label
+
+
+def test_a_permuted_labelling_is_matched_exactly():
+    label = np.random.default_rng(0).integers(0, 6, 200)
+    permuted = np.array([3, 5, 0, 1, 4, 2])[label]
+    matching = mixtures.match_clusters(permuted, label)
+    assert mixtures.score_matching(matching, permuted, label) == 1.0
+    wrong = permuted.copy()
+    wrong[:20] = (wrong[:20] + 1) % 6
+    matching = mixtures.match_clusters(wrong, label)
+    assert mixtures.score_matching(matching, wrong, label) == 0.9
+
+
+def test_matching_is_one_to_one():
+    # Ten clusters that are all pure: only one of each class's counts.
+    label = np.repeat([0, 1], 50)
+    pure = np.repeat(np.arange(10), 10)
+    assert mixtures.score_matching(mixtures.match_clusters(pure, label), pure, label) == 0.2
+    one = np.zeros(100, int)
+    assert mixtures.score_matching(mixtures.match_clusters(one, label), one, label) == 0.5
+    assert mixtures.score_matching({0: 1}, np.array([0, 7]), np.array([1, 1])) == 0.5
+
+
+@pytest.mark.parametrize("planted", [1, 2, 4])
+def test_bic_finds_the_planted_number_of_clusters(planted):
+    train, label = make_blobs(planted)
+    clusters, bic = mixtures.select_gmm(train, seed=0)
+    assert clusters.num_clusters == planted == min(bic, key=bic.get)
+    assert clusters.bic == bic[planted]
+    new, new_label = make_blobs(planted, seed=1)
+    for fit in (clusters, mixtures.fit_kmeans(train, planted, 0)):
+        assigned = mixtures.assign(fit, new)
+        matching = mixtures.match_clusters(mixtures.assign(fit, train), label)
+        assert mixtures.score_matching(matching, assigned, new_label) == 1.0
+
+
+def test_bic_is_its_closed_form_for_one_gaussian():
+    train = np.random.default_rng(0).normal(size=(50, 2)) @ np.array([[2.0, 1.0], [0.0, 0.3]])
+    fit = mixtures.fit_gmm(train, 1, seed=0)
+    x = (train - fit.offset_F) / fit.scale
+    covariance = np.cov(x.T, bias=True) + mixtures.ADDED_VARIANCE * np.eye(2)
+    _, logdet = np.linalg.slogdet(covariance)
+    distance = np.einsum("ni,ij,nj->n", x, np.linalg.inv(covariance), x)
+    log_likelihood = -0.5 * np.sum(2 * np.log(2 * np.pi) + logdet + distance)
+    assert "full" in fit.text
+    assert fit.bic == pytest.approx(5 * np.log(50) - 2 * log_likelihood, rel=1e-6)
+
+
+def test_ratings_are_log_joint_densities_and_squared_distances():
+    train, _ = make_blobs(2)
+    gmm, kmeans = mixtures.fit_gmm(train, 2, 0), mixtures.fit_kmeans(train, 2, 0)
+    x = (train - gmm.offset_F) / gmm.scale
+    total = np.logaddexp(*mixtures.rate_members(gmm, train).T)
+    np.testing.assert_allclose(total, gmm.fitted.score_samples(x), rtol=1e-9)
+    centre = kmeans.fitted.cluster_centers_[1]
+    x = (train - kmeans.offset_F) / kmeans.scale
+    np.testing.assert_allclose(
+        mixtures.rate_members(kmeans, train)[:, 1], -np.square(x - centre).sum(1), rtol=1e-6
+    )
+
+
+def test_more_clusters_than_videos_are_refused():
+    with pytest.raises(ValueError, match="5 clusters cannot be fitted to 3 training videos"):
+        mixtures.fit_kmeans(np.eye(3), 5, 0)
+
+
+def test_responsibilities_are_those_of_the_prior(dataset, params):
+    clips = dataset.splits["test"]
+    responsibility_VK, _ = clustering.measure_responsibilities(MODEL, params, clips, 3)
+    mixture = MODEL.apply(params, method="clip_prior_mixture")
+    w = contract.encode(MODEL, params, clips.read(np.arange(len(clips))), clips.mask_NT).clip.mean
+    expected_NK = np.asarray(dist.mixture_responsibilities(mixture, w))
+    np.testing.assert_allclose(responsibility_VK.sum(axis=1), 1.0, rtol=1e-5)
+    assert np.ptp(expected_NK, axis=0).max() > 0.01
+    for v in range(len(clips.videos)):
+        own = expected_NK[clips.video_index_N == v].mean(axis=0)
+        np.testing.assert_allclose(responsibility_VK[v], own, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def clustered(dataset, params, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cluster")
+    result = clustering.cluster(MODEL, params, dataset, folder, batch_size=3, pooling="ordered")
+    return result, folder
+
+
+def test_classes_of_brightness_are_found_and_cards_stay_comparable(clustered, dataset):
+    result, folder = clustered
+    assert next(iter(result.rows)) == "mixture_prior"
+    for row in result.rows.values():
+        card = {**row["accuracy"].card, "method": None}
+        assert card == {**result.rows["mixture_prior"]["accuracy"].card, "method": None}
+    assert result.rows["pooled/gmm"]["num_clusters"].value == 4
+    assert result.rows["clip_pca_2/gmm_bic"]["nmi"].value > 0.6
+    with open(folder / "cluster.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [v.name for v in dataset.splits["test"].videos]
+    cluster_V = np.array([int(row["pooled/kmeans"]) for row in rows])
+    label_V = np.array([CLASSES.index(row["label"]) for row in rows])
+    accuracy = mixtures.score_matching(
+        mixtures.match_clusters(cluster_V, label_V), cluster_V, label_V
+    )
+    assert result.rows["pooled/kmeans"]["accuracy"].value == accuracy
+    sizes = np.bincount(cluster_V, minlength=4)
+    np.testing.assert_array_equal(result.details["sizes"]["pooled/kmeans"], sizes)
+    for name in ("cluster_sheet.png", "cluster_map.png"):
+        assert (folder / name).stat().st_size > 1000
+
+
+def test_clusters_do_not_know_the_labels_nor_the_measured_videos(clustered, dataset, params):
+    # Other labels, and half of the test videos gone: the others stay where they are.
+    _, folder = clustered
+    test = dataset.splits["test"].select(np.arange(0, len(dataset.splits["test"]), 2))
+    relabelled = dataclasses.replace(
+        dataset.splits["train"], label_N=dataset.splits["train"].label_N[::-1].copy()
+    )
+    changed = dataclasses.replace(
+        dataset, splits={"train": relabelled, "test": test, "val": dataset.splits["val"]}
+    )
+    other = folder / "other"
+    other.mkdir()
+    clustering.cluster(MODEL, params, changed, other, batch_size=3, pooling="ordered")
+    tables = []
+    for place in (folder, other):
+        with open(place / "cluster.csv", newline="") as file:
+            tables.append({row["path"]: row for row in csv.DictReader(file)})
+    # Videos of one clip, which are either there as a whole or not at all.
+    single = [v.name for v in test.videos if np.load(v.path).shape[0] <= 4]
+    assert len(single) == 3
+    for name in single:
+        assert tables[1][name] == tables[0][name]
+
+
+def test_without_labels_there_are_sizes_alone(root, dataset, params, tmp_path):
+    new = open_folder(root / "test" / "dark", tmp_path / "cache", open_unsplit)
+    assert all(video.label is None for video in new.splits["all"].videos)
+    unlabelled = dataclasses.replace(
+        dataset.splits["train"], label_N=np.full_like(dataset.splits["train"].label_N, -1)
+    )
+    data = dataclasses.replace(new, splits={"train": unlabelled, **new.splits})
+    plain = {**params, "params": {k: v for k, v in params["params"].items() if "mixture" not in k}}
+    result = clustering.cluster(
+        PLAIN, plain, data, tmp_path, batch_size=3, pooling="ordered", split="all"
+    )
+    assert "mixture_prior" not in result.rows
+    assert set(result.rows["pooled/gmm"]) == {"num_clusters", "used_clusters", "largest_share"}
+    by_number = result.details["bic"]["pooled"]
+    best = min(by_number, key=by_number.get)
+    assert result.rows["pooled/gmm_bic"]["num_clusters"].value == best
+    assert result.rows["clip_latent/kmeans"]["num_clusters"].value == best
+    assert "No measured video has a label: the table tells sizes only." in result.notes
+
+
+def test_a_prior_that_has_collapsed_is_told():
+    zeros = np.zeros(5, int)
+    grouping = clustering.Grouping(zeros, zeros, np.zeros((5, 4)), 4, "x")
+    assert "COLLAPSED" in clustering._judge_prior(grouping)
+    spread = dataclasses.replace(grouping, train_V=np.array([0, 1, 1, 2, 2]))
+    assert clustering._judge_prior(spread).startswith("3 of 4")
+
+
+# --- search ---------------------------------------------------------------------------------------
+
+
+def find(dataset, params, folder, query, count=3, open_file=None):
+    return search.search(
+        MODEL,
+        params,
+        dataset,
+        folder,
+        query=query,
+        count=count,
+        open_file=open_file,
+        batch_size=3,
+        pooling="ordered",
+    )
+
+
+def test_a_planted_duplicate_is_found_first_and_the_query_is_not(dataset, params, tmp_path):
+    for clip in (0, 1):
+        result = find(dataset, params, tmp_path, f"train/dark/2.npy:{clip}", count=1000)
+        hits = result.details["hits"]
+        assert (hits[0]["name"], hits[0]["clip"]) == ("test/dark/copy.npy", clip)
+        assert hits[0]["similarity"] == 1.0 > hits[1]["similarity"]
+        assert len(hits) == sum(len(c) for c in dataset.splits.values()) - 1
+        assert ("train/dark/2.npy", clip) not in [(h["name"], h["clip"]) for h in hits]
+        similarities = [hit["similarity"] for hit in hits]
+        assert similarities == sorted(similarities, reverse=True)
+    assert (tmp_path / "search.png").stat().st_size > 1000
+    assert json.dumps(result.details)
+
+
+def test_a_file_outside_of_the_data_set_finds_its_like(root, dataset, params, tmp_path):
+    copy = tmp_path / "mine:1.npy"
+    np.save(copy, np.load(root / "test/light/2.npy")[:4])
+
+    def open_file(path):
+        return open_folder(path, tmp_path / "cache", open_unsplit).splits["all"]
+
+    result = find(dataset, params, tmp_path, str(copy), open_file=open_file)
+    best = result.details["hits"][0]
+    assert (best["name"], best["clip"], best["similarity"]) == ("test/light/2.npy", 0, 1.0)
+    assert result.details["query"]["split"] is None
+    inside = find(dataset, params, tmp_path, str(root / "test/light/2.npy"), open_file=open_file)
+    assert inside.details["query"]["split"] == "test"
+
+
+def test_equal_similarities_come_in_the_order_of_the_clips():
+    feature_NF = np.array([[2.0, 0.5], [1.0, 1.0], [2.0, 0.5 + 1e-9]])
+    similarity_N = search.measure_similarity(feature_NF[1], feature_NF, np.eye(2))
+    assert similarity_N[0] == similarity_N[2] < similarity_N[1] == 1.0
+    assert search.rank(np.array([0.5, 1.0, 0.5, 1.0]), 4, None).tolist() == [1, 3, 0, 2]
+    assert search.rank(np.array([0.5, 1.0, 0.5, 1.0]), 2, 1).tolist() == [3, 0]
+
+
+def test_similarity_is_the_cosine_of_standardised_vectors():
+    rng = np.random.default_rng(0)
+    train = rng.normal(size=(40, 3)) * np.array([1.0, 100.0, 0.01]) + 5
+    standard = (train - train.mean(0)) / train.std(0)
+    cosine = standard @ standard[0] / np.linalg.norm(standard, axis=1) / np.linalg.norm(standard[0])
+    np.testing.assert_allclose(
+        search.measure_similarity(train[0], train, train), cosine, atol=1.1e-5
+    )
+    assert search.measure_similarity(train[0], train.mean(0)[None], train).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("train/dark/3", r"no video 'train/dark/3' in .*did you mean train/dark/3\.npy"),
+        ("train/dark/2.npy:2", "asks for clip 2, but the video has 2"),
+        ("zzz", "no such file; one of them is train/dark/0.npy"),
+    ],
+)
+def test_queries_that_name_nothing_are_told(dataset, params, tmp_path, query, message):
+    with pytest.raises(ValueError, match=message):
+        find(dataset, params, tmp_path, query)
