@@ -69,6 +69,10 @@ class Request:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
+        known = [name for action in self._actions for name in action.option_strings]
+        for word in message.removeprefix("unrecognized arguments: ").split():
+            if word.startswith("--") and word not in known:
+                raise ValueError(cli.describe_unknown("option", word, known))
         raise ValueError(message)
 
 
@@ -178,6 +182,7 @@ def evaluate_run(
     folder.mkdir(parents=True, exist_ok=True)
     question = _Question(run, model, params, task_data, folder, search)
     for task in tasks or run.config.evaluate.tasks:
+        print(f"\n{task} ...", flush=True)
         try:
             result = _ANSWERS[task](question)
         except ValueError as error:
@@ -278,7 +283,12 @@ def _classify(question: _Question):
     if question.data.is_new:
         return _label_new_videos(question)
     pooling = question.run.config.evaluate.pooling
-    return classify.classify(*question.arguments, **question.common, pooling=pooling)
+    return classify.classify(
+        *question.arguments,
+        **question.common,
+        pooling=pooling,
+        finetune_steps=question.run.config.evaluate.finetune_steps,
+    )
 
 
 def _features(question: _Question):
@@ -320,6 +330,38 @@ def _search(question: _Question):
     )
 
 
+def _anomaly(question: _Question):
+    from vvae.analysis import anomaly, anomaly_scorer
+
+    model, params, dataset, folder = question.arguments
+    settings, common = question.run.config.evaluate, question.common
+    if question.data.is_new:
+        scorer = anomaly_scorer.load_scorer(
+            question.run.workdir / "eval" / anomaly_scorer.SCORER_FILE
+        )
+        del common["seed"]
+        return anomaly.detect(model, params, scorer, dataset, folder, **common)
+    return anomaly.anomaly(
+        model,
+        params,
+        dataset,
+        folder,
+        **common,
+        block=settings.anomaly_block,
+        headline=settings.anomaly_score,
+        false_positive_rate=settings.false_positive_rate,
+        regret_steps=settings.regret_steps,
+    )
+
+
+def _segment(question: _Question):
+    from vvae.analysis import segment
+
+    model, params, _, folder = question.arguments
+    dataset = _add_training(question.run, question.data)
+    return segment.segment(model, params, dataset, folder, **question.common)
+
+
 # Task -> the function that answers it; each calls one function of vvae.analysis.
 _ANSWERS = {
     "reconstruct": _reconstruct,
@@ -329,6 +371,8 @@ _ANSWERS = {
     "features": _features,
     "cluster": _cluster,
     "search": _search,
+    "anomaly": _anomaly,
+    "segment": _segment,
 }
 
 
@@ -352,8 +396,16 @@ def _label_new_videos(question: _Question):
         folder / "classify.csv",
         batch_size=run.config.train.batch_size,
     )
+    broken = data.dataset.broken
     note = f"{count} videos are labelled, with scores: {folder / 'classify.csv'}"
-    return Result(task="classify", rows={}, notes=(note,), files=("classify.csv",))
+    left_out = f"{len(broken)} videos cannot be read and are left out"
+    return Result(
+        task="classify",
+        rows={},
+        details={"broken": broken},
+        notes=(note, left_out) if broken else (note,),
+        files=("classify.csv",),
+    )
 
 
 def check(data_path: str) -> None:
@@ -395,9 +447,11 @@ def export(request: Request) -> None:
     model, params = runs.load(request.workdir, request.which)
     path = request.workdir / "encoder.jax"
     path.write_bytes(runs.export_encoder(model, params))
-    print(
-        f"{path}: uint8 video [B, {model.shape_HWC}] -> latents; see the README for how to call it"
-    )
+    shape = ", ".join(map(str, model.shape_HWC))
+    print(f"{path} runs with jax alone, on a CPU, a CUDA GPU or a TPU:\n")
+    print("    import jax.export")
+    print(f'    encoder = jax.export.deserialize(open("{path}", "rb").read())')
+    print(f"    latents = encoder.call(video)  # uint8 [B, T, {shape}] -> dict of float32 arrays")
 
 
 if __name__ == "__main__":

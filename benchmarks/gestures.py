@@ -1,6 +1,6 @@
 """Gesture recognition, cross-validated by environment: latents beside raw frames, PCA, random nets.
 
-    python benchmarks/gestures.py --data.path GESTURES [--seeds 3] [--folds 8] [--view motion]
+    python benchmarks/gestures.py --data.path GESTURES [--seeds 3] [--folds 8] [--view VIEW]
 
 In every fold the VAE, its standardisation and its PCA start see the training folds and the videos
 without one of the ten labels (split `extra`) only. The probe is the one of `evaluate.py classify`;
@@ -48,10 +48,11 @@ def main() -> None:
     parser.add_argument("--data.path", dest="data_path", required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folds", type=int, default=8)
-    parser.add_argument("--view", default="motion")
+    parser.add_argument("--view", help="by default that of configs/gestures.py")
     parser.add_argument("--steps", type=int)
     options = parser.parse_args()
     config = _configure(options)
+    view = config.data.view
     dataset = _open(config, options.data_path)
     started = time.time()
     rows = _cross_validate(config, dataset, options)
@@ -59,15 +60,15 @@ def main() -> None:
     content = {
         "task": "gestures",
         "protocol": f"{options.folds} folds by environment, {options.seeds} seeds, top-1",
-        "view": options.view,
+        "view": view,
         "command": f"python benchmarks/gestures.py --data.path GESTURES --seeds {options.seeds} "
-        f"--folds {options.folds} --view {options.view}",
+        f"--folds {options.folds} --view {view}",
         "cross_validation": rows,
         "stated_test_split": split_rows,
         "seconds": round(time.time() - started),
     }
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"gestures_{options.view}.json"
+    path = RESULTS / f"gestures_{view}.json"
     path.write_text(json.dumps(content, indent=2) + "\n")
     for title in ("cross_validation", "stated_test_split"):
         for name, row in content[title].items():
@@ -76,7 +77,7 @@ def main() -> None:
 
 def _configure(options) -> Config:
     config = load_config_file(Path(__file__).resolve().parent.parent / "configs" / "gestures.py")
-    data = dataclasses.replace(config.data, view=options.view)
+    data = dataclasses.replace(config.data, view=options.view or config.data.view)
     steps = options.steps or config.train.num_steps
     return dataclasses.replace(
         config, data=data, train=dataclasses.replace(config.train, num_steps=steps)

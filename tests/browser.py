@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through two pipes with the DevTools protocol; standard library only."""
+"""A headless Chromium, driven through two pipes by the DevTools protocol; no package is needed."""
 
 import base64
 import json
@@ -10,10 +10,17 @@ import time
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update --disable-dev-shm-usage "
-    "--remote-debugging-pipe"
-).split()
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--remote-debugging-pipe",
+)
 TIMEOUT_SECONDS = 60.0
 
 

@@ -28,6 +28,8 @@ ALLOWED = {
     "analysis": (
         "analysis",
         "run",
+        "config",
+        "video",
         "data",
         "training.log",
         "models",
@@ -41,10 +43,12 @@ ALLOWED = {
 }
 ONLY_USERS = {
     "imageio": {"video"},
+    "imageio_ffmpeg": {"video"},
     "av": {"video"},
     "orbax": {"training.checkpoint"},
     "matplotlib": {"figures"},
     "tyro": {"cli"},
+    "scenedetect": {"analysis.rivals"},
     "cv2": {"data.flow"},
 }
 

@@ -14,7 +14,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 DEFAULT_TASKS = ("reconstruct", "density", "classify", "generate")
-TASKS = (*DEFAULT_TASKS, "features", "cluster", "search", "anomaly", "moderate")
+TASKS = (*DEFAULT_TASKS, "features", "cluster", "search", "anomaly", "segment")
+
+DEFAULT_BASELINES = ("random_encoder", "frame_pca", "chance")
+BASELINES = (
+    *DEFAULT_BASELINES,
+    "raw",
+    "raw_pca",
+    "hog",
+    "haar",
+    "sift",
+    "orb",
+    "flow_histogram",
+    "time",
+    "brightness",
+    "shuffled_labels",
+    "surf",
+)
 
 
 def _runtime(default) -> Any:
@@ -220,16 +236,22 @@ class Evaluate:
     """What is measured at the end of training, and by evaluate.py without tasks."""
 
     tasks: tuple[str, ...] = _runtime(DEFAULT_TASKS)
-    """Among reconstruct, density, classify, generate, features, cluster."""
+    """Among reconstruct, density, classify, generate, features, cluster, anomaly, segment."""
+    finetune_steps: int = _runtime(0)
+    """classify: most steps of supervised training of the encoder; 0 leaves it out."""
     num_samples: int = _runtime(50)
     """Importance samples of IWAE."""
     pooling: Literal["dynamics", "ordered", "steps", "clip", "stats"] = _runtime("dynamics")
     """How the latents of a clip become one vector: z at 16 equal times and the sizes of its steps,
     z at those times alone, the sizes alone, the clip latent w, or means and standard deviations of
     z."""
+    baselines: tuple[str, ...] = _runtime(DEFAULT_BASELINES)
+    """classify: what the latents are measured beside, among random_encoder, frame_pca, chance, raw,
+    raw_pca, hog, haar, sift, orb, flow_histogram, time, brightness, shuffled_labels and surf (which
+    says why it is not run)."""
 
     false_positive_rate: float = _runtime(0.01)
-    """anomaly, moderate: share of normal frames, and of normal videos, that may be called strange."""
+    """anomaly: share of normal frames, and of normal videos, that may be called strange."""
     anomaly_score: str = _runtime("fusion")
     """anomaly: the score that verdicts and intervals come from, such as fusion, surprise or
     reconstruction; chosen without looking at test videos."""
@@ -243,7 +265,10 @@ class Evaluate:
         rule = "must be between 0 and 1, without them"
         _require(0 < rate < 1, "evaluate.false_positive_rate", rate, rule)
         _require_positive("evaluate", self, "anomaly_block")
-        _require_at_least_zero("evaluate", self, "regret_steps")
+        _require_at_least_zero("evaluate", self, "regret_steps", "finetune_steps")
+        for name in self.baselines:
+            rule = f"is not among {', '.join(BASELINES)}"
+            _require(name in BASELINES, "evaluate.baselines", name, rule)
         for task in self.tasks:
             _require(task in TASKS, "evaluate.tasks", task, f"is not among {', '.join(TASKS)}")
         _require_positive("evaluate", self, "num_samples")

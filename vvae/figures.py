@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+import matplotlib.image
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ BACKGROUND = 255
 # Width of a character of the labels, which decides how much room they get.
 CHARACTER_PIXELS = 8
 CAPTION_PIXELS = 24
+STRIPS_PER_ROW = 3
 
 
 # --- images ------------------------------------------------------------------------------------
@@ -441,6 +443,94 @@ def _rasterize(figure: Figure) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def write_strips(
+    path: str | os.PathLike, strips: Sequence[np.ndarray], captions: Sequence[str], title: str
+) -> None:
+    """Writes a PNG of strips of frames side by side, each under its caption, three strips a row.
+
+    Args:
+      path: the file to write.
+      strips: uint8 RGB [K, H, W, 3], all of one shape.
+      captions: one a strip; cut from the left where they are too long.
+      title: above everything.
+    """
+    tiles = []
+    for strip, caption in zip(strips, captions):
+        row = _compose([list(enlarge(strip, TILE_PIXELS))], 1)
+        longest = row.shape[1] // 7
+        text = caption if len(caption) <= longest else "..." + caption[3 - longest :]
+        tiles.append(np.concatenate([_render_text(text, row.shape[1]), row]))
+    columns = min(STRIPS_PER_ROW, len(tiles))
+    gap = np.full((tiles[0].shape[0], GROUP_GAP_PIXELS, 3), BACKGROUND, np.uint8)
+    empty = np.full_like(tiles[0], BACKGROUND)
+    tiles += [empty] * (-len(tiles) % columns)
+    lines = []
+    for start in range(0, len(tiles), columns):
+        parts = [part for tile in tiles[start : start + columns] for part in (gap, tile)]
+        lines.append(np.concatenate([*parts, gap], axis=1))
+    heading = _render_text(title, lines[0].shape[1])
+    matplotlib.image.imsave(path, np.concatenate([heading, *lines]), dpi=DPI)
+
+
+def write_boundary_curves(
+    path: str | os.PathLike, panels: Mapping[str, tuple], threshold: float, title: str
+) -> None:
+    """Writes a PNG of scores over the frames of videos, with what is true.
+
+    Args:
+      path: the file to write.
+      panels: name -> (score_F, (first, last) frame of each transition, the same of each flash).
+      threshold: drawn as a line.
+      title: above everything.
+    """
+    figure = _new_chart((1100, 60 + 190 * len(panels)))
+    for number, (name, (score_F, transitions, flashes)) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(len(panels), 1, number)
+        for spans, color, label in (
+            (transitions, "tab:green", "true boundary"),
+            (flashes, "tab:orange", "flash"),
+        ):
+            for k, (first, last) in enumerate(spans):
+                shown = {"label": label} if k == 0 else {}
+                axes.axvspan(first - 0.5, last + 0.5, color=color, alpha=0.45, lw=1.5, **shown)
+        axes.plot(score_F, color="tab:blue", linewidth=1.2, label="score")
+        axes.axhline(threshold, color="black", linewidth=0.8, linestyle="--", label="threshold")
+        axes.set(xlabel="frame", ylabel="probability", xlim=(0, len(score_F)), ylim=(0, 1.05))
+        axes.set_title(name, fontsize=10)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def write_label_curves(
+    path: str | os.PathLike,
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    ticks: Sequence[str],
+    title: str,
+) -> None:
+    """Writes a PNG of accuracies over numbers of labels, with intervals.
+
+    Args:
+      path: the file to write.
+      curves: name -> (mean_S, low_S, high_S), accuracies in [0, 1].
+      ticks: S texts under the axis, such as numbers of labels.
+      title: above everything.
+    """
+    figure = _new_chart((720, 420))
+    axes = figure.add_subplot()
+    for number, (name, (mean_S, low_S, high_S)) in enumerate(curves.items()):
+        # A little apart, so that intervals do not hide each other.
+        place_S = np.arange(len(ticks)) + 0.04 * (number - (len(curves) - 1) / 2)
+        errors = np.stack([mean_S - low_S, high_S - mean_S])
+        axes.errorbar(place_S, mean_S, errors, label=name, marker="o", markersize=4, capsize=3)
+    axes.set_xticks(range(len(ticks)), ticks)
+    axes.set(xlabel="labelled training videos a class", ylabel="top-1 accuracy", title=title)
+    axes.set_ylim(0.0, 1.02)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9, loc="lower right")
+    _save(figure, path)
 
 
 def _render_text(text: str, width: int) -> np.ndarray:

@@ -105,6 +105,7 @@ class Scorer:
       video_threshold: of the largest smoothed headline score of a video.
       rate: the stated false-positive rate of each threshold.
       num_frames, num_videos: of the held-out normal videos.
+      heat_scale: error of a pixel's neighbourhood, 8-bit^2, that is drawn in the brightest colour.
     """
 
     settings: ScoreSettings
@@ -119,6 +120,7 @@ class Scorer:
     rate: float
     num_frames: int
     num_videos: int
+    heat_scale: float
 
     def threshold(self, name: str, smoothed: bool = False) -> float:
         """Returns the threshold of a score of frames."""
@@ -308,6 +310,7 @@ def fit_scorer(
     scores: Mapping[str, np.ndarray],
     headline: str,
     rate: float,
+    heat_scale: float,
 ) -> Scorer:
     """Learns means, standard deviations and thresholds from held-out normal videos.
 
@@ -316,6 +319,7 @@ def fit_scorer(
       frames, scores: of `compute_scores`, on these videos.
       headline: the score that verdicts come from.
       rate: false-positive rate of frames, and of videos.
+      heat_scale: see `Scorer`.
 
     Raises:
       ValueError: if there is no such score.
@@ -343,6 +347,7 @@ def fit_scorer(
         rate=rate,
         num_frames=len(frames),
         num_videos=len(peak_V),
+        heat_scale=heat_scale,
     )
 
 

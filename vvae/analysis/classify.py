@@ -2,13 +2,16 @@
 
 import csv
 import dataclasses
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vvae import figures, metrics
+from vvae.analysis import classical
 from vvae.analysis import probe as probes
 from vvae.analysis.baselines import (
     FramePCA,
@@ -18,6 +21,9 @@ from vvae.analysis.baselines import (
     randomize_params,
 )
 from vvae.analysis.features import VideoFeatures, average_by_video, extract, make_encoder
+from vvae.analysis.few_labels import measure_few_labels
+from vvae.analysis.finetune import finetune, score_videos
+from vvae.analysis.predictions import write_mistakes, write_predictions
 from vvae.analysis.probe import Probe
 from vvae.analysis.result import Result, describe_data, require_split
 from vvae.data.clips import NO_LABEL, Clips
@@ -25,7 +31,14 @@ from vvae.data.dataset import Dataset
 from vvae.metrics import Metric
 
 PROBE_FILE = "probe.npz"
+PREDICTIONS_FILE = "classify_predictions.csv"
+MISTAKES_FILE = "classify_mistakes.png"
+FEW_LABELS_FILE = "classify_few_labels.png"
+FEW_LABEL_ROWS = ("vae", "random_encoder", "frame_pca")
 MIN_CLASS_VIDEOS = 2
+DEFAULT_BASELINES = ("random_encoder", "frame_pca", "chance")
+# Why a baseline that was asked for is not there.
+NOT_RUN = {"surf": "not run: the wheels of OpenCV leave SURF out, because it was patented"}
 BY_VIDEO = "over videos; features of a video's clips are averaged"
 DEFINITIONS = {
     "top1": "share of videos whose class has the highest score",
@@ -133,6 +146,8 @@ def classify(
     pooling: str = "dynamics",
     split: str = "test",
     seed: int = 0,
+    baselines: Sequence[str] = DEFAULT_BASELINES,
+    finetune_steps: int = 0,
 ) -> Result:
     """Measures recognition from latents, beside random weights, single-frame PCA and chance.
 
@@ -144,10 +159,16 @@ def classify(
       batch_size: clips at a time.
       pooling: how the latents of a clip become one vector, see `features.POOLINGS`.
       split: which split is measured.
-      seed: of the random weights and of PCA.
+      seed: of the random weights, of PCA, of vocabularies and of shuffled labels.
+      finetune_steps: most steps of supervised training of the encoder, from the weights of the run
+        (row vae_finetuned) and from fresh ones (row supervised); 0 leaves both out.
+      baselines: further rows: random_encoder, frame_pca, chance, shuffled_labels (the probe on the
+        latents learns labels that were given to the wrong videos), surf, and the names of
+        `classical.FEATURES`.
 
     Raises:
-      ValueError: if a split or labels are missing, see `match_labels`.
+      ValueError: if a split or labels are missing, see `match_labels`, or OpenCV, where a baseline
+        needs it.
     """
     train, test = require_split(dataset, "train"), require_split(dataset, split)
     labels = match_labels(_label_videos(train), _label_videos(test), dataset.class_names)
@@ -156,7 +177,20 @@ def classify(
         "num_videos": int(labels.test_V.sum()),
         "num_train_videos": int(labels.train_V.sum()),
     }
-    extracted = _extract_features(model, params, train, test, batch_size, pooling, seed)
+    encoder = make_encoder(model, pooling)
+    weights = {"vae": (params, _describe_latents("posterior means", pooling))}
+    if "random_encoder" in baselines:
+        text = _describe_latents("posterior means of the same network with random weights", pooling)
+        weights["random_encoder"] = (randomize_params(model, params, seed), text)
+    extracted = {
+        name: _Features(*(extract(encoder, w, clips, batch_size) for clips in (train, test)), text)
+        for name, (w, text) in weights.items()
+    }
+    if "frame_pca" in baselines:
+        extracted["frame_pca"] = _extract_pca(model, train, test, seed)
+    for name in baselines:
+        if name in classical.FEATURES:
+            extracted[name] = _extract_classical(name, train, test, seed)
     judged = {name: _judge(features, labels, pooling) for name, features in extracted.items()}
     rows = {
         f"{name}/{classifier}": score_recognition(
@@ -167,7 +201,21 @@ def classify(
         for name, judgement in judged.items()
         for classifier, (scores_VK, text) in judgement.scores.items()
     }
-    rows["chance"] = _score_chance(labels, context)
+    if finetune_steps:
+        starts = {"vae_finetuned": params, "supervised": randomize_params(model, params, seed)}
+        for name, start in starts.items():
+            settings = {"pooling": pooling, "batch_size": batch_size, "seed": seed}
+            rows[name] = _score_finetuned(
+                model, start, train, test, labels, settings, finetune_steps, context
+            )
+    if "shuffled_labels" in baselines:
+        rows["shuffled_labels/linear"] = _score_shuffled(
+            extracted["vae"], labels, pooling, seed, context
+        )
+    if "chance" in baselines:
+        rows["chance"] = _score_chance(labels, context)
+    not_run = {name: text for name, text in NOT_RUN.items() if name in baselines}
+    rows |= {name: _leave_out(text, context) for name, text in not_run.items()}
     folder = Path(folder)
     probes.save_probe(folder / PROBE_FILE, judged["vae"].probe)
     confusion_KK = count_confusions(judged["vae"].scores["linear"][0], labels.test_label_V)
@@ -175,12 +223,25 @@ def classify(
     figures.write_confusion_matrix(
         folder / "classify_confusion.png", confusion_KK, labels.class_names, title
     )
+    few_labels = _measure_few_labels(extracted, labels, seed)
+    _draw_few_labels(folder / FEW_LABELS_FILE, few_labels)
+    has_mistakes = _write_predictions(folder, test, labels, judged["vae"].scores["linear"][0])
     return Result(
         task="classify",
         rows=rows,
-        details={"class_names": labels.class_names, "confusion": confusion_KK},
-        notes=_write_notes(labels),
-        files=(PROBE_FILE, "classify_confusion.png"),
+        details={
+            "class_names": labels.class_names,
+            "confusion": confusion_KK,
+            "few_labels": few_labels,
+        },
+        notes=_write_notes(labels) + tuple(f"{name}: {text}." for name, text in not_run.items()),
+        files=(
+            PROBE_FILE,
+            "classify_confusion.png",
+            FEW_LABELS_FILE,
+            PREDICTIONS_FILE,
+            *((MISTAKES_FILE,) if has_mistakes else ()),
+        ),
     )
 
 
@@ -228,33 +289,70 @@ def _judge(features: _Features, labels: LabelledSplits, pooling: str) -> _Judgem
     )
 
 
-def _extract_features(
-    model, params, train: Clips, test: Clips, batch_size: int, pooling: str, seed: int
-) -> dict[str, _Features]:
-    encoder = make_encoder(model, pooling)
-    weights = {
-        "vae": (
-            params,
-            f"posterior means in units of their standard deviations, pooling {pooling}",
-        ),
-        "random_encoder": (
-            randomize_params(model, params, seed),
-            f"posterior means of the same network with random weights, pooling {pooling}",
-        ),
-    }
-    features = {
-        name: _Features(
-            extract(encoder, weights_, train, batch_size),
-            extract(encoder, weights_, test, batch_size),
-            text,
+def _measure_few_labels(extracted, labels: LabelledSplits, seed: int) -> dict:
+    rows = {
+        name: (
+            extracted[name].train.feature_VF[labels.train_V],
+            extracted[name].test.feature_VF[labels.test_V],
         )
-        for name, (weights_, text) in weights.items()
+        for name in FEW_LABEL_ROWS
+        if name in extracted
     }
-    num_components = model.latent_dim + model.clip_latent_dim
-    pca = fit_frame_pca(train, num_components, seed)
+    group_V = extracted["vae"].train.group_V[labels.train_V]
+    return measure_few_labels(rows, labels.train_label_V, group_V, labels.test_label_V, seed)
+
+
+def _draw_few_labels(path: Path, few_labels: dict) -> None:
+    curves = {
+        name: (row["mean"], row["low"], row["high"]) for name, row in few_labels["rows"].items()
+    }
+    title = f"Few labels: mean of {few_labels['num_draws']} paired draws, 95 % confidence interval"
+    figures.write_label_curves(path, curves, [str(n) for n in few_labels["labels"]], title)
+
+
+def _write_predictions(folder: Path, test: Clips, labels: LabelledSplits, scores_VK) -> bool:
+    """Writes the table of predictions and the picture of mistakes; whether there are mistakes."""
+    videos = np.flatnonzero(labels.test_V)
+    told = (labels.test_label_V, scores_VK, labels.class_names)
+    names = [test.videos[video].name for video in videos]
+    write_predictions(folder / PREDICTIONS_FILE, names, *told)
+    return write_mistakes(folder / MISTAKES_FILE, test, videos, *told)
+
+
+def _score_finetuned(
+    model, params, train: Clips, test: Clips, labels: LabelledSplits, settings, num_steps, context
+) -> dict[str, Metric]:
+    label_V = np.full(len(train.videos), NO_LABEL)
+    label_V[labels.train_V] = labels.train_label_V
+    num_classes = len(labels.class_names)
+    tuned = finetune(model, params, train, label_V, num_classes, num_steps=num_steps, **settings)
+    scores_VK = score_videos(
+        model, tuned.params, tuned.head, test, settings["pooling"], settings["batch_size"]
+    )
+    text = (
+        f"encoder and linear head trained on the labels, pooling {settings['pooling']}, "
+        f"{tuned.num_steps} of {num_steps} steps at {tuned.learning_rate:g}, chosen by held-out "
+        f"groups of the training videos ({tuned.accuracy:.3f})"
+    )
+    card = {**context, metrics.METHOD: text}
+    return score_recognition(scores_VK[labels.test_V], labels.test_label_V, card)
+
+
+def _describe_latents(what: str, pooling: str) -> str:
+    unit = " in units of their standard deviations" if pooling not in ("clip", "stats") else ""
+    return f"{what}{unit}, pooling {pooling}"
+
+
+def _extract_pca(model, train: Clips, test: Clips, seed: int) -> _Features:
+    pca = fit_frame_pca(train, model.latent_dim + model.clip_latent_dim, seed)
     text = f"PCA of the middle frame of each clip, {len(pca.components_KD)} components"
-    both = (_project_middle_frames(pca, clips) for clips in (train, test))
-    return features | {"frame_pca": _Features(*both, text)}
+    return _Features(*(_project_middle_frames(pca, clips) for clips in (train, test)), text)
+
+
+def _extract_classical(name: str, train: Clips, test: Clips, seed: int) -> _Features:
+    feature = classical.FEATURES[name](train, seed)
+    both = (average_by_video(feature.extract(clips), clips) for clips in (train, test))
+    return _Features(*both, feature.text)
 
 
 def _project_middle_frames(pca: FramePCA, clips: Clips) -> VideoFeatures:
@@ -268,6 +366,26 @@ def _score_chance(labels: LabelledSplits, context) -> dict[str, Metric]:
     scores_VK = np.tile(frequency_K, (len(labels.test_label_V), 1))
     text = "always the most frequent training classes"
     return score_recognition(scores_VK, labels.test_label_V, {**context, metrics.METHOD: text})
+
+
+def _score_shuffled(
+    features: _Features, labels: LabelledSplits, pooling: str, seed: int, context
+) -> dict[str, Metric]:
+    """What the whole procedure makes of labels that say nothing: more than chance is a leak."""
+    random = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    shuffled = dataclasses.replace(labels, train_label_V=random.permutation(labels.train_label_V))
+    scores_VK, text = _judge(features, shuffled, pooling).scores["linear"]
+    method = f"control: training labels shuffled; {features.text}; {text}"
+    return score_recognition(scores_VK, labels.test_label_V, {**context, metrics.METHOD: method})
+
+
+def _leave_out(reason: str, context) -> dict[str, Metric]:
+    return {
+        name: metrics.make_metric(
+            name, math.nan, "", definition, BY_VIDEO, **context, **{metrics.METHOD: reason}
+        )
+        for name, definition in DEFINITIONS.items()
+    }
 
 
 def _label_videos(clips: Clips) -> np.ndarray:
@@ -284,14 +402,15 @@ def _write_notes(labels: LabelledSplits) -> tuple[str, ...]:
 def label_videos(
     model, params, probe: Probe, clips: Clips, path: str | os.PathLike, *, batch_size: int
 ) -> int:
-    """Applies a saved probe to videos and writes path, label and score of each as CSV.
+    """Applies a saved probe to videos and writes path, label and scores of each as CSV.
 
     Args:
       model: the model that the probe was fitted on.
       params: its variables.
       probe: of `probe.load_probe`.
       clips: any videos; their own labels are not read.
-      path: the CSV file; `score` is the probability of the label, in [0, 1].
+      path: the CSV file: `path`, `label`, `score`, then a column for each class; scores are
+        probabilities, in [0, 1], and `score` is that of the label.
       batch_size: clips at a time.
 
     Returns:
@@ -302,7 +421,8 @@ def label_videos(
     best_V = scores_VK.argmax(axis=1)
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "label", "score"])
+        writer.writerow(["path", "label", "score", *probe.class_names])
         for name, best, scores_K in zip(features.name_V, best_V, scores_VK):
-            writer.writerow([name, probe.class_names[best], f"{scores_K[best]:.6f}"])
+            cells = [f"{score:.6f}" for score in scores_K]
+            writer.writerow([name, probe.class_names[best], cells[best], *cells])
     return len(best_V)

@@ -72,7 +72,8 @@ def fit_probe(
     """
     mean_F, scale_F = fit_standardization(feature_VF)
     if settings.scaling == "one":
-        scale_F = np.full_like(scale_F, np.sqrt(np.mean(feature_VF.var(axis=0, dtype=np.float64))))
+        spread = np.sqrt(np.mean(feature_VF.var(axis=0, dtype=np.float64)))
+        scale_F = np.full_like(scale_F, spread if spread > 0.0 else 1.0)
     # One thread: these matrices are small, and more threads wait for each other.
     with threadpool_limits(1):
         inputs_VR, basis_RF = _rotate((feature_VF - mean_F) / scale_F)

@@ -123,7 +123,7 @@ def draw_line(values: Sequence[float]) -> Markup:
 
 
 def find_ticks(low: float, high: float) -> list[float]:
-    """Returns at least three round numbers, as few as possible, between low and high, low < high."""
+    """Returns a few round numbers, at least three, between low and high, low < high."""
     power = 10.0 ** math.floor(math.log10(high - low))
     for step in (power, power / 2, power / 5, power / 10):
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

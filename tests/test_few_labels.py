@@ -1,0 +1,164 @@
+"""Few labels, predictions and fine-tuning: paired draws, closed forms, a separable problem."""
+
+import csv
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.linear_model import Ridge
+
+from vvae.analysis import few_labels, finetune, predictions
+from vvae.config import Evaluate
+from vvae.data.dataset import ClipFormat, Sampling, open_dataset
+from vvae.models.sequential import SequentialVAE, init_variables
+
+LABEL = np.repeat([0, 1, 2], [12, 7, 9])
+
+
+def test_draws_are_nested_of_every_class_and_depend_on_seed_and_draw_alone():
+    drawn = few_labels.draw_labelled(LABEL, (1, 5, 10, 50), 4, seed=3)
+    assert list(drawn) == [1, 5, 10]  # no class has more than 12
+    for draw in range(4):
+        one, five, ten = (set(drawn[count][draw]) for count in drawn)
+        assert one < five < ten
+        assert np.bincount(LABEL[drawn[5][draw]]).tolist() == [5, 5, 5]
+        assert np.bincount(LABEL[drawn[10][draw]]).tolist() == [10, 7, 9]
+    more = few_labels.draw_labelled(LABEL, (5,), 9, seed=3)
+    for a, b in zip(drawn[5], more[5]):
+        np.testing.assert_array_equal(a, b)
+    other = few_labels.draw_labelled(LABEL, (5,), 4, seed=4)
+    assert any(np.any(a != b) for a, b in zip(drawn[5], other[5]))
+    assert any(np.any(drawn[5][0] != draw) for draw in drawn[5][1:])
+
+
+def make_rows(seed=0):
+    rng = np.random.default_rng(seed)
+    centre = rng.normal(size=(3, 6)) * 3
+    train = centre[LABEL] + rng.normal(size=(len(LABEL), 6))
+    test_label = np.repeat([0, 1, 2], 20)
+    return train, centre[test_label] + rng.normal(size=(60, 6)), test_label
+
+
+def test_equal_rows_get_equal_draws_and_a_difference_of_exactly_zero():
+    train, test, test_label = make_rows()
+    noise = np.random.default_rng(1).normal(size=train.shape)
+    rows = {"a": (train, test), "b": (train.copy(), test.copy()), "noise": (noise, test)}
+    group = np.arange(len(LABEL)) % 6
+    result = few_labels.measure_few_labels(rows, LABEL, group, test_label, seed=0)
+    assert result["labels"] == [1, 5, 10, "all"]
+    for a, b in zip(result["rows"]["a"]["top1"], result["rows"]["b"]["top1"]):
+        np.testing.assert_array_equal(a, b)
+    assert np.all(result["differences"]["a - b"]["mean"] == 0)
+    assert np.all(result["differences"]["a - noise"]["low"][1:3] > 0)
+    assert len(result["rows"]["a"]["top1"][0]) == few_labels.NUM_DRAWS
+    assert len(result["rows"]["a"]["top1"][-1]) == 1
+    assert result["rows"]["a"]["mean"][-1] > 0.9
+
+
+def test_interval_is_that_of_a_t_test():
+    values = np.array([0.5, 0.7, 0.6, 0.9])
+    mean, low, high = few_labels.estimate_interval(values)
+    interval = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert mean == pytest.approx(0.675)
+    assert (low, high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert few_labels.estimate_interval(values[:1]) == (0.5, 0.5, 0.5)
+
+
+def test_held_out_error_is_that_of_refitting_without_each_group():
+    rng = np.random.default_rng(0)
+    x, y, group = rng.normal(size=(12, 5)), rng.normal(size=(12, 2)), np.repeat(range(4), 3)
+    value, vector = np.linalg.eigh(x @ x.T)
+    groups = [np.flatnonzero(group == g) for g in range(4)]
+    closed = few_labels._held_out_error(np.maximum(value, 0), vector, y, groups, 0.7)
+    slow = 0.0
+    for g in range(4):
+        kept = group != g
+        ridge = Ridge(alpha=0.7, fit_intercept=False).fit(x[kept], y[kept])
+        slow += np.square(y[~kept] - ridge.predict(x[~kept])).sum()
+    assert closed == pytest.approx(slow, rel=1e-8)
+
+
+# --- predictions ----------------------------------------------------------------------------------
+
+
+def test_predictions_are_written_and_mistakes_ordered_by_confidence(tmp_path):
+    scores = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
+    label = np.array([0, 1, 0, 1])
+    path = tmp_path / "p.csv"
+    predictions.write_predictions(path, ["a", "b", "c,d", "e"], label, scores, ("x", "y"))
+    with open(path, newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["path", "label", "predicted", "score", "correct"],
+        ["a", "x", "x", "0.900000", "yes"],
+        ["b", "y", "x", "0.600000", "no"],
+        ["c,d", "x", "y", "0.800000", "no"],
+        ["e", "y", "y", "0.700000", "yes"],
+    ]
+    assert predictions.find_mistakes(label, scores, 8).tolist() == [2, 1]
+    assert predictions.find_mistakes(label, scores, 1).tolist() == [2]
+
+
+# --- fine-tuning ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Dark and light videos: separable by one pixel."""
+    root, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
+    for split in ("train", "val"):
+        for label, level in (("dark", 40), ("light", 200)):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for number in range(6):
+                frames = level + rng.integers(-20, 21, (4, 8, 8, 1))
+                np.save(folder / f"{number}.npy", frames.astype(np.uint8))
+    clip_format = ClipFormat("gray", 8, 8, Sampling(num_frames=4))
+    cache = tmp_path_factory.mktemp("cache")
+    dataset = open_dataset(
+        root, clip_format, cache_dir=cache, cache_limit_bytes=2**26, num_workers=0
+    )
+    return dataset.splits
+
+
+MODEL = SequentialVAE((8, 8, 1), widths=(4,), hidden=8, latent_dim=3, clip_latent_dim=2)
+
+
+def label_of(clips):
+    return np.array([int(video.label == "light") for video in clips.videos])
+
+
+def test_fine_tuning_solves_a_separable_problem_and_repeats_itself(clips):
+    params = jax.jit(lambda key: init_variables(MODEL, key))(jax.random.key(0))
+    train, val = clips["train"], clips["val"]
+    settings = {"pooling": "stats", "num_steps": 20, "batch_size": 4, "seed": 0}
+    tuned = finetune.finetune(MODEL, params, train, label_of(train), 2, **settings)
+    scores = finetune.score_videos(MODEL, tuned.params, tuned.head, val, "stats", 4)
+    np.testing.assert_allclose(scores.sum(axis=1), 1.0)
+    assert np.mean(scores.argmax(axis=1) == label_of(val)) == 1.0
+    assert tuned.num_steps in (5, 10, 20) and tuned.accuracy == 1.0
+    old, new = params["params"]["encoder"], tuned.params["params"]["encoder"]
+    assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new)))
+    again = finetune.finetune(MODEL, params, train, label_of(train), 2, **settings)
+    jax.tree.map(np.testing.assert_array_equal, again.head, tuned.head)
+
+
+def test_held_out_videos_are_whole_groups():
+    group = np.repeat(["a", "b", "c", "d", "e"], 3)
+    held = finetune.hold_out_groups(group, seed=0)
+    assert held.sum() == 3 and len(set(group[held])) == 1
+    with pytest.raises(ValueError, match="one group"):
+        finetune.hold_out_groups(np.array(["a", "a"]), seed=0)
+
+
+def test_bad_input_is_told_in_words(clips):
+    train = clips["train"]
+    settings = {"pooling": "stats", "batch_size": 4, "seed": 0}
+    with pytest.raises(ValueError, match="num_steps=0: fine-tuning needs at least one step"):
+        finetune.finetune(MODEL, {}, train, label_of(train), 2, num_steps=0, **settings)
+    with pytest.raises(ValueError, match="nothing to fine-tune on"):
+        unlabelled = np.full(len(train.videos), -1)
+        finetune.finetune(MODEL, {}, train, unlabelled, 2, num_steps=1, **settings)
+    with pytest.raises(ValueError, match=r"evaluate\.finetune_steps=-1"):
+        Evaluate(finetune_steps=-1)

@@ -1,0 +1,318 @@
+"""The page of a run: read by a parser, and looked at in a real Chromium where there is one."""
+
+import html.parser
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import Browser, find_browser
+
+from vvae import cli, config, video
+from vvae.analysis.markup import Markup, escape, tag
+from vvae.analysis.report import write_report
+from vvae.analysis.report_charts import find_ticks, format_tick, thin_out
+from vvae.analysis.report_commands import find_changed, write_arguments
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULTS = config.to_dict(config.Config(name="default"))
+EVIL = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(2)>',
+    "</script><script>alert(3)</script>",
+    '=HYPERLINK("http://evil.example")',
+    "größe 動画 🎬 \u202eabc",
+    "name" * 80,
+    "a\x00b\ud800c",
+)
+VOID = {"br", "img", "link", "meta"}
+
+
+class Page(html.parser.HTMLParser):
+    """Elements with their attributes, the text, and whether tags nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.texts, self.mistakes = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, name, attributes):
+        names = [key for key, _ in attributes]
+        if len(names) != len(set(names)):
+            self.mistakes.append(f"attribute twice in {name}")
+        self.elements.append((name, dict(attributes)))
+        if name not in VOID:
+            self.open.append(name)
+
+    def handle_endtag(self, name):
+        if not self.open or self.open.pop() != name:
+            self.mistakes.append(f"</{name}> ends nothing")
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.texts.append(data)
+
+    def find(self, name):
+        return [attributes for element, attributes in self.elements if element == name]
+
+
+def make_card(name, unit, **context):
+    return {"name": name, "unit": unit, "definition": "d", "aggregation": "a", **context}
+
+
+def write_task(folder, task, rows, **more):
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"task": task, "rows": rows, "notes": [], "files": [], "details": {}} | more
+    (folder / f"{task}.json").write_text(json.dumps(content))
+
+
+def write_run(workdir, **data):
+    """A run that has only just begun: settings and nothing else."""
+    facts = {"path": "videos", "fingerprint": "f00d", "num_channels": 1, "num_steps": 40}
+    facts |= {"num_clips": {"train": 9}, "num_videos": {"train": 7}, "broken": {}}
+    facts |= {"num_padded": 0, "left_out_splits": {}} | data
+    start = {"command": ["train.py"], "time": "2026-01-01T00:00:00"}
+    record = {"config": DEFAULTS, "data": facts, "history": [start], "git_commit": "abc123"}
+    record |= {"versions": {"vvae": "0.1.0", "jax": "0.10.2"}, "device": {"kind": "cpu"}}
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(record))
+    (workdir / "classes.json").write_text(json.dumps(["left", "right"]))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run with a task that nothing knows of, and names that would break a page."""
+    broken = {name: f"why {name}" for name in EVIL}
+    workdir = write_run(tmp_path_factory.mktemp("report") / "my run", broken=broken, num_padded=3)
+    (workdir / "checkpoints" / "step_00000040").mkdir(parents=True)
+    (workdir / "classes.json").write_text(json.dumps(EVIL))
+    lines = [{"step": s, "kind": "train", "elbo": -900.0 / s, "kl_clip": 1.0} for s in (10, 20, 40)]
+    lines += [{"step": 40, "kind": "validation", "val_elbo": -30.5, "val_active_clip": 2.0}]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    folder = workdir / "eval"
+    folder.mkdir()
+    frames = np.random.default_rng(0).integers(0, 256, (12, 32, 48, 3), dtype=np.uint8)
+    video.write_video(folder / "scene.mp4", frames, fps=12)
+    from vvae import figures
+
+    curve = {"score": (np.arange(4), np.arange(4.0))}
+    figures.write_curves(folder / "scores.png", curve, "frame", "score", "Scores")
+    (folder / "scores.csv").write_text("path,score\n" + "".join(f"{n},1\n" for n in EVIL[:2]))
+    values = (3.5, -12.25, None, 100.0)
+    rows = {
+        label: {
+            "auroc": {"value": value, "card": make_card("auroc", "%", method=label, split=EVIL[1])},
+            "rate": {"value": number / 7, "card": make_card("rate", "", method=label)},
+        }
+        for number, (label, value) in enumerate(zip(EVIL, values))
+    }
+    files = ["scene.mp4", "scores.png", "scores.csv", "lost.png", "../../secret.csv"]
+    details = {"collapsed": False, "kl_by_dimension": {"clip": [1.0, 0.0]}}
+    details |= {"active_units": {"clip": [True, False]}, EVIL[0]: list(EVIL)}
+    write_task(folder, "oddities", rows, notes=list(EVIL), files=files, details=details)
+    write_task(folder / "new videos", "oddities", {}, notes=["3 videos are labelled"])
+    (folder / "half.json").write_text('{"task": ')
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def text(run):
+    return write_report(run, DEFAULTS).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+# --- by a parser ----------------------------------------------------------------------------------
+
+
+def test_markup_escapes_all_but_markup():
+    element = tag("a", "<b>", tag("i", "x"), None, href='"><x', hidden=True, id=None)
+    assert element == '<a href="&quot;&gt;&lt;x" hidden>&lt;b&gt;<i>x</i></a>'
+    assert isinstance(escape("x"), Markup) and escape("a\x00b\ud800c") == "a\ufffdb?c"
+
+
+def test_the_page_is_well_formed(page):
+    assert page.mistakes == [] and page.open == []
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [a["href"][1:] for a in page.find("a") if a["href"].startswith("#")]
+    assert set(links) <= set(ids)
+    levels = [int(n[1]) for n, _ in page.elements if len(n) == 2 and n[0] == "h" and n[1].isdigit()]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:]))
+    assert page.find("html")[0]["lang"] == "en"
+    assert all(image["alt"] for image in page.find("img"))
+    assert all(head["scope"] in ("col", "row") for head in page.find("th"))
+    assert len(page.find("caption")) == len(page.find("table"))
+
+
+def test_nothing_is_fetched_and_nothing_from_data_is_markup(page, text):
+    for name, attributes in page.elements:
+        assert not any(key.startswith("on") or key == "style" for key in attributes), name
+        for key in ("src", "href", "action", "poster"):
+            url = attributes.get(key, "")
+            assert url.startswith(("data:", "#", "eval/", "")) and ":" not in url.split("data:")[0]
+    assert len(page.find("script")) == 1 and len(page.find("style")) == 1
+    assert "url(" not in text and "@import" not in text
+    rules = page.find("meta")[1]["content"]
+    assert "default-src 'none'" in rules and "script-src 'sha256-" in rules
+    whole = "".join(page.texts)
+    for label in EVIL[:6]:
+        assert whole.count(label) >= 4, label
+
+
+def test_every_value_card_file_and_note_is_there(page):
+    whole = "".join(page.texts)
+    cells = [c["data-value"] for c in page.find("td") if "data-value" in c]
+    assert {"3.5", "-12.25", "100.0", ""} <= set(cells)
+    assert [d["id"] for d in page.find("details") if "id" in d] == [
+        f"card-0-{row}-{column}" for row in range(4) for column in range(2)
+    ]
+    assert "lost.png: is not there" in whole and "outside of the task's folder" in whole
+    assert "eval/scores.csv" in [a["href"] for a in page.find("a")]
+    assert "3 videos are labelled" in whole and "oddities on new videos" in whole
+    assert "half.json cannot be read" in whole
+    assert "3 clips are filled up" in whole and "7 files cannot be read" in whole
+    [shown] = page.find("video")
+    assert {"controls", "loop", "muted", "playsinline"} <= set(shown)
+    assert shown["src"].startswith("data:video/mp4;base64,")
+    assert len(page.find("svg")) >= 4
+
+
+def test_files_beyond_the_limit_are_linked_and_named(run):
+    page = Page(write_report(run, DEFAULTS, limit_bytes=0).read_text())
+    assert not page.find("video") and not page.find("img")
+    links = [a["href"] for a in page.find("a")]
+    assert "eval/scene.mp4" in links and "eval/scores.png" in links
+    assert "Too large for this page" in "".join(page.texts)
+
+
+def test_missing_parts_are_told_in_words(tmp_path):
+    page = Page(write_report(write_run(tmp_path / "new"), DEFAULTS).read_text())
+    whole = "".join(page.texts)
+    assert page.mistakes == []
+    for words in ("The training is not finished", "There are no curves", "no validation was done"):
+        assert words in whole
+    assert "Nothing has been evaluated yet" in whole and "nothing was measured yet" in whole
+    assert "Every file could be read." in whole
+    with pytest.raises(ValueError, match="is not a run directory"):
+        write_report(tmp_path, DEFAULTS)
+
+
+def test_the_command_gives_the_settings_back():
+    changes = {"data": {"path": "my videos", "flip": True}, "model": {"widths": [8, 16]}}
+    changes |= {"train": {"num_steps": None, "num_epochs": 3}, "optim": {"learning_rate": 3e-4}}
+    settings = {
+        k: v | changes.get(k, {}) if isinstance(v, dict) else v for k, v in DEFAULTS.items()
+    }
+    words = write_arguments(find_changed(settings, DEFAULTS))
+    parsed = cli.parse_settings(words, config.from_dict(DEFAULTS))
+    assert config.to_dict(parsed) == settings
+    assert find_changed(DEFAULTS, DEFAULTS) == {}
+
+
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (-66500.0, -64000.0), (8.0, 2242.0), (1e-7, 3e-7)])
+def test_ticks_are_round_and_inside(ends):
+    ticks = find_ticks(*ends)
+    assert 3 <= len(ticks) <= 11 and ends[0] - 1e-9 <= ticks[0] < ticks[-1] <= ends[1] + 1e-9
+    assert len({format_tick(tick, *ends) for tick in ticks}) == len(ticks)
+
+
+def test_thinned_curves_keep_their_ends():
+    assert thin_out([1, 2, 3], 3) == [1, 2, 3]
+    kept = thin_out(list(range(1000)), 100)
+    assert kept[0] == 0 and kept[-1] == 999 and len(kept) <= 101
+
+
+def test_the_program_writes_it_without_jax(run):
+    code = (
+        "import sys; import evaluate; evaluate.main(['report', '--workdir', sys.argv[1]]);"
+        "sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"report: {run / 'report.html'}" in done.stdout
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    path = find_browser()
+    if path is None:
+        pytest.skip("no Chromium is installed (apt-get install chromium)")
+    browser = Browser(path, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def url(run):
+    return write_report(run, DEFAULTS).as_uri()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_loads_quietly_and_does_not_scroll_sideways(browser, url, width, scheme):
+    browser.open(url, width=width, scheme=scheme)
+    browser.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate("document.querySelector('#results') !== null")
+    assert browser.list_requests() == [url]
+    assert browser.find_complaints() == []
+
+
+def test_videos_play(browser, url):
+    browser.open(url)
+    state = browser.evaluate(
+        "(async () => { const v = document.querySelector('video'); await v.play();"
+        "await new Promise(done => v.addEventListener('timeupdate', () => "
+        "{ if (v.currentTime > 0) done(); }));"
+        "return [v.readyState, v.videoWidth, v.videoHeight, v.error]; })()"
+    )
+    assert state[0] >= 2 and state[1:] == [48, 32, None]
+
+
+def read_column(browser):
+    return browser.evaluate(
+        "[...document.querySelectorAll('section.task tbody')][0].innerText && "
+        "[...[...document.querySelectorAll('section.task tbody')][0].rows]"
+        ".map(row => row.cells[1].dataset.value)"
+    )
+
+
+def test_tables_sort_by_mouse_and_keyboard(browser, url):
+    browser.open(url)
+    head = "section.task thead th:nth-child(2) button"
+    assert read_column(browser) == ["3.5", "-12.25", "", "100.0"]
+    browser.click(head)
+    assert read_column(browser) == ["-12.25", "3.5", "100.0", ""]
+    sort = f"document.querySelector('{head}').parentElement.getAttribute('aria-sort')"
+    assert browser.evaluate(sort) == "ascending"
+    browser.evaluate(f"document.querySelector('{head}').focus()")
+    browser.press("Enter")
+    assert read_column(browser) == ["100.0", "3.5", "-12.25", ""]
+    assert browser.evaluate(sort) == "descending"
+    browser.press("Enter")
+    assert read_column(browser) == ["3.5", "-12.25", "", "100.0"]
+
+
+def test_a_value_leads_to_its_card(browser, url):
+    browser.open(url)
+    card = "document.querySelector('#card-0-1-0')"
+    assert browser.evaluate(f"{card}.open") is False
+    browser.click("td a[href='#card-0-1-0']")
+    assert browser.evaluate(
+        f"new Promise(done => {{ const look = () => {card}.open ? done(true) : "
+        "requestAnimationFrame(look); look(); })"
+    )

@@ -1,0 +1,333 @@
+"""Shot boundaries and foreground masks: closed forms, hand-made latents, exact masks."""
+
+import csv
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from vvae import figures
+from vvae.analysis import boundaries, foreground, rivals, segment
+from vvae.analysis import transitions as material
+from vvae.analysis.transitions import Transition
+from vvae.data.dataset import ClipFormat, Sampling, open_dataset
+from vvae.data.performers import render_clip
+from vvae.metrics import compare
+from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.video import read_frames
+
+CUT = Transition(10, 10)
+
+
+def make_scene(level, length=60, size=(8, 8)):
+    """Frames that say which scene they are of (red) and their number (green)."""
+    frames = np.zeros((length, *size, 3), np.uint8)
+    frames[..., 0] = level
+    frames[..., 1] = np.arange(length)[:, None, None]
+    return material.loop_scene(frames)
+
+
+def random_of(seed):
+    return np.random.Generator(np.random.Philox(key=[7, seed]))
+
+
+# --- matching and F1 ------------------------------------------------------------------------------
+
+
+def test_matching_is_one_to_one_and_counts_the_frames_of_tolerance():
+    assert boundaries.match_boundaries([10], [CUT], 0) == 1
+    assert boundaries.match_boundaries([11], [CUT], 0) == 0
+    assert boundaries.match_boundaries([12], [CUT], 2) == 1
+    assert boundaries.match_boundaries([13], [CUT], 2) == 0
+    assert boundaries.match_boundaries([9, 10, 11], [CUT], 2) == 1
+    assert boundaries.match_boundaries([10], [CUT, Transition(12, 12)], 2) == 1
+    # 11 fits both, 9 the first alone: the largest matching uses both.
+    assert boundaries.match_boundaries([11, 9], [CUT, Transition(13, 13)], 2) == 2
+    fade = Transition(20, 28)
+    assert [boundaries.match_boundaries([t], [fade], 0) for t in (19, 20, 28, 29)] == [0, 1, 1, 0]
+
+
+def test_matching_is_the_largest_there_is():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        edges = np.sort(rng.choice(60, 6, replace=False))
+        spans = [Transition(int(a), int(b)) for a, b in edges.reshape(3, 2)]
+        found = sorted(int(f) for f in rng.choice(60, 4, replace=False))
+
+        def largest(left, frames, tolerance):
+            if not left:
+                return 0
+            head, rest = left[0], left[1:]
+            fits = [f for f in frames if head.first - tolerance <= f <= head.last + tolerance]
+            tries = [1 + largest(rest, [g for g in frames if g != f], tolerance) for f in fits]
+            return max([largest(rest, frames, tolerance), *tries])
+
+        for tolerance in (0, 2):
+            assert boundaries.match_boundaries(found, spans, tolerance) == largest(
+                spans, found, tolerance
+            )
+
+
+def test_f1_is_its_closed_form():
+    counts = boundaries.count_matches([[10, 40], [5]], [[CUT], [Transition(6, 6), CUT]], 2)
+    assert counts == boundaries.Counts(matched=2, num_found=3, num_true=3)
+    assert counts.f1 == pytest.approx(2 / 3)
+    assert (counts.precision, counts.recall) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert np.isnan(boundaries.Counts(0, 0, 0).f1)
+    assert boundaries.Counts(0, 0, 4).f1 == 0.0
+
+
+def test_alarms_count_each_flash_once():
+    flashes = [(10, 11), (30, 30)]
+    assert boundaries.count_flash_alarms([10, 12], flashes) == 1
+    assert boundaries.count_flash_alarms([13, 29], flashes) == 0
+
+
+# --- joined videos --------------------------------------------------------------------------------
+
+
+def test_cuts_are_where_the_scene_changes():
+    video = material.join_scenes([make_scene(v) for v in (50, 100, 150)], "cuts", random_of(0))
+    changes = np.flatnonzero(np.diff(video.frames_THWC[:, 0, 0, 0].astype(int))) + 1
+    assert changes.tolist() == [t.first for t in video.transitions]
+    assert all(t.first == t.last for t in video.transitions)
+    lengths = np.diff([0, *changes, len(video.frames_THWC)])
+    assert lengths.min() >= 24 and lengths.max() <= 48
+
+
+def test_frames_of_a_fade_are_neither_scene_and_the_new_scene_goes_on():
+    for seed in range(6):
+        scenes = [make_scene(200), make_scene(90)]
+        video = material.join_scenes(scenes, "fades", random_of(seed))
+        (fade,) = video.transitions
+        red = video.frames_THWC[:, 0, 0, 0]
+        assert 4 <= fade.last - fade.first <= 12
+        assert np.all(red[: fade.first] == 200) and np.all(red[fade.last :] == 90)
+        mixed = red[fade.first : fade.last]
+        assert (np.all(mixed != 200) and np.all(mixed != 90)) or mixed.min() < 90
+        # The frames of the new scene that were mixed in are not shown again.
+        assert video.frames_THWC[fade.last, 0, 0, 1] == fade.last - fade.first
+
+
+def test_flashes_are_brighter_and_away_from_the_cuts():
+    scenes = [make_scene(60), make_scene(120)]
+    video = material.join_scenes(scenes, "flashes", random_of(1))
+    blue = video.frames_THWC[:, 0, 0, 2]
+    lit = np.concatenate([np.arange(first, last + 1) for first, last in video.flashes])
+    np.testing.assert_array_equal(np.flatnonzero(blue > 0), lit)
+    ends = [0, video.transitions[0].first, len(blue)]
+    assert min(abs(f - e) for f in lit for e in ends) >= 5
+
+
+def test_loops_never_jump_and_bad_input_is_told():
+    order = material.find_loop_frames(4, 9)
+    assert order.tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2]
+    assert material.find_loop_frames(1, 3).tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="kind='wipes' is not one of cuts, fades, flashes"):
+        material.join_scenes([make_scene(1)] * 2, "wipes", random_of(0))
+    with pytest.raises(ValueError, match="two scenes, got 1"):
+        material.join_scenes([make_scene(1)], "cuts", random_of(0))
+
+
+# --- change points --------------------------------------------------------------------------------
+
+
+def test_change_is_the_difference_of_medians():
+    z = np.concatenate([np.zeros(20), np.full(20, 3.0)])[:, None]
+    for width, gap in boundaries.SCALES:
+        change = boundaries.measure_change(z, width, gap)[:, 0]
+        assert change[20] == 3.0
+        far = np.abs(np.arange(40) - 20) > gap + width
+        assert np.all(change[far] == 0)
+    flash = np.zeros((30, 1))
+    flash[15] = 100.0
+    assert np.abs(boundaries.measure_change(flash, 1, 0)).max() == 100.0
+    assert np.abs(boundaries.measure_change(flash, 4, 0)).max() == 0.0
+
+
+def make_latents(seed, with_flash):
+    """Scenes of 30 frames about places of their own, cuts between them, flashes in the middle."""
+    rng = random_of(seed)
+    places = rng.normal(0.0, 6.0, (6, 5))
+    z = np.repeat(places, 30, axis=0) + rng.normal(0.0, 0.3, (180, 5))
+    flashes = [(k * 30 + 14, k * 30 + 14) for k in range(6)] if with_flash else []
+    for first, _ in flashes:
+        z[first] += 12.0
+    return z, [Transition(t, t) for t in range(30, 180, 30)], flashes
+
+
+@pytest.fixture(scope="module")
+def detector():
+    made = [make_latents(seed, seed % 2 == 0) for seed in range(6)]
+    return boundaries.fit_detector([(z, cuts) for z, cuts, _ in made], seed=0)
+
+
+def test_cuts_of_new_latents_are_found_to_the_frame_and_flashes_are_none(detector):
+    for seed in (100, 101):
+        z, cuts, flashes = make_latents(seed, with_flash=True)
+        found = boundaries.detect_boundaries(detector, z)
+        assert found == [t.first for t in cuts]
+        assert boundaries.count_flash_alarms(found, flashes) == 0
+
+
+def test_a_scene_without_a_cut_has_no_boundary(detector):
+    still = random_of(5).normal(0.0, 0.3, (90, 5))
+    assert boundaries.detect_boundaries(detector, still) == []
+    assert boundaries.detect_boundaries(detector, still[:1]) == []
+
+
+def test_peaks_keep_their_distance():
+    score = np.zeros(40)
+    score[[5, 9, 20, 33]] = [0.6, 0.9, 0.7, 0.2]
+    assert [frame for frame, _ in boundaries.find_peaks(score)] == [9, 20, 33]
+
+
+def test_training_videos_without_boundaries_are_refused():
+    with pytest.raises(ValueError, match="needs training videos that have some"):
+        boundaries.fit_detector([(np.zeros((20, 2)), [])], seed=0)
+
+
+# --- masks ----------------------------------------------------------------------------------------
+
+
+def test_iou_is_its_closed_form_and_1_for_exact_masks():
+    _, mask = render_clip("wave", 30, 0)
+    mask = foreground.shrink_mask(mask, (32, 32))[None]
+    valid = np.ones(mask.shape[:2], bool)
+    assert foreground.measure_iou(mask, mask, valid).tolist() == [1.0]
+    assert foreground.measure_iou(~mask, mask, valid).tolist() == [0.0]
+    nothing = np.zeros_like(mask)
+    assert foreground.measure_iou(nothing, nothing, valid).tolist() == [1.0]
+    left, right = np.zeros((2, 1, 2, 4, 4), bool)
+    left[..., :2], right[..., 1:3] = True, True
+    assert foreground.measure_iou(left, right, np.ones((1, 2), bool)).tolist() == [1 / 3]
+    # A masked frame does not count.
+    right[:, 1] = left[:, 1]
+    only_second = np.array([[False, True]])
+    assert foreground.measure_iou(left, right, only_second).tolist() == [1.0]
+
+
+def test_threshold_of_separable_scores_gives_the_mask():
+    rng = np.random.default_rng(0)
+    true = rng.random((3, 2, 8, 8)) < 0.3
+    scores, valid = true + 0.5 * rng.random(true.shape), np.ones((3, 2), bool)
+    threshold = foreground.fit_threshold(scores, true, valid)
+    assert foreground.measure_iou(scores > threshold, true, valid).mean() > 0.97
+
+
+def test_pixel_scores_count_noise_units_from_the_decoded_background():
+    model, params = make_model((8, 8, 1))
+    x = np.random.default_rng(0).integers(0, 256, (1, 3, 8, 8, 1)).astype(np.uint8)
+    valid = np.ones((1, 3), bool)
+    first = foreground.score_pixels(model, params, x, valid)
+    louder = {**params, "params": {**params["params"], "log_sigma": np.float32(1.0)}}
+    second = foreground.score_pixels(model, louder, x, valid)
+    sigma = [float(np.exp(model.apply(p, method="effective_log_sigma"))) for p in (params, louder)]
+    np.testing.assert_allclose(second, first * sigma[0] / sigma[1], rtol=1e-5)
+    assert foreground.score_difference(x[:, :1]).max() == 0.0
+    still = np.repeat(x[:, :1], 3, axis=1)
+    assert foreground.score_median(still).max() == 0.0
+
+
+# --- the task, end to end ------------------------------------------------------------------------
+
+
+def make_model(shape_HWC):
+    model = SequentialVAE(shape_HWC, widths=(4, 8), hidden=16, latent_dim=4, clip_latent_dim=2)
+    return model, jax.jit(lambda key: init_variables(model, key))(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory):
+    root, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 1), ("test", 3)):
+        (root / split).mkdir()
+        for number in range(count):
+            level = rng.integers(20, 200, (1, 16, 16, 3))
+            frames = level + rng.integers(0, 40, (30, 16, 16, 3))
+            np.save(root / split / f"{number}.npy", frames.astype(np.uint8))
+    clip_format = ClipFormat("gray", 16, 16, Sampling(num_frames=4))
+    cache = tmp_path_factory.mktemp("cache")
+    dataset = open_dataset(
+        root, clip_format, cache_dir=cache, cache_limit_bytes=2**28, num_workers=0
+    )
+    model, params = make_model((16, 16, 1))
+    folder = tmp_path_factory.mktemp("out")
+    return segment.segment(model, params, dataset, folder, batch_size=4, num_joined=1), folder
+
+
+def test_every_row_has_the_same_cards_and_the_rivals_say_whether_they_ran(segmented):
+    result, _ = segmented
+    names = {"vae", "frame_difference", *rivals.DETECTORS}
+    assert set(result.rows) == names
+    for row in result.rows.values():
+        for name, metric in row.items():
+            compare(metric, result.rows["vae"][name])
+    row = result.rows["pyscenedetect_content"]
+    if rivals.find_pyscenedetect() is None:
+        assert np.isnan(row["joined_cuts_f1_0"].value)
+        assert row["joined_cuts_f1_0"].card["method"].startswith("not run: scenedetect is not")
+    else:
+        assert row["drawn_cuts_f1_0"].value > 0.8
+
+
+def test_segments_cover_every_frame_once(segmented):
+    result, folder = segmented
+    with open(folder / "segments.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for number in range(3):
+        own = [row for row in rows if row["path"] == f"test/{number}.npy"]
+        frames = [
+            k for row in own for k in range(int(row["start_frame"]), int(row["end_frame"]) + 1)
+        ]
+        assert frames == list(range(30))
+        assert float(own[0]["start_s"]) == 0.0
+        assert all(a["end_s"] == b["start_s"] for a, b in itertools.pairwise(own))
+    assert all((folder / name).stat().st_size > 100 for name in result.files)
+    assert any("performers only" in note for note in result.notes)
+
+
+def test_strips_hold_their_frames(tmp_path):
+    strips = [np.full((3, 96, 96, 3), level, np.uint8) for level in (10, 120, 240)]
+    figures.write_strips(tmp_path / "strips.png", strips, ["a", "b", "c"], "title")
+    image = read_frames_of_png(tmp_path / "strips.png")
+    for level in (10, 120, 240):
+        assert np.all(image == level, axis=-1).sum() >= 3 * 96 * 96
+
+
+def read_frames_of_png(path):
+    import imageio.v3 as iio
+
+    return iio.imread(path)[..., :3]
+
+
+def test_pyscenedetect_finds_a_plain_cut():
+    pytest.importorskip("scenedetect")
+    frames = np.zeros((60, 32, 32, 3), np.uint8)
+    frames[30:] = (200, 30, 90)
+    for row in ("pyscenedetect_adaptive", "pyscenedetect_content"):
+        assert rivals.detect_scenes(row, frames, 25.0) == [30]
+
+
+def test_videos_of_files_are_encoded_in_chunks_as_a_whole(segmented, monkeypatch, tmp_path):
+    frames = np.random.default_rng(3).integers(0, 256, (23, 16, 16, 3)).astype(np.uint8)
+    np.save(tmp_path / "long.npy", frames)
+    clip_format = ClipFormat("difference", 16, 16, Sampling(num_frames=4))
+    from vvae.data.dataset import open_unsplit
+
+    dataset = open_unsplit(
+        tmp_path, clip_format, cache_dir=tmp_path / "c", cache_limit_bytes=2**28, num_workers=0
+    )
+    clips = dataset.splits["all"]
+    monkeypatch.setattr(segment, "CHUNK_WINDOWS", 2)
+
+    def encode(some, factor):
+        def flatten(video):
+            return np.asarray(video, np.float32).reshape(*video.shape[:2], -1)
+
+        return segment.encode_frames(flatten, clips, some, factor)
+
+    latent, number, time = segment._encode_video(encode, clips, str(tmp_path / "long.npy"))
+    np.testing.assert_array_equal(latent[1:], encode(read_frames(tmp_path / "long.npy")[1], 1)[1:])
+    assert number.tolist() == list(range(23)) and len(time) == 23

@@ -1,0 +1,271 @@
+"""Shot boundaries from change points in a sequence of vectors, and how well they are found.
+
+A frame t is described by how much the vectors change there: the median of a few frames after t
+minus the median of as many before it, over several widths and gaps. A flash is forgotten by the
+wider medians, a cut is seen by all of them, and a fade by those with a gap alone. Each change is
+measured by its length and by its Mahalanobis length under the changes that happen *within* scenes,
+and both beside their median over the neighbourhood, which makes the threshold adaptive. Small
+boosted trees turn these numbers into the probability of a boundary. Everything is fitted to
+joined training videos; nothing is looked up in the videos that are segmented.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from vvae.analysis.transitions import Transition
+
+# (width, gap): medians over [t + gap, t + gap + width) and [t - gap - width, t - gap).
+SCALES = ((1, 0), (2, 0), (4, 0), (8, 0), (2, 3), (3, 6), (3, 10))
+NEIGHBOURHOOD = 20  # frames on each side
+MIN_DISTANCE = 8  # frames between two boundaries
+MARGIN = 3  # frames about a transition that train neither as boundary nor as none
+MAX_PRECISION_SIZE = 512
+RIDGE = 0.01  # share of the mean variance that is added to the covariance
+FLOOR = 1e-3
+THRESHOLDS = np.arange(0.02, 0.99, 0.02)
+TOLERANCES = (0, 2)  # frames
+NONE, CUT, FADE = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Detector:
+    """A fitted detector.
+
+    Attributes:
+      precisions: for each scale the inverse covariance [Z, Z] of changes within scenes, or None for
+        vectors of more than 512 numbers, whose changes are measured by their length alone.
+      classifier: features -> probabilities of none, cut and fade.
+      threshold: least probability of a boundary, chosen by the mean F1 on the training videos.
+    """
+
+    precisions: tuple[np.ndarray | None, ...]
+    classifier: HistGradientBoostingClassifier
+    threshold: float
+
+
+def measure_change(z_FZ: np.ndarray, width: int, gap: int) -> np.ndarray:
+    """Median of `width` frames from t + gap on, minus that of `width` frames up to t - gap.
+
+    Args:
+      z_FZ: one vector a frame; the first and the last one are repeated beyond the ends.
+      width: frames on each side.
+      gap: frames left out on each side.
+
+    Returns:
+      float64 [F, Z].
+    """
+    num_frames, reach = len(z_FZ), width + gap
+    padded = np.pad(z_FZ.astype(np.float64), ((reach, reach), (0, 0)), mode="edge")
+    windows = [padded[k : len(padded) - width + 1 + k] for k in range(width)]
+    # median_SZ[s] is the median of the frames s - reach, ..., s - reach + width - 1.
+    median_SZ = np.median(np.stack(windows), axis=0) if width > 1 else windows[0]
+    after = median_SZ[reach + gap : reach + gap + num_frames]
+    return after - median_SZ[:num_frames]
+
+
+def fit_precisions(
+    videos: Sequence[tuple[np.ndarray, Sequence[Transition]]],
+) -> tuple[np.ndarray | None, ...]:
+    """Returns the inverse covariances of the changes within scenes, one a scale."""
+    if videos[0][0].shape[1] > MAX_PRECISION_SIZE:
+        return (None,) * len(SCALES)
+    return tuple(_fit_precision(videos, width, gap) for width, gap in SCALES)
+
+
+def _fit_precision(videos, width: int, gap: int) -> np.ndarray:
+    changes = []
+    for z_FZ, transitions in videos:
+        inside_F = find_inside(len(z_FZ), transitions, width + gap)
+        changes.append(measure_change(z_FZ, width, gap)[inside_F])
+    change_NZ = np.concatenate(changes)
+    covariance = change_NZ.T @ change_NZ / max(len(change_NZ), 1)
+    size = len(covariance)
+    ridge = RIDGE * np.trace(covariance) / size + FLOOR
+    return np.linalg.inv(covariance + ridge * np.eye(size))
+
+
+def find_inside(num_frames: int, transitions: Sequence[Transition], reach: int) -> np.ndarray:
+    """True for frames over `reach` frames away from transitions and ends, bool [F]."""
+    inside_F = np.ones(num_frames, bool)
+    inside_F[:reach] = False
+    inside_F[max(num_frames - reach, 0) :] = False
+    for transition in transitions:
+        inside_F[max(transition.first - reach, 0) : transition.last + reach + 1] = False
+    return inside_F
+
+
+def describe_frames(z_FZ: np.ndarray, precisions: Sequence[np.ndarray | None]) -> np.ndarray:
+    """Describes how much every frame differs from those before it, float64 [F, features].
+
+    For each scale: the logarithms of the squared length of the change and of its squared
+    Mahalanobis length (where there is a precision), and both minus their median over 20 frames on
+    each side.
+    """
+    columns = []
+    for (width, gap), precision_ZZ in zip(SCALES, precisions):
+        change_FZ = measure_change(z_FZ, width, gap)
+        size = change_FZ.shape[1]
+        squares = [np.square(change_FZ).sum(axis=1)]
+        if precision_ZZ is not None:
+            squares.append(np.sum(change_FZ @ precision_ZZ * change_FZ, axis=1))
+        for square_F in squares:
+            log_F = np.log(square_F + FLOOR * size)
+            columns += [log_F, log_F - _measure_neighbourhood(log_F)]
+    return np.stack(columns, axis=1)
+
+
+def _measure_neighbourhood(value_F: np.ndarray) -> np.ndarray:
+    """Median over NEIGHBOURHOOD frames on each side, fewer at the ends."""
+    padded = np.pad(value_F, NEIGHBOURHOOD, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEIGHBOURHOOD + 1)
+    return np.nanmedian(windows, axis=1)
+
+
+def fit_detector(videos: Sequence[tuple[np.ndarray, Sequence[Transition]]], seed: int) -> Detector:
+    """Fits a detector to videos whose transitions are known.
+
+    Args:
+      videos: vectors [F, Z] of each training video, and its transitions.
+      seed: of the trees.
+
+    Raises:
+      ValueError: if no video has a transition.
+    """
+    if not any(transitions for _, transitions in videos):
+        raise ValueError("a detector of boundaries needs training videos that have some")
+    precisions = fit_precisions(videos)
+    features = [describe_frames(z_FZ, precisions) for z_FZ, _ in videos]
+    labels = [label_frames(len(z_FZ), transitions) for z_FZ, transitions in videos]
+    used = [label_F >= 0 for label_F in labels]
+    classifier = HistGradientBoostingClassifier(
+        max_depth=4, max_iter=80, learning_rate=0.1, early_stopping=False, random_state=seed
+    )
+    classifier.fit(
+        np.concatenate([f[keep] for f, keep in zip(features, used)]),
+        np.concatenate([label[keep] for label, keep in zip(labels, used)]),
+    )
+    peaks = [find_peaks(score_features(classifier, f)) for f in features]
+    references = [transitions for _, transitions in videos]
+    values = [
+        np.mean([_f1_at(peaks, references, threshold, tolerance) for tolerance in TOLERANCES])
+        for threshold in THRESHOLDS
+    ]
+    # The middle of the best thresholds: the trees know their training videos well.
+    best = np.flatnonzero(np.array(values) >= max(values) - 1e-9)
+    return Detector(precisions, classifier, float(THRESHOLDS[best[len(best) // 2]]))
+
+
+def _f1_at(peaks, references, threshold: float, tolerance: int) -> float:
+    found = [[frame for frame, score in video if score >= threshold] for video in peaks]
+    return count_matches(found, references, tolerance).f1
+
+
+def label_frames(num_frames: int, transitions: Sequence[Transition]) -> np.ndarray:
+    """Labels frames NONE, CUT or FADE; -1 for those close to a transition. int [F]
+
+    The boundary of a fade is the middle of it and one frame on each side.
+    """
+    label_F = np.full(num_frames, NONE)
+    for transition in transitions:
+        label_F[max(transition.first - MARGIN, 0) : transition.last + MARGIN + 1] = -1
+    for transition in transitions:
+        if transition.first == transition.last:
+            label_F[transition.first] = CUT
+        else:
+            middle = (transition.first + transition.last) // 2
+            label_F[middle - 1 : middle + 2] = FADE
+    return label_F
+
+
+def score_features(classifier, feature_FX: np.ndarray) -> np.ndarray:
+    """Probability that a boundary is at each frame, [F]."""
+    probability_FK = classifier.predict_proba(feature_FX)
+    return 1.0 - probability_FK[:, list(classifier.classes_).index(NONE)]
+
+
+def score_frames(detector: Detector, z_FZ: np.ndarray) -> np.ndarray:
+    """Probability that a new shot begins at each frame, [F]; 0 at the first, which always does."""
+    score_F = score_features(detector.classifier, describe_frames(z_FZ, detector.precisions))
+    score_F[0] = 0.0
+    return score_F
+
+
+def find_peaks(score_F: np.ndarray) -> list[tuple[int, float]]:
+    """Returns (frame, score) of the largest scores that are at least MIN_DISTANCE frames apart."""
+    left, right = np.roll(score_F, 1), np.roll(score_F, -1)
+    left[0] = right[-1] = -np.inf
+    candidates = np.flatnonzero((score_F >= left) & (score_F >= right) & (score_F > 0))
+    kept: list[int] = []
+    for frame in candidates[np.argsort(-score_F[candidates], kind="stable")]:
+        if all(abs(frame - other) >= MIN_DISTANCE for other in kept):
+            kept.append(int(frame))
+    return [(frame, float(score_F[frame])) for frame in sorted(kept)]
+
+
+def detect_boundaries(detector: Detector, z_FZ: np.ndarray) -> list[int]:
+    """Returns the frames at which a new shot begins, ascending; frame 0 is not among them."""
+    peaks = find_peaks(score_frames(detector, z_FZ))
+    return [frame for frame, score in peaks if score >= detector.threshold]
+
+
+# --- how well boundaries are found ---------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Boundaries over some videos: `matched` of `num_found` and of `num_true`."""
+
+    matched: int
+    num_found: int
+    num_true: int
+
+    @property
+    def f1(self) -> float:
+        """2 matched / (found + true), in [0, 1]; NaN if there is neither."""
+        total = self.num_found + self.num_true
+        return 2.0 * self.matched / total if total else float("nan")
+
+    @property
+    def precision(self) -> float:
+        """Share of the found boundaries that are true; NaN if none is found."""
+        return self.matched / self.num_found if self.num_found else float("nan")
+
+    @property
+    def recall(self) -> float:
+        """Share of the true boundaries that are found; NaN if there is none."""
+        return self.matched / self.num_true if self.num_true else float("nan")
+
+
+def match_boundaries(
+    found: Sequence[int], transitions: Sequence[Transition], tolerance: int
+) -> int:
+    """Counts the pairs of a largest one-to-one matching.
+
+    A found frame may be paired with a transition if it lies within [first - tolerance,
+    last + tolerance]. Transitions do not overlap, so taking them in order, each with the earliest
+    frame that is left and fits, gives the largest matching.
+    """
+    frames, matched, next_frame = sorted(found), 0, 0
+    for transition in sorted(transitions, key=lambda t: t.last):
+        while next_frame < len(frames) and frames[next_frame] < transition.first - tolerance:
+            next_frame += 1
+        if next_frame < len(frames) and frames[next_frame] <= transition.last + tolerance:
+            matched += 1
+            next_frame += 1
+    return matched
+
+
+def count_matches(
+    found: Sequence[Sequence[int]], references: Sequence[Sequence[Transition]], tolerance: int
+) -> Counts:
+    """Adds up the matches of several videos."""
+    matched = sum(match_boundaries(f, r, tolerance) for f, r in zip(found, references))
+    return Counts(matched, sum(map(len, found)), sum(map(len, references)))
+
+
+def count_flash_alarms(found: Sequence[int], flashes: Sequence[tuple[int, int]]) -> int:
+    """Counts the flashes with a found boundary from their first frame to the one after them."""
+    return sum(any(first <= frame <= last + 1 for frame in found) for first, last in flashes)

@@ -1,0 +1,97 @@
+"""What a classifier said of each video: a table, and a picture of its most confident mistakes."""
+
+import csv
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from vvae import figures
+from vvae.analysis.batches import choose_frames
+from vvae.data.clips import Clips
+from vvae.data.views import view_to_rgb
+
+NUM_MISTAKES = 8
+
+
+def write_predictions(
+    path: str | os.PathLike,
+    names: Sequence[str],
+    label_V: np.ndarray,
+    scores_VK: np.ndarray,
+    class_names: Sequence[str],
+) -> None:
+    """Writes path, label, predicted, score (probability of the predicted class) and correct as CSV.
+
+    Args:
+      path: the file to write.
+      names: of the videos.
+      label_V: true class numbers.
+      scores_VK: probabilities.
+      class_names: K names.
+    """
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "predicted", "score", "correct"])
+        for name, label, scores_K in zip(names, label_V, scores_VK):
+            best = int(scores_K.argmax())
+            correct = "yes" if best == label else "no"
+            writer.writerow(
+                [name, class_names[label], class_names[best], f"{scores_K[best]:.6f}", correct]
+            )
+
+
+def find_mistakes(label_V: np.ndarray, scores_VK: np.ndarray, count: int) -> np.ndarray:
+    """Returns up to `count` videos whose predicted class is wrong, the most confident first."""
+    predicted_V = scores_VK.argmax(axis=1)
+    wrong = np.flatnonzero(predicted_V != label_V)
+    confidence = scores_VK[wrong, predicted_V[wrong]]
+    return wrong[np.argsort(-confidence, kind="stable")][:count]
+
+
+def write_mistakes(
+    path: str | os.PathLike,
+    clips: Clips,
+    videos: np.ndarray,
+    label_V: np.ndarray,
+    scores_VK: np.ndarray,
+    class_names: Sequence[str],
+) -> bool:
+    """Draws the most confident mistakes with their true and predicted classes.
+
+    Args:
+      path: the PNG to write.
+      clips: the measured split.
+      videos: for each row of scores the number of its video in `clips`.
+      label_V: true class numbers.
+      scores_VK: probabilities.
+      class_names: K names.
+
+    Returns:
+      Whether there was a mistake; without one nothing is written, and an old picture is removed.
+    """
+    rows = find_mistakes(label_V, scores_VK, NUM_MISTAKES)
+    if not len(rows):
+        if os.path.exists(path):
+            os.remove(path)
+        return False
+    # The first clip of each video stands for it.
+    ids = np.array([np.flatnonzero(clips.video_index_N == videos[row])[0] for row in rows])
+    pictures = view_to_rgb(clips.view, clips.read(ids))
+    frames = choose_frames(pictures.shape[1])
+    labels = []
+    for row in rows:
+        best = int(scores_VK[row].argmax())
+        name = "/\n".join(clips.videos[videos[row]].name.split("/")[-2:])
+        labels.append(
+            f"{name}\ntrue: {class_names[label_V[row]]}\n"
+            f"said: {class_names[best]} ({scores_VK[row, best]:.2f})"
+        )
+    figures.write_sheet(
+        path,
+        list(pictures[:, frames]),
+        labels,
+        [f"frame {t}" for t in frames],
+        f"The {len(rows)} most confident mistakes of the linear probe",
+    )
+    return True
