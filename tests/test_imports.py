@@ -25,6 +25,7 @@ ALLOWED = {
     "metrics": ("cards",),
     "figures": ("video",),
     "run": ("config", "runtime", "data", "models", "training.checkpoint"),
+    "analysis.compare": ("analysis.table", "cards", "config"),
     "analysis": (
         "analysis",
         "run",
