@@ -101,7 +101,7 @@ def film(
     gait = _GAITS.get(action)
     yaw = (0.9 if gait else 0.55) + rng.uniform(-0.3, 0.3)
     shake_T2 = _shake(time_T, rng)
-    column_T = size * (0.5 + rng.uniform(-0.08, 0.08)) + np.zeros_like(time_T)
+    column_T = size * (0.5 + rng.uniform(-0.07, 0.07)) + np.zeros_like(time_T)
     pan_T = 0.05 * size * rng.normal() * middle_T
     if gait:
         speed = gait.drift * size * body.tempo * rng.uniform(0.85, 1.15)
