@@ -99,7 +99,7 @@ def anomaly(
       ValueError: if a split is missing, normal ones have abnormal frames, or clips are no windows.
     """
     train, normal = (require_split(dataset, name) for name in ("train", "val"))
-    clips = require_split(dataset, split)
+    require_split(dataset, split)
     for name, normal_clips in (("train", train), ("val", normal)):
         check_normal(normal_clips, name)
     if split in ("train", "val"):
@@ -296,7 +296,7 @@ def measure_latency(model, params, clips: Clips, block: int) -> float:
     for number in range(LIVE_FRAMES + 1):
         frame_BHWC = codes_THWC[number % len(codes_THWC)][None]
         start = time.perf_counter()
-        state, scores = jax.block_until_ready(step(state, frame_BHWC))
+        state, _ = jax.block_until_ready(step(state, frame_BHWC))
         seconds.append(time.perf_counter() - start)
     return 1e3 * statistics.median(seconds[1:])
 
