@@ -3,7 +3,7 @@
 import csv
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -17,11 +17,11 @@ from vvae.analysis.result import Result, describe_data, require_split
 from vvae.analysis.transitions import JoinedVideo
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
+from vvae.data.frames import measure_size, read_chunks, read_some
 from vvae.data.sampling import cut_sequence
 from vvae.data.views import encode_view, find_decode_factor
 from vvae.metrics import Metric
 from vvae.models import contract
-from vvae.video import iterate_frames, probe
 
 SEGMENTS_FILE = "segments.csv"
 SCENES_PER_VIDEO = 12
@@ -138,24 +138,6 @@ def encode_frames(
     return latent_FZ
 
 
-def _read_chunks(
-    path: str, size: tuple[int, int], stride: int, length: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields numbers, times and frames of a video, `length` of its sampled frames at a time."""
-    numbers, times, frames = [], [], []
-    for number, (time, frame) in enumerate(iterate_frames(path, size)):
-        if number % stride:
-            continue
-        numbers.append(number)
-        times.append(time)
-        frames.append(frame)
-        if len(frames) == length:
-            yield np.array(numbers), np.array(times), np.stack(frames)
-            numbers, times, frames = [], [], []
-    if frames:
-        yield np.array(numbers), np.array(times), np.stack(frames)
-
-
 # --- joined videos -------------------------------------------------------------------------------
 
 
@@ -169,8 +151,8 @@ def choose_size(clips: Clips) -> tuple[tuple[int, int], int]:
     height, width = clips.clip_format.height, clips.clip_format.width
     factor = find_decode_factor(clips.view, height, width)
     if factor == 1:
-        info = probe(clips.videos[0].path)
-        factor = min(info.height // height, info.width // width, MAX_SIDE // max(height, width))
+        shown_H, shown_W = measure_size(clips.videos[0].path)
+        factor = min(shown_H // height, shown_W // width, MAX_SIDE // max(height, width))
         factor = max(factor, 1)
     return (factor * height, factor * width), factor
 
@@ -370,7 +352,7 @@ def _encode_video(encode: Callable, clips: Clips, path: str):
     size = (factor * clip_format.height, factor * clip_format.width)
     length = CHUNK_WINDOWS * clip_format.sampling.num_frames
     latents, numbers, times, before = [], [], [], None
-    for number_F, time_F, frames_FHWC in _read_chunks(
+    for number_F, time_F, frames_FHWC in read_chunks(
         path, size, clip_format.sampling.frame_stride, length
     ):
         # Views of changes need the frame before the chunk.
@@ -413,17 +395,11 @@ def _draw_segments(folder: Path, clips: Clips, segments: list[dict]) -> tuple[st
 
 def _read_strips(paths, size, segments: Sequence[dict]) -> list[np.ndarray]:
     """Reads three frames of each segment; a file is read once for all of its segments here."""
-    wanted: dict[str, dict[int, np.ndarray]] = {}
+    wanted: dict[str, set[int]] = {}
     for row in segments:
-        wanted.setdefault(row["path"], {}).update(dict.fromkeys(_three_frames(row)))
-    for name, frames in wanted.items():
-        last = max(frames)
-        for number, (_, frame) in enumerate(iterate_frames(paths[name], size)):
-            if number in frames:
-                frames[number] = frame
-            if number == last:
-                break
-    return [np.stack([wanted[row["path"]][k] for k in _three_frames(row)]) for row in segments]
+        wanted.setdefault(row["path"], set()).update(_three_frames(row))
+    read = {name: read_some(paths[name], size, numbers) for name, numbers in wanted.items()}
+    return [np.stack([read[row["path"]][k] for k in _three_frames(row)]) for row in segments]
 
 
 def _three_frames(row: dict) -> tuple[int, int, int]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from vvae.data import drawing
 from vvae.data.drawing import Limb
+from vvae.data.frames import read_chunks
 from vvae.data.listing import Video
-from vvae.video import iterate_frames
 
 KINDS = ("cuts", "fades", "flashes")
 SCENE_FRAMES = (24, 48)  # fewest and most frames of a scene that nothing else is mixed into
@@ -116,13 +116,8 @@ def read_scene(video: Video, size: tuple[int, int], stride: int) -> Scene:
       size: (height, width) of its frames.
       stride: every stride-th frame is used.
     """
-    frames = []
-    for number, (_, frame) in enumerate(iterate_frames(video.path, size)):
-        if number % stride == 0:
-            frames.append(frame)
-        if len(frames) == SCENE_FRAMES[1]:
-            break
-    return loop_scene(np.stack(frames))
+    _, _, frames_FHWC = next(read_chunks(video.path, size, stride, SCENE_FRAMES[1]))
+    return loop_scene(frames_FHWC)
 
 
 def join_scenes(scenes: Sequence[Scene], kind: str, rng: np.random.Generator) -> JoinedVideo:
