@@ -16,5 +16,5 @@ def get_config() -> Config:
         data=Data(name="UCSD Ped2", view="gray", height=64, width=96, num_frames=16),
         model=Model(widths=(32, 64, 128, 128), latent_dim=50, clip_latent_dim=5),
         train=Train(batch_size=8, num_steps=1500, validate_every=300),
-        evaluate=Evaluate(tasks=("reconstruct", "density", "generate")),
+        evaluate=Evaluate(tasks=("reconstruct", "density", "anomaly", "generate")),
     )
