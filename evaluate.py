@@ -18,7 +18,7 @@ import dataclasses
 from pathlib import Path
 
 from vvae import cli, runtime
-from vvae.config import TASKS
+from vvae.config import BASELINES, TASKS
 
 OTHER_TASKS = ("check", "export", "compare", "report")
 
@@ -39,7 +39,14 @@ def main(arguments: list[str]) -> int:
     if request.tasks == ["export"]:
         export(request)
         return 0
-    evaluate_run(request.workdir, request.tasks, request.data_path, request.which, request.search)
+    evaluate_run(
+        request.workdir,
+        request.tasks,
+        request.data_path,
+        request.which,
+        request.search,
+        request.baselines,
+    )
     return 0
 
 
@@ -65,6 +72,7 @@ class Request:
     search: SearchRequest
     compared: tuple[Path, ...]
     out: Path | None
+    baselines: tuple[str, ...] | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -97,6 +105,12 @@ def read_request(arguments: list[str]) -> Request:
     )
     parser.add_argument("--count", type=int, default=8, help="search: how many clips (8)")
     parser.add_argument("--out", type=Path, help="compare: JSON file to write")
+    parser.add_argument(
+        "--baselines",
+        nargs="+",
+        metavar="NAME",
+        help=f"classify: rows beside the latents, among {', '.join(BASELINES)}",
+    )
     options = parser.parse_intermixed_args(arguments)
     compared = _take_compared(options)
     for task in options.tasks:
@@ -120,6 +134,7 @@ def read_request(arguments: list[str]) -> Request:
         SearchRequest(options.query, options.count),
         compared,
         options.out,
+        None if options.baselines is None else tuple(options.baselines),
     )
 
 
@@ -152,6 +167,7 @@ def evaluate_run(
     data_path: str | None = None,
     which="best",
     search: SearchRequest = SearchRequest(),
+    baselines: tuple[str, ...] | None = None,
 ) -> None:
     """Runs tasks on a run directory: on its test split, or on every video of another folder.
 
@@ -162,6 +178,7 @@ def evaluate_run(
       data_path: folder of other videos.
       which: checkpoint, "best", "latest" or a step.
       search: what the task search looks for.
+      baselines: rows of classify, instead of those that the run's settings name.
 
     Raises:
       ValueError: if the run, the checkpoint or the data do not allow it.
@@ -174,6 +191,9 @@ def evaluate_run(
 
         require_pyarrow()
     run = runs.open_run(workdir)
+    if baselines is not None:
+        settings = dataclasses.replace(run.config.evaluate, baselines=baselines)
+        run = dataclasses.replace(run, config=dataclasses.replace(run.config, evaluate=settings))
     model, params = runs.load(workdir, which)
     task_data = _open_data(run, data_path)
     folder = run.workdir / "eval"
@@ -286,6 +306,7 @@ def _classify(question: _Question):
     return classify.classify(
         *question.arguments,
         **question.common,
+        baselines=question.run.config.evaluate.baselines,
         pooling=pooling,
         finetune_steps=question.run.config.evaluate.finetune_steps,
     )

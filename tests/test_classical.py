@@ -261,7 +261,7 @@ def make_random_features(num_videos, num_features, seed):
 
 
 def test_shuffled_labels_give_chance():
-    """Features that tell four classes apart: the right labels are learned, shuffled ones are not."""
+    """Features that tell four classes apart: right labels are learned, shuffled ones are not."""
     train, test = make_random_features(160, 6, 0), make_random_features(400, 6, 1)
     features = classify._Features(train, test, "random")
     labels = classify.match_labels(train.label_V, test.label_V, ("a", "b", "c", "d"))
