@@ -5,8 +5,8 @@
 
 GESTURES is a folder with a manifest.csv that names a label and a group (the environment) for each
 video. Needs OpenCV (`pip install '.[vision]'`). About a minute on two CPU cores; the README says
-what it reaches. The view and the 150 steps were chosen by inner accuracy in three of the training folds; the
-held-out accuracy was printed beside it.
+what it reaches. The view and the 150 steps were chosen by inner accuracy in three of the training
+folds; the held-out accuracy was printed beside it.
 """
 
 from vvae.config import Config, Data, Model, Train
