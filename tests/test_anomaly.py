@@ -1,0 +1,243 @@
+"""Anomaly detection: protocols by hand, thresholds by closed form, live against offline, a run."""
+
+import csv
+import math
+
+import jax
+import numpy as np
+import pytest
+from sklearn.mixture import GaussianMixture
+
+from vvae.analysis import anomaly, anomaly_controls, anomaly_scores, intervals
+from vvae.analysis import anomaly_metrics as protocols
+from vvae.analysis import anomaly_scorer as scorers
+from vvae.data.dataset import UNSPLIT, ClipFormat, Sampling, open_dataset, open_unsplit
+from vvae.models.sequential import SequentialVAE, init_variables, surprise
+from vvae.video import probe as probe_video
+
+MODEL = SequentialVAE((16, 16, 1), widths=(4,), hidden=8, latent_dim=3, clip_latent_dim=2)
+FORMAT = ClipFormat("gray", 16, 16, Sampling(num_frames=4))
+OPTIONS = {"batch_size": 3, "block": 4, "num_samples": 2, "regret_steps": 1}
+ABNORMAL = {"test/0.npy": "5-7", "test/1.npy": ""}
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+def test_auroc_and_average_precision_by_counting_with_ties():
+    rng = np.random.default_rng(0)
+    score, abnormal = rng.integers(0, 5, 40).astype(float), rng.random(40) < 0.3
+    high, low = score[abnormal][:, None], score[~abnormal][None]
+    assert protocols.auroc(score, abnormal) == pytest.approx(
+        np.mean((high > low) + 0.5 * (high == low))
+    )
+    area, recall = 0.0, 0.0
+    for level in sorted(set(score), reverse=True):
+        chosen = score >= level
+        reached = abnormal[chosen].sum() / abnormal.sum()
+        area += (reached - recall) * abnormal[chosen].mean()
+        recall = reached
+    assert protocols.average_precision(score, abnormal) == pytest.approx(area)
+    assert math.isnan(protocols.auroc(score, np.ones(40, bool)))
+
+
+def test_protocols_of_hand_made_scores():
+    # Video 0: told apart; 1: all abnormal, so not in macro; 2: constant, so chance.
+    score = np.array([1.0, 2, 5, 9, 3, 3])
+    abnormal = np.array([False, True, True, True, False, True])
+    video = np.array([0, 0, 1, 1, 2, 2])
+    found = protocols.judge_scores(score, abnormal, video)
+    assert found.values["macro"] == 0.75 and found.num_macro_videos == 2
+    assert found.values["micro_raw"] == pytest.approx((4 + 2 + 0.5) / 8)
+    scaled = protocols.normalize_by_video(score, video)
+    assert scaled.tolist() == [0, 1, 0, 1, 0, 0]
+
+
+def test_smoothing_keeps_constants_and_stays_inside_a_video():
+    video = np.repeat([0, 1], 41)
+    score = np.where(video == 0, 2.0, 7.0)
+    np.testing.assert_allclose(protocols.smooth_by_video(score, video), score)
+    score[20] += 1
+    smoothed = protocols.smooth_by_video(score, video)
+    assert smoothed[20] == pytest.approx(2 + 1 / (3 * math.sqrt(2 * math.pi)), abs=1e-4)
+    assert smoothed[20] > smoothed[17] == pytest.approx(smoothed[23])
+    assert np.all(smoothed[41:] == pytest.approx(7.0))
+
+
+def test_thresholds_reach_their_rate():
+    normal = np.random.default_rng(0).permutation(np.arange(1, 100.0))
+    assert protocols.find_threshold(normal, 0.1).value == 90  # rank 0.9 * (99 + 1)
+    few = protocols.find_threshold(np.array([1.0, 4.0]), 0.01)
+    assert (few.value, few.num_normal, few.resolvable_rate) == (4.0, 2, pytest.approx(1 / 3))
+    gaussian = np.random.default_rng(1).normal(size=200_000)
+    assert protocols.find_threshold(gaussian, 0.01).value == pytest.approx(2.326, abs=0.03)
+    with pytest.raises(ValueError, match="false_positive_rate=1"):
+        protocols.find_threshold(normal, 1)
+
+
+@pytest.mark.parametrize("text", ["a-b", "3-", "9-3", "-1"])
+def test_intervals_that_cannot_be_read_are_named(text):
+    with pytest.raises(ValueError, match=r"v\.mp4: "):
+        intervals.parse_intervals(text, "v.mp4")
+
+
+def test_the_largest_block_agrees_between_numpy_and_jax_and_a_loop():
+    maps = np.random.default_rng(0).random((2, 7, 9))
+    loop = [max(m[i : i + 3, j : j + 3].mean() for i in range(5) for j in range(7)) for m in maps]
+    np.testing.assert_allclose(anomaly_controls.max_block(maps, 3), loop)
+    np.testing.assert_allclose(anomaly_scores.max_block(maps[None], 3)[0], loop, rtol=1e-5)
+    with pytest.raises(ValueError, match="block=8"):
+        anomaly_controls.max_block(maps, 8)
+
+
+# --- real files -----------------------------------------------------------------------------------
+
+
+def write_videos(root, marked=True, bad_train=False):
+    """A bright spot that drifts; in test/0 a large one flashes in frames 5 to 7."""
+    rng, rows = np.random.default_rng(0), []
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
+        (root / split).mkdir(parents=True)
+        for number in range(count):
+            video = rng.integers(90, 110, (10, 16, 16, 1))
+            for t in range(10):
+                video[t, 6:9, (number + t) % 13 : (number + t) % 13 + 3] = 180
+            name = f"{split}/{number}.npy"
+            if name == "test/0.npy":
+                video[5:8, 2:14, 2:14] = 255
+            np.save(root / name, video.astype(np.uint8))
+            mark = "2-3" if bad_train and name == "train/0.npy" else ABNORMAL.get(name, "")
+            rows.append([name, split, *([mark] if marked else [])])
+    with open(root / "manifest.csv", "w", newline="") as file:
+        head = ["path", "split", *(["abnormal"] if marked else [])]
+        csv.writer(file).writerows([head, *rows])
+
+
+def open_videos(root, cache):
+    return open_dataset(root, FORMAT, cache_dir=cache, cache_limit_bytes=2**28, num_workers=0)
+
+
+@pytest.fixture(scope="module")
+def params():
+    variables = jax.jit(lambda key: init_variables(MODEL, key))(jax.random.key(0))
+    stats = {"mean": np.full((16, 16, 1), -0.2, np.float32), "std": np.float32(0.3)}
+    return {"params": variables["params"], "stats": stats}
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory, params):
+    root, out = tmp_path_factory.mktemp("videos"), tmp_path_factory.mktemp("eval")
+    write_videos(root)
+    dataset = open_videos(root, tmp_path_factory.mktemp("cache"))
+    return anomaly.anomaly(MODEL, params, dataset, out, **OPTIONS), dataset, out
+
+
+def test_a_planted_anomaly_is_found_and_every_frame_judged(answered):
+    result, _, out = answered
+    assert result.rows["reconstruction"]["micro_raw"].value == 1.0
+    assert result.rows["reconstruction"]["micro_raw"].card["num_frames_judged"] == 20
+    assert result.rows["reconstruction"]["macro"].card["num_macro_videos"] == 1
+    assert result.rows["time_index"]["micro_raw"].value < 0.8
+    with open(out / "anomaly_intervals.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    # Two normal videos cannot rule out an alarm on a third; the planted one must stand out.
+    top = max(found, key=lambda row: float(row["peak_score"]))
+    assert top["path"] == "test/0.npy"
+    assert int(top["start_frame"]) <= 6 <= int(top["end_frame"])
+    with open(out / "anomaly_videos.csv", newline="") as file:
+        verdicts = {row["path"]: row for row in csv.DictReader(file)}
+    assert verdicts["test/0.npy"]["verdict"] == "abnormal"
+    planted, other = (float(verdicts[f"test/{k}.npy"]["peak_score"]) for k in (0, 1))
+    assert planted > 2 * abs(other)
+    assert probe_video(out / "anomaly.mp4").num_frames == 20
+    assert all((out / name).stat().st_size for name in result.files)
+
+
+def test_saved_scorer_gives_identical_scores_wherever_a_video_lies(
+    answered, params, tmp_path, tmp_path_factory
+):
+    _, dataset, out = answered
+    scorer = scorers.load_scorer(out / scorers.SCORER_FILE)
+    new = open_unsplit(
+        dataset.root / "test", FORMAT, cache_dir=tmp_path, cache_limit_bytes=2**28, num_workers=0
+    )
+    arguments = (MODEL, params, scorer.reference, scorer.settings)
+    _, known = scorers.compute_scores(*arguments, dataset.splits["test"], 3)
+    _, again = scorers.compute_scores(*arguments, new.splits[UNSPLIT], 3)
+    for name, score_F in known.items():
+        np.testing.assert_array_equal(again[name], score_F, err_msg=name)
+    result = anomaly.detect(MODEL, params, scorer, new, tmp_path, batch_size=3, split=UNSPLIT)
+    assert set(result.rows["fusion"]) == {"alarm_rate"}
+    for stage in ("intervals", "videos"):
+        lines = (tmp_path / f"anomaly_{stage}.csv").read_text().replace("\n", "\ntest/")
+        first = (out / f"anomaly_{stage}.csv").read_text().splitlines()
+        assert lines.splitlines()[: len(first)] == first
+
+
+def test_live_scores_are_those_of_windows_and_of_the_whole_video(answered, params):
+    clips = answered[1].splits["test"]
+    offline = scorers.compute_streamed(MODEL, params, clips, 4, batch_size=2)
+    frames = intervals.list_frames(clips)
+    own = frames.video_F == 0
+    codes_FHWC = clips.read(np.arange(len(clips)))[frames.clip_F, frames.position_F][own]
+    step = jax.jit(lambda state, frame: anomaly_scores.step_live(MODEL, params, state, frame, 4))
+    state, live = anomaly_scores.begin_live(MODEL, params), []
+    for frame_HWC in codes_FHWC:
+        state, scores = step(state, frame_HWC[None])
+        live.append(scores)
+    for name in ("reconstruction", "reconstruction_block", "surprise"):
+        values = np.array([float(scores[name][0]) for scores in live])
+        np.testing.assert_allclose(values, frames.take(offline[name])[own], rtol=1e-5, atol=1e-5)
+    whole = surprise(MODEL, params, codes_FHWC[None])[0]
+    np.testing.assert_allclose([s["surprise"][0] for s in live], whole, rtol=1e-5, atol=1e-5)
+
+
+def test_streamed_scores_do_not_look_ahead(params):
+    x = np.random.default_rng(0).integers(0, 256, (1, 6, 16, 16, 1)).astype(np.uint8)
+    changed, mask = x.copy(), np.ones((1, 6), bool)
+    changed[:, 4:] = 255 - changed[:, 4:]
+    state = anomaly_scores.begin_live(MODEL, params)
+    before, after = (
+        anomaly_scores.score_stream(MODEL, params, state, video, mask, 4)[1]
+        for video in (x, changed)
+    )
+    for name, value in before.items():
+        np.testing.assert_array_equal(value[:, :4], after[name][:, :4])
+        assert np.any(value[:, 4:] != after[name][:, 4:])
+
+
+def test_mixture_and_neighbours_agree_with_scikit_learn_and_brute_force():
+    rng = np.random.default_rng(0)
+    known, new = rng.normal(size=(80, 3)), rng.normal(size=(7, 3))
+    mixture = GaussianMixture(2, random_state=0).fit(known)
+    reference = scorers.Reference(
+        np.zeros(0), known, mixture.weights_, mixture.means_, mixture.precisions_cholesky_
+    )
+    expected = -mixture.score_samples(new)
+    np.testing.assert_allclose(scorers.score_mixture(reference, new), expected)
+    distance = np.sort(np.linalg.norm(new[:, None] - known, axis=-1), axis=1)[:, :5].mean(1)
+    np.testing.assert_allclose(scorers.score_neighbours(reference, new), distance)
+
+
+def test_without_known_intervals_there_are_verdicts_and_no_auroc(params, tmp_path):
+    write_videos(tmp_path / "videos", marked=False)
+    dataset = open_videos(tmp_path / "videos", tmp_path / "cache")
+    result = anomaly.anomaly(MODEL, params, dataset, tmp_path, **OPTIONS)
+    assert set(result.rows["fusion"]) == {"alarm_rate"}
+    assert any("AUROC is left out" in note for note in result.notes)
+    assert (tmp_path / "anomaly_intervals.csv").exists()
+
+
+def test_abnormal_training_videos_and_other_bad_input_are_refused(answered, params, tmp_path):
+    write_videos(tmp_path / "videos", bad_train=True)
+    dataset = open_videos(tmp_path / "videos", tmp_path / "cache")
+    split = next(k for k in ("train", "val") if "train/0.npy" in str(dataset.splits[k].videos))
+    with pytest.raises(ValueError, match=f"train/0.npy, in the split {split}, has abnormal frames"):
+        anomaly.anomaly(MODEL, params, dataset, tmp_path, **OPTIONS)
+    with pytest.raises(ValueError, match="cannot be measured on val"):
+        anomaly.anomaly(MODEL, params, answered[1], tmp_path, split="val", **OPTIONS)
+    with pytest.raises(ValueError, match="anomaly_score='luck' is not one of"):
+        anomaly.anomaly(MODEL, params, answered[1], tmp_path, headline="luck", **OPTIONS)
+    (tmp_path / "broken.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"broken\.npz holds no anomaly scorer"):
+        scorers.load_scorer(tmp_path / "broken.npz")
