@@ -67,6 +67,7 @@ def test_smoothing_keeps_constants_and_stays_inside_a_video():
 def test_thresholds_reach_their_rate():
     normal = np.random.default_rng(0).permutation(np.arange(1, 100.0))
     assert protocols.find_threshold(normal, 0.1).value == 90  # rank 0.9 * (99 + 1)
+    assert protocols.find_threshold(np.arange(1, 11.0), 0.1).value == 10  # rank 9.9, not 9
     few = protocols.find_threshold(np.array([1.0, 4.0]), 0.01)
     assert (few.value, few.num_normal, few.resolvable_rate) == (4.0, 2, pytest.approx(1 / 3))
     gaussian = np.random.default_rng(1).normal(size=200_000)
@@ -153,19 +154,23 @@ def test_a_planted_anomaly_is_found_and_every_frame_judged(answered):
     assert all((out / name).stat().st_size for name in result.files)
 
 
-def test_saved_scorer_gives_identical_scores_wherever_a_video_lies(
-    answered, params, tmp_path, tmp_path_factory
-):
+def test_saved_scorer_gives_identical_scores_wherever_a_video_lies(answered, params, tmp_path):
     _, dataset, out = answered
     scorer = scorers.load_scorer(out / scorers.SCORER_FILE)
     new = open_unsplit(
         dataset.root / "test", FORMAT, cache_dir=tmp_path, cache_limit_bytes=2**28, num_workers=0
     )
     arguments = (MODEL, params, scorer.reference, scorer.settings)
-    _, known = scorers.compute_scores(*arguments, dataset.splits["test"], 3)
+    frames, known = scorers.compute_scores(*arguments, dataset.splits["test"], 3)
     _, again = scorers.compute_scores(*arguments, new.splits[UNSPLIT], 3)
+    # The second video by itself: its clips have other numbers there.
+    path = dataset.root / "test" / "1.npy"
+    alone = open_unsplit(path, FORMAT, cache_dir=tmp_path, cache_limit_bytes=2**28, num_workers=0)
+    _, single = scorers.compute_scores(*arguments, alone.splits[UNSPLIT], 3)
     for name, score_F in known.items():
         np.testing.assert_array_equal(again[name], score_F, err_msg=name)
+        own_F = score_F[frames.video_F == 1]
+        np.testing.assert_allclose(single[name], own_F, rtol=1e-4, atol=1e-4, err_msg=name)
     result = anomaly.detect(MODEL, params, scorer, new, tmp_path, batch_size=3, split=UNSPLIT)
     assert set(result.rows["fusion"]) == {"alarm_rate"}
     for stage in ("intervals", "videos"):
