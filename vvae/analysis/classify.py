@@ -171,7 +171,7 @@ def classify(
         needs it.
     """
     train, test = require_split(dataset, "train"), require_split(dataset, split)
-    labels = match_labels(_label_videos(train), _label_videos(test), dataset.class_names)
+    labels = match_labels(train.label_V, test.label_V, dataset.class_names)
     context = describe_data(dataset, split) | {
         "classes": list(labels.class_names),
         "num_videos": int(labels.test_V.sum()),
@@ -386,12 +386,6 @@ def _leave_out(reason: str, context) -> dict[str, Metric]:
         )
         for name, definition in DEFINITIONS.items()
     }
-
-
-def _label_videos(clips: Clips) -> np.ndarray:
-    label_V = np.empty(len(clips.videos), np.int32)
-    label_V[clips.video_index_N] = clips.label_N
-    return label_V
 
 
 def _write_notes(labels: LabelledSplits) -> tuple[str, ...]:

@@ -115,7 +115,7 @@ def cluster(
     if len(train.videos) < 2:
         raise ValueError(f"cluster needs two or more training videos, not {len(train.videos)}")
     represented = represent(model, params, train, test, batch_size, pooling, seed)
-    train_label_V, test_label_V = _label_videos(train), _label_videos(test)
+    train_label_V, test_label_V = train.label_V, test.label_V
     selected = {
         name: mixtures.select_gmm(vectors.train_VF, seed) for name, vectors in represented.items()
     }
@@ -390,18 +390,12 @@ def _note_labels(train_label_V: np.ndarray, test_label_V: np.ndarray) -> list[st
     return notes
 
 
-def _label_videos(clips: Clips) -> np.ndarray:
-    label_V = np.empty(len(clips.videos), np.int32)
-    label_V[clips.video_index_N] = clips.label_N
-    return label_V
-
-
 # --- pictures and tables ------------------------------------------------------------------------
 
 
 def _draw_sheet(path, name: str, grouping: Grouping, clips: Clips, class_names) -> None:
     """Draws the most typical videos of each cluster, a few frames of the first clip of each."""
-    label_V = _label_videos(clips)
+    label_V = clips.label_V
     size_K = np.bincount(grouping.test_V, minlength=grouping.num_clusters)
     largest = np.argsort(-size_K, kind="stable")[:MAX_SHEET_CLUSTERS]
     first_V = np.unique(clips.video_index_N, return_index=True)[1]
@@ -445,7 +439,7 @@ def _draw_maps(
     path, name: str, grouping: Grouping, vectors: Vectors, clips: Clips, class_names, seed: int
 ) -> bool:
     """Draws the measured videos in the plane by PCA and t-SNE; False if they are too few."""
-    label_V, cluster_V, vector_VF = _label_videos(clips), grouping.test_V, vectors.test_VF
+    label_V, cluster_V, vector_VF = clips.label_V, grouping.test_V, vectors.test_VF
     if len(vector_VF) > MAX_MAP_VIDEOS:
         random = np.random.Generator(np.random.Philox(key=[seed, 1]))
         chosen = np.sort(random.choice(len(vector_VF), MAX_MAP_VIDEOS, replace=False))

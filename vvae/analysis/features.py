@@ -151,11 +151,9 @@ def average_by_video(clip_NF: np.ndarray, clips: Clips) -> VideoFeatures:
     total_VF = np.zeros((len(clips.videos), clip_NF.shape[1]))
     np.add.at(total_VF, video_N, clip_NF[used_N])
     count_V = np.bincount(video_N, minlength=len(clips.videos))
-    label_V = np.full(len(clips.videos), -1, np.int32)
-    label_V[clips.video_index_N] = clips.label_N
     return VideoFeatures(
         feature_VF=(total_VF / count_V[:, None]).astype(np.float32),
-        label_V=label_V,
+        label_V=clips.label_V,
         group_V=np.array([video.group for video in clips.videos]),
         name_V=np.array([video.name for video in clips.videos]),
     )

@@ -48,6 +48,13 @@ class Clips:
         """The view that the codes are in."""
         return get_view(self.clip_format.view)
 
+    @property
+    def label_V(self) -> np.ndarray:
+        """Class of each video, int32, NO_LABEL for none."""
+        label_V = np.empty(len(self.videos), np.int32)
+        label_V[self.video_index_N] = self.label_N
+        return label_V
+
     def read(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Reads clips by number, uint8 codes [n, T, H, W, C]. Safe to call from many threads.
 
