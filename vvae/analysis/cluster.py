@@ -19,7 +19,7 @@ from vvae import figures, metrics
 from vvae.analysis import mixtures
 from vvae.analysis.baselines import MAX_FIT_BYTES, READ_CLIPS, randomize_params
 from vvae.analysis.batches import map_clips
-from vvae.analysis.features import POOLINGS, average_by_video
+from vvae.analysis.features import average_by_video, get_pooling
 from vvae.analysis.mixtures import Clusters
 from vvae.analysis.result import Result, describe_data, require_split
 from vvae.data.clips import NO_LABEL, Clips
@@ -202,13 +202,12 @@ def represent(
 
 
 def _make_encoder(model, pooling: str):
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling={pooling!r} is not one of {', '.join(POOLINGS)}")
+    pool = get_pooling(pooling)
 
     @jax.jit
     def encode(params, video_BTHWC, mask_BT):
         posterior = contract.encode(model, params, video_BTHWC, mask_BT)
-        pooled_BF = POOLINGS[pooling](posterior, mask_BT)
+        pooled_BF = pool(posterior, mask_BT)
         return {"clip": posterior.clip.mean, "pooled": pooled_BF}
 
     return encode

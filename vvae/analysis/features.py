@@ -95,6 +95,17 @@ POOLINGS: dict[str, Callable] = {
 }
 
 
+def get_pooling(name: str) -> Callable:
+    """Returns (SequentialPosterior, mask_BT) -> [B, F].
+
+    Raises:
+      ValueError: for an unknown pooling.
+    """
+    if name not in POOLINGS:
+        raise ValueError(f"pooling={name!r} is not one of {', '.join(POOLINGS)}")
+    return POOLINGS[name]
+
+
 @dataclasses.dataclass(frozen=True)
 class VideoFeatures:
     """One vector a video, with what is known of it.
@@ -118,13 +129,12 @@ def make_encoder(model, pooling: str) -> Callable:
     Raises:
       ValueError: for an unknown pooling.
     """
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling={pooling!r} is not one of {', '.join(POOLINGS)}")
+    pool = get_pooling(pooling)
 
     @jax.jit
     def encode(params, video_BTHWC, mask_BT):
         posterior = contract.encode(model, params, video_BTHWC, mask_BT)
-        return POOLINGS[pooling](posterior, mask_BT)
+        return pool(posterior, mask_BT)
 
     return encode
 

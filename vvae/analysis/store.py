@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from vvae.analysis.features import POOLINGS
+from vvae.analysis.features import get_pooling
 from vvae.analysis.result import Result
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
@@ -132,8 +132,7 @@ def make_encoder(model, pooling: str) -> Callable:
     Raises:
       ValueError: for an unknown pooling.
     """
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling={pooling!r} is not one of {', '.join(POOLINGS)}")
+    pool = get_pooling(pooling)
 
     @jax.jit
     def encode(params, video_BTHWC, mask_BT):
@@ -143,7 +142,7 @@ def make_encoder(model, pooling: str) -> Callable:
             "frame_logvar": posterior.frame.logvar,
             "clip_mean": posterior.clip.mean,
             "clip_logvar": posterior.clip.logvar,
-            "clip_pooled": POOLINGS[pooling](posterior, mask_BT),
+            "clip_pooled": pool(posterior, mask_BT),
         }
 
     return encode
