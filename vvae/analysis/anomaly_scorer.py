@@ -6,10 +6,7 @@ and standard deviations of every score, and the thresholds. No frame that is jud
 
 import dataclasses
 import os
-import typing
-import zipfile
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +18,7 @@ from vvae.analysis.anomaly_metrics import Threshold, find_threshold, smooth_by_v
 from vvae.analysis.anomaly_scores import begin_live, score_stream, score_windows
 from vvae.analysis.batches import map_clips
 from vvae.analysis.intervals import Frames, list_frames
+from vvae.analysis.npz import load_fields, save_fields
 from vvae.data.clips import Clips
 
 SCORER_FILE = "anomaly.npz"
@@ -391,15 +389,7 @@ def describe_video_threshold(scorer: Scorer) -> Threshold:
 
 def save_scorer(path: str | os.PathLike, scorer: Scorer) -> None:
     """Writes a scorer as .npz; no pickle."""
-    np.savez(path, **_flatten(scorer))
-
-
-def _flatten(value, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for field in dataclasses.fields(value):
-        item, name = getattr(value, field.name), prefix + field.name
-        flat |= _flatten(item, f"{name}.") if dataclasses.is_dataclass(item) else {name: item}
-    return flat
+    save_fields(path, scorer)
 
 
 def load_scorer(path: str | os.PathLike) -> Scorer:
@@ -408,25 +398,5 @@ def load_scorer(path: str | os.PathLike) -> Scorer:
     Raises:
       ValueError: if there is no such file or it does not hold a scorer.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return _restore(Scorer, arrays)
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} holds no anomaly scorer ({error}); run the task anomaly on the videos of the "
-            "run first"
-        ) from error
-
-
-def _restore(cls: type, arrays, prefix: str = ""):
-    fields = {}
-    for name, kind in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(kind):
-            fields[name] = _restore(kind, arrays, f"{prefix}{name}.")
-        elif kind is np.ndarray:
-            fields[name] = arrays[prefix + name]
-        elif kind in (int, float, str):
-            fields[name] = kind(arrays[prefix + name])
-        else:
-            fields[name] = tuple(str(item) for item in arrays[prefix + name])
-    return cls(**fields)
+    remedy = "run the task anomaly on the videos of the run first"
+    return load_fields(path, Scorer, "anomaly scorer", remedy)

@@ -5,12 +5,13 @@ The fitted probe is a handful of arrays: it is saved without pickle and applied 
 
 import dataclasses
 import os
-import zipfile
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
+
+from vvae.analysis.npz import load_fields, save_fields
 
 REGULARIZATIONS = tuple(float(c) for c in np.logspace(-4, 0, 5))
 SCALINGS = ("each", "one")
@@ -194,7 +195,7 @@ def _normalize(x_VF: np.ndarray) -> np.ndarray:
 
 def save_probe(path: str | os.PathLike, probe: Probe) -> None:
     """Writes a probe as .npz; no pickle."""
-    np.savez(path, **dataclasses.asdict(probe))
+    save_fields(path, probe)
 
 
 def load_probe(path: str | os.PathLike) -> Probe:
@@ -203,12 +204,4 @@ def load_probe(path: str | os.PathLike) -> Probe:
     Raises:
       ValueError: if there is no such file or it does not hold a probe.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            fields = {field.name: arrays[field.name] for field in dataclasses.fields(Probe)}
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} holds no probe ({error}); run the task classify on labelled videos first"
-        ) from error
-    names = tuple(str(name) for name in fields.pop("class_names"))
-    return Probe(**fields | {"class_names": names, "pooling": str(fields["pooling"])})
+    return load_fields(path, Probe, "probe", "run the task classify on labelled videos first")
