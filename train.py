@@ -110,6 +110,7 @@ def train(request: Request) -> bool:
     schedule = session.make_schedule(config.optim, num_steps)
     tx = session.make_optimizer(config, schedule)
     step = runner.compile_step(session.make_step(model, tx, config, num_steps, num_parts))
+    fit_prior = session.PriorFits(model, runner, dataset, run)
     validate = session.Validation(model, runner, dataset, run)
 
     with Checkpointer(run.checkpoints) as checkpointer:
@@ -133,6 +134,9 @@ def train(request: Request) -> bool:
             for done in range(first_step + 1, num_steps + 1):
                 state, metrics = step(state, next(batches))
                 report.step_done(done, metrics)
+                if fit_prior.is_due(done):
+                    with report.pause():
+                        state = fit_prior(state)
                 is_last = done == num_steps or interrupts.requested
                 if is_last or done % config.train.validate_every == 0:
                     with report.pause():

@@ -40,7 +40,17 @@ ALLOWED = {
         "metrics",
         "figures",
     ),
-    "session": ("run", "config", "data", "models", "objectives", "training", "analysis", "figures"),
+    "session": (
+        "run",
+        "config",
+        "data",
+        "distributions",
+        "models",
+        "objectives",
+        "training",
+        "analysis",
+        "figures",
+    ),
 }
 ONLY_USERS = {
     "imageio": {"video"},

@@ -119,11 +119,10 @@ def test_metric_cards_say_what_was_measured(trained):
     assert card["split"] == "test" and card["num_videos"] == 6 and card["unit"] == "dB"
 
 
-def test_stopping_and_continuing_is_bit_identical(trained, folder, cache, tmp_path):
-    workdir = tmp_path / "stopped"
-    arguments = (TINY, "--data.path", folder, "--data.cache_dir", cache, "--workdir", workdir)
+def stop_and_continue(arguments, workdir):
+    """Trains, interrupts it after the first logged step, and goes on to the end."""
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *map(str, arguments)],
+        [sys.executable, str(ROOT / "train.py"), *map(str, arguments), "--workdir", str(workdir)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -140,18 +139,53 @@ def test_stopping_and_continuing_is_bit_identical(trained, folder, cache, tmp_pa
     if step < 12:
         assert f"go on: python train.py --workdir {workdir}" in printed
     run_program("train.py", "--workdir", workdir)
-    whole, continued = read_state(trained[0]), read_state(workdir)
-    assert whole[0] == continued[0] == 12
-    for a, b in zip(whole[1], continued[1], strict=True):
+
+
+def assert_same_states(workdir, other):
+    """The newest checkpoints are those of step 12 and equal bit by bit."""
+    states = read_state(workdir), read_state(other)
+    assert states[0][0] == states[1][0] == 12
+    for a, b in zip(states[0][1], states[1][1], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_stopping_and_continuing_is_bit_identical(trained, folder, cache, tmp_path):
+    workdir = tmp_path / "stopped"
+    stop_and_continue((TINY, "--data.path", folder, "--data.cache_dir", cache), workdir)
+    assert_same_states(trained[0], workdir)
     timing = ("frames_per_second",)
     lines = [
         [{k: v for k, v in row.items() if k not in timing} for row in read_metrics(path)]
-        for path in (trained[0] / "metrics.jsonl", metrics)
+        for path in (trained[0] / "metrics.jsonl", workdir / "metrics.jsonl")
     ]
     assert [row for row in lines[1] if row["step"] in (4, 8)] == [
         row for row in lines[0] if row["step"] in (4, 8)
     ]
+
+
+def test_a_mixture_prior_is_fitted_the_same_in_a_run_that_is_continued(folder, cache, tmp_path):
+    """It is fitted after steps 2, 5, 10 and 12: before the stop and behind it."""
+    arguments = (TINY, "--data.path", folder, "--data.cache_dir", cache)
+    arguments += ("--objective.kl_warmup", 0.2, "--objective.prior_every", 5)
+    arguments += ("--model.clip_prior", "mixture", "--model.num_components", 3)
+    arguments += ("--evaluate.tasks", "density")
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    run_program("train.py", *arguments, "--workdir", whole)
+    stop_and_continue(arguments, stopped)
+    assert_same_states(whole, stopped)
+    with Checkpointer(whole / "checkpoints", read_only=True) as checkpointer:
+        params = checkpointer.restore_variables("latest")["params"]
+    # Without a fit they are equal for ever: they begin so, and so do their gradients.
+    assert len(np.unique(params["mixture_mean"], axis=0)) == 3
+
+
+def test_more_components_than_training_clips_are_refused_before_the_training(
+    folder, cache, tmp_path
+):
+    arguments = (TINY, "--data.path", folder, "--data.cache_dir", cache)
+    arguments += ("--model.clip_prior", "mixture", "--model.num_components", 99)
+    result = run_program("train.py", *arguments, "--workdir", tmp_path / "run", check=False)
+    assert result.returncode == 2 and "model.num_components=99: there are" in result.stderr
 
 
 def test_a_finished_run_says_so(trained):

@@ -154,9 +154,13 @@ class Objective:
     """Fraction of the training over which that weight grows from 0."""
     free_bits: float = 0.0
     """Nats per clip and level below which a KL is not pushed; 0 for none."""
+    prior_every: int = 100
+    """model.clip_prior=mixture: steps between fits of the mixture to the training clips by EM, from
+    the end of kl_warmup on; between them it follows the gradient."""
 
     def __post_init__(self):
         _require_at_least_zero("objective", self, "beta", "free_bits")
+        _require_positive("objective", self, "prior_every")
         _require_fraction("objective", self, "kl_warmup")
 
 

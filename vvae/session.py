@@ -22,9 +22,10 @@ from vvae.config import Config, Optim, Train
 from vvae.data.dataset import Dataset, find_label_problems
 from vvae.data.loader import Augmentation, pixel_statistics, train_batches
 from vvae.data.size import DataSize, estimate_size
-from vvae.models import contract
+from vvae.distributions import Gaussian
+from vvae.models import contract, mixture_prior
 from vvae.models.ppca import FrameSpectrum, start_at_ppca
-from vvae.models.sequential import init_variables
+from vvae.models.sequential import init_variables, replace_clip_prior
 from vvae.training import estimate, optimizer
 from vvae.training.log import MetricsLog, Progress, open_tensorboard, read_metrics
 from vvae.training.parallel import prefetch
@@ -37,6 +38,8 @@ _SHEET_CLIPS = 4
 # Frames that are computed at a time on a CPU: more leave its caches (benchmarks/train_step.py).
 _CPU_FRAMES = 32
 _MAX_MI_INPUTS = 1000
+# Clips that the mixture prior is fitted to, spread over the training clips.
+_MAX_PRIOR_CLIPS = 4096
 
 
 # --- before the training -------------------------------------------------------------------------
@@ -145,7 +148,7 @@ def _describe_clipped(dataset: Dataset) -> str:
     """Says how many values of flow are larger than their code can say."""
     num_frames = sum(int(clips.mask_NT.sum()) for clips in dataset.splits.values())
     clip_format = dataset.splits["train"].clip_format
-    frame_size = clip_format.height * clip_format.width * sum(dataset.view.flow_channels)
+    frame_size = clip_format.height * clip_format.width * dataset.view.num_flow_channels
     total = num_frames * frame_size
     return (
         f"{dataset.num_clipped:,} of {total:,} values of flow ({dataset.num_clipped / total:.2%}) "
@@ -390,6 +393,64 @@ class Report:
         started = time.perf_counter()
         yield
         self._progress.exclude(time.perf_counter() - started)
+
+
+class PriorFits:
+    """Fits the mixture prior of the clip latent to the training clips while the network trains.
+
+    A fit depends on the state alone, so that a continued run repeats it.
+    """
+
+    def __init__(self, model, runner, dataset: Dataset, run: runs.Run):
+        """Chooses the clips: the same in every fit.
+
+        Raises:
+          ValueError: if the mixture has more components than there are clips.
+        """
+        clips = dataset.splits["train"]
+        seen = np.flatnonzero(clips.mask_NT.any(axis=1))
+        self._clips = clips.select(spread_evenly(seen, _MAX_PRIOR_CLIPS))
+        if model.clip_prior == "mixture" and model.num_components > len(self._clips):
+            raise ValueError(
+                f"model.num_components={model.num_components}: there are {len(self._clips)} "
+                "training clips for the mixture prior to be fitted to"
+            )
+        self._model, self._runner = model, runner
+        self._batch_size, self._seed = run.config.train.batch_size, run.config.train.seed
+        objective = run.config.objective
+        self._every, self._last = objective.prior_every, run.num_steps
+        self._first = max(1, round(objective.kl_warmup * run.num_steps))
+        self._encode = jax.jit(self._infer_clip)
+
+    def is_due(self, step: int) -> bool:
+        """Whether the prior is fitted after this step: at the end of the KL warm-up and of the
+        training, and every objective.prior_every steps between them."""
+        if self._model.clip_prior != "mixture" or step < self._first:
+            return False
+        return step in (self._first, self._last) or step % self._every == 0
+
+    def __call__(self, state: TrainState) -> TrainState:
+        """Returns the state with the prior fitted to what its parameters infer, and the prior of
+        the averaged parameters to what those infer, from there on."""
+        host = self._runner.fetch(state)
+        last, average = (self._infer(variables(host, ema)) for ema in (False, True))
+        mixture = mixture_prior.fit_mixture(last, self._model.num_components, self._seed)
+        averaged = mixture_prior.refine_mixture(mixture, average)
+        host = host.replace(
+            params=replace_clip_prior(host.params, _as_float32(mixture)),
+            ema_params=replace_clip_prior(host.ema_params, _as_float32(averaged)),
+        )
+        return self._runner.place_state(host)
+
+    def _infer(self, params) -> Gaussian:
+        return map_clips(functools.partial(self._encode, params), self._clips, self._batch_size)
+
+    def _infer_clip(self, params, batch) -> Gaussian:
+        return contract.encode(self._model, params, batch["video"], batch["mask"]).clip
+
+
+def _as_float32(tree):
+    return jax.tree.map(lambda array: np.asarray(array, np.float32), tree)
 
 
 class Validation:

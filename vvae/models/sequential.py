@@ -310,7 +310,8 @@ class SequentialVAE(nn.Module):
     def _setup_mixture(self):
         shape = (self.num_components, self.clip_latent_dim)
         self.mixture_logits = self.param("mixture_logits", nn.initializers.zeros, shape[:1])
-        self.mixture_mean = self.param("mixture_mean", nn.initializers.normal(1.0), shape)
+        # All begin as N(0, I), one Gaussian together, until `mixture_prior` parts them.
+        self.mixture_mean = self.param("mixture_mean", nn.initializers.zeros, shape)
         self.mixture_logvar = self.param("mixture_logvar", nn.initializers.zeros, shape)
 
     def _check_settings(self):
@@ -630,6 +631,15 @@ class SequentialVAE(nn.Module):
 
         _, z_TBZ = jax.lax.scan(draw, state, jnp.arange(num_frames))
         return jnp.swapaxes(z_TBZ, 0, 1)
+
+
+def replace_clip_prior(params: dict, mixture: GaussianMixture) -> dict:
+    """Returns learned parameters, those of clip_prior="mixture", with another mixture as p(w)."""
+    return params | {
+        "mixture_logits": mixture.logits_K,
+        "mixture_mean": mixture.mean_KZ,
+        "mixture_logvar": mixture.logvar_KZ,
+    }
 
 
 def level_kl(
