@@ -7,6 +7,8 @@
     python evaluate.py export --workdir RUN                     the encoder as one file
     python evaluate.py compare RUN RUN                          two runs side by side
     python evaluate.py search --workdir RUN --query VIDEO       the clips most similar to one
+    python evaluate.py moderate --workdir RUN --marks FILE.csv  learns unwanted content from marks
+    python evaluate.py moderate --workdir RUN --data.path NEW   finds it in new videos
     python evaluate.py report --workdir RUN                     one HTML page of all of it
 
 Each task writes RUN/eval/TASK.json (values with what exactly was computed), pictures and videos,
@@ -46,6 +48,7 @@ def main(arguments: list[str]) -> int:
         request.which,
         request.search,
         request.baselines,
+        request.moderation,
     )
     return 0
 
@@ -62,6 +65,15 @@ class SearchRequest:
 
 
 @dataclasses.dataclass(frozen=True)
+class ModerateRequest:
+    """What the task moderate learns from: a class that is declared unwanted, or a file of marks."""
+
+    unwanted: str | None = None
+    marks: Path | None = None
+    num_marks: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Request:
     """What the command line asks for."""
 
@@ -73,6 +85,7 @@ class Request:
     compared: tuple[Path, ...]
     out: Path | None
     baselines: tuple[str, ...] | None = None
+    moderation: ModerateRequest = ModerateRequest()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -111,6 +124,16 @@ def read_request(arguments: list[str]) -> Request:
         metavar="NAME",
         help=f"classify: rows beside the latents, among {', '.join(BASELINES)}",
     )
+    parser.add_argument("--unwanted", metavar="CLASS", help="moderate: the class to find")
+    parser.add_argument(
+        "--num_marks", type=int, metavar="N", help="moderate: training videos of it marked (10)"
+    )
+    parser.add_argument(
+        "--marks",
+        type=Path,
+        metavar="FILE.csv",
+        help="moderate: videos with columns path and label, wanted or unwanted",
+    )
     options = parser.parse_intermixed_args(arguments)
     compared = _take_compared(options)
     for task in options.tasks:
@@ -126,6 +149,7 @@ def read_request(arguments: list[str]) -> Request:
         raise ValueError("give the run to evaluate: --workdir RUN")
     which = int(options.which) if options.which.isdigit() else options.which
     _check_search(options)
+    _check_moderate(options)
     return Request(
         options.tasks,
         options.workdir,
@@ -135,6 +159,7 @@ def read_request(arguments: list[str]) -> Request:
         compared,
         options.out,
         None if options.baselines is None else tuple(options.baselines),
+        ModerateRequest(options.unwanted, options.marks, options.num_marks),
     )
 
 
@@ -158,6 +183,25 @@ def _check_search(options) -> None:
         raise ValueError(f"--count={options.count}: must be greater than 0")
 
 
+def _check_moderate(options) -> None:
+    given = sum(option is not None for option in (options.unwanted, options.marks))
+    learns = "moderate" in options.tasks and options.data_path is None
+    if learns and given != 1:
+        raise ValueError(
+            "the task moderate learns from --unwanted CLASS or from --marks FILE.csv: give one of "
+            "them"
+        )
+    if given and not learns:
+        raise ValueError(
+            "--unwanted and --marks are options of moderate on the run's own videos; on others "
+            "(--data.path) what it has learned there is used"
+        )
+    if options.num_marks is not None and options.unwanted is None:
+        raise ValueError("--num_marks is an option of moderate, beside --unwanted CLASS")
+    if options.num_marks is not None and options.num_marks < 2:
+        raise ValueError(f"--num_marks={options.num_marks}: must be at least 2")
+
+
 # --- tasks --------------------------------------------------------------------------------------
 
 
@@ -168,6 +212,7 @@ def evaluate_run(
     which="best",
     search: SearchRequest = SearchRequest(),
     baselines: tuple[str, ...] | None = None,
+    moderation: ModerateRequest = ModerateRequest(),
 ) -> None:
     """Runs tasks on a run directory: on its test split, or on every video of another folder.
 
@@ -179,6 +224,7 @@ def evaluate_run(
       which: checkpoint, "best", "latest" or a step.
       search: what the task search looks for.
       baselines: rows of classify, instead of those that the run's settings name.
+      moderation: what the task moderate learns from.
 
     Raises:
       ValueError: if the run, the checkpoint or the data do not allow it.
@@ -200,7 +246,7 @@ def evaluate_run(
     if data_path is not None:
         folder /= Path(data_path).resolve().name
     folder.mkdir(parents=True, exist_ok=True)
-    question = _Question(run, model, params, task_data, folder, search)
+    question = _Question(run, model, params, task_data, folder, search, moderation)
     for task in tasks or run.config.evaluate.tasks:
         print(f"\n{task} ...", flush=True)
         try:
@@ -263,6 +309,7 @@ class _Question:
     data: _TaskData
     folder: Path
     search: SearchRequest
+    moderation: ModerateRequest
 
     @property
     def arguments(self) -> tuple:
@@ -285,10 +332,15 @@ def _reconstruct(question: _Question):
 
 
 def _density(question: _Question):
+    from vvae import run as runs
     from vvae.analysis import density
 
+    model, params, dataset, folder = question.arguments
+    dataset = runs.cut_data(question.run.config, dataset)
     num_samples = question.run.config.evaluate.num_samples
-    return density.density(*question.arguments, **question.common, num_samples=num_samples)
+    return density.density(
+        model, params, dataset, folder, **question.common, num_samples=num_samples
+    )
 
 
 def _generate(question: _Question):
@@ -383,6 +435,35 @@ def _segment(question: _Question):
     return segment.segment(model, params, dataset, folder, **question.common)
 
 
+def _moderate(question: _Question):
+    from vvae.analysis import marks, moderate, moderate_detector
+
+    model, params, dataset, folder = question.arguments
+    settings, asked, common = question.run.config.evaluate, question.moderation, question.common
+    if question.data.is_new:
+        path = question.run.workdir / "eval" / moderate_detector.DETECTOR_FILE
+        detector = moderate_detector.load_detector(path)
+        return moderate.apply_detector(model, params, detector, dataset, folder, **common)
+    if asked.marks is not None:
+        known = marks.read_marks(asked.marks, dataset)
+    elif asked.unwanted is not None:
+        count = asked.num_marks or marks.DEFAULT_NUM_MARKS
+        split, seed = common["split"], common["seed"]
+        known = marks.mark_class(dataset, asked.unwanted, count, split, seed)
+    else:
+        raise ValueError("it learns from --unwanted CLASS or from --marks FILE.csv: name the task")
+    return moderate.moderate(
+        model,
+        params,
+        dataset,
+        folder,
+        known,
+        **common,
+        pooling=settings.pooling,
+        false_positive_rate=settings.false_positive_rate,
+    )
+
+
 # Task -> the function that answers it; each calls one function of vvae.analysis.
 _ANSWERS = {
     "reconstruct": _reconstruct,
@@ -394,6 +475,7 @@ _ANSWERS = {
     "search": _search,
     "anomaly": _anomaly,
     "segment": _segment,
+    "moderate": _moderate,
 }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 DEFAULT_TASKS = ("reconstruct", "density", "classify", "generate")
-TASKS = (*DEFAULT_TASKS, "features", "cluster", "search", "anomaly", "segment")
+TASKS = (*DEFAULT_TASKS, "features", "cluster", "search", "anomaly", "segment", "moderate")
 
 DEFAULT_BASELINES = ("random_encoder", "frame_pca", "chance")
 BASELINES = (
@@ -86,6 +86,9 @@ class Data:
     """Every n-th frame of the file is used (windows sampling)."""
     sampling: Literal["windows", "whole"] = "windows"
     """windows: consecutive clips; whole: num_frames spread over the video by its timestamps."""
+    tile: int | None = None
+    """Side of the square tiles that the model sees, each as a clip of its own; None is whole frames.
+    Of the tasks, density and anomaly can be answered from tiles."""
     on_error: Literal["skip", "raise"] = "skip"
     """Unreadable files are named, counted and left out, or end the run."""
     flip: bool = False
@@ -114,7 +117,8 @@ class Model:
     """SequentialVAE: a latent a frame with dynamics, and one latent a clip."""
 
     widths: tuple[int, ...] = (32, 64, 128)
-    """Channels after each stride-2 convolution; their number is how often a frame is halved."""
+    """Channels after each stride-2 convolution; their number is how often a frame is halved, () for
+    dense layers alone."""
     hidden: int = 256
     """Width of the dense layers."""
     latent_dim: int = 50
@@ -137,8 +141,8 @@ class Model:
     """Activations of the convolutional networks."""
 
     def __post_init__(self):
-        _require(len(self.widths) > 0, "model.widths", self.widths, "needs at least one number")
-        _require(min(self.widths) > 0, "model.widths", self.widths, "must be greater than 0")
+        rule = "must be greater than 0"
+        _require(min(self.widths, default=1) > 0, "model.widths", self.widths, rule)
         _require_positive(
             "model", self, "hidden", "latent_dim", "clip_latent_dim", "num_components"
         )
@@ -255,7 +259,8 @@ class Evaluate:
     says why it is not run)."""
 
     false_positive_rate: float = _runtime(0.01)
-    """anomaly: share of normal frames, and of normal videos, that may be called strange."""
+    """anomaly: share of normal frames, and of normal videos, that may be called strange;
+    moderate: share of wanted videos that may be called unwanted."""
     anomaly_score: str = _runtime("fusion")
     """anomaly: the score that verdicts and intervals come from, such as fusion, surprise or
     reconstruction; chosen without looking at test videos."""
@@ -294,11 +299,13 @@ class Config:
 
     def __post_init__(self):
         scale = 2 ** len(self.model.widths)
-        for name in ("height", "width"):
+        for name in ("height", "width") if self.data.tile is None else ("tile",):
             value = getattr(self.data, name)
             rule = f"must be a multiple of {scale}, since model.widths halves it "
             rule += f"{len(self.model.widths)} times"
             _require(value % scale == 0, f"data.{name}", value, rule)
+        if self.data.tile is not None:
+            self._check_tile()
         parts, batch_size = self.train.accumulate, self.train.batch_size
         if parts is not None:
             _require(
@@ -308,6 +315,16 @@ class Config:
                 f"must divide train.batch_size={batch_size}",
             )
         self._check_likelihood()
+
+    def _check_tile(self):
+        tile, size = self.data.tile, (self.data.height, self.data.width)
+        fits = tile > 0 and size[0] % tile == 0 and size[1] % tile == 0
+        rule = f"must divide data.height and data.width, {size[0]}x{size[1]}"
+        _require(fits, "data.tile", tile, rule)
+        for task in self.evaluate.tasks:
+            rule = f"needs whole frames, and data.tile={tile} cuts them; of tiles there are "
+            rule += ", ".join(TILE_TASKS)
+            _require(task in TILE_TASKS, "evaluate.tasks", task, rule)
 
     def _check_likelihood(self):
         likelihood, view = self.model.likelihood, self.data.view

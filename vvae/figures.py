@@ -533,6 +533,41 @@ def write_label_curves(
     _save(figure, path)
 
 
+def write_score_groups(
+    path: str | os.PathLike,
+    groups: Mapping[str, np.ndarray],
+    searched: Sequence[str],
+    threshold: float,
+    label: str,
+    title: str,
+) -> None:
+    """Writes a PNG of scores, a line of points a group, with a threshold.
+
+    Args:
+      path: the file to write.
+      groups: name -> scores; the first is the uppermost.
+      searched: names of the groups whose scores ought to be above the threshold, drawn red.
+      threshold: a dashed line.
+      label: of the scores.
+      title: above everything.
+    """
+    figure = _new_chart((760, 110 + 36 * len(groups)))
+    axes = figure.add_subplot()
+    random = np.random.Generator(np.random.Philox(key=[0, 0]))
+    for row, (name, score_V) in enumerate(groups.items()):
+        # A little up or down, so that points do not hide each other.
+        place_V = row + random.uniform(-0.25, 0.25, len(score_V))
+        color = "tab:red" if name in searched else "tab:blue"
+        axes.plot(score_V, place_V, ".", color=color, alpha=0.6, markersize=7, markeredgewidth=0)
+    axes.axvline(threshold, color="black", linestyle="--", linewidth=1.0, label="threshold")
+    axes.set_yticks(range(len(groups)), list(groups))
+    axes.set_ylim(len(groups) - 0.4, -0.6)
+    axes.set(xlabel=label, title=title)
+    axes.grid(alpha=0.3, axis="x")
+    axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _save(figure, path)
+
+
 def _render_text(text: str, width: int) -> np.ndarray:
     """Returns uint8 [CAPTION_PIXELS, width, 3]: black text on white, cut at the right edge."""
     figure = _new_figure((width, CAPTION_PIXELS))

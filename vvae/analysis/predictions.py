@@ -77,21 +77,37 @@ def write_mistakes(
         return False
     # The first clip of each video stands for it.
     ids = np.array([np.flatnonzero(clips.video_index_N == videos[row])[0] for row in rows])
-    pictures = view_to_rgb(clips.view, clips.read(ids))
-    frames = choose_frames(pictures.shape[1])
     labels = []
     for row in rows:
         best = int(scores_VK[row].argmax())
-        name = "/\n".join(clips.videos[videos[row]].name.split("/")[-2:])
         labels.append(
-            f"{name}\ntrue: {class_names[label_V[row]]}\n"
+            f"true: {class_names[label_V[row]]}\n"
             f"said: {class_names[best]} ({scores_VK[row, best]:.2f})"
         )
+    title = f"The {len(rows)} most confident mistakes of the linear probe"
+    write_clips(path, clips, ids, labels, title)
+    return True
+
+
+def write_clips(
+    path: str | os.PathLike, clips: Clips, ids: np.ndarray, labels: Sequence[str], title: str
+) -> None:
+    """Draws frames of clips, a row each.
+
+    Args:
+      path: the PNG to write.
+      clips: one split.
+      ids: numbers of the clips.
+      labels: what is written beside each, below the name of its video.
+      title: above everything.
+    """
+    pictures = view_to_rgb(clips.view, clips.read(ids))
+    frames = choose_frames(pictures.shape[1])
+    names = ["/\n".join(clips.videos[v].name.split("/")[-2:]) for v in clips.video_index_N[ids]]
     figures.write_sheet(
         path,
         list(pictures[:, frames]),
-        labels,
+        [f"{name}\n{label}" for name, label in zip(names, labels)],
         [f"frame {t}" for t in frames],
-        f"The {len(rows)} most confident mistakes of the linear probe",
+        title,
     )
-    return True

@@ -107,8 +107,8 @@ def fit_standardization(feature_VF: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return mean_F, np.where(constant_F, 1.0, std_F)
 
 
-def predict_scores(probe: Probe, feature_VF: np.ndarray) -> np.ndarray:
-    """Returns class probabilities, float64 [V, K].
+def predict_logits(probe: Probe, feature_VF: np.ndarray) -> np.ndarray:
+    """Returns the logits of the classes, float64 [V, K].
 
     Raises:
       ValueError: if the vectors have another length than those the probe was fitted to.
@@ -118,7 +118,12 @@ def predict_scores(probe: Probe, feature_VF: np.ndarray) -> np.ndarray:
             f"the probe reads {len(probe.mean_F)} features ({probe.pooling}), "
             f"got {feature_VF.shape[1]}"
         )
-    logits_VK = (feature_VF - probe.mean_F) / probe.scale_F @ probe.weight_FK + probe.bias_K
+    return (feature_VF - probe.mean_F) / probe.scale_F @ probe.weight_FK + probe.bias_K
+
+
+def predict_scores(probe: Probe, feature_VF: np.ndarray) -> np.ndarray:
+    """Returns class probabilities, float64 [V, K]; raises what `predict_logits` raises."""
+    logits_VK = predict_logits(probe, feature_VF)
     weight_VK = np.exp(logits_VK - logits_VK.max(axis=1, keepdims=True))
     return weight_VK / weight_VK.sum(axis=1, keepdims=True)
 

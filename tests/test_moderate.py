@@ -1,0 +1,379 @@
+"""Unwanted content from few marks: closed forms, held-out groups, planted content on real files."""
+
+import csv
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+import evaluate
+from vvae.analysis import detection_metrics as sure
+from vvae.analysis import marks as marking
+from vvae.analysis import moderate as moderating
+from vvae.analysis import moderate_detector as detectors
+from vvae.analysis.anomaly_metrics import auroc
+from vvae.analysis.moderate_answer import find_mistakes, judge
+from vvae.analysis.result import write_result
+from vvae.data.dataset import UNSPLIT, ClipFormat, Sampling, open_dataset, open_unsplit
+from vvae.models.sequential import SequentialVAE, init_variables
+
+MODEL = SequentialVAE((16, 16, 1), widths=(4,), hidden=8, latent_dim=3, clip_latent_dim=2)
+FORMAT = ClipFormat("gray", 16, 16, Sampling(num_frames=4))
+OPTIONS = {"batch_size": 3, "false_positive_rate": 0.1}
+NUM_TRAIN, NUM_TEST, NUM_FRAMES, FLASH = 8, 4, 12, range(8, 12)
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def test_calibration_error_by_hand_does_not_depend_on_how_many_there_are_of_a_kind():
+    probability = np.array([0.05, 0.15, 0.95])
+    unwanted = np.array([False, True, True])
+    found = sure.measure_calibration(probability, unwanted)
+    # Weights: one half for the wanted one, a quarter for each of the two others.
+    assert found["brier"] == pytest.approx(0.5 * 0.05**2 + 0.25 * (0.85**2 + 0.05**2))
+    assert found["ece"] == pytest.approx(0.5 * 0.05 + 0.25 * 0.85 + 0.25 * 0.05)
+    many = np.r_[np.repeat(probability[:1], 40), probability[1:]]
+    again = sure.measure_calibration(many, np.arange(42) >= 40)
+    assert again == pytest.approx(found)
+    constant = sure.measure_calibration(np.full(3, 0.5), unwanted)
+    assert constant == {"brier": 0.25, "ece": 0.0}
+    assert math.isnan(sure.measure_calibration(probability, np.ones(3, bool))["brier"])
+
+
+def test_opposite_errors_within_a_bin_cancel_and_across_bins_do_not():
+    unwanted = np.array([True, False])
+    assert sure.measure_calibration(np.array([0.55, 0.45]), unwanted)["ece"] == pytest.approx(0.45)
+    assert sure.measure_calibration(np.array([0.52, 0.52]), unwanted)["ece"] == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 10), (3, 10), (10, 10), (7, 300)])
+def test_the_interval_of_a_share_is_that_of_scipy(count, total):
+    expected = stats.binomtest(count, total).proportion_ci(method="wilson")
+    assert sure.estimate_share(count, total) == pytest.approx((expected.low, expected.high))
+    assert all(math.isnan(x) for x in sure.estimate_share(0, 0))
+
+
+def test_the_bootstrap_draws_whole_groups():
+    score, unwanted = np.arange(8.0), np.arange(8) >= 4
+    pairs = np.arange(8) % 4  # a wanted and an unwanted video in each
+
+    def mean(score_V, unwanted_V):
+        assert unwanted_V.mean() == 0.5
+        return float(score_V.mean())
+
+    low, high = sure.bootstrap_groups(mean, score, unwanted, pairs, seed=0)
+    assert 2.0 <= low < 3.5 < high <= 5.0  # group means are 2, 3, 4, 5
+    assert sure.bootstrap_groups(auroc, score, unwanted, unwanted, seed=0) == (1.0, 1.0)
+    undefined = sure.bootstrap_groups(auroc, score, np.ones(8, bool), pairs, seed=0)
+    assert all(math.isnan(x) for x in undefined)
+
+
+# --- the detector ---------------------------------------------------------------------------------
+
+
+def make_marked(num_wanted=60, num_unwanted=12, distance=4.0, num_groups=6, windows=2, seed=0):
+    """Windows around two centres; of an unwanted video only the last window is unwanted."""
+    rng = np.random.default_rng(seed)
+    unwanted = np.arange(num_wanted + num_unwanted) >= num_wanted
+    video = np.repeat(np.arange(len(unwanted)), windows)
+    feature = rng.normal(size=(len(video), 5))
+    last = np.arange(len(video)) % windows == windows - 1
+    feature[:, 0] += distance * (unwanted[video] & last)
+    group = np.array([f"g{k % num_groups}" for k in range(len(unwanted))])
+    return detectors.Marked(feature, video, unwanted, group)
+
+
+def test_no_group_is_fitted_to_and_scored():
+    marked = make_marked()
+    folds = detectors.split_groups(marked)
+    assert sorted(np.concatenate([held for _, held in folds])) == list(range(72))
+    for fitted, held_out in folds:
+        assert not set(marked.group_V[fitted]) & set(marked.group_V[held_out])
+        assert set(marked.unwanted_V[fitted]) == {False, True}
+
+
+def test_held_out_scores_of_noise_are_chance_though_the_fit_is_perfect():
+    marked = make_marked(30, 30, distance=0.0, num_groups=10, windows=1)
+    wide = np.random.default_rng(3).normal(size=(60, 200))
+    marked = dataclasses.replace(marked, feature_NF=wide)
+    fit = detectors.fit_detector(marked, 0.1, "p", "")
+    assert auroc(detectors.score_windows(fit.detector, wide), marked.unwanted_V) > 0.99
+    assert abs(auroc(fit.score_V, marked.unwanted_V) - 0.5) < 0.25
+
+
+def test_the_threshold_keeps_its_rate_on_new_wanted_videos():
+    fit = detectors.fit_detector(make_marked(400, 20, distance=5.0), 0.05, "p", "")
+    new = make_marked(4000, 400, distance=5.0, seed=1)
+    score = detectors.score_windows(fit.detector, new.feature_NF).reshape(-1, 2).max(axis=1)
+    called = score > fit.detector.threshold
+    assert fit.detector.num_wanted == 400
+    assert 0.02 < called[~new.unwanted_V].mean() < 0.09
+    assert called[new.unwanted_V].mean() > 0.8
+    probability = detectors.to_probability(fit.detector, score)
+    assert sure.measure_calibration(probability, new.unwanted_V)["ece"] < 0.1
+
+
+def test_calibration_is_the_best_of_its_form():
+    rng = np.random.default_rng(0)
+    unwanted = np.arange(200) >= 150
+    score = 100.0 + 7.0 * (rng.normal(size=200) + 1.5 * unwanted)
+    slope, offset = detectors.fit_calibration(score, unwanted)
+    weight = sure.balance_kinds(unwanted)
+    target = np.where(unwanted, 51 / 52, 1 / 152)
+
+    def loss(a, b):
+        logit = a * score + b
+        return np.sum(weight * (np.logaddexp(0.0, logit) - target * logit))
+
+    best = loss(slope, offset)
+    for a, b in [(1.01, 0), (0.99, 0), (1, 0.05), (1, -0.05)]:
+        assert loss(a * slope, offset * a + b) > best
+    assert slope > 0
+
+
+def test_calibration_reverses_no_ranking_and_stays_in_doubt_after_few_marks():
+    unwanted = np.array([False, False, True, True])
+    slope, offset = detectors.fit_calibration(np.array([5.0, 6, 1, 2]), unwanted)
+    assert slope == 0.0
+    assert offset == pytest.approx(0.0)  # targets 1/4 and 3/4, both kinds as heavy
+    slope, offset = detectors.fit_calibration(np.array([-1.0, -1, 1, 1]), unwanted)
+    probability = 1 / (1 + np.exp(-(slope * np.array([-1.0, 1]) + offset)))
+    assert probability == pytest.approx([0.25, 0.75], abs=1e-3)
+
+
+def test_a_detector_comes_back_from_disk_as_it_was(tmp_path):
+    fit = detectors.fit_detector(make_marked(), 0.1, "ordered", "walk")
+    detectors.save_detector(tmp_path / "d.npz", fit.detector)
+    loaded = detectors.load_detector(tmp_path / "d.npz")
+    feature = np.random.default_rng(5).normal(size=(7, 5))
+    np.testing.assert_array_equal(
+        detectors.score_windows(loaded, feature), detectors.score_windows(fit.detector, feature)
+    )
+    assert (loaded.unwanted_class, loaded.probe.pooling) == ("walk", "ordered")
+    for name in ("slope", "offset", "threshold", "rate", "num_wanted"):
+        assert getattr(loaded, name) == getattr(fit.detector, name)
+    (tmp_path / "broken.npz").write_bytes(b"PK")
+    for name in ("broken.npz", "missing.npz"):
+        with pytest.raises(ValueError, match=f"{name} holds no detector .*run the task moderate"):
+            detectors.load_detector(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("marked", "message"),
+    [
+        (make_marked(60, 1), "1 training videos are marked unwanted"),
+        (make_marked(1, 6), "1 training videos are marked wanted"),
+        (make_marked(num_groups=1), "marked wanted are of one group \\(.*'g0'"),
+    ],
+)
+def test_too_few_marks_are_named(marked, message):
+    with pytest.raises(ValueError, match=message):
+        detectors.fit_detector(marked, 0.1, "p", "")
+
+
+# --- real files -----------------------------------------------------------------------------------
+
+
+def write_videos(root, kinds, num_videos, seed):
+    """Noise of 12 frames; of class `flash` the last 4 are bright. Returns names by kind."""
+    rng = np.random.default_rng(seed)
+    for kind in kinds:
+        (root / kind).mkdir(parents=True)
+        for number in range(num_videos):
+            video = rng.integers(40, 90, (NUM_FRAMES, 16, 16, 1))
+            if kind == "flash":
+                video[FLASH, 3:13, 3:13] = 250
+            np.save(root / kind / f"{number}.npy", video.astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def params():
+    variables = jax.jit(lambda key: init_variables(MODEL, key))(jax.random.key(0))
+    stats = {"mean": np.full((16, 16, 1), -0.5, np.float32), "std": np.float32(0.3)}
+    return {"params": variables["params"], "stats": stats}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, cache):
+    root = tmp_path_factory.mktemp("videos")
+    for split, count in (("train", NUM_TRAIN), ("val", 1), ("test", NUM_TEST)):
+        write_videos(root / split, ("calm", "flash"), count, seed=len(split))
+    return open_dataset(root, FORMAT, cache_dir=cache, cache_limit_bytes=2**28, num_workers=0)
+
+
+def open_new(root, cache, class_names):
+    return open_unsplit(
+        root,
+        FORMAT,
+        class_names=class_names,
+        cache_dir=cache,
+        cache_limit_bytes=2**28,
+        num_workers=0,
+    )
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory, params, dataset):
+    out = tmp_path_factory.mktemp("eval")
+    marks = marking.mark_class(dataset, "flash", 5, "test", seed=0)
+    return moderating.moderate(MODEL, params, dataset, out, marks, **OPTIONS), out, marks
+
+
+def test_a_declared_class_is_found_with_its_frames(answered):
+    result, out, _ = answered
+    assert list(result.rows) == ["vae", "random_encoder", "frame_pca", "chance"]
+    row = {name: metric.value for name, metric in result.rows["vae"].items()}
+    assert (row["auroc"], row["ap"], row["recall"], row["precision"], row["fpr"]) == (1, 1, 1, 1, 0)
+    assert row["brier"] < 0.1
+    chance = {name: metric.value for name, metric in result.rows["chance"].items()}
+    assert (chance["auroc"], chance["ap"], chance["recall"], chance["brier"]) == (0.5, 0.5, 0, 0.25)
+    card = result.rows["vae"]["recall"].card
+    assert (card["num_unwanted_marks"], card["num_wanted_marks"]) == (5, NUM_TRAIN)
+    assert (card["num_unwanted"], card["num_videos"]) == (NUM_TEST, 2 * NUM_TEST)
+    verdicts = {row["path"]: row["verdict"] for row in read_csv(out / "moderate.csv")}
+    assert verdicts == {
+        f"test/{kind}/{k}.npy": verdict
+        for kind, verdict in (("calm", "wanted"), ("flash", "unwanted"))
+        for k in range(NUM_TEST)
+    }
+    found = read_csv(out / "moderate_intervals.csv")
+    # Frames before the flash inherit the mark of their video, and may be found too.
+    assert {row["path"] for row in found if int(row["end_frame"]) == 11} == {
+        f"test/flash/{k}.npy" for k in range(NUM_TEST)
+    }
+    assert {row["path"] for row in found} == {n for n, v in verdicts.items() if v == "unwanted"}
+    assert (out / "moderate.png").stat().st_size > 1000
+    assert not (out / "moderate_mistakes.png").exists()
+    assert all((out / name).exists() for name in result.files)
+
+
+def test_counts_and_what_so_few_can_vouch_for_are_said(answered):
+    result, out, _ = answered
+    text = "\n".join(result.notes)
+    assert "Learned from 5 unwanted and 8 wanted training videos (class flash unwanted" in text
+    assert "3 training videos are not marked" in text
+    assert "by 8 wanted training videos" in text
+    assert "can vouch for a rate of 0.11 at best" in text
+    assert "recall 1.000 (4 of 4, 0.510 to 1.000)" in text  # Wilson: 4 / (4 + 1.96^2)
+    assert write_result(result, out).name == "moderate.json"
+
+
+def test_marks_of_a_file_do_what_the_class_does(tmp_path, answered, params, dataset):
+    result, out, marks = answered
+    rows = [*read_csv(out / "moderate_marks.csv")]
+    assert len(rows) == 13
+    assert {r["path"]: r["label"] == "unwanted" for r in rows} == {
+        name: flag for name, flag in marks.unwanted.items() if name.startswith("train/")
+    }
+    rows += [{"path": f"test/flash/{k}.npy", "label": "unwanted"} for k in range(2)]
+    rows += [{"path": "test/calm/0.npy", "label": "wanted"}]
+    rows += [{"path": "val/calm/0.npy", "label": "wanted"}]
+    path = tmp_path / "marks.csv"
+    path.write_text("path,label\n" + "".join(f"{r['path']},{r['label']}\n" for r in rows))
+    given = marking.read_marks(path, dataset)
+    again = moderating.moderate(MODEL, params, dataset, tmp_path, given, **OPTIONS)
+    for name in ("threshold", "slope", "offset"):
+        assert again.details[name] == pytest.approx(result.details[name])
+    assert again.rows["vae"]["recall"].card["num_videos"] == 3
+    assert "1 marks are of videos of other splits and are not used." in again.notes
+    assert len(read_csv(tmp_path / "moderate.csv")) == 2 * NUM_TEST
+
+
+def test_without_marks_of_the_split_nothing_is_measured(tmp_path, answered, params, dataset):
+    marks = {n: flag for n, flag in answered[2].unwanted.items() if n.startswith("train/")}
+    given = marking.Marks(marks, "", "by hand")
+    result = moderating.moderate(MODEL, params, dataset, tmp_path, given, **OPTIONS)
+    assert result.rows == {}
+    assert any("Nothing is measured" in note for note in result.notes)
+    assert (tmp_path / "moderate_highest.png").exists()
+
+
+def test_new_videos_get_the_verdicts_of_the_saved_detector(
+    tmp_path, answered, params, dataset, cache
+):
+    detector = detectors.load_detector(answered[1] / "moderate.npz")
+    write_videos(tmp_path / "new", ("flash", "strange"), 2, seed=9)
+    new = open_new(tmp_path / "new", cache, dataset.class_names)
+    result = moderating.apply_detector(
+        MODEL, params, detector, new, tmp_path, batch_size=3, split=UNSPLIT
+    )
+    # The class `strange` is not known to the run, so that nobody knows whether it is unwanted.
+    assert result.rows["vae"]["recall"].card["num_videos"] == 2
+    assert result.rows["vae"]["recall"].value == 1.0
+    assert math.isnan(result.rows["vae"]["fpr"].value)
+    verdicts = {row["path"]: row["verdict"] for row in read_csv(tmp_path / "moderate.csv")}
+    assert verdicts["flash/0.npy"] == "unwanted" and verdicts["strange/0.npy"] == "wanted"
+    by_hand = dataclasses.replace(detector, unwanted_class="")
+    result = moderating.apply_detector(
+        MODEL, params, by_hand, new, tmp_path, batch_size=3, split=UNSPLIT
+    )
+    assert result.rows == {}
+
+
+def test_false_alarms_and_misses_come_farthest_first(answered, dataset):
+    detector = detectors.load_detector(answered[1] / "moderate.npz")
+    clips = dataset.splits["test"]
+    judgement = judge(detector, np.zeros((len(clips), len(detector.probe.mean_F))), clips)
+    score = np.array([3.0, 5, -1, 0, 9, -7, -2, 4])
+    judgement = dataclasses.replace(judgement, score_V=score, called_V=score > 2)
+    unwanted = np.array([False, False, True, True, True, True, False, False])
+    alarms, misses = find_mistakes(judgement, np.arange(8) < 7, unwanted)
+    assert alarms.tolist() == [1, 0]  # the last is not known
+    assert misses.tolist() == [5, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\ntrain/calm/0.npy,bad\n", "line 2: .* got path 'train/calm/0.npy' and label"),
+        ("name,label\ntrain/calm/0.npy,wanted\n", "needs the columns path and label"),
+        ("path,label\ntrain/calm/77.npy,wanted\n", "'train/calm/77.npy' is no video of"),
+        ("path,label\n" + 2 * "train/calm/0.npy,wanted\n", "line 3: .* is marked twice"),
+    ],
+)
+def test_marks_that_cannot_be_followed_are_named(tmp_path, dataset, text, message):
+    (tmp_path / "marks.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        marking.read_marks(tmp_path / "marks.csv", dataset)
+    with pytest.raises(ValueError, match=r"none\.csv cannot be read"):
+        marking.read_marks(tmp_path / "none.csv", dataset)
+
+
+def test_classes_that_cannot_be_learned_are_named(tmp_path, params, dataset):
+    with pytest.raises(ValueError, match=r"--unwanted flush: no class of .* calm, flash"):
+        marking.mark_class(dataset, "flush", 2, "test", seed=0)
+    with pytest.raises(ValueError, match="--num_marks 9: the class flash has only 8"):
+        marking.mark_class(dataset, "flash", 9, "test", seed=0)
+    nothing = marking.Marks({"test/calm/0.npy": False}, "", "marks of a.csv")
+    with pytest.raises(ValueError, match=r"no training video is marked \(marks of a.csv\)"):
+        moderating.moderate(MODEL, params, dataset, tmp_path, nothing, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["moderate"], "give one of them"),
+        (["moderate", "--unwanted", "a", "--marks", "b"], "give one of them"),
+        (["density", "--unwanted", "a"], "are options of moderate on the run's own videos"),
+        (["moderate", "--marks", "a", "--data.path", "b"], "are options of moderate on the run's"),
+        (["moderate", "--marks", "a", "--num_marks", "3"], "--num_marks is an option of"),
+        (["moderate", "--unwanted", "a", "--num_marks", "1"], "--num_marks=1: must be at least 2"),
+    ],
+)
+def test_command_lines_that_cannot_be_meant(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate.read_request([*arguments, "--workdir", "run"])
