@@ -1,7 +1,6 @@
 """Supervised training of the encoder with a classification head, from any weights."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from vvae.analysis.batches import map_clips
 from vvae.analysis.features import POOLINGS
 from vvae.data.clips import Clips
 from vvae.models import contract
+from vvae.models.sequential import SequentialVAE
 
 LEARNING_RATES = (3e-4, 1e-3)
 STOPS = (0.25, 0.5, 1.0)  # shares of the steps after which a choice is judged
@@ -37,6 +37,24 @@ class Tuned:
     num_steps: int
     learning_rate: float
     accuracy: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Task:
+    """What is trained, from where and on what; as the arguments of `finetune`."""
+
+    model: SequentialVAE
+    params: dict
+    clips: Clips
+    label_V: np.ndarray
+    num_classes: int
+    pooling: str
+    batch_size: int
+    seed: int
+
+    def pool(self, params, video_BTHWC, mask_BT) -> jax.Array:
+        """Latents of clips as vectors, [B, F]."""
+        return _pool(self.model, params, self.pooling, video_BTHWC, mask_BT)
 
 
 def hold_out_groups(group_V: np.ndarray, seed: int) -> np.ndarray:
@@ -97,19 +115,17 @@ def finetune(
     held_V = np.zeros(len(label_V), bool)
     held_V[labelled_V] = hold_out_groups(group_V[labelled_V], seed)
     stops = sorted({max(1, round(share * num_steps)) for share in STOPS})
-    train = functools.partial(
-        _train, model, params, clips, label_V, num_classes, pooling, batch_size, seed
-    )
+    task = _Task(model, params, clips, label_V, num_classes, pooling, batch_size, seed)
     held_clips, held_label_V = _select(clips, label_V, held_V)
     best = (-1.0, 0, 0.0)
     for rate in LEARNING_RATES:
-        for step, tuned, head in train(labelled_V & ~held_V, stops, rate, num_steps):
+        for step, tuned, head in _train(task, labelled_V & ~held_V, stops, rate, num_steps):
             scores_VK = score_videos(model, tuned, head, held_clips, pooling, batch_size)
             accuracy = float(np.mean(scores_VK.argmax(axis=1) == held_label_V))
             if accuracy > best[0]:
                 best = (accuracy, step, rate)
     accuracy, step, rate = best
-    *_, (_, tuned, head) = train(labelled_V, [step], rate, num_steps)
+    *_, (_, tuned, head) = _train(task, labelled_V, [step], rate, num_steps)
     return Tuned(tuned, head, step, rate, accuracy)
 
 
@@ -127,64 +143,60 @@ def _logits(head, feature_BF):
     return input_BF @ head["weight"] + head["bias"][None]
 
 
-def _train(
-    model,
-    params,
-    clips: Clips,
-    label_V: np.ndarray,
-    num_classes: int,
-    pooling: str,
-    batch_size: int,
-    seed: int,
-    used_V: np.ndarray,
-    stops: list[int],
-    rate: float,
-    total: int,
-):
+def _train(task: _Task, used_V: np.ndarray, stops: list[int], rate: float, total: int):
     """Yields (step, params, head) after each of the stops; the rate falls over `total` steps."""
-    label_N = np.where(used_V, label_V, -1)[clips.video_index_N]
+    clips = task.clips
+    label_N = np.where(used_V, task.label_V, -1)[clips.video_index_N]
     usable = np.flatnonzero((label_N >= 0) & clips.mask_NT.any(axis=1))
-    pool = jax.jit(functools.partial(_pool, model, pooling=pooling))
+    fixed = _standardize(task, clips.select(usable))
+    head = {
+        "weight": jnp.zeros((len(fixed["mean"]), task.num_classes)),
+        "bias": jnp.zeros(task.num_classes),
+    }
+    learned = {"encoder": task.params["params"], "head": head}
+    tx = optax.chain(
+        optax.clip_by_global_norm(CLIP_NORM),
+        optax.adamw(optax.cosine_decay_schedule(rate, total), weight_decay=WEIGHT_DECAY),
+    )
+    state = tx.init(learned)
+    update = _compile_update(task, fixed, tx)
+    for step in range(max(stops)):
+        rng = np.random.Generator(np.random.Philox(key=[task.seed, _STREAM + step]))
+        ids = rng.choice(usable, task.batch_size, replace=len(usable) < task.batch_size)
+        learned, state = update(learned, state, clips.read(ids), clips.mask_NT[ids], label_N[ids])
+        if step + 1 in stops:
+            tuned = {**task.params, "params": learned["encoder"]}
+            yield step + 1, tuned, {**fixed, **learned["head"]}
+
+
+def _standardize(task: _Task, clips: Clips) -> dict[str, jax.Array]:
+    """`mean` and `scale` [F] of the pooled latents of clips, with which the training starts."""
+    pool = jax.jit(task.pool)
     feature_NF = map_clips(
-        lambda batch: pool(params, video_BTHWC=batch["video"], mask_BT=batch["mask"]),
-        clips.select(usable),
-        batch_size,
+        lambda batch: pool(task.params, batch["video"], batch["mask"]), clips, task.batch_size
     )
     scale_F = feature_NF.std(axis=0)
-    fixed = {
+    return {
         "mean": jnp.asarray(feature_NF.mean(axis=0)),
         "scale": jnp.asarray(np.where(scale_F > 1e-6, scale_F, 1.0) * np.sqrt(len(scale_F))),
     }
-    schedule = optax.cosine_decay_schedule(rate, total)
-    tx = optax.chain(
-        optax.clip_by_global_norm(CLIP_NORM), optax.adamw(schedule, weight_decay=WEIGHT_DECAY)
-    )
-    head = {
-        "weight": jnp.zeros((feature_NF.shape[1], num_classes)),
-        "bias": jnp.zeros(num_classes),
-    }
-    learned = {"encoder": params["params"], "head": head}
-    state = tx.init(learned)
+
+
+def _compile_update(task: _Task, fixed: dict[str, jax.Array], tx: optax.GradientTransformation):
+    """Returns (learned, state, video, mask, label) -> (learned, state): one step of `tx`."""
 
     @jax.jit
-    def step_once(learned, state, video_BTHWC, mask_BT, label_B):
+    def update(learned, state, video_BTHWC, mask_BT, label_B):
         def loss(learned):
-            variables = {**params, "params": learned["encoder"]}
-            feature_BF = _pool(model, variables, pooling, video_BTHWC, mask_BT)
+            variables = {**task.params, "params": learned["encoder"]}
+            feature_BF = task.pool(variables, video_BTHWC, mask_BT)
             logits_BK = _logits({**fixed, **learned["head"]}, feature_BF)
             return optax.softmax_cross_entropy_with_integer_labels(logits_BK, label_B).mean()
 
         updates, new_state = tx.update(jax.grad(loss)(learned), state, learned)
         return optax.apply_updates(learned, updates), new_state
 
-    for step in range(max(stops)):
-        rng = np.random.Generator(np.random.Philox(key=[seed, _STREAM + step]))
-        ids = rng.choice(usable, batch_size, replace=len(usable) < batch_size)
-        learned, state = step_once(
-            learned, state, clips.read(ids), clips.mask_NT[ids], label_N[ids]
-        )
-        if step + 1 in stops:
-            yield step + 1, {**params, "params": learned["encoder"]}, {**fixed, **learned["head"]}
+    return update
 
 
 def score_videos(model, params, head, clips: Clips, pooling: str, batch_size: int) -> np.ndarray:
