@@ -13,6 +13,9 @@ import jax.numpy as jnp
 
 LOG_2PI = math.log(2.0 * math.pi)
 
+# exp(LOGVAR_LIMIT / 2) is the widest, exp(-LOGVAR_LIMIT / 2) the narrowest Gaussian of a network.
+LOGVAR_LIMIT = 14.0
+
 
 @flax.struct.dataclass
 class Gaussian:
@@ -45,6 +48,15 @@ class GaussianMixture:
 def raise_precision(x: jax.Array) -> jax.Array:
     """Returns x in float32 if it is of lower precision (integers too); float64 is left alone."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def split_gaussian(outputs: jax.Array) -> Gaussian:
+    """Reads the 2Z outputs of a network [..., 2Z] as means and log-variances, at least float32.
+
+    Log-variances are clipped to +-LOGVAR_LIMIT.
+    """
+    mean, logvar = jnp.split(raise_precision(outputs), 2, axis=-1)
+    return Gaussian(mean, jnp.clip(logvar, -LOGVAR_LIMIT, LOGVAR_LIMIT))
 
 
 def standard_gaussian(shape: tuple[int, ...], dtype=jnp.float32) -> Gaussian:

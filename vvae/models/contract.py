@@ -72,7 +72,8 @@ def encode(model: nn.Module, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Ar
       mask_BT: bool, True for real frames; all by default.
 
     Returns:
-      The posterior, a pytree of Gaussians: `SequentialPosterior(frame, clip)` for SequentialVAE.
+      The posterior, a pytree of Gaussians: `SequentialPosterior(frame, clip)` for SequentialVAE,
+      one Gaussian [B, t, h, w, Z] (`Codes` with finite scalars) for CausalVideoVAE.
 
     Raises:
       ValueError: for another rank, dtype or frame size than the model takes.
@@ -82,9 +83,40 @@ def encode(model: nn.Module, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Ar
     return model.apply(params, as_unit_range(x_BTHWC), mask_BT, method="encode")
 
 
-def decode(model: nn.Module, params: Params, latents) -> jax.Array:
-    """Returns the mean video [B, T, H, W, C] of p(x | latents), in [-1, 1] units."""
-    return model.apply(params, latents, method="decode")
+def decode(
+    model: nn.Module,
+    params: Params,
+    latents,
+    shape_THW: tuple[int, int, int] | None = None,
+) -> jax.Array:
+    """Computes the mean of p(x | latents).
+
+    Args:
+      model: a vvae model.
+      params: its variables.
+      latents: of the structure that `model.posterior_mean` gives.
+      shape_THW: frames, rows and columns of the video that was encoded. A grid of latents may cover
+        more than it, by padding, which is cropped here; all that the latents cover by default.
+
+    Returns:
+      [B, T, H, W, C] in [-1, 1] units.
+
+    Raises:
+      ValueError: if the latents are of another shape than the model's, or cover less than
+        shape_THW.
+    """
+    video = model.apply(params, latents, method="decode")
+    return video if shape_THW is None else crop(video, shape_THW)
+
+
+def crop(video_BTHWC: jax.Array, shape_THW: tuple[int, int, int]) -> jax.Array:
+    """Returns the first frames, rows and columns; ValueError if there are fewer."""
+    num_frames, height, width = shape_THW
+    if any(wanted > size for wanted, size in zip(shape_THW, video_BTHWC.shape[1:4], strict=True)):
+        raise ValueError(
+            f"the latents cover {video_BTHWC.shape[1:4]} (frames, rows, columns), not {shape_THW}"
+        )
+    return video_BTHWC[:, :num_frames, :height, :width]
 
 
 def reconstruct(
@@ -92,7 +124,7 @@ def reconstruct(
 ) -> jax.Array:
     """Decodes the posterior mean: [B, T, H, W, C] in [-1, 1] units. Arguments as `encode`."""
     posterior = encode(model, params, x_BTHWC, mask_BT)
-    return decode(model, params, model.posterior_mean(posterior))
+    return decode(model, params, model.posterior_mean(posterior), x_BTHWC.shape[1:4])
 
 
 def terms(

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from vvae import distributions as dist
-from vvae.distributions import Gaussian, GaussianMixture
-from vvae.models import contract
+from vvae.distributions import LOGVAR_LIMIT, Gaussian, GaussianMixture
+from vvae.models import contract, likelihood
 from vvae.models.contract import Terms
 from vvae.models.layers import DownConv, UpConv
 
@@ -28,8 +28,6 @@ CLIP_PRIORS = ("normal", "mixture")
 POSTERIORS = ("frame", "filter")
 LIKELIHOODS = ("gaussian", "bernoulli", "discretized_logistic")
 
-# exp(LOGVAR_LIMIT / 2) is the widest, exp(-LOGVAR_LIMIT / 2) the narrowest posterior or prior.
-LOGVAR_LIMIT = 14.0
 CLIP_FEATURES = 64
 CLIP_KERNEL = 4
 
@@ -108,8 +106,7 @@ class GaussianHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> Gaussian:
         out = nn.Dense(2 * self.features, dtype=None, name="dense")(dist.raise_precision(x))
-        mean, logvar = jnp.split(out, 2, axis=-1)
-        return Gaussian(mean, jnp.clip(logvar, -LOGVAR_LIMIT, LOGVAR_LIMIT))
+        return dist.split_gaussian(out)
 
 
 class FrameEncoder(nn.Module):
@@ -139,13 +136,14 @@ class FrameDecoder(nn.Module):
     def __call__(self, z_NZ: jax.Array) -> jax.Array:
         height, width, channels = self.shape_HWC
         scale = 2 ** len(self.widths)
-        grid = (height // scale, width // scale, self.widths[-1])
+        features = (channels, *self.widths)
+        grid = (height // scale, width // scale, features[-1])
         x = nn.silu(nn.Dense(self.hidden, dtype=self.dtype, name="dense_0")(z_NZ))
         x = nn.Dense(grid[0] * grid[1] * grid[2], dtype=self.dtype, name="dense_1")(x)
-        x = nn.silu(x.reshape(-1, *grid))
-        for level in reversed(range(1, len(self.widths))):
-            x = nn.silu(UpConv(self.widths[level - 1], dtype=self.dtype, name=f"up_{level}")(x))
-        return dist.raise_precision(UpConv(channels, dtype=self.dtype, name="up_0")(x))
+        x = x.reshape(-1, *grid)
+        for level in reversed(range(len(self.widths))):
+            x = UpConv(features[level], dtype=self.dtype, name=f"up_{level}")(nn.silu(x))
+        return dist.raise_precision(x)
 
 
 class ClipEncoder(nn.Module):
@@ -254,7 +252,7 @@ class SequentialVAE(nn.Module):
 
     Attributes:
       shape_HWC: frame size; H and W divisible by 2 ** len(widths).
-      widths: channels after each stride-2 convolution.
+      widths: channels after each stride-2 convolution; () for dense layers alone.
       hidden: width of the dense layers.
       latent_dim: Z, numbers in a frame latent.
       clip_latent_dim: W, numbers in the clip latent.
@@ -481,9 +479,9 @@ class SequentialVAE(nn.Module):
         if self.likelihood == "bernoulli":
             log_prob = dist.bernoulli_log_prob(out, 0.5 * (x_BTHWC + 1.0))
         elif self.likelihood == "gaussian":
-            noise = jnp.broadcast_to(2.0 * self.effective_log_sigma(), out.shape)
-            log_prob = dist.gaussian_log_prob(Gaussian(out, noise), self._standardize(x_BTHWC))
-            log_prob = log_prob - jnp.log(127.5 * self._stat(self.std))
+            log_prob = likelihood.gaussian_8bit_log_prob(
+                out, self.effective_log_sigma(), self._standardize(x_BTHWC), self._stat(self.std)
+            )
         else:
             log_scale = self.effective_log_sigma() + jnp.log(self._stat(self.std))
             log_prob = dist.discretized_logistic_log_prob(
@@ -493,8 +491,7 @@ class SequentialVAE(nn.Module):
 
     def effective_log_sigma(self) -> jax.Array:
         """log of the noise scale in standardised units, softly floored at 1/256 of the range."""
-        floor = jnp.log(2.0 / 256.0) - jnp.log(self._stat(self.std))
-        return floor + jax.nn.softplus(dist.raise_precision(self.log_sigma) - floor)
+        return likelihood.floor_log_sigma(self.log_sigma, self._stat(self.std))
 
     def _stat(self, variable) -> jax.Array:
         return jax.lax.stop_gradient(variable.value)

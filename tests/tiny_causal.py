@@ -1,0 +1,72 @@
+"""Causal VAEs of a few thousand parameters, in every configuration that promises something."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vvae.models import causal
+from vvae.models.bottleneck import FiniteScalars, GaussianLatents
+from vvae.models.causal import CausalVideoVAE
+
+SETTINGS = {
+    "standard": {},
+    "local": {"attention": False},
+    "frame_norm": {"norm": "frame", "temporal_compression": 2},
+    "codes": {"bottleneck": FiniteScalars((9, 8, 2)), "temporal_compression": 1},
+    "wavelet": {"stem": "wavelet", "widths": (4, 4), "temporal_compression": 2},
+    "patch8": {"stem": "patch", "widths": (4, 4, 4, 4), "temporal_compression": 8},
+}
+
+
+def make_model(**settings) -> CausalVideoVAE:
+    """A model of 4x4x4 with 3 latent channels for two-channel videos, or what the settings say."""
+    tiny = {
+        "shape_HWC": (8, 8, 2),
+        "widths": (4, 4, 4),
+        "blocks": (1, 2),
+        "spatial_compression": 4,
+        "bottleneck": GaussianLatents(3),
+    }
+    return CausalVideoVAE(**(tiny | settings))
+
+
+@functools.cache
+def make_named(name: str):
+    """(model, variables) of one of SETTINGS."""
+    model = make_model(**SETTINGS[name])
+    return model, make_variables(model)
+
+
+def make_variables(model, seed=0):
+    """Variables with a standardisation that is not the identity, and no parameter left at zero."""
+    shapes = jax.eval_shape(lambda key: causal.init_variables(model, key), jax.random.key(0))
+    rng = np.random.default_rng(seed)
+
+    def draw(path, shape):
+        values = rng.normal(size=shape.shape)
+        if path[-1].key == "kernel":
+            values *= 1.5 / np.sqrt(np.prod(shape.shape[:-1]))
+        else:
+            values = 0.2 * values + (path[-1].key == "scale")
+        return values.astype(np.float32)
+
+    channels = model.shape_HWC[-1]
+    stats = {
+        "mean": rng.uniform(-0.3, 0.3, channels).astype(np.float32),
+        "std": rng.uniform(0.3, 0.6, channels).astype(np.float32),
+    }
+    return {"params": jax.tree_util.tree_map_with_path(draw, shapes["params"]), "stats": stats}
+
+
+def make_exact(name: str):
+    """(model, variables) of one of SETTINGS in float64, to be used under jax.enable_x64."""
+    model, variables = make_named(name)
+    return model.clone(dtype=jnp.float64), jax.tree.map(np.float64, variables)
+
+
+def make_video(length, batch=2, size=(8, 8), channels=2, seed=0):
+    """uint8 noise [B, T, H, W, C]."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (batch, length, *size, channels), dtype=np.uint8)

@@ -1,0 +1,159 @@
+"""What stands between encoder and decoder: a Gaussian with a N(0, I) prior, or finite codes.
+
+A bottleneck reads the outputs of an encoder as a posterior, samples it and says what it costs, in
+nats; arrays are [..., Z] with any leading axes, and costs are sums over Z.
+"""
+
+import math
+from dataclasses import dataclass
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vvae import distributions as dist
+from vvae.distributions import Gaussian
+
+
+@flax.struct.dataclass
+class Codes:
+    """A posterior that is one point: `values` [..., Z] of `FiniteScalars`, in [-1, 1]."""
+
+    values: jax.Array
+
+
+@dataclass(frozen=True)
+class GaussianLatents:
+    """Z real numbers a position with q = N(mean, exp(logvar)) and p = N(0, 1).
+
+    Attributes:
+      channels: Z.
+    """
+
+    channels: int = 16
+
+    def __post_init__(self):
+        if self.channels < 1:
+            raise ValueError(f"channels={self.channels}: latents have at least one channel")
+
+    @property
+    def num_outputs(self) -> int:
+        """Channels that the encoder has to give."""
+        return 2 * self.channels
+
+    def posterior(self, outputs: jax.Array) -> Gaussian:
+        """Reads the outputs of the encoder."""
+        return dist.split_gaussian(outputs)
+
+    def mean(self, posterior: Gaussian) -> jax.Array:
+        """Returns the most probable latents."""
+        return posterior.mean
+
+    def sample(self, posterior: Gaussian, key_B: jax.Array, num_samples: int) -> jax.Array:
+        """Draws [K, B, ..., Z], with noise from one key a clip."""
+
+        def draw(key, mean):
+            return jax.random.normal(key, (num_samples, *mean.shape), mean.dtype)
+
+        eps = jax.vmap(draw, out_axes=1)(key_B, posterior.mean)
+        return dist.sample_gaussian(jax.tree.map(lambda a: a[None], posterior), eps)
+
+    def sample_prior(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Draws [*shape, Z] from the prior; the key is consumed."""
+        return jax.random.normal(key, (*shape, self.channels))
+
+    def log_prior(self, z: jax.Array) -> jax.Array:
+        """log p(z), [...]."""
+        return dist.gaussian_log_prob(dist.standard_gaussian(z.shape, z.dtype), z).sum(-1)
+
+    def log_posterior(self, posterior: Gaussian, z: jax.Array) -> jax.Array:
+        """log q(z), [...]; z may have leading axes for samples."""
+        lead = (1,) * (z.ndim - posterior.mean.ndim)
+        posterior = jax.tree.map(lambda a: a.reshape(lead + a.shape), posterior)
+        return dist.gaussian_log_prob(posterior, z).sum(-1)
+
+    def kl_by_dim(self, posterior: Gaussian) -> jax.Array:
+        """KL(q || p) of each latent, [..., Z]."""
+        prior = dist.standard_gaussian(posterior.mean.shape, posterior.mean.dtype)
+        return dist.gaussian_kl(posterior, prior)
+
+
+@dataclass(frozen=True)
+class FiniteScalars:
+    """Z numbers a position, each rounded to one of a few levels (Mentzer et al. 2023, FSQ).
+
+    The gradient passes the rounding unchanged. The posterior is a point and the prior uniform over
+    the codes, so that the KL is the logarithm of their number.
+
+    Attributes:
+      levels: L of each channel, at least 2.
+    """
+
+    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
+
+    def __post_init__(self):
+        if not self.levels or min(self.levels) < 2:
+            raise ValueError(f"levels={self.levels}: every channel needs at least 2 levels")
+
+    @property
+    def channels(self) -> int:
+        """Z."""
+        return len(self.levels)
+
+    @property
+    def num_outputs(self) -> int:
+        """Channels that the encoder has to give."""
+        return self.channels
+
+    def posterior(self, outputs: jax.Array) -> Codes:
+        """Bounds and rounds the outputs of the encoder, straight-through (section 3.1)."""
+        outputs = dist.raise_precision(outputs)
+        levels = np.array(self.levels, outputs.dtype)
+        # Slightly outside, so that the outermost levels are reached (and 2 levels are possible).
+        half_range = 0.5 * (levels - 1.0) * (1.0 + 1e-3)
+        offset = np.where(levels % 2 == 0, 0.5, 0.0).astype(outputs.dtype)
+        shift = np.arctanh(offset / half_range).astype(outputs.dtype)
+        lift = (1,) * (outputs.ndim - 1) + (-1,)
+        half_range, offset, shift, step = (
+            a.reshape(lift) for a in (half_range, offset, shift, levels // 2)
+        )
+        bounded = jnp.tanh(outputs + shift) * half_range - offset
+        rounded = bounded + jax.lax.stop_gradient(jnp.round(bounded) - bounded)
+        return Codes(rounded / step)
+
+    def indices(self, values: jax.Array) -> jax.Array:
+        """Returns the level of each value as an integer 0, ..., L - 1."""
+        step = np.array(self.levels).reshape((1,) * (values.ndim - 1) + (-1,)) // 2
+        return jnp.rint(values * step).astype(jnp.int32) + step
+
+    def mean(self, posterior: Codes) -> jax.Array:
+        """Returns the values of the codes."""
+        return posterior.values
+
+    def sample(self, posterior: Codes, key_B: jax.Array, num_samples: int) -> jax.Array:
+        """Returns [K, B, ..., Z]: K times the values, since there is no noise."""
+        values = posterior.values
+        return jnp.broadcast_to(values[None], (num_samples, *values.shape))
+
+    def sample_prior(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Draws the values of uniform codes, [*shape, Z]; the key is consumed."""
+        lift = (1,) * len(shape) + (-1,)
+        levels = jnp.array(self.levels).reshape(lift)
+        index = jax.random.randint(key, (*shape, self.channels), 0, levels)
+        step = levels // 2
+        return (index - step) / step.astype(jnp.float32)
+
+    def log_prior(self, z: jax.Array) -> jax.Array:
+        """Minus the logarithm of the number of codes, [...]."""
+        return jnp.full(z.shape[:-1], -math.fsum(map(math.log, self.levels)), z.dtype)
+
+    def log_posterior(self, posterior: Codes, z: jax.Array) -> jax.Array:
+        """0, [...]: the posterior is certain."""
+        return jnp.zeros(z.shape[:-1], z.dtype)
+
+    def kl_by_dim(self, posterior: Codes) -> jax.Array:
+        """log L of each channel, [..., Z]."""
+        values = posterior.values
+        log_levels = jnp.log(jnp.array(self.levels, values.dtype))
+        return jnp.broadcast_to(log_levels.reshape((1,) * (values.ndim - 1) + (-1,)), values.shape)

@@ -1,0 +1,392 @@
+"""CausalVideoVAE: a grid of latents from causal three-dimensional convolutions.
+
+    p(x, z) = p(z) p(x | z),  z on a grid of t x h x w positions with Z channels each
+
+With a compression of f_t in time and f_s in space a video of T frames of H x W pixels has
+
+    t = 1 + ceil((T - 1) / f_t),  h = ceil(H / f_s),  w = ceil(W / f_s)
+
+The first frame has a latent frame of its own, so that an image is a video of one frame, and nothing
+looks ahead: latent frame i depends on the frames 0, ..., f_t i, and those frames are decoded from
+the latent frames 0, ..., i. Videos of any length and size are taken. What is missing to whole
+latents is filled up by repeating the last frame, row and column, and cropped after decoding (in
+`vvae.decode` by its shape_THW); it enters no likelihood. A masked frame counts as missing too: it
+is read as a copy of the last real frame before it, and a latent frame without any real frame enters
+no term.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vvae.models import contract, likelihood, stem
+from vvae.models.bottleneck import FiniteScalars, GaussianLatents
+from vvae.models.causal_blocks import (
+    NORMS,
+    CausalConv,
+    FrameAttention,
+    Head,
+    Past,
+    ResBlock,
+    SpatialDown,
+    SpatialUp,
+    Stage,
+    TemporalDown,
+    TemporalUp,
+    chain,
+)
+from vvae.models.contract import Terms
+
+STEMS = ("none", *stem.STEMS)
+
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"widths": (4, 8, 8, 8), "blocks": (1, 1)},
+    "small": {"widths": (24, 48, 72, 80), "blocks": (2, 2)},
+    "base": {"widths": (64, 128, 208, 232), "blocks": (2, 2)},
+    "large": {"widths": (96, 192, 352, 384), "blocks": (2, 3)},
+}
+"""Settings of `CausalVideoVAE` for 4x8x8: tests, about 5 M, 40 M and 127 M parameters."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What encoder and decoder have in common.
+
+    Attributes:
+      widths: channels at each resolution, the finest first.
+      halvings: (in time, in space) for each step from a resolution to the next.
+      norm: see `CausalVideoVAE`.
+      attention: see `CausalVideoVAE`.
+      dtype: of the activations.
+    """
+
+    widths: tuple[int, ...]
+    halvings: tuple[tuple[bool, bool], ...]
+    norm: str
+    attention: bool
+    dtype: Any
+
+
+def _make_middle(net: Network) -> list[nn.Module]:
+    """Layers at the coarsest resolution."""
+    first = ResBlock(net.norm, net.dtype, name="middle_0")
+    second = ResBlock(net.norm, net.dtype, name="middle_1")
+    attention = [FrameAttention(net.norm, net.dtype, name="attention")] if net.attention else []
+    return [first, *attention, second]
+
+
+class Encoder(nn.Module):
+    """[B, T, H, W, C] -> [B, t, h, w, features]: stages of residual blocks, halved in between."""
+
+    net: Network
+    depth: int
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+        net = self.net
+        layers = [CausalConv(net.widths[0], net.dtype, name="conv_in")]
+        for level, (in_time, in_space) in enumerate(net.halvings):
+            width = net.widths[level + 1]
+            layers.append(Stage(self.depth, net.norm, net.dtype, name=f"stage_{level}"))
+            if in_space:
+                layers.append(SpatialDown(width, net.dtype, name=f"down_{level}"))
+            if in_time:
+                layers.append(TemporalDown(width, net.dtype, name=f"temporal_down_{level}"))
+        last = len(net.halvings)
+        layers.append(Stage(self.depth, net.norm, net.dtype, name=f"stage_{last}"))
+        layers += _make_middle(net)
+        layers.append(Head(self.features, net.norm, net.dtype, name="head"))
+        return chain(layers, x, past)
+
+
+class Decoder(nn.Module):
+    """[B, t, h, w, Z] -> [B, T, H, W, features]: the mirror image of Encoder."""
+
+    net: Network
+    depth: int
+    features: int
+
+    @nn.compact
+    def __call__(self, z: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+        net = self.net
+        layers = [CausalConv(net.widths[-1], net.dtype, name="conv_in"), *_make_middle(net)]
+        last = len(net.halvings)
+        layers.append(Stage(self.depth, net.norm, net.dtype, name=f"stage_{last}"))
+        for level in reversed(range(last)):
+            in_time, in_space = net.halvings[level]
+            width = net.widths[level]
+            if in_time:
+                layers.append(TemporalUp(width, net.dtype, name=f"temporal_up_{level}"))
+            if in_space:
+                layers.append(SpatialUp(width, net.dtype, name=f"up_{level}"))
+            layers.append(Stage(self.depth, net.norm, net.dtype, name=f"stage_{level}"))
+        layers.append(Head(self.features, net.norm, net.dtype, name="head"))
+        return chain(layers, z, past)
+
+
+class CausalVideoVAE(nn.Module):
+    """The model. Videos are [B, T, H, W, C] in [-1, 1]; see the module docstring.
+
+    Attributes:
+      shape_HWC: size of the frames that `sample` draws, and the channels C that every video has.
+      widths: channels at each resolution, the finest first; one more than there are halvings. In
+        space there are log2(spatial_compression) of them, one less with a stem, from the finest on;
+        in time log2(temporal_compression), up to the coarsest.
+      blocks: residual blocks at each resolution of the encoder and of the decoder.
+      temporal_compression: f_t, 1, 2, 4 or 8.
+      spatial_compression: f_s, 4, 8, 16 or 32.
+      stem: halves frames before the first convolution: "patch" puts 2x2 pixels into channels,
+        "wavelet" their Haar coefficients; or "none".
+      attention: whether the middle blocks attend within each frame.
+      norm: "position" over the channels of a position, or "frame" over groups of channels of a
+        frame; never over time.
+      bottleneck: `GaussianLatents(channels)`, or `FiniteScalars(levels)`.
+      dtype: of the activations; norms, posterior, the last convolution and all terms are at least
+        float32.
+
+    Variables: "params" are learned; "stats" hold the standardisation, `mean` and `std` of each
+    channel [C] in [-1, 1] units. Gradients with respect to the stats are zero.
+    """
+
+    shape_HWC: tuple[int, int, int]
+    widths: tuple[int, ...] = SIZES["small"]["widths"]
+    blocks: tuple[int, int] = SIZES["small"]["blocks"]
+    temporal_compression: int = 4
+    spatial_compression: int = 8
+    stem: str = "none"
+    attention: bool = True
+    norm: str = "position"
+    bottleneck: GaussianLatents | FiniteScalars = GaussianLatents()
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self._check_settings()
+        net = Network(self.widths, self.halvings, self.norm, self.attention, self.dtype)
+        channels = self.shape_HWC[-1]
+        pixels = channels if self.stem == "none" else 4 * channels
+        self.encoder = Encoder(net, self.blocks[0], self.bottleneck.num_outputs)
+        self.decoder = Decoder(net, self.blocks[1], pixels)
+        self.log_sigma = self.param("log_sigma", nn.initializers.zeros, ())
+        self.mean_C = self.variable("stats", "mean", jnp.zeros, (channels,))
+        self.std_C = self.variable("stats", "std", jnp.ones, (channels,))
+
+    @property
+    def halvings(self) -> tuple[tuple[bool, bool], ...]:
+        """(In time, in space) for each step from a resolution to the next."""
+        in_time = int(math.log2(self.temporal_compression))
+        in_space = int(math.log2(self.spatial_compression)) - (self.stem != "none")
+        count = max(in_time, in_space)
+        return tuple((level >= count - in_time, level < in_space) for level in range(count))
+
+    def _check_settings(self):
+        _check_choice("temporal_compression", self.temporal_compression, (1, 2, 4, 8))
+        _check_choice("spatial_compression", self.spatial_compression, (4, 8, 16, 32))
+        _check_choice("stem", self.stem, STEMS)
+        _check_choice("norm", self.norm, NORMS)
+        if len(self.widths) != len(self.halvings) + 1 or min(self.widths) < 1:
+            raise ValueError(
+                f"widths={self.widths}: {len(self.halvings) + 1} positive numbers are needed, one "
+                f"more than the halvings that temporal_compression={self.temporal_compression}, "
+                f"spatial_compression={self.spatial_compression} and stem={self.stem!r} make"
+            )
+        if len(self.blocks) != 2 or min(self.blocks) < 1:
+            raise ValueError(f"blocks={self.blocks}: two numbers of at least 1 are needed")
+
+    # --- sizes ---------------------------------------------------------------------------------
+
+    @nn.nowrap
+    def grid_shape(self, shape_THW: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Returns (t, h, w), the latents that cover a video of (T, H, W)."""
+        num_frames, height, width = shape_THW
+        scale = self.spatial_compression
+        t = 1 + math.ceil((num_frames - 1) / self.temporal_compression)
+        return t, math.ceil(height / scale), math.ceil(width / scale)
+
+    @nn.nowrap
+    def covered_shape(self, shape_thw: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Returns (T, H, W), the frames, rows and columns that a grid of latents decodes to."""
+        t, h, w = shape_thw
+        scale = self.spatial_compression
+        return 1 + (t - 1) * self.temporal_compression, h * scale, w * scale
+
+    # --- inference -----------------------------------------------------------------------------
+
+    def encode(self, x_BTHWC: jax.Array, mask_BT: jax.Array):
+        """q(z | x); see `vvae.encode`."""
+        x_BTHWC = _hold_masked(x_BTHWC, mask_BT)
+        covered, _, _ = self.covered_shape(self.grid_shape(x_BTHWC.shape[1:4]))
+        missing = covered - x_BTHWC.shape[1]
+        x_BTHWC = jnp.pad(x_BTHWC, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")
+        return self.extend_encode(None, x_BTHWC)[1]
+
+    def extend_encode(self, past: Past, x_BTHWC: jax.Array):
+        """Encodes the next frames, of which there are as many as their latents cover.
+
+        Args:
+          past: what the call for the frames before has returned; None at the start.
+          x_BTHWC: 1 + n f_t frames at the start, n f_t later; H and W are filled up here.
+
+        Returns:
+          (past, posterior) after these frames.
+
+        Raises:
+          ValueError: for another number of channels or frames.
+        """
+        channels = self.shape_HWC[-1]
+        if x_BTHWC.shape[-1] != channels:
+            raise ValueError(f"the model takes videos of {channels} channels, got {x_BTHWC.shape}")
+        length = x_BTHWC.shape[1] - (past is None)
+        if length % self.temporal_compression or x_BTHWC.shape[1] < 1:
+            raise ValueError(
+                f"{x_BTHWC.shape[1]} frames are no whole number of latent frames of "
+                f"{self.temporal_compression}, the first of the video apart"
+            )
+        x_BTHWC = self._fill_up(self._standardize(x_BTHWC))
+        if self.stem != "none":
+            x_BTHWC = stem.fold(x_BTHWC, self.stem)
+        outputs, past = self.encoder(x_BTHWC, past)
+        return past, self.bottleneck.posterior(outputs)
+
+    def _fill_up(self, x_BTHWC: jax.Array) -> jax.Array:
+        """Repeats the last row and column up to whole latents."""
+        rows, columns = (-size % self.spatial_compression for size in x_BTHWC.shape[2:4])
+        return jnp.pad(x_BTHWC, ((0, 0), (0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
+
+    @nn.nowrap
+    def posterior_mean(self, posterior) -> jax.Array:
+        """Returns the most probable latents under the posterior, [B, t, h, w, Z]."""
+        return self.bottleneck.mean(posterior)
+
+    # --- likelihood ----------------------------------------------------------------------------
+
+    def decode(self, z_BthwZ: jax.Array) -> jax.Array:
+        """Mean of p(x | z), of all frames, rows and columns that z covers; see `vvae.decode`."""
+        return self.extend_decode(None, z_BthwZ)[1]
+
+    def extend_decode(self, past: Past, z_BthwZ: jax.Array) -> tuple[Past, jax.Array]:
+        """Decodes the next latent frames: 1 + (n - 1) f_t frames at the start, n f_t later.
+
+        Args:
+          past: what the call for the latent frames before has returned; None at the start.
+          z_BthwZ: n latent frames.
+
+        Returns:
+          (past, mean video in [-1, 1] units).
+
+        Raises:
+          ValueError: for another rank or number of channels.
+        """
+        past, outputs = self._extend_outputs(past, z_BthwZ)
+        return past, self._unstandardize(outputs)
+
+    def _extend_outputs(self, past: Past, z_BthwZ: jax.Array) -> tuple[Past, jax.Array]:
+        """As `extend_decode`, standardised."""
+        channels = self.bottleneck.channels
+        if z_BthwZ.ndim != 5 or z_BthwZ.shape[-1] != channels or z_BthwZ.shape[1] < 1:
+            raise ValueError(
+                f"latents have shape [B, t, h, w, {channels}] with t at least 1, not "
+                f"{z_BthwZ.shape}"
+            )
+        outputs, past = self.decoder(z_BthwZ, past)
+        if self.stem != "none":
+            outputs = stem.unfold(outputs, self.stem)
+        return past, outputs
+
+    def frame_log_likelihood(self, x_BTHWC: jax.Array, z_BthwZ: jax.Array) -> jax.Array:
+        """log p(x_t | z), a density over 8-bit values, nats per frame, summed over pixels; [B, T].
+
+        Only what is in the video counts, not what its latents cover beyond it.
+        """
+        mean = contract.crop(self._extend_outputs(None, z_BthwZ)[1], x_BTHWC.shape[1:4])
+        log_sigma = self.effective_log_sigma().reshape(1, 1, 1, 1, -1)
+        x, std = self._standardize(x_BTHWC), self._per_video(self.std_C)
+        return likelihood.gaussian_8bit_log_prob(mean, log_sigma, x, std).sum((2, 3, 4))
+
+    def effective_log_sigma(self) -> jax.Array:
+        """log of the noise scale of each channel in standardised units, [C], softly floored."""
+        return likelihood.floor_log_sigma(self.log_sigma, self._stat(self.std_C))
+
+    def _stat(self, variable) -> jax.Array:
+        return jax.lax.stop_gradient(variable.value)
+
+    def _per_video(self, variable) -> jax.Array:
+        return self._stat(variable).reshape(1, 1, 1, 1, -1)
+
+    def _standardize(self, x: jax.Array) -> jax.Array:
+        return (x - self._per_video(self.mean_C)) / self._per_video(self.std_C)
+
+    def _unstandardize(self, x: jax.Array) -> jax.Array:
+        return x * self._per_video(self.std_C) + self._per_video(self.mean_C)
+
+    # --- the terms of the ELBO -----------------------------------------------------------------
+
+    def terms(self, x_BTHWC, mask_BT, key_B, num_samples: int) -> Terms:
+        """See `vvae.models.contract.terms`; key_B holds one key a clip."""
+        posterior = self.encode(x_BTHWC, mask_BT)
+        z_KBthwZ = self.bottleneck.sample(posterior, key_B, num_samples)
+        valid_Bt = self.latent_mask(mask_BT)
+
+        def sum_valid(value: jax.Array) -> jax.Array:
+            by_frame = value.sum((-1, -2))
+            valid = valid_Bt.reshape((1,) * (by_frame.ndim - 2) + valid_Bt.shape)
+            return jnp.sum(by_frame * valid, axis=-1)
+
+        # The samples join the batch axis, [K, B, ...] -> [K * B, ...], for the network.
+        x, mask = (jnp.tile(a, (num_samples,) + (1,) * (a.ndim - 1)) for a in (x_BTHWC, mask_BT))
+        log_likelihood_BT = self.frame_log_likelihood(x, z_KBthwZ.reshape(-1, *z_KBthwZ.shape[2:]))
+        log_likelihood_B = jnp.sum(log_likelihood_BT * mask, axis=1)
+        kl_B = sum_valid(self.bottleneck.kl_by_dim(posterior).sum(-1))
+        return Terms(
+            log_likelihood=log_likelihood_B.reshape(num_samples, -1),
+            log_prior=sum_valid(self.bottleneck.log_prior(z_KBthwZ)),
+            log_posterior=sum_valid(self.bottleneck.log_posterior(posterior, z_KBthwZ)),
+            kl_by_level={"grid": jnp.broadcast_to(kl_B, (num_samples, *kl_B.shape))},
+        )
+
+    @nn.nowrap
+    def latent_mask(self, mask_BT: jax.Array) -> jax.Array:
+        """Returns mask_Bt: True for latent frames with at least one real frame."""
+        missing = -(mask_BT.shape[1] - 1) % self.temporal_compression
+        later = jnp.pad(mask_BT[:, 1:], ((0, 0), (0, missing)))
+        later = later.reshape(mask_BT.shape[0], -1, self.temporal_compression).any(-1)
+        return jnp.concatenate([mask_BT[:, :1], later], axis=1)
+
+    # --- generation ----------------------------------------------------------------------------
+
+    @nn.nowrap
+    def sample(self, params, key, num_clips: int, num_frames: int) -> jax.Array:
+        """Prior samples of shape_HWC; see `vvae.sample`."""
+        shape_THW = (num_frames, *self.shape_HWC[:2])
+        z_BthwZ = self.bottleneck.sample_prior(key, (num_clips, *self.grid_shape(shape_THW)))
+        return contract.decode(self, params, z_BthwZ, shape_THW)
+
+
+def init_variables(model: CausalVideoVAE, key):
+    """Returns fresh variables {"params", "stats"}; the key is consumed.
+
+    The standardisation is the identity until it is replaced by that of the training data. The
+    parameters do not depend on the size of a video, so the smallest one serves.
+    """
+    size = model.spatial_compression
+    x_BTHWC = jnp.zeros((1, 1, size, size, model.shape_HWC[-1]))
+    key_B = jax.random.key(0)[None]
+    return model.init(key, x_BTHWC, jnp.ones((1, 1), bool), key_B, 1, method="terms")
+
+
+def _hold_masked(x_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    """Replaces a masked frame by the last real frame before it, or by zeros if there is none."""
+    position_T = jnp.arange(mask_BT.shape[1])[None]
+    last_BT = jax.lax.cummax(jnp.where(mask_BT, position_T, -1), axis=1)
+    index = jnp.maximum(last_BT, 0)[..., None, None, None]
+    held = jnp.take_along_axis(x_BTHWC, index, axis=1)
+    return jnp.where(last_BT[..., None, None, None] >= 0, held, 0.0)
+
+
+def _check_choice(name: str, value, choices: tuple) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")
