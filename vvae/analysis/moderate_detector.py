@@ -46,7 +46,8 @@ class Detector:
     """A probe whose logit is the score, what makes it a probability, and a threshold.
 
     Attributes:
-      probe: logistic regression on pooled latents of a window, classes wanted and unwanted.
+      probe: logistic regression on pooled latents of a window, classes wanted and unwanted; its
+        bias is that for as many windows of either.
       slope, offset: probability = sigmoid(slope * score + offset), if both kinds are as frequent.
       threshold: a score above it is called unwanted.
       rate: the stated false-positive rate of videos.
@@ -161,7 +162,10 @@ def split_groups(marked: Marked) -> list[tuple[np.ndarray, np.ndarray]]:
 def _fit(marked: Marked, videos: np.ndarray, settings: Settings, pooling: str) -> Probe:
     own_N = np.isin(marked.video_N, videos)
     label_N = marked.unwanted_V[marked.video_N[own_N]].astype(int)
-    return probes.fit_probe(marked.feature_NF[own_N], label_N, settings, KINDS, pooling)
+    probe = probes.fit_probe(marked.feature_NF[own_N], label_N, settings, KINDS, pooling)
+    # Without this a fold with many held-out marks of a kind would score that kind lower.
+    share = label_N.mean()
+    return dataclasses.replace(probe, bias_K=probe.bias_K - [0.0, np.log(share / (1 - share))])
 
 
 def _score_held_out(marked: Marked, folds, settings: Settings, pooling: str) -> np.ndarray:
