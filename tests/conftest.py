@@ -14,6 +14,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
+import numpy as np
 import pytest
 
 # Closing a video collects garbage; what jax has brought need not be looked through each time.
@@ -36,3 +37,19 @@ def shared_data():
         return folder
 
     return find
+
+
+@pytest.fixture(scope="session")
+def brightness_folder(tmp_path_factory) -> Path:
+    """Returns a folder SPLIT/CLASS/*.npy of three classes of brightness, dark, light and middle:
+    6, 1 and 4 videos a class in train, val and test, of 4, 6, 8 and 3 frames of 16x16."""
+    root, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 1), ("test", 4)):
+        for label, level in (("dark", 40), ("light", 210), ("middle", 120)):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                shape = ((4, 6, 8, 3)[number % 4], 16, 16, 1)
+                frames = np.clip(level + rng.integers(-20, 21, shape), 0, 255)
+                np.save(folder / f"{number}.npy", frames.astype(np.uint8))
+    return root

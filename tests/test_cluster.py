@@ -4,17 +4,19 @@ import csv
 import dataclasses
 import importlib.util
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from tiny_vae import draw_variables
 
 from vvae import distributions as dist
 from vvae.analysis import cluster as clustering
 from vvae.analysis import features, mixtures, search, store
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset, open_unsplit
 from vvae.models import contract
-from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.models.sequential import SequentialVAE
 
 MODEL = SequentialVAE(
     (16, 16, 1),
@@ -30,27 +32,16 @@ FORMAT = ClipFormat("gray", 16, 16, Sampling(num_frames=4))
 CLASSES = ("dark", "light", "middle")
 
 
-def write_clip(path, level, length, rng):
-    frames = level + rng.integers(-20, 21, (length, 16, 16, 1))
-    np.save(path, np.clip(frames, 0, 255).astype(np.uint8))
-
-
 def open_folder(root, cache, opening=open_dataset):
     return opening(root, FORMAT, cache_dir=cache, cache_limit_bytes=2**28, num_workers=0)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
+def root(brightness_folder, tmp_path_factory):
     """Three classes of brightness; videos of 3 to 8 frames; test/dark/copy.npy is one of train."""
-    root, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 1), ("test", 4)):
-        for label, level in zip(CLASSES, (40, 210, 120)):
-            folder = root / split / label
-            folder.mkdir(parents=True)
-            for number in range(count):
-                write_clip(folder / f"{number}.npy", level, (4, 6, 8, 3)[number % 4], rng)
-    copy = np.load(root / "train" / "dark" / "2.npy")
-    np.save(root / "test" / "dark" / "copy.npy", copy)
+    root = tmp_path_factory.mktemp("copied") / "videos"
+    shutil.copytree(brightness_folder, root)
+    shutil.copy(root / "train" / "dark" / "2.npy", root / "test" / "dark" / "copy.npy")
     return root
 
 
@@ -61,12 +52,7 @@ def dataset(root, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def params():
-    variables = jax.jit(lambda key: init_variables(MODEL, key))(jax.random.key(0))
-    rng = np.random.default_rng(1)
-    learned = jax.tree.map(
-        lambda a: a + 0.1 * rng.normal(size=a.shape).astype(a.dtype), variables["params"]
-    )
-    return {"params": learned, "stats": {**variables["stats"], "std": np.float32(0.5)}}
+    return draw_variables(MODEL)
 
 
 # --- features on disk -----------------------------------------------------------------------------

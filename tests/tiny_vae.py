@@ -1,4 +1,5 @@
-"""A VAE of a few hundred parameters, what trains it, and comparisons of trees of arrays."""
+"""A VAE of a few hundred parameters, what trains it, variables of a SequentialVAE as if trained,
+and comparisons of trees of arrays."""
 
 import functools
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vvae.models.sequential import SequentialVAE, init_variables
 from vvae.training.optimizer import make_optimizer
 from vvae.training.state import TrainState, init_state
 from vvae.training.step import train_step
@@ -86,6 +88,17 @@ def make_step(tx: optax.GradientTransformation, num_micro: int = 1, ema_decay: f
     return functools.partial(
         train_step, loss_fn=loss_fn, tx=tx, seed=SEED, ema_decay=ema_decay, num_micro=num_micro
     )
+
+
+def draw_variables(model: SequentialVAE):
+    """Returns variables of a SequentialVAE that nothing is zero in, for data of half the range."""
+    variables = jax.jit(functools.partial(init_variables, model))(jax.random.key(0))
+    rng = np.random.default_rng(1)
+    learned = jax.tree.map(
+        lambda a: a + 0.1 * rng.normal(size=a.shape).astype(a.dtype), variables["params"]
+    )
+    stats = {"mean": np.full(model.shape_HWC, -0.1, np.float32), "std": np.float32(0.5)}
+    return {"params": learned, "stats": stats}
 
 
 def assert_equal(tree, expected):
