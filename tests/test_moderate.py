@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import html
+import json
 import math
 
 import jax
@@ -16,6 +18,8 @@ from vvae.analysis import moderate as moderating
 from vvae.analysis import moderate_detector as detectors
 from vvae.analysis.anomaly_metrics import auroc
 from vvae.analysis.moderate_answer import find_mistakes, judge
+from vvae.analysis.report_commands import show_commands
+from vvae.analysis.report_files import read_run
 from vvae.analysis.result import write_result
 from vvae.data.dataset import UNSPLIT, ClipFormat, Sampling, open_dataset, open_unsplit
 from vvae.models.sequential import SequentialVAE, init_variables
@@ -103,6 +107,14 @@ def test_held_out_scores_of_noise_are_chance_though_the_fit_is_perfect():
     fit = detectors.fit_detector(marked, 0.1, "p", "")
     assert auroc(detectors.score_windows(fit.detector, wide), marked.unwanted_V) > 0.99
     assert abs(auroc(fit.score_V, marked.unwanted_V) - 0.5) < 0.25
+
+
+def test_features_that_say_nothing_score_nothing_whatever_the_mix_of_a_fold():
+    marked = make_marked(25, 7, num_groups=5)
+    marked = dataclasses.replace(marked, feature_NF=np.zeros_like(marked.feature_NF))
+    fit = detectors.fit_detector(marked, 0.1, "p", "")
+    np.testing.assert_allclose(fit.score_V, 0.0, atol=1e-3)  # the solver stops there
+    assert auroc(np.round(fit.score_V, 2), marked.unwanted_V) == 0.5
 
 
 def test_the_threshold_keeps_its_rate_on_new_wanted_videos():
@@ -361,6 +373,16 @@ def test_classes_that_cannot_be_learned_are_named(tmp_path, params, dataset):
     nothing = marking.Marks({"test/calm/0.npy": False}, "", "marks of a.csv")
     with pytest.raises(ValueError, match=r"no training video is marked \(marks of a.csv\)"):
         moderating.moderate(MODEL, params, dataset, tmp_path, nothing, **OPTIONS)
+
+
+def test_the_report_names_the_command_with_its_options(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "eval").mkdir()
+    for task, options in (("density", None), ("moderate", ["--unwanted", "a b"])):
+        content = {"task": task, "rows": {}, "details": {"options": options}}
+        (tmp_path / "eval" / f"{task}.json").write_text(json.dumps(content))
+    page = html.unescape(str(show_commands(read_run(tmp_path), {})))
+    assert f"evaluate.py density moderate --workdir {tmp_path} --unwanted 'a b'<" in page
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,11 @@ def show_commands(run: RunFiles, defaults: Mapping[str, Any]) -> Markup:
     if not run.is_finished:
         text = "Go on with this run"
         parts.append(_show_command(text, ["python", "train.py", "--workdir", workdir]))
-    tasks = [answer.task for answer in run.answers if not answer.videos]
-    measure = ["python", "evaluate.py", *tasks, "--workdir", workdir]
+    measured = [answer for answer in run.answers if not answer.videos]
+    tasks = [answer.task for answer in measured]
+    options = [answer.details.get("options") for answer in measured]
+    words = [str(word) for given in options if isinstance(given, list) for word in given]
+    measure = ["python", "evaluate.py", *tasks, "--workdir", workdir, *words]
     parts.append(_show_command("Measure it again", measure))
     report = ["python", "evaluate.py", "report", "--workdir", workdir]
     parts.append(_show_command("This page", report))
