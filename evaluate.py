@@ -393,7 +393,7 @@ def _search(question: _Question):
     def open_file(path):
         return runs.open_new_data(run.config, path, run.class_names).splits[UNSPLIT]
 
-    return search.search(
+    result = search.search(
         *question.arguments,
         query=question.search.query,
         count=question.search.count,
@@ -401,6 +401,14 @@ def _search(question: _Question):
         batch_size=run.config.train.batch_size,
         pooling=run.config.evaluate.pooling,
     )
+    asked = question.search
+    return _record_options(result, {"--query": asked.query, "--count": asked.count})
+
+
+def _record_options(result, options: dict):
+    """Adds the options that the answer came from, for the command in the report."""
+    words = [str(word) for option in options.items() if option[1] is not None for word in option]
+    return dataclasses.replace(result, details={**result.details, "options": words})
 
 
 def _anomaly(question: _Question):
@@ -452,7 +460,7 @@ def _moderate(question: _Question):
         known = marks.mark_class(dataset, asked.unwanted, count, split, seed)
     else:
         raise ValueError("it learns from --unwanted CLASS or from --marks FILE.csv: name the task")
-    return moderate.moderate(
+    result = moderate.moderate(
         model,
         params,
         dataset,
@@ -462,6 +470,12 @@ def _moderate(question: _Question):
         pooling=settings.pooling,
         false_positive_rate=settings.false_positive_rate,
     )
+    given = {
+        "--unwanted": asked.unwanted,
+        "--num_marks": asked.num_marks,
+        "--marks": asked.marks,
+    }
+    return _record_options(result, given)
 
 
 # Task -> the function that answers it; each calls one function of vvae.analysis.
