@@ -314,6 +314,19 @@ def test_without_marks_of_the_split_nothing_is_measured(tmp_path, answered, para
     assert (tmp_path / "moderate_highest.png").exists()
 
 
+def test_a_run_that_sees_whole_videos_gives_verdicts_and_no_intervals(
+    tmp_path, answered, params, dataset, cache
+):
+    whole = ClipFormat("gray", 16, 16, Sampling(num_frames=4, mode="whole"))
+    options = {"cache_dir": cache, "cache_limit_bytes": 2**28, "num_workers": 0}
+    videos = open_dataset(dataset.root, whole, **options)
+    result = moderating.moderate(MODEL, params, videos, tmp_path, answered[2], **OPTIONS)
+    assert result.rows["vae"]["recall"].value == 1.0
+    assert "moderate_intervals.csv" not in result.files
+    assert not (tmp_path / "moderate_intervals.csv").exists()
+    assert any("No intervals: the run sees a whole video" in note for note in result.notes)
+
+
 def test_new_videos_get_the_verdicts_of_the_saved_detector(
     tmp_path, answered, params, dataset, cache
 ):
