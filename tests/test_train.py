@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from vvae import run as runs
-from vvae import video
+from vvae import session, video
 from vvae.training.checkpoint import Checkpointer
 from vvae.training.log import read_metrics
 
@@ -177,6 +177,13 @@ def test_a_mixture_prior_is_fitted_the_same_in_a_run_that_is_continued(folder, c
         params = checkpointer.restore_variables("latest")["params"]
     # Without a fit they are equal for ever: they begin so, and so do their gradients.
     assert len(np.unique(params["mixture_mean"], axis=0)) == 3
+
+
+def test_the_mixture_prior_is_fitted_from_the_end_of_the_warm_up_to_the_end_of_the_training():
+    assert session.plan_fits(2, 5, 12) == {2, 5, 10, 12}
+    assert session.plan_fits(5, 5, 10) == {5, 10}
+    assert session.plan_fits(0, 5, 12) == {1, 5, 10, 12}
+    assert session.plan_fits(12, 50, 12) == {12}
 
 
 def test_more_components_than_training_clips_are_refused_before_the_training(

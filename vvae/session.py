@@ -395,6 +395,13 @@ class Report:
         self._progress.exclude(time.perf_counter() - started)
 
 
+def plan_fits(num_warmup: int, every: int, num_steps: int) -> frozenset[int]:
+    """Returns the steps after which the mixture prior is fitted: the end of the KL warm-up, the end
+    of the training, and the multiples of `every` between them."""
+    first = max(1, num_warmup)
+    return frozenset({first, *range(-(-first // every) * every, num_steps, every), num_steps})
+
+
 class PriorFits:
     """Fits the mixture prior of the clip latent to the training clips while the network trains.
 
@@ -417,17 +424,15 @@ class PriorFits:
             )
         self._model, self._runner = model, runner
         self._batch_size, self._seed = run.config.train.batch_size, run.config.train.seed
-        objective = run.config.objective
-        self._every, self._last = objective.prior_every, run.num_steps
-        self._first = max(1, round(objective.kl_warmup * run.num_steps))
+        objective, num_steps = run.config.objective, run.num_steps
+        num_warmup = round(objective.kl_warmup * num_steps)
+        is_mixture = model.clip_prior == "mixture"
+        self._steps = plan_fits(num_warmup, objective.prior_every, num_steps) if is_mixture else ()
         self._encode = jax.jit(self._infer_clip)
 
     def is_due(self, step: int) -> bool:
-        """Whether the prior is fitted after this step: at the end of the KL warm-up and of the
-        training, and every objective.prior_every steps between them."""
-        if self._model.clip_prior != "mixture" or step < self._first:
-            return False
-        return step in (self._first, self._last) or step % self._every == 0
+        """Whether there is a mixture and it is fitted after this step."""
+        return step in self._steps
 
     def __call__(self, state: TrainState) -> TrainState:
         """Returns the state with the prior fitted to what its parameters infer, and the prior of
