@@ -202,3 +202,29 @@ def test_wrong_videos_say_why(x, text):
     model = make_model()
     with pytest.raises(ValueError, match=text):
         contract.encode(model, make_variables(model), x)
+
+
+def test_a_fresh_mixture_prior_is_the_standard_normal():
+    mixture, normal = make_model(clip_prior="mixture", num_components=3), make_model()
+    w = np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
+    log_prior = []
+    for model in (mixture, normal):
+        variables = jax.jit(lambda key, model=model: sequential.init_variables(model, key))(
+            jax.random.key(0)
+        )
+        log_prior.append(model.apply(variables, w, method="clip_log_prior"))
+    np.testing.assert_allclose(log_prior[0], log_prior[1], rtol=1e-5)
+
+
+def test_a_replaced_clip_prior_is_that_of_the_model():
+    model = make_model(clip_prior="mixture", num_components=3)
+    variables = make_variables(model)
+    other = model.apply(make_variables(model, seed=1), method="clip_prior_mixture")
+    params = sequential.replace_clip_prior(variables["params"], other)
+    replaced = model.apply({**variables, "params": params}, method="clip_prior_mixture")
+    jax.tree.map(np.testing.assert_array_equal, replaced, other)
+    assert {name for name in params if params[name] is not variables["params"][name]} == {
+        "mixture_logits",
+        "mixture_mean",
+        "mixture_logvar",
+    }
