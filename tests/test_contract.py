@@ -1,4 +1,4 @@
-"""What every model offers, held by the same tests for both: pure functions under jit, vmap, grad."""
+"""What every model offers, held by the same tests for both: pure, under jit, vmap and grad."""
 
 import functools
 

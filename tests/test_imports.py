@@ -21,6 +21,7 @@ ALLOWED = {
     "models": ("models", "distributions"),
     "objectives": ("distributions", "models.contract"),
     "training": ("training", "objectives"),
+    "streaming": ("models", "distributions", "video"),
     "cards": (),
     "metrics": ("cards",),
     "figures": ("video",),

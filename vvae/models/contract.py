@@ -39,7 +39,8 @@ def as_unit_range(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32) / 127.5 - 1.0 if x.dtype == jnp.uint8 else x
 
 
-def _check_video(x: jax.Array) -> None:
+def check_video(x: jax.Array) -> None:
+    """Raises ValueError if x is no video batch: another rank or dtype."""
     if jnp.ndim(x) != 5:
         raise ValueError(f"a video batch has shape [B, T, H, W, C], not {jnp.shape(x)}")
     dtype = jnp.result_type(x)
@@ -78,7 +79,7 @@ def encode(model: nn.Module, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Ar
     Raises:
       ValueError: for another rank, dtype or frame size than the model takes.
     """
-    _check_video(x_BTHWC)
+    check_video(x_BTHWC)
     mask_BT = full_mask(x_BTHWC, mask_BT)
     return model.apply(params, as_unit_range(x_BTHWC), mask_BT, method="encode")
 
@@ -151,7 +152,7 @@ def terms(
     Returns:
       Terms with arrays [K, B], nats per clip.
     """
-    _check_video(x_BTHWC)
+    check_video(x_BTHWC)
     mask_BT = full_mask(x_BTHWC, mask_BT)
     key_B = split_key(key, x_BTHWC, index_B)
     return model.apply(params, as_unit_range(x_BTHWC), mask_BT, key_B, num_samples, method="terms")

@@ -1,0 +1,258 @@
+"""Encodes and decodes videos of any length in pieces, with memory for one piece.
+
+A stream is a cache that goes in and comes out: a pytree of arrays, which can be saved, batched and
+mapped over like any other, and which nothing else remembers. However a video is cut, the latents
+and the frames are those of `vvae.encode` and `vvae.decode` on the whole of it, and so are the
+gradients: the model has one definition, of which the whole video is the single piece.
+
+    cache = begin_encode()
+    for x in pieces:                                  # any numbers of frames
+        cache, posterior = encode_chunk(model, params, cache, x)
+    posterior = end_encode(model, params, cache)      # of the frames that fill no latent frame
+
+The structure of a cache says where in the video it is: before the first frame there is nothing to
+remember, and `pending` holds as many frames as wait for the rest of their latent frame. Compiled
+code is therefore compiled once for the first piece and once for those after it; a loop inside
+compiled code (`lax.scan`) begins after the first piece, with pieces of whole latent frames.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vvae import video
+from vvae.models import contract
+from vvae.models.causal import CausalVideoVAE
+from vvae.models.contract import Params
+
+
+@flax.struct.dataclass
+class EncoderCache:
+    """What the encoder remembers of the frames so far.
+
+    Attributes:
+      layers: inputs [B, ...] that the layers will read again; None before the first frame.
+      pending: frames [B, H, W, C] in [-1, 1] that wait for the rest of their latent frame.
+    """
+
+    layers: Any
+    pending: tuple[jax.Array, ...]
+
+
+@flax.struct.dataclass
+class DecoderCache:
+    """What the decoder remembers of the latent frames so far; `layers` is None before the first."""
+
+    layers: Any
+
+
+def begin_encode() -> EncoderCache:
+    """Returns the cache before the first frame."""
+    return EncoderCache(None, ())
+
+
+def encode_chunk(
+    model: CausalVideoVAE, params: Params, cache: EncoderCache, x_BTHWC: jax.Array
+) -> tuple[EncoderCache, Any]:
+    """Encodes the next frames of videos.
+
+    Args:
+      model: a CausalVideoVAE.
+      params: its variables.
+      cache: of `begin_encode`, or what the call for the frames before has returned.
+      x_BTHWC: the next frames, float in [-1, 1] or uint8, one or more; the same B, H, W and dtype
+        in every call.
+
+    Returns:
+      (cache, posterior [B, n, h, w, Z] of the n latent frames that are now complete, maybe 0).
+
+    Raises:
+      ValueError: for another shape or dtype than the model or the stream takes.
+    """
+    contract.check_video(x_BTHWC)
+    x_BTHWC = contract.as_unit_range(x_BTHWC)
+    _check_stream(cache.pending, x_BTHWC)
+    waiting = [frame[:, None] for frame in cache.pending]
+    x_BTHWC = jnp.concatenate([*waiting, x_BTHWC], axis=1)
+    length, alone = x_BTHWC.shape[1], int(cache.layers is None)
+    complete = length - (length - alone) % model.temporal_compression
+    pending = tuple(x_BTHWC[:, t] for t in range(complete, length))
+    if not complete:
+        return EncoderCache(cache.layers, pending), _empty_posterior(model, params, x_BTHWC)
+    layers, posterior = model.apply(
+        params, cache.layers, x_BTHWC[:, :complete], method="extend_encode"
+    )
+    return EncoderCache(layers, pending), posterior
+
+
+def end_encode(model: CausalVideoVAE, params: Params, cache: EncoderCache) -> Any:
+    """Encodes the frames that fill no latent frame, by repeating the last one.
+
+    Args:
+      model: a CausalVideoVAE.
+      params: its variables.
+      cache: after the last frames.
+
+    Returns:
+      The posterior [B, 1, h, w, Z] of the last latent frame, or None if no frame is pending.
+    """
+    if not cache.pending:
+        return None
+    missing = model.temporal_compression - len(cache.pending)
+    frames = cache.pending + cache.pending[-1:] * missing
+    x_BTHWC = jnp.stack(frames, axis=1)
+    return model.apply(params, cache.layers, x_BTHWC, method="extend_encode")[1]
+
+
+def begin_decode() -> DecoderCache:
+    """Returns the cache before the first latent frame."""
+    return DecoderCache(None)
+
+
+def decode_chunk(
+    model: CausalVideoVAE, params: Params, cache: DecoderCache, z_BthwZ: jax.Array
+) -> tuple[DecoderCache, jax.Array]:
+    """Decodes the next latent frames of videos.
+
+    Args:
+      model: a CausalVideoVAE.
+      params: its variables.
+      cache: of `begin_decode`, or what the call for the latent frames before has returned.
+      z_BthwZ: the next n latent frames, one or more.
+
+    Returns:
+      (cache, mean video [B, T, H, W, C] in [-1, 1] units), T = 1 + (n - 1) f_t at the start and
+      n f_t later. H, W and the end of the video are not cropped, since only the caller knows them.
+
+    Raises:
+      ValueError: for another shape than the model or the stream takes.
+    """
+    layers, x_BTHWC = model.apply(params, cache.layers, z_BthwZ, method="extend_decode")
+    return DecoderCache(layers), x_BTHWC
+
+
+def _check_stream(pending: tuple[jax.Array, ...], x_BTHWC: jax.Array) -> None:
+    shape = x_BTHWC.shape[:1] + x_BTHWC.shape[2:]
+    if x_BTHWC.shape[1] < 1:
+        raise ValueError(f"a chunk has at least one frame, not shape {x_BTHWC.shape}")
+    if pending and pending[0].shape != shape:
+        raise ValueError(
+            f"the cache is of frames {pending[0].shape} (B, H, W, C), and this chunk has {shape}: "
+            "a stream keeps its batch and its frame size"
+        )
+
+
+def _empty_posterior(model: CausalVideoVAE, params: Params, x_BTHWC: jax.Array) -> Any:
+    """The posterior of no latent frames, [B, 0, h, w, Z]."""
+    shapes = jax.eval_shape(functools.partial(contract.encode, model), params, x_BTHWC[:, :1])
+    return jax.tree.map(
+        lambda a: jnp.zeros((a.shape[0], 0, *a.shape[2:]), a.dtype),
+        shapes,
+    )
+
+
+# --- whole files ---------------------------------------------------------------------------------
+
+_encode_chunk = jax.jit(encode_chunk, static_argnums=0)
+_end_encode = jax.jit(end_encode, static_argnums=0)
+_decode_chunk = jax.jit(decode_chunk, static_argnums=0)
+
+
+def encode_video(
+    model: CausalVideoVAE, params: Params, path, latents_per_chunk: int = 4
+) -> Iterator[Any]:
+    """Encodes a video file of any length, reading it as it goes.
+
+    Args:
+      model: a CausalVideoVAE for RGB.
+      params: its variables.
+      path: whatever `vvae.video.iterate_frames` reads.
+      latents_per_chunk: latent frames that are computed at a time, which bounds the memory.
+
+    Yields:
+      Posteriors [1, n, h, w, Z], one after the other in time.
+
+    Raises:
+      ValueError: if the model takes another number of channels than 3.
+      VideoError: if the file cannot be read.
+    """
+    channels = model.shape_HWC[-1]
+    if channels != 3:
+        raise ValueError(
+            f"the model takes {channels} channels and a file holds 3: give frames to encode_frames"
+        )
+    frames = (frame for _, frame in video.iterate_frames(path))
+    yield from encode_frames(model, params, frames, latents_per_chunk)
+
+
+def encode_frames(
+    model: CausalVideoVAE, params: Params, frames: Iterable[np.ndarray], latents_per_chunk: int = 4
+) -> Iterator[Any]:
+    """Encodes frames [H, W, C], uint8 or float in [-1, 1]; otherwise as `encode_video`."""
+    if latents_per_chunk < 1:
+        raise ValueError(f"latents_per_chunk={latents_per_chunk} must be at least 1")
+    cache = begin_encode()
+    size = latents_per_chunk * model.temporal_compression
+    # The first frame is alone in its latent frame, so that all other chunks are of one size.
+    for x_THWC in _group(frames, size, first=size - model.temporal_compression + 1):
+        # Calls return before their work is done: without waiting, chunks would pile up.
+        cache, posterior = jax.block_until_ready(_encode_chunk(model, params, cache, x_THWC[None]))
+        if jax.tree.leaves(posterior)[0].shape[1]:
+            yield posterior
+    posterior = _end_encode(model, params, cache)
+    if posterior is not None:
+        yield posterior
+
+
+def decode_video(
+    model: CausalVideoVAE, params: Params, latents: Iterable[jax.Array], shape_THW
+) -> Iterator[np.ndarray]:
+    """Decodes latents of any length as they come.
+
+    Args:
+      model: a CausalVideoVAE.
+      params: its variables.
+      latents: pieces [1, n, h, w, Z], one after the other in time.
+      shape_THW: frames, rows and columns of the video, to which the result is cropped.
+
+    Yields:
+      Mean frames, uint8 [n, H, W, C], one piece for each of the latents.
+
+    Raises:
+      ValueError: if there are more or fewer latent frames than such a video has.
+    """
+    num_frames, height, width = shape_THW
+    num_latents = model.grid_shape(shape_THW)[0]
+    cache, done, start = begin_decode(), 0, 0
+    for z_BthwZ in latents:
+        done += z_BthwZ.shape[1]
+        if done > num_latents:
+            raise ValueError(f"{num_frames} frames have {num_latents} latent frames, not {done}")
+        cache, x_BTHWC = _decode_chunk(model, params, cache, z_BthwZ)
+        count = min(x_BTHWC.shape[1], num_frames - start)
+        start += count
+        yield _to_codes(contract.crop(x_BTHWC, (count, height, width))[0])
+    if done < num_latents:
+        raise ValueError(f"{num_frames} frames have {num_latents} latent frames, not {done}")
+
+
+def _group(frames: Iterable[np.ndarray], size: int, first: int) -> Iterator[np.ndarray]:
+    """Stacks `first` frames, then `size` at a time, and what is left at the end."""
+    chunk, wanted = [], first
+    for frame in frames:
+        chunk.append(frame)
+        if len(chunk) == wanted:
+            yield np.stack(chunk)
+            chunk, wanted = [], size
+    if chunk:
+        yield np.stack(chunk)
+
+
+def _to_codes(x: jax.Array) -> np.ndarray:
+    """Rounds [-1, 1] to uint8."""
+    return np.clip(np.rint((np.asarray(x) + 1.0) * 127.5), 0, 255).astype(np.uint8)
