@@ -239,7 +239,7 @@ from vvae.models import contract
 
 model = make_model(shape_HWC=(8, 8, 3), attention=False)
 variables = make_variables(model)
-size = (160, 160)
+size = (96, 96)
 
 def frames(count):
     for t in range(count):
@@ -251,7 +251,8 @@ def run_in_pieces(count):
 
 def run_whole(count):
     x = np.stack(list(frames(count)))[None]
-    return jax.jit(contract.reconstruct, static_argnums=0)(model, variables, x).shape[1]
+    y = jax.jit(contract.reconstruct, static_argnums=0)(model, variables, x)
+    return jax.block_until_ready(y).shape[1]
 
 def read_peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
@@ -279,7 +280,7 @@ def test_memory_does_not_grow_with_the_video():
     short, long, whole = map(int, run.stdout.split())
     assert long <= 1.1 * short
     # The measure would see it.
-    assert whole > 1.1 * long
+    assert whole > 1.3 * long
 
 
 # --- errors --------------------------------------------------------------------------------------
