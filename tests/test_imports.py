@@ -22,6 +22,7 @@ ALLOWED = {
     "objectives": ("distributions", "models.contract"),
     "training": ("training", "objectives"),
     "streaming": ("models", "distributions", "video"),
+    "tiling": ("models", "distributions"),
     "cards": (),
     "metrics": ("cards",),
     "figures": ("video",),

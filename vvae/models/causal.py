@@ -246,13 +246,14 @@ class CausalVideoVAE(nn.Module):
                 f"{x_BTHWC.shape[1]} frames are no whole number of latent frames of "
                 f"{self.temporal_compression}, the first of the video apart"
             )
-        x_BTHWC = self._fill_up(self._standardize(x_BTHWC))
+        x_BTHWC = self.fill_up(self._standardize(x_BTHWC))
         if self.stem != "none":
             x_BTHWC = stem.fold(x_BTHWC, self.stem)
         outputs, past = self.encoder(x_BTHWC, past)
         return past, self.bottleneck.posterior(outputs)
 
-    def _fill_up(self, x_BTHWC: jax.Array) -> jax.Array:
+    @nn.nowrap
+    def fill_up(self, x_BTHWC: jax.Array) -> jax.Array:
         """Repeats the last row and column up to whole latents."""
         rows, columns = (-size % self.spatial_compression for size in x_BTHWC.shape[2:4])
         return jnp.pad(x_BTHWC, ((0, 0), (0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
