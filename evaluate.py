@@ -237,6 +237,7 @@ def evaluate_run(
 
         require_pyarrow()
     run = runs.open_run(workdir)
+    run.config.check_tasks(tasks)
     if baselines is not None:
         settings = dataclasses.replace(run.config.evaluate, baselines=baselines)
         run = dataclasses.replace(run, config=dataclasses.replace(run.config, evaluate=settings))

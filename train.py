@@ -98,7 +98,7 @@ def train(request: Request) -> bool:
     session.print_estimate(config, runner, num_parts)
 
     # Data: decoded once into the cache, then read from it.
-    dataset = session.open_data(config)
+    dataset = runs.cut_data(config, session.open_data(config))
     num_steps = session.count_steps(config.train, dataset)
     session.print_epochs(config, num_steps)
 

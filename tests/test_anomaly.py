@@ -85,10 +85,10 @@ def test_intervals_that_cannot_be_read_are_named(text):
 def test_the_largest_block_agrees_between_numpy_and_jax_and_a_loop():
     maps = np.random.default_rng(0).random((2, 7, 9))
     loop = [max(m[i : i + 3, j : j + 3].mean() for i in range(5) for j in range(7)) for m in maps]
-    np.testing.assert_allclose(anomaly_controls.max_block(maps, 3), loop)
+    np.testing.assert_allclose(anomaly_controls.average_blocks(maps, 3).max(axis=(1, 2)), loop)
     np.testing.assert_allclose(anomaly_scores.max_block(maps[None], 3)[0], loop, rtol=1e-5)
     with pytest.raises(ValueError, match="block=8"):
-        anomaly_controls.max_block(maps, 8)
+        anomaly_controls.average_blocks(maps, 8)
 
 
 # --- real files -----------------------------------------------------------------------------------
@@ -192,7 +192,9 @@ def test_live_scores_are_those_of_windows_and_of_the_whole_video(answered, param
         live.append(scores)
     for name in ("reconstruction", "reconstruction_block", "surprise"):
         values = np.array([float(scores[name][0]) for scores in live])
-        np.testing.assert_allclose(values, frames.take(offline[name])[own], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            values, frames.take(offline[name])[own][:, 0, 0], rtol=1e-5, atol=1e-5
+        )
     whole = surprise(MODEL, params, codes_FHWC[None])[0]
     np.testing.assert_allclose([s["surprise"][0] for s in live], whole, rtol=1e-5, atol=1e-5)
 

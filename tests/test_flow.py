@@ -102,6 +102,55 @@ def test_rootflow_is_the_signed_root_of_the_averaged_flow():
     np.testing.assert_array_equal(both[..., :2], encode_view(FLOW, frames, 3)[0])
 
 
+def measure_speed(frames, factor):
+    """Root of the speed by the definition, one pixel and frame after the other."""
+    flow = compute_flow(frames[..., 0]).astype(np.float64)
+    size = np.hypot(flow[..., 0], flow[..., 1]) / factor
+    num_frames, height, width = size.shape
+    shape = (num_frames, height // factor, factor, width // factor, factor)
+    small = size.reshape(shape).mean(axis=(2, 4))
+    wanted = np.zeros(small.shape)
+    for f, y, x in np.ndindex(*small.shape):
+        if f:
+            past = slice(max(1, f - 7), f + 1)
+            around = (slice(max(0, y - 1), y + 2), slice(max(0, x - 1), x + 2))
+            wanted[f, y, x] = np.sqrt(small[past, *around].mean())
+    return wanted
+
+
+@pytest.mark.parametrize("factor", [1, 3])
+def test_rootspeed_is_the_root_of_the_mean_size_of_the_flow_nearby_and_lately(factor):
+    frames = move_texture(num_frames=12, size=(36, 48), right=1, down=-1)
+    frames[5:] = np.roll(frames[5:], 4, axis=2)  # a jump, which the frames after it remember
+    view = get_view("rootspeed")
+    codes, valid, num_clipped = encode_view(view, frames, factor)
+    assert codes.shape == (12, 36 // factor, 48 // factor, 1) and num_clipped == 0
+    assert valid.tolist() == [False] + 11 * [True] and view.history == 8
+    physical = decode_view(view, codes)[..., 0]
+    assert np.abs(physical - measure_speed(frames, factor)).max() <= 0.5 / 100 + 1e-4
+    assert physical[12 - 8 :].std() > 0.01
+
+
+def test_rootspeed_does_not_depend_on_the_direction_and_is_clipped_and_counted():
+    view = get_view("rootspeed")
+    speeds = [
+        decode_view(view, encode_view(view, move_texture(right=r, down=d))[0])[2:, 20:50, 20:70]
+        for r, d in ((3, 0), (-3, 0), (0, 3))
+    ]
+    for speed in speeds:
+        np.testing.assert_allclose(speed.mean(), np.sqrt(3), atol=0.03)
+    codes, _, num_clipped = encode_view(view, move_texture(right=11, shortest=24))
+    assert 100 < num_clipped <= (codes == 255).sum()
+    mirrored = mirror_codes(view, codes)
+    np.testing.assert_array_equal(mirrored, codes[:, :, ::-1])
+
+
+def test_speed_is_seen_in_finer_frames_than_flow():
+    assert find_decode_factor(get_view("rootspeed"), 24, 36) == 5
+    assert find_decode_factor(get_view("flow"), 24, 36) == 3
+    assert find_decode_factor(get_view("gray+flow+rootspeed"), 24, 36) == 5
+
+
 def test_stack_sees_the_averaged_frames():
     frames = np.random.default_rng(0).integers(0, 256, (3, 72, 96, 3), np.uint8)
     view = get_view("gray+flow+difference")

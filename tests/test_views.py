@@ -151,7 +151,7 @@ def test_unknown_view_names_the_closest():
     with pytest.raises(ValueError, match=r"unknown view 'grey': did you mean 'gray'\?"):
         get_view("grey")
     with pytest.raises(
-        ValueError, match="known are rgb, gray, difference, motion, flow, rootflow, otsu"
+        ValueError, match="known are rgb, gray, difference, motion, flow, rootflow, rootspeed, otsu"
     ):
         get_view("gray+zzz")
     with pytest.raises(ValueError, match="'gray\\+gray' names a part twice"):

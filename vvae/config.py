@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 DEFAULT_TASKS = ("reconstruct", "density", "classify", "generate")
 TASKS = (*DEFAULT_TASKS, "features", "cluster", "search", "anomaly", "segment", "moderate")
+TILE_TASKS = ("density", "anomaly")
 
 DEFAULT_BASELINES = ("random_encoder", "frame_pca", "chance")
 BASELINES = (
@@ -87,8 +88,8 @@ class Data:
     sampling: Literal["windows", "whole"] = "windows"
     """windows: consecutive clips; whole: num_frames spread over the video by its timestamps."""
     tile: int | None = None
-    """Side of the square tiles that the model sees, each as a clip of its own; None is whole frames.
-    Of the tasks, density and anomaly can be answered from tiles."""
+    """Side of the square tiles that the model sees, each as a clip of its own; None is the whole
+    frame. Of the tasks, density and anomaly can be answered from tiles."""
     on_error: Literal["skip", "raise"] = "skip"
     """Unreadable files are named, counted and left out, or end the run."""
     flip: bool = False
@@ -124,7 +125,7 @@ class Model:
     latent_dim: int = 50
     """Numbers in a frame latent."""
     clip_latent_dim: int = 5
-    """Numbers in the clip latent."""
+    """Numbers in the clip latent; 0 is a model without one."""
     prior: Literal["learned", "static", "standard"] = "learned"
     """Prior of the frame latents: p(z_t | z_<t, w), p(z_t | w) or N(0, I)."""
     clip_prior: Literal["normal", "mixture"] = "normal"
@@ -143,9 +144,11 @@ class Model:
     def __post_init__(self):
         rule = "must be greater than 0"
         _require(min(self.widths, default=1) > 0, "model.widths", self.widths, rule)
-        _require_positive(
-            "model", self, "hidden", "latent_dim", "clip_latent_dim", "num_components"
-        )
+        _require_positive("model", self, "hidden", "latent_dim", "num_components")
+        _require_at_least_zero("model", self, "clip_latent_dim")
+        has_clip = self.clip_latent_dim > 0 or self.clip_prior == "normal"
+        rule = "must be greater than 0 for model.clip_prior=mixture"
+        _require(has_clip, "model.clip_latent_dim", self.clip_latent_dim, rule)
 
 
 @dataclass(frozen=True)
@@ -321,10 +324,15 @@ class Config:
         fits = tile > 0 and size[0] % tile == 0 and size[1] % tile == 0
         rule = f"must divide data.height and data.width, {size[0]}x{size[1]}"
         _require(fits, "data.tile", tile, rule)
-        for task in self.evaluate.tasks:
-            rule = f"needs whole frames, and data.tile={tile} cuts them; of tiles there are "
-            rule += ", ".join(TILE_TASKS)
-            _require(task in TILE_TASKS, "evaluate.tasks", task, rule)
+        self.check_tasks(self.evaluate.tasks)
+
+    def check_tasks(self, tasks):
+        """Raises ValueError for a task that cannot be answered from tiles, if there are tiles."""
+        rule = f"needs whole frames, and data.tile={self.data.tile} cuts them; of tiles there are "
+        rule += ", ".join(TILE_TASKS)
+        for task in tasks:
+            known = self.data.tile is None or task in TILE_TASKS
+            _require(known, "evaluate.tasks", task, rule)
 
     def _check_likelihood(self):
         likelihood, view = self.model.likelihood, self.data.view

@@ -30,6 +30,7 @@ from vvae import runtime
 from vvae.config import Config
 from vvae.data.dataset import ClipFormat, Dataset, Sampling, open_dataset, open_unsplit
 from vvae.data.performers import write_performers
+from vvae.data.tiles import cut_tiles
 from vvae.models import contract
 from vvae.models.sequential import SequentialVAE
 from vvae.training.checkpoint import Checkpointer
@@ -230,11 +231,26 @@ def _decoding(config: Config) -> dict[str, Any]:
     }
 
 
+def cut_data(config: Config, dataset: Dataset) -> Dataset:
+    """Returns the clips as the model sees them: cut into tiles, if the settings say so."""
+    if config.data.tile is None:
+        return dataset
+    size = frame_size(config)
+    splits = {name: cut_tiles(clips, *size) for name, clips in dataset.splits.items()}
+    return replace(dataset, splits=splits)
+
+
+def frame_size(config: Config) -> tuple[int, int]:
+    """Returns (height, width) of what the model sees: of a frame, or of a tile."""
+    data = config.data
+    return (data.height, data.width) if data.tile is None else (data.tile, data.tile)
+
+
 def build_model(config: Config, num_channels: int) -> SequentialVAE:
     """Returns the model that the settings describe, for frames of num_channels channels."""
     model = config.model
     return SequentialVAE(
-        shape_HWC=(config.data.height, config.data.width, num_channels),
+        shape_HWC=(*frame_size(config), num_channels),
         widths=model.widths,
         hidden=model.hidden,
         latent_dim=model.latent_dim,

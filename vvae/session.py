@@ -87,7 +87,7 @@ def print_estimate(config: Config, runner, num_parts: int) -> None:
 
 def _describe_network(config: Config) -> estimate.Network:
     # The channels of a view are known without opening the data.
-    shape_HWC = runs.clip_format(config).clip_shape[1:]
+    shape_HWC = (*runs.frame_size(config), runs.clip_format(config).clip_shape[-1])
     return estimate.Network(shape_HWC, config.model.widths, config.model.hidden)
 
 
@@ -521,7 +521,7 @@ def draw_curves(run: runs.Run) -> None:
     rows = read_metrics(run.metrics)
 
     def curve(kind: str, name: str):
-        points = [(row["step"], row[name]) for row in rows if row["kind"] == kind]
+        points = [(row["step"], row.get(name)) for row in rows if row["kind"] == kind]
         points = [point for point in points if point[1] is not None]
         return tuple(np.array(points).T) if points else ((), ())
 

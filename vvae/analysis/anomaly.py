@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import math
 import os
 import statistics
@@ -151,6 +152,9 @@ def detect(
     alarm_F = smoothed_F > threshold
     peak_V = scorers.find_peaks(smoothed_F, frames.video_F)
     context = describe_data(dataset, split) | _describe_scorer(scorer, frames)
+    if model.shape_HWC[:2] != clips.clip_format.clip_shape[1:3]:
+        height, width, _ = model.shape_HWC
+        context["tiles"] = f"{height}x{width} pixels; a frame has the largest score of its tiles"
     rows = _measure(scorer, scores, frames, abnormal_F, context)
     folder = Path(folder)
     write_intervals(
@@ -289,12 +293,16 @@ def _judge_videos(scorer: Scorer, peak_V, frames: Frames, abnormal_F, context) -
 
 
 def measure_latency(model, params, clips: Clips, block: int) -> float:
-    """Median time of scoring one frame live, milliseconds, compilation left out."""
-    codes_THWC = clips.read([0])[0]
+    """Median time of scoring one frame live, milliseconds, compilation left out.
+
+    The tiles of a frame, for a model that sees tiles, are scored together.
+    """
+    tiles, _ = scorers.cut_for_model(model, clips.select([0]))
+    codes_KTHWC = tiles.read(np.arange(len(tiles)))
     step = jax.jit(lambda state, frame: step_live(model, params, state, frame, block))
-    state, seconds = begin_live(model, params), []
+    state, seconds = begin_live(model, params, len(tiles)), []
     for number in range(LIVE_FRAMES + 1):
-        frame_BHWC = codes_THWC[number % len(codes_THWC)][None]
+        frame_BHWC = codes_KTHWC[:, number % codes_KTHWC.shape[1]]
         start = time.perf_counter()
         state, _ = jax.block_until_ready(step(state, frame_BHWC))
         seconds.append(time.perf_counter() - start)
@@ -352,7 +360,7 @@ def _write_verdicts(path: Path, names, peak_V, threshold: float) -> None:
 
 def compute_heat(model, params, clips: Clips, batch_size: int) -> np.ndarray:
     """Squared errors averaged over 5x5 pixels around each, 8-bit^2, float32 [N, T, H, W]."""
-    side = min(HEAT_SMOOTHING, *clips.clip_format.clip_shape[1:3])
+    side = min(HEAT_SMOOTHING, *model.shape_HWC[:2])
 
     @jax.jit
     def step(state, video, mask):
@@ -362,9 +370,11 @@ def compute_heat(model, params, clips: Clips, batch_size: int) -> np.ndarray:
         )
         return state, total / side**2
 
-    return scorers.stream_clips(
-        step, lambda size: begin_live(model, params, size), clips, batch_size
-    )
+    tiles, join = scorers.cut_for_model(model, clips)
+    begin = functools.partial(begin_live, model, params)
+    # [N, T, rows, cols, h, w] -> [N, T, rows, h, cols, w] -> whole frames.
+    heat = np.swapaxes(join(scorers.stream_clips(step, begin, tiles, batch_size)), 3, 4)
+    return heat.reshape(*heat.shape[:2], *clips.clip_format.clip_shape[1:3])
 
 
 def measure_heat_scale(model, params, clips: Clips, batch_size: int) -> float:

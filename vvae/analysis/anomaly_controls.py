@@ -5,6 +5,7 @@ seen: the frame's number and the mean brightness. A score of a model that is not
 learned nothing that is of use here.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,25 +25,53 @@ CONTROLS = {
     "background_block": "largest mean of that over a square of {block} pixels",
     "motion": "mean size of the view's motion vectors or differences",
     "motion_block": "largest mean of that over a square of {block} pixels",
+    "motion_standardized": "largest mean of that over a square of {block} pixels, less its mean at "
+    "this place in training frames, in standard deviations at this place and of all places",
     "brightness": "mean code of the intensity channels: a control that knows nothing",
     "time_index": "number of the frame in its file: a control that knows nothing",
 }
 
 
-def fit_background(train: Clips, seed: int) -> np.ndarray:
-    """Returns the median of up to 500 training frames, float32 codes [H, W, C]."""
+@dataclasses.dataclass(frozen=True)
+class Untrained:
+    """What the controls know of normal videos.
+
+    Attributes:
+      background_HWC: median frame, float32 codes of the view.
+      motion_mean, motion_scale: mean and spread of the motion in the squares at each place, float32
+        [H - block + 1, W - block + 1]; zeros and ones for a view without motion.
+    """
+
+    background_HWC: np.ndarray
+    motion_mean: np.ndarray
+    motion_scale: np.ndarray
+
+
+def fit_untrained(train: Clips, block: int, seed: int) -> Untrained:
+    """Learns from up to 500 training frames what is behind, and how much moves where.
+
+    The spread at a place is the root of its variance plus the mean variance of all places: where
+    next to nothing moved in training, little would be infinitely strange otherwise.
+    """
     frames_FHWC = sample_frames(train, MAX_BACKGROUND_FRAMES, seed)
-    return np.median(frames_FHWC, axis=0).astype(np.float32)
+    background_HWC = np.median(frames_FHWC, axis=0).astype(np.float32)
+    mean, scale = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
+    if not all(train.view.intensity_channels):
+        blocks = average_blocks(measure_motion(train.view, frames_FHWC), block)
+        variance = blocks.var(axis=0)
+        mean = blocks.mean(axis=0).astype(np.float32)
+        scale = np.sqrt(np.maximum(variance + variance.mean(), 1e-12)).astype(np.float32)
+    return Untrained(background_HWC, mean, scale)
 
 
-def score_controls(clips: Clips, background_HWC: np.ndarray, block: int) -> dict[str, np.ndarray]:
+def score_controls(clips: Clips, untrained: Untrained, block: int) -> dict[str, np.ndarray]:
     """Scores the frames of clips by everything in CONTROLS that the view allows, but `time_index`.
 
     The first frame of a video has no frame before it and takes the difference of the second.
 
     Args:
       clips: consecutive windows.
-      background_HWC: of `fit_background`.
+      untrained: of `fit_untrained`.
       block: side of a square, pixels.
 
     Returns:
@@ -52,12 +81,10 @@ def score_controls(clips: Clips, background_HWC: np.ndarray, block: int) -> dict
     intensity_C = np.array(view.intensity_channels)
     used_C = intensity_C if intensity_C.any() else np.ones_like(intensity_C)
     maps = {"frame_difference": True, "background": True, "motion": not intensity_C.all()}
-    scores = {
-        name + end: np.zeros(shape_NT)
-        for name, there in maps.items()
-        if there
-        for end in ("", "_block")
-    }
+    names = [name + end for name, there in maps.items() if there for end in ("", "_block")]
+    if maps["motion"]:
+        names.append("motion_standardized")
+    scores = {name: np.zeros(shape_NT) for name in names}
     if intensity_C.any():
         scores["brightness"] = np.zeros(shape_NT)
     for video in range(len(clips.videos)):
@@ -66,12 +93,12 @@ def score_controls(clips: Clips, background_HWC: np.ndarray, block: int) -> dict
             codes_SHWC, before_SHWC = (a[..., used_C] for a in (codes_SHWC, before_SHWC))
             difference = np.abs(codes_SHWC - before_SHWC).mean(axis=-1)
             _put(scores, "frame_difference", where, difference, block)
-            apart = np.abs(codes_SHWC - background_HWC[..., used_C]).mean(axis=-1)
+            apart = np.abs(codes_SHWC - untrained.background_HWC[..., used_C]).mean(axis=-1)
             _put(scores, "background", where, apart, block)
             if intensity_C.any():
                 scores["brightness"][where] = codes_SHWC.mean(axis=(1, 2, 3))
         if not intensity_C.all():
-            _score_motion(scores, clips, video, block)
+            _score_motion(scores, clips, video, untrained, block)
     return scores
 
 
@@ -90,10 +117,13 @@ def _iterate_video(clips: Clips, video: int) -> Iterator[tuple[int, np.ndarray, 
         last_HWC = codes_SHWC[-1]
 
 
-def _score_motion(scores, clips: Clips, video: int, block: int) -> None:
+def _score_motion(scores, clips: Clips, video: int, untrained: Untrained, block: int) -> None:
     for clip, position_S, codes_SHWC, _ in _iterate_video(clips, video):
         size_SHW = measure_motion(clips.view, codes_SHWC)
         _put(scores, "motion", (clip, position_S), size_SHW, block)
+        apart = average_blocks(size_SHW, block) - untrained.motion_mean
+        strange = (apart / untrained.motion_scale).max(axis=(1, 2))
+        scores["motion_standardized"][clip, position_S] = strange
 
 
 def measure_motion(view: View, codes: np.ndarray) -> np.ndarray:
@@ -107,11 +137,14 @@ def measure_motion(view: View, codes: np.ndarray) -> np.ndarray:
 
 def _put(scores, name: str, where, map_SHW: np.ndarray, block: int) -> None:
     scores[name][where] = map_SHW.mean(axis=(1, 2))
-    scores[f"{name}_block"][where] = max_block(map_SHW, block)
+    scores[f"{name}_block"][where] = average_blocks(map_SHW, block).max(axis=(1, 2))
 
 
-def max_block(map_SHW: np.ndarray, block: int) -> np.ndarray:
-    """Largest mean over the squares of `block` pixels that fit into the frame, float64 [S].
+def average_blocks(map_SHW: np.ndarray, block: int) -> np.ndarray:
+    """Means over the squares of `block` pixels that fit into the frame.
+
+    Returns:
+      float64 [S, H - block + 1, W - block + 1].
 
     Raises:
       ValueError: if none fits.
@@ -121,4 +154,4 @@ def max_block(map_SHW: np.ndarray, block: int) -> np.ndarray:
         raise ValueError(f"block={block!r} does not fit into frames of {height}x{width}")
     total = np.pad(map_SHW.astype(np.float64), ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
     rows = total[:, block:] - total[:, :-block]
-    return (rows[:, :, block:] - rows[:, :, :-block]).max(axis=(1, 2)) / block**2
+    return (rows[:, :, block:] - rows[:, :, :-block]) / block**2

@@ -5,21 +5,25 @@ and standard deviations of every score, and the thresholds. No frame that is jud
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from vvae.analysis import anomaly_controls
+from vvae.analysis.anomaly_controls import Untrained
 from vvae.analysis.anomaly_metrics import Threshold, find_threshold, smooth_by_video
 from vvae.analysis.anomaly_scores import begin_live, score_stream, score_windows
 from vvae.analysis.batches import map_clips
 from vvae.analysis.intervals import Frames, list_frames
 from vvae.analysis.npz import load_fields, save_fields
 from vvae.data.clips import Clips
+from vvae.data.tiles import count_tiles, cut_tiles, join_tiles
 
 SCORER_FILE = "anomaly.npz"
 MAX_TRAIN_FRAMES = 20_000
@@ -27,7 +31,6 @@ NUM_NEIGHBOURS = 5
 MAX_COMPONENTS = 10
 FRAMES_PER_COMPONENT = 50
 COVARIANCE_FLOOR = 1e-3
-_DISTANCE_ROWS = 512
 
 # Score -> definition, for the metric cards; quantities of the model alone.
 MODEL_SCORES = {
@@ -46,12 +49,12 @@ MODEL_SCORES = {
 }
 # Sums of z-scores; the first of the model alone, the second with scores that know no model.
 FUSION, FUSION_MOTION = "fusion", "fusion_motion"
-MOTION_CONTROLS = ("frame_difference_block", "motion_block")
+# The first of these that the view allows.
+MOTION_CONTROLS = ("motion_block", "frame_difference_block")
 FUSIONS = {
     FUSION: "mean of the z-scores of all scores of the model",
-    FUSION_MOTION: "mean of the z-scores of fusion, "
-    + " and ".join(MOTION_CONTROLS)
-    + " (where there is one)",
+    FUSION_MOTION: "mean of the z-scores of the model's headline score and of "
+    + " or else ".join(MOTION_CONTROLS),
 }
 
 
@@ -77,13 +80,13 @@ class Reference:
     """What is known of the training videos.
 
     Attributes:
-      background_HWC: median frame, codes of the view.
+      untrained: what the controls know.
       latent_MZ: posterior means in units of their standard deviations.
       weight_K, mean_KZ, factor_KZZ: Gaussian mixture of these latents; the precision of a component
         is factor @ factor.T.
     """
 
-    background_HWC: np.ndarray
+    untrained: Untrained
     latent_MZ: np.ndarray
     weight_K: np.ndarray
     mean_KZ: np.ndarray
@@ -173,29 +176,32 @@ _score_windows = jax.jit(score_windows, static_argnames=("model", "num_samples",
 def compute_streamed(
     model, params, clips: Clips, block: int, batch_size: int
 ) -> dict[str, np.ndarray]:
-    """Returns what `score_stream` says of every frame, name -> [N, T, ...]."""
+    """Returns what `score_stream` says of every frame, name -> [N, T, rows, cols, ...] of tiles."""
 
     def step(state, video, mask):
         return _score_stream(model, params, state, video, mask, block=block)
 
-    return stream_clips(step, lambda size: begin_live(model, params, size), clips, batch_size)
+    tiles, join = cut_for_model(model, clips)
+    begin = functools.partial(begin_live, model, params)
+    return join(stream_clips(step, begin, tiles, batch_size))
 
 
 def compute_windows(
     model, params, clips: Clips, settings: ScoreSettings, batch_size: int
 ) -> dict[str, np.ndarray]:
-    """Returns what `score_windows` says of every frame, name -> [N, T].
+    """Returns what `score_windows` says of every frame, name -> [N, T, rows, cols] of tiles.
 
     The noise of a clip is that of its place in its video, so that a video gets the same scores in
     whatever folder it lies.
     """
     key = jax.random.key(settings.seed)
+    tiles, join = cut_for_model(model, clips)
 
     def run(batch):
         placed = {
             "video": batch["video"],
             "mask": batch["mask"],
-            "index": clips.position_N[batch["index"]],
+            "index": tiles.position_N[batch["index"]],
         }
         return _score_windows(
             model,
@@ -206,13 +212,29 @@ def compute_windows(
             regret_steps=settings.regret_steps,
         )
 
-    return map_clips(run, clips, batch_size)
+    return join(map_clips(run, tiles, batch_size))
+
+
+def cut_for_model(model, clips: Clips) -> tuple[Clips, Callable]:
+    """Cuts clips into the tiles that the model sees, the whole frame for most.
+
+    Returns:
+      The tiles, and a function that puts a pytree of arrays [N * tiles, T, ...] side by side,
+      [N, T, rows, cols, ...].
+    """
+    height, width, _ = model.shape_HWC
+    shape = count_tiles(clips, height, width)
+    return cut_tiles(clips, height, width), lambda tree: jax.tree.map(
+        lambda value_NT: join_tiles(value_NT, *shape), tree
+    )
 
 
 def compute_scores(
     model, params, reference: Reference, settings: ScoreSettings, clips: Clips, batch_size: int
 ) -> tuple[Frames, dict[str, np.ndarray]]:
     """Scores every frame of the videos by everything but what needs held-out normal videos.
+
+    Where the model sees tiles, a frame has the largest score of its tiles.
 
     Args:
       model: a SequentialVAE.
@@ -227,17 +249,24 @@ def compute_scores(
     """
     frames = list_frames(clips)
     streamed = compute_streamed(model, params, clips, settings.block, batch_size)
-    latent_FZ = frames.take(streamed.pop("latent"))
+    latent_FKZ = _flatten_tiles(frames.take(streamed.pop("latent")))
     windows = compute_windows(model, params, clips, settings, batch_size)
-    controls = anomaly_controls.score_controls(clips, reference.background_HWC, settings.block)
     scores = {
-        name: frames.take(value_NT).astype(np.float64)
-        for name, value_NT in {**streamed, **windows, **controls}.items()
+        name: _flatten_tiles(frames.take(value)).max(axis=1).astype(np.float64)
+        for name, value in {**streamed, **windows}.items()
     }
-    scores["latent_gmm"] = score_mixture(reference, latent_FZ)
-    scores["latent_knn"] = score_neighbours(reference, latent_FZ)
+    for name, score in (("latent_gmm", score_mixture), ("latent_knn", score_neighbours)):
+        score_N = score(reference, latent_FKZ.reshape(-1, latent_FKZ.shape[-1]))
+        scores[name] = score_N.reshape(len(frames), -1).max(axis=1)
+    controls = anomaly_controls.score_controls(clips, reference.untrained, settings.block)
+    scores |= {name: frames.take(value_NT) for name, value_NT in controls.items()}
     scores["time_index"] = frames.number_F.astype(np.float64)
     return frames, scores
+
+
+def _flatten_tiles(value: np.ndarray) -> np.ndarray:
+    """[F, rows, cols, ...] -> [F, rows * cols, ...]."""
+    return value.reshape(len(value), -1, *value.shape[3:])
 
 
 # --- fitted to training videos --------------------------------------------------------------------
@@ -248,11 +277,11 @@ def fit_reference(
 ) -> Reference:
     """Learns the background and the latents of training videos.
 
-    Of more than 20,000 training frames so many are drawn without replacement for the latents. The
-    mixture has up to 10 components with full covariances, one for each 50 frames.
+    Of more than 20,000 latents so many are drawn without replacement. The mixture has up to 10
+    components with full covariances, one for each 50 latents.
     """
-    latent_NTZ = compute_streamed(model, params, train, settings.block, batch_size)["latent"]
-    latent_MZ = latent_NTZ[train.mask_NT].astype(np.float64)
+    latent = compute_streamed(model, params, train, settings.block, batch_size)["latent"]
+    latent_MZ = latent[train.mask_NT].reshape(-1, latent.shape[-1]).astype(np.float64)
     if len(latent_MZ) > MAX_TRAIN_FRAMES:
         random = np.random.Generator(np.random.Philox(key=[settings.seed, 0]))
         latent_MZ = latent_MZ[random.choice(len(latent_MZ), MAX_TRAIN_FRAMES, replace=False)]
@@ -261,9 +290,8 @@ def fit_reference(
         mixture = GaussianMixture(
             num_components, reg_covar=COVARIANCE_FLOOR, random_state=settings.seed
         ).fit(latent_MZ)
-    background_HWC = anomaly_controls.fit_background(train, settings.seed)
     return Reference(
-        background_HWC,
+        anomaly_controls.fit_untrained(train, settings.block, settings.seed),
         latent_MZ,
         mixture.weights_,
         mixture.means_,
@@ -287,15 +315,10 @@ def score_mixture(reference: Reference, latent_FZ: np.ndarray) -> np.ndarray:
 def score_neighbours(reference: Reference, latent_FZ: np.ndarray) -> np.ndarray:
     """Mean distance to the 5 nearest training latents (fewer if there are fewer), float64 [F]."""
     known_MZ = reference.latent_MZ
-    count = min(NUM_NEIGHBOURS, len(known_MZ))
-    known_M = np.square(known_MZ).sum(axis=1)
-    distances = []
-    for start in range(0, len(latent_FZ), _DISTANCE_ROWS):
-        part_FZ = latent_FZ[start : start + _DISTANCE_ROWS].astype(np.float64)
-        square_FM = np.square(part_FZ).sum(axis=1)[:, None] - 2.0 * part_FZ @ known_MZ.T + known_M
-        nearest = np.partition(square_FM, count - 1, axis=1)[:, :count]
-        distances.append(np.sqrt(np.maximum(nearest, 0.0)).mean(axis=1))
-    return np.concatenate(distances)
+    with threadpool_limits(1):
+        search = NearestNeighbors(n_neighbors=min(NUM_NEIGHBOURS, len(known_MZ))).fit(known_MZ)
+        distance_FK, _ = search.kneighbors(latent_FZ.astype(np.float64))
+    return distance_FK.mean(axis=1)
 
 
 # --- fitted to held-out normal videos -------------------------------------------------------------
@@ -326,7 +349,7 @@ def fit_scorer(
     mean, scale, complete = {}, {}, dict(scores)
     for name in (*scores, "typicality", FUSION, FUSION_MOTION):
         if name not in scores:
-            complete |= _derive(name, complete, mean, scale)
+            complete |= _derive(name, complete, mean, scale, headline)
         mean[name], scale[name] = complete[name].mean(), _spread(complete[name])
     if headline not in complete:
         raise ValueError(f"evaluate.anomaly_score={headline!r} is not one of {', '.join(complete)}")
@@ -355,15 +378,19 @@ def complete_scores(scorer: Scorer, scores: Mapping[str, np.ndarray]) -> dict[st
     scale = dict(zip(scorer.name_S, scorer.scale_S))
     complete = dict(scores)
     for name in ("typicality", FUSION, FUSION_MOTION):
-        complete |= _derive(name, complete, mean, scale)
+        complete |= _derive(name, complete, mean, scale, scorer.headline)
     return complete
 
 
-def _derive(name: str, scores, mean, scale) -> dict[str, np.ndarray]:
+def _derive(name: str, scores, mean, scale, headline: str) -> dict[str, np.ndarray]:
     if name == "typicality":
         return {name: np.abs(scores["iwae"] - mean["iwae"])}
-    parts = MODEL_SCORES if name == FUSION else (FUSION, *MOTION_CONTROLS)
-    members = [part for part in parts if part in scores]
+    if name == FUSION:
+        members = [part for part in MODEL_SCORES if part in scores]
+    else:
+        of_model = headline if headline in scores and headline != FUSION_MOTION else FUSION
+        motion = next(control for control in MOTION_CONTROLS if control in scores)
+        members = [of_model, motion]
     return {name: np.mean([(scores[k] - mean[k]) / scale[k] for k in members], axis=0)}
 
 

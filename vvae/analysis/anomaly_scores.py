@@ -97,7 +97,8 @@ def step_live(
 def _squared_error(model, params, x_BTHWC, streamed: Streamed) -> jax.Array:
     """8-bit^2, mean over channels, [B, T, H, W]; every frame is decoded with its own w."""
     z_BTZ, w_BTW = streamed.posterior.mean, streamed.w_BTW
-    latents = Latents(z_BTZ.reshape(-1, 1, z_BTZ.shape[-1]), w_BTW.reshape(-1, w_BTW.shape[-1]))
+    num_frames = z_BTZ.shape[0] * z_BTZ.shape[1]
+    latents = Latents(z_BTZ.reshape(num_frames, 1, -1), w_BTW.reshape(num_frames, w_BTW.shape[-1]))
     x = contract.as_unit_range(x_BTHWC)
     mean = contract.decode(model, params, latents).reshape(x.shape)
     return jnp.mean(jnp.square(127.5 * (x - mean)), axis=-1)

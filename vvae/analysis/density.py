@@ -167,10 +167,12 @@ def collect_levels(model: SequentialVAE, measured, mask_NT: np.ndarray) -> dict[
     posterior, kl = measured["posterior"], measured["kl_by_dimension"]
     frame = jax.tree.map(lambda a_NTZ: a_NTZ[mask_NT], posterior["frame"])
     clip = jax.tree.map(lambda a_NW: a_NW[used_N], posterior["clip"])
-    return {
+    levels = {
         "frame": collect(frame, kl["frame"][mask_NT], model.prior == "standard"),
         "clip": collect(clip, kl["clip"][used_N], model.clip_prior == "normal"),
     }
+    # A model without a clip latent has nothing there that could be active or collapse.
+    return {name: level for name, level in levels.items() if len(level.kl_Z)}
 
 
 def _summarize_bound(measured, clips: Clips, context) -> dict[str, Metric]:

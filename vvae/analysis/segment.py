@@ -351,16 +351,17 @@ def _encode_video(encode: Callable, clips: Clips, path: str):
     factor = find_decode_factor(clips.view, clip_format.height, clip_format.width)
     size = (factor * clip_format.height, factor * clip_format.width)
     length = CHUNK_WINDOWS * clip_format.sampling.num_frames
-    latents, numbers, times, before = [], [], [], None
+    latents, numbers, times = [], [], []
+    before = np.zeros((0, *size, 3), np.uint8)
     for number_F, time_F, frames_FHWC in read_chunks(
         path, size, clip_format.sampling.frame_stride, length
     ):
-        # Views of changes need the frame before the chunk.
-        shown = frames_FHWC if before is None else np.concatenate([before, frames_FHWC])
+        # Views of changes need the frames before the chunk.
+        shown = np.concatenate([before, frames_FHWC])
         latents.append(encode(shown, factor)[len(shown) - len(frames_FHWC) :])
         numbers.append(number_F)
         times.append(time_F)
-        before = frames_FHWC[-1:]
+        before = shown[len(shown) - min(clips.view.history, len(shown)) :]
     return np.concatenate(latents), np.concatenate(numbers), np.concatenate(times)
 
 

@@ -28,6 +28,8 @@ class Clips:
         time_NT: float64, a frame's time in its file, s.
         position_N: int32, a clip's number within its video.
         codes_paths: for each video, the cached array that `read` reads from.
+        corner_V: int32 [V, 2], first row and column of the frames that are read, for the tiles of
+            `vvae.data.tiles`; whole frames begin at (0, 0).
     """
 
     clip_format: ClipFormat
@@ -39,6 +41,7 @@ class Clips:
     time_NT: np.ndarray
     position_N: np.ndarray
     codes_paths: tuple[str, ...]
+    corner_V: np.ndarray
 
     def __len__(self) -> int:
         return len(self.video_index_N)
@@ -63,9 +66,12 @@ class Clips:
             FileNotFoundError: if the cache has lost them since they were opened.
         """
         codes_NTHWC = np.empty((len(ids), *self.clip_format.clip_shape), np.uint8)
+        height, width = codes_NTHWC.shape[2:4]
         for row, clip in enumerate(ids):
-            path = self.codes_paths[self.video_index_N[clip]]
-            codes_NTHWC[row] = open_codes(path)[self.position_N[clip]]
+            video = self.video_index_N[clip]
+            y, x = self.corner_V[video]
+            codes_THWC = open_codes(self.codes_paths[video])[self.position_N[clip]]
+            codes_NTHWC[row] = codes_THWC[:, y : y + height, x : x + width]
         return codes_NTHWC
 
     def select(self, ids: Sequence[int] | np.ndarray) -> "Clips":
@@ -82,6 +88,7 @@ class Clips:
             time_NT=self.time_NT[ids],
             position_N=self.position_N[ids],
             codes_paths=tuple(self.codes_paths[k] for k in used),
+            corner_V=self.corner_V[used],
         )
 
 
@@ -105,4 +112,5 @@ def gather_clips(
         time_NT=np.concatenate([entry.time_NT for entry in entries]),
         position_N=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
         codes_paths=tuple(entry.codes_path for entry in entries),
+        corner_V=np.zeros((len(videos), 2), np.int32),
     )

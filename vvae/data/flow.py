@@ -38,12 +38,12 @@ def import_opencv() -> ModuleType:
     return cv2
 
 
-def find_flow_factor(height: int, width: int) -> int:
+def find_flow_factor(height: int, width: int, least_side: int = MIN_SIDE) -> int:
     """Returns by how much larger than height x width the frames are that flow is computed from.
 
-    The least integer that makes the shorter side at least `MIN_SIDE` pixels.
+    The least integer that makes the shorter side at least `least_side` pixels.
     """
-    return max(1, -(-MIN_SIDE // min(height, width)))
+    return max(1, -(-least_side // min(height, width)))
 
 
 def compute_flow(gray_FHW: np.ndarray) -> np.ndarray:

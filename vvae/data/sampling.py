@@ -90,7 +90,7 @@ def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> VideoClips
     """Decodes all clips of one video.
 
     The kept frames are held in memory at the size of the clips, 12 KB each at 64x64; for a view
-    with flow and clips of fewer than 60 rows or columns at an integer multiple of it.
+    with flow and small clips at an integer multiple of it, see `views.find_decode_factor`.
 
     Raises:
         VideoError: if the video cannot be read to its end, or has no frame that the view can show.

@@ -1,9 +1,9 @@
 """What the model sees of a video: pure functions from RGB frames to uint8 codes, and back.
 
-A view is one part (`rgb`, `gray`, `difference`, `motion`, `flow`, `rootflow`, `otsu`) or a stack of
-parts joined by `+`, such as `gray+flow`, whose channels follow one another. Every channel is stored
-as uint8 with an affine code, `physical = (code - offset) * scale`, so that all views share one
-cache and loader.
+A view is one part (`rgb`, `gray`, `difference`, `motion`, `flow`, `rootflow`, `rootspeed`, `otsu`)
+or a stack of parts joined by `+`, such as `gray+flow`, whose channels follow one another. Every
+channel is stored as uint8 with an affine code, `physical = (code - offset) * scale`, so that all
+views share one cache and loader.
 """
 
 import difflib
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vvae.data.flow import compute_flow, find_flow_factor
+from vvae.data.flow import MIN_SIDE, compute_flow, find_flow_factor
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,16 @@ class View:
         )
 
     @property
+    def history(self) -> int:
+        """On how many frames before it the codes of a frame depend."""
+        return max(_HISTORY.get(part, 0) for part in self.parts)
+
+    @property
+    def num_flow_channels(self) -> int:
+        """How many channels are computed from flow."""
+        return sum(_PARTS[part].num_channels for part in self.parts if part in _LEAST_SIDE)
+
+    @property
     def flow_channels(self) -> tuple[bool, ...]:
         """For each channel, whether it is of flow or its root."""
         return tuple(
@@ -70,11 +80,19 @@ _PARTS = {
     "motion": View("motion", 1, (0.0,), (1.0,)),
     "flow": View("flow", 2, (128.0,) * 2, (1 / 16,) * 2),
     "rootflow": View("rootflow", 2, (128.0,) * 2, (1 / 40,) * 2),
+    "rootspeed": View("rootspeed", 1, (0.0,), (1 / 100,)),
     "otsu": View("otsu", 1, (0.0,), (1 / 255,)),
 }
 _INTENSITY_PARTS = ("rgb", "gray")
 _FLOW_PARTS = ("flow", "rootflow")
-_CHANGE_PARTS = ("difference", "motion", *_FLOW_PARTS)
+# Least number of rows and columns that flow is computed at, for parts that are made of it: the
+# speed of single walkers wants finer pictures than the motion of a hand that fills the frame.
+_LEAST_SIDE = {"flow": MIN_SIDE, "rootflow": MIN_SIDE, "rootspeed": 2 * MIN_SIDE}
+# Speed is averaged over so many frames, the last of which is the frame itself, and over squares of
+# so many pixels of the clip.
+SPEED_FRAMES = 8
+SPEED_SIDE = 3
+_HISTORY = {"difference": 1, "motion": 1, "flow": 1, "rootflow": 1, "rootspeed": SPEED_FRAMES}
 # To be raised when the codes of a part change, so that cached ones are computed anew.
 _VERSIONS: dict[str, int] = {}
 _FULL_COLOR = 2.0  # pixels a frame that are shown at full brightness
@@ -112,7 +130,8 @@ def find_decode_factor(view: View, height: int, width: int) -> int:
 
     1 for views without flow, which is poor if it is computed from very small frames.
     """
-    return find_flow_factor(height, width) if set(view.parts) & set(_FLOW_PARTS) else 1
+    sides = [_LEAST_SIDE[part] for part in view.parts if part in _LEAST_SIDE]
+    return find_flow_factor(height, width, max(sides)) if sides else 1
 
 
 def encode_view(
@@ -154,7 +173,7 @@ def encode_view(
     encoders |= {part: lambda part=part: flows[part][0] for part in flows}
     codes_FHWC = np.concatenate([encoders[part]() for part in view.parts], axis=-1)
     valid_F = np.ones(len(frames_FHWC), dtype=bool)
-    valid_F[:1] = not set(view.parts) & set(_CHANGE_PARTS)
+    valid_F[:1] = view.history == 0
     return codes_FHWC, valid_F, sum(num_clipped for _, num_clipped in flows.values())
 
 
@@ -163,7 +182,8 @@ def decode_view(view: View, codes: np.ndarray) -> np.ndarray:
 
     Gray and rgb are in 8-bit intensities, difference and motion in 8-bit intensities per sampled
     frame, flow (to the right, down) in pixels of the clip per sampled frame, rootflow in signed
-    square roots of these, otsu in {0, 1}.
+    square roots of these, rootspeed in square roots of pixels of the clip per sampled frame, otsu
+    in {0, 1}.
     """
     offset = np.asarray(view.offset, np.float32)
     return (codes.astype(np.float32) - offset) * np.asarray(view.scale, np.float32)
@@ -188,12 +208,12 @@ def view_to_rgb(view: View, codes: np.ndarray) -> np.ndarray:
     """Returns a picture of codes uint8 [..., H, W, C] as RGB, uint8 [..., H, W, 3].
 
     A stack is shown by its first part that is a picture. By itself, a difference is shown around
-    mid gray (128 = no change), motion as light on black, and flow and rootflow as colours on black:
-    the hue is the direction (right red, down yellow-green, left cyan, up violet), the brightness
-    grows with the square root of the flow and is full at 2 pixels a frame.
+    mid gray (128 = no change), motion and rootspeed as light on black, and flow and rootflow as
+    colours on black: the hue is the direction (right red, down yellow-green, left cyan, up violet),
+    the brightness grows with the square root of the flow and is full at 2 pixels a frame.
     """
     channels = dict(_slice_parts(view))
-    shown = next((part for part in view.parts if part not in _CHANGE_PARTS), view.parts[0])
+    shown = next((part for part in view.parts if part not in _HISTORY), view.parts[0])
     picture = codes[..., channels[shown]]
     if shown in _FLOW_PARTS:
         return _color_flow(decode_view(_PARTS[shown], picture), is_root=shown == "rootflow")
@@ -255,18 +275,66 @@ def _average_squares(array_FHWC: np.ndarray, factor: int) -> np.ndarray:
 def _encode_flows(
     view: View, frames_FHWC: np.ndarray, factor: int
 ) -> dict[str, tuple[np.ndarray, int]]:
-    """Returns, for each part that shows flow, its codes and how many of them are clipped.
+    """Returns, for each part that is made of flow, its codes and how many of them are clipped.
 
     The root makes room for slow and fast: most of a video moves little, if at all, and a few places
     by pixels. It is taken of the averaged flow.
     """
-    parts = [part for part in view.parts if part in _FLOW_PARTS]
+    parts = [part for part in view.parts if part in _LEAST_SIDE]
     if not parts:
         return {}
-    gray_FHW = _compute_gray(frames_FHWC)[..., 0]
-    flow_FHWC = _average_squares(compute_flow(gray_FHW), factor) / factor
-    values = {"flow": flow_FHWC, "rootflow": np.sign(flow_FHWC) * np.sqrt(np.abs(flow_FHWC))}
-    return {part: _encode_symmetric(_PARTS[part], values[part]) for part in parts}
+    fine_FHWC = compute_flow(_compute_gray(frames_FHWC)[..., 0])
+    flow_FHWC = _average_squares(fine_FHWC, factor) / factor
+    encoders = {
+        "flow": lambda: _encode_symmetric(_PARTS["flow"], flow_FHWC),
+        "rootflow": lambda: _encode_symmetric(
+            _PARTS["rootflow"], np.sign(flow_FHWC) * np.sqrt(np.abs(flow_FHWC))
+        ),
+        "rootspeed": lambda: _encode_rootspeed(fine_FHWC, factor),
+    }
+    return {part: encoders[part]() for part in parts}
+
+
+def _encode_rootspeed(fine_FHWC: np.ndarray, factor: int) -> tuple[np.ndarray, int]:
+    """Codes 100 root(speed), and how many are clipped; 0 for the first frame.
+
+    The speed at a place is the mean size of the flow over the frame and the 7 before it (fewer at
+    the beginning of the video), and over 3x3 pixels of the clip (fewer at the borders). Objects
+    that pass by enter it with their size and their speed, whatever their direction.
+    """
+    size_FHW = _average_squares(np.hypot(fine_FHWC[..., :1], fine_FHWC[..., 1:]), factor)[..., 0]
+    recent_FHW = _average_past(size_FHW[1:] / factor, SPEED_FRAMES)
+    speed_FHW = _average_neighbours(recent_FHW, SPEED_SIDE)
+    codes_FHWC = np.zeros((*size_FHW.shape, 1), np.uint8)
+    steps = np.rint(np.sqrt(speed_FHW) / _PARTS["rootspeed"].scale[0])
+    codes_FHWC[1:, ..., 0] = np.minimum(steps, 255)
+    return codes_FHWC, int((steps > 255).sum())
+
+
+def _average_past(array_FHW: np.ndarray, length: int) -> np.ndarray:
+    """Mean of each frame and the length - 1 before it, or as many as there are."""
+    total_FHW = np.cumsum(array_FHW, axis=0, dtype=np.float64)
+    total_FHW[length:] -= total_FHW[:-length].copy()
+    count_F = np.minimum(np.arange(1, len(array_FHW) + 1), length)
+    return total_FHW / count_F[:, None, None]
+
+
+def _average_neighbours(array_FHW: np.ndarray, side: int) -> np.ndarray:
+    """Mean over a square of side x side pixels around each pixel, or what of it is inside."""
+    reach = side // 2
+    for axis in (1, 2):
+        ones = np.ones_like(array_FHW[:1])
+        array_FHW, count = (_add_neighbours(a, axis, reach) for a in (array_FHW, ones))
+        array_FHW = array_FHW / count
+    return array_FHW
+
+
+def _add_neighbours(array_FHW: np.ndarray, axis: int, reach: int) -> np.ndarray:
+    """Sum over the pixels up to `reach` away along one axis."""
+    padding = [(reach, reach) if k == axis else (0, 0) for k in range(array_FHW.ndim)]
+    padded = np.pad(array_FHW, padding)
+    size = array_FHW.shape[axis]
+    return sum(np.take(padded, range(k, k + size), axis) for k in range(2 * reach + 1))
 
 
 def _encode_symmetric(part: View, value_FHWC: np.ndarray) -> tuple[np.ndarray, int]:

@@ -105,7 +105,10 @@ class GaussianHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Gaussian:
-        out = nn.Dense(2 * self.features, dtype=None, name="dense")(dist.raise_precision(x))
+        x = dist.raise_precision(x)
+        if self.features == 0:  # No initialiser knows a kernel without columns.
+            return Gaussian(x[..., :0], x[..., :0])
+        out = nn.Dense(2 * self.features, dtype=None, name="dense")(x)
         return dist.split_gaussian(out)
 
 
@@ -255,7 +258,7 @@ class SequentialVAE(nn.Module):
       widths: channels after each stride-2 convolution; () for dense layers alone.
       hidden: width of the dense layers.
       latent_dim: Z, numbers in a frame latent.
-      clip_latent_dim: W, numbers in the clip latent.
+      clip_latent_dim: W, numbers in the clip latent; 0 is a model without one.
       prior: p(z_t | z_<t, w) "learned", p(z_t | w) "static" or N(0, I) "standard".
       clip_prior: N(0, I) "normal", or a learned "mixture" of num_components Gaussians.
       num_components: K of the mixture.
@@ -516,7 +519,9 @@ class SequentialVAE(nn.Module):
             lambda a: jnp.tile(a, (num_samples,) + (1,) * (a.ndim - 1)),
             (x_BTHWC, mask_BT, posterior),
         )
-        latents = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), latents_KB)
+        latents = jax.tree.map(
+            lambda a: a.reshape(math.prod(a.shape[:2]), *a.shape[2:]), latents_KB
+        )
         terms = self._terms(x, mask, posterior, latents)
         return jax.tree.map(lambda a: a.reshape(num_samples, -1), terms)
 
