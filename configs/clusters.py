@@ -4,7 +4,7 @@
 
 About 10 minutes on two CPU cores beside other work. Needs OpenCV (`pip install '.[vision]'`). The
 mixture's ten components, matched one to one to the ten actions, agree with 0.53 of the test videos;
-the README has the rows beside it. Labels enter nothing.
+the README has the rows beside it and a second seed. Labels enter nothing.
 
 `static` frame prior: p(z_t | w) knows of the movement only what w tells, so that w has to tell it;
 a learned transition finds out by itself. Roots of flow: of gray frames w tells other things than
