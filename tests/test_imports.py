@@ -23,6 +23,7 @@ ALLOWED = {
     "training": ("training", "objectives"),
     "streaming": ("models", "distributions", "video"),
     "tiling": ("models", "distributions"),
+    "sharding": ("models", "distributions"),
     "cards": (),
     "metrics": ("cards",),
     "figures": ("video",),

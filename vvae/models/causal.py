@@ -28,6 +28,7 @@ from vvae.models.bottleneck import FiniteScalars, GaussianLatents
 from vvae.models.causal_blocks import (
     NORMS,
     CausalConv,
+    Extent,
     FrameAttention,
     Head,
     Past,
@@ -62,6 +63,7 @@ class Network:
       norm: see `CausalVideoVAE`.
       attention: see `CausalVideoVAE`.
       dtype: of the activations.
+      extent: real rows and columns at the finest resolution; see `causal_blocks`.
     """
 
     widths: tuple[int, ...]
@@ -69,14 +71,21 @@ class Network:
     norm: str
     attention: bool
     dtype: Any
+    extent: Extent = None
+
+    def extent_at(self, level: int) -> Extent:
+        """Returns the real rows and columns after so many steps to coarser resolutions."""
+        if self.extent is None:
+            return None
+        scale = 2 ** sum(in_space for _, in_space in self.halvings[:level])
+        return self.extent[0] // scale, self.extent[1] // scale
 
 
 def _make_middle(net: Network) -> list[nn.Module]:
     """Layers at the coarsest resolution."""
-    first = ResBlock(net.norm, net.dtype, name="middle_0")
-    second = ResBlock(net.norm, net.dtype, name="middle_1")
-    attention = [FrameAttention(net.norm, net.dtype, name="attention")] if net.attention else []
-    return [first, *attention, second]
+    settings = (net.norm, net.dtype, net.extent_at(len(net.halvings)))
+    attention = [FrameAttention(*settings, name="attention")] if net.attention else []
+    return [ResBlock(*settings, name="middle_0"), *attention, ResBlock(*settings, name="middle_1")]
 
 
 class Encoder(nn.Module):
@@ -89,18 +98,19 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         net = self.net
-        layers = [CausalConv(net.widths[0], net.dtype, name="conv_in")]
+        layers = [CausalConv(net.widths[0], net.dtype, extent=net.extent, name="conv_in")]
         for level, (in_time, in_space) in enumerate(net.halvings):
-            width = net.widths[level + 1]
-            layers.append(Stage(self.depth, net.norm, net.dtype, name=f"stage_{level}"))
+            width, extent = net.widths[level + 1], net.extent_at(level)
+            layers.append(Stage(self.depth, net.norm, net.dtype, extent, name=f"stage_{level}"))
             if in_space:
-                layers.append(SpatialDown(width, net.dtype, name=f"down_{level}"))
+                layers.append(SpatialDown(width, net.dtype, extent, name=f"down_{level}"))
             if in_time:
                 layers.append(TemporalDown(width, net.dtype, name=f"temporal_down_{level}"))
         last = len(net.halvings)
-        layers.append(Stage(self.depth, net.norm, net.dtype, name=f"stage_{last}"))
+        extent = net.extent_at(last)
+        layers.append(Stage(self.depth, net.norm, net.dtype, extent, name=f"stage_{last}"))
         layers += _make_middle(net)
-        layers.append(Head(self.features, net.norm, net.dtype, name="head"))
+        layers.append(Head(self.features, net.norm, net.dtype, extent, name="head"))
         return chain(layers, x, past)
 
 
@@ -114,18 +124,22 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         net = self.net
-        layers = [CausalConv(net.widths[-1], net.dtype, name="conv_in"), *_make_middle(net)]
         last = len(net.halvings)
-        layers.append(Stage(self.depth, net.norm, net.dtype, name=f"stage_{last}"))
+        extent = net.extent_at(last)
+        layers = [CausalConv(net.widths[-1], net.dtype, extent=extent, name="conv_in")]
+        layers += _make_middle(net)
+        layers.append(Stage(self.depth, net.norm, net.dtype, extent, name=f"stage_{last}"))
         for level in reversed(range(last)):
             in_time, in_space = net.halvings[level]
             width = net.widths[level]
             if in_time:
                 layers.append(TemporalUp(width, net.dtype, name=f"temporal_up_{level}"))
             if in_space:
-                layers.append(SpatialUp(width, net.dtype, name=f"up_{level}"))
-            layers.append(Stage(self.depth, net.norm, net.dtype, name=f"stage_{level}"))
-        layers.append(Head(self.features, net.norm, net.dtype, name="head"))
+                coarse = net.extent_at(level + 1)
+                layers.append(SpatialUp(width, net.dtype, coarse, name=f"up_{level}"))
+            extent = net.extent_at(level)
+            layers.append(Stage(self.depth, net.norm, net.dtype, extent, name=f"stage_{level}"))
+        layers.append(Head(self.features, net.norm, net.dtype, net.extent, name="head"))
         return chain(layers, z, past)
 
 
@@ -148,6 +162,8 @@ class CausalVideoVAE(nn.Module):
       bottleneck: `GaussianLatents(channels)`, or `FiniteScalars(levels)`.
       dtype: of the activations; norms, posterior, the last convolution and all terms are at least
         float32.
+      extent: rows and columns of the videos that are real, multiples of spatial_compression, where
+        more are given and are not to count (`vvae.sharding`); None for all.
 
     Variables: "params" are learned; "stats" hold the standardisation, `mean` and `std` of each
     channel [C] in [-1, 1] units. Gradients with respect to the stats are zero.
@@ -163,10 +179,14 @@ class CausalVideoVAE(nn.Module):
     norm: str = "position"
     bottleneck: GaussianLatents | FiniteScalars = GaussianLatents()
     dtype: Any = jnp.float32
+    extent: Extent = None
 
     def setup(self):
         self._check_settings()
-        net = Network(self.widths, self.halvings, self.norm, self.attention, self.dtype)
+        finest = self.extent
+        if finest is not None and self.stem != "none":
+            finest = finest[0] // 2, finest[1] // 2
+        net = Network(self.widths, self.halvings, self.norm, self.attention, self.dtype, finest)
         channels = self.shape_HWC[-1]
         pixels = channels if self.stem == "none" else 4 * channels
         self.encoder = Encoder(net, self.blocks[0], self.bottleneck.num_outputs)

@@ -5,7 +5,10 @@ and None before the first frame. A whole video is one call with past=None, and a
 one call a piece, each with the past that the call before has returned. It is the same computation,
 so both give the same values and the same gradients, whatever the pieces.
 
-Time is padded with zeros in front of the first frame, space with zeros on all sides.
+Time is padded with zeros in front of the first frame, space with zeros on all sides. Where frames
+are padded for other reasons, such as to be shared out evenly among devices, a layer's `extent` says
+how many (rows, columns) of its input are real: what lies beyond is zero for every layer that looks
+sideways, so that it is as if it were not there. None stands for all.
 """
 
 import math
@@ -17,10 +20,20 @@ import jax.numpy as jnp
 from jax import lax
 
 from vvae.distributions import raise_precision
-from vvae.models.layers import DownConv, UpConv
+from vvae.models.layers import (
+    DownConv,
+    UpConv,
+    down_conv,
+    native_down_conv,
+    native_up_conv,
+    up_conv,
+)
 
 # A pytree of arrays [B, ...], or None before the first frame.
 Past = Any
+
+# Real rows and columns of an input, or None for all of them.
+Extent = tuple[int, int] | None
 
 NORMS = ("position", "frame")
 _GROUPS = 32
@@ -42,6 +55,19 @@ def prepend_past(x_BTHWC: jax.Array, past: jax.Array | None, num_zeros: int) -> 
             "keeps its batch and its frame size"
         )
     return jnp.concatenate([past, x_BTHWC], axis=1)
+
+
+def inside(extent: tuple[int, int], height: int, width: int) -> jax.Array:
+    """Returns bool [1, 1, H, W, 1], True within the extent."""
+    rows, columns = jnp.arange(height) < extent[0], jnp.arange(width) < extent[1]
+    return jnp.logical_and(*jnp.meshgrid(rows, columns, indexing="ij"))[None, None, ..., None]
+
+
+def zero_outside(x_BTHWC: jax.Array, extent: Extent) -> jax.Array:
+    """Returns x with zeros beyond its extent."""
+    if extent is None:
+        return x_BTHWC
+    return jnp.where(inside(extent, *x_BTHWC.shape[2:4]), x_BTHWC, 0.0)
 
 
 def chain(layers, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
@@ -114,18 +140,21 @@ class CausalConv(nn.Module):
       features: number of output channels F.
       dtype: of the activations; the parameters are float32.
       kernel_init: of `kernel` [3, 3, 3, C, F].
+      extent: see the module.
     """
 
     features: int
     dtype: Any = jnp.float32
     kernel_init: Any = nn.initializers.lecun_normal()
+    extent: Extent = None
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         shape = (_KERNEL, _KERNEL, _KERNEL, x_BTHWC.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x = prepend_past(x_BTHWC.astype(self.dtype), past, _KERNEL - 1)
+        x = zero_outside(x_BTHWC.astype(self.dtype), self.extent)
+        x = prepend_past(x, past, _KERNEL - 1)
         y = convolve_3d(x, kernel.astype(self.dtype))
         y = y + bias.astype(self.dtype).reshape(1, 1, 1, 1, -1)
         return y, x[:, -(_KERNEL - 1) :]
@@ -138,10 +167,12 @@ class Norm(nn.Module):
       kind: "position": root mean square over the channels of each position (Zhang and Sennrich
         2019); "frame": groups of channels over each frame (Wu and He 2018).
       dtype: of the result.
+      extent: see the module; what lies beyond does not count.
     """
 
     kind: str
     dtype: Any
+    extent: Extent = None
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array) -> jax.Array:
@@ -152,7 +183,11 @@ class Norm(nn.Module):
         else:
             groups = math.gcd(x.shape[-1], _GROUPS)
             norm = nn.GroupNorm(groups, dtype=None, use_fast_variance=False, name="norm")
-            y = norm(x.reshape(-1, *x.shape[2:])).reshape(x.shape)
+            frames = x.reshape(-1, *x.shape[2:])
+            mask = None
+            if self.extent is not None:
+                mask = jnp.broadcast_to(inside(self.extent, *x.shape[2:4])[0], frames.shape)
+            y = norm(frames, mask=mask).reshape(x.shape)
         return y.astype(self.dtype)
 
 
@@ -161,16 +196,17 @@ class ResBlock(nn.Module):
 
     norm: str
     dtype: Any
+    extent: Extent = None
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         features = x_BTHWC.shape[-1]
         before = past or (None, None)
-        h = nn.silu(Norm(self.norm, self.dtype, name="norm_0")(x_BTHWC))
-        h, first = CausalConv(features, self.dtype, name="conv_0")(h, before[0])
-        h = nn.silu(Norm(self.norm, self.dtype, name="norm_1")(h))
-        zeros = nn.initializers.zeros
-        h, second = CausalConv(features, self.dtype, zeros, name="conv_1")(h, before[1])
+        zeros, extent = nn.initializers.zeros, self.extent
+        h = nn.silu(Norm(self.norm, self.dtype, extent, name="norm_0")(x_BTHWC))
+        h, first = CausalConv(features, self.dtype, extent=extent, name="conv_0")(h, before[0])
+        h = nn.silu(Norm(self.norm, self.dtype, extent, name="norm_1")(h))
+        h, second = CausalConv(features, self.dtype, zeros, extent, name="conv_1")(h, before[1])
         return x_BTHWC + h, (first, second)
 
 
@@ -180,6 +216,7 @@ class Stage(nn.Module):
     depth: int
     norm: str
     dtype: Any
+    extent: Extent = None
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
@@ -189,7 +226,7 @@ class Stage(nn.Module):
             split_rngs={"params": True},
             length=self.depth,
         )
-        return blocks(self.norm, self.dtype, name="blocks")(x_BTHWC, past)
+        return blocks(self.norm, self.dtype, self.extent, name="blocks")(x_BTHWC, past)
 
 
 class FrameAttention(nn.Module):
@@ -200,14 +237,19 @@ class FrameAttention(nn.Module):
 
     norm: str
     dtype: Any
+    extent: Extent = None
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         batch, length, height, width, channels = x_BTHWC.shape
-        h = Norm(self.norm, self.dtype, name="norm")(x_BTHWC)
+        h = Norm(self.norm, self.dtype, self.extent, name="norm")(x_BTHWC)
         h = nn.Dense(3 * channels, dtype=self.dtype, name="query_key_value")(h)
         query, key, value = jnp.split(h.reshape(batch, length, height * width, -1), 3, axis=-1)
         scores = raise_precision(jnp.einsum("btqc,btkc->btqk", query, key)) / math.sqrt(channels)
+        if self.extent is not None:
+            scores = jnp.where(
+                inside(self.extent, height, width).reshape(1, 1, 1, -1), scores, -jnp.inf
+            )
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         h = jnp.einsum("btqk,btkc->btqc", weights, value).reshape(x_BTHWC.shape)
         zeros = nn.initializers.zeros
@@ -219,10 +261,13 @@ class SpatialDown(nn.Module):
 
     features: int
     dtype: Any
+    extent: Extent = None
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        return _map_frames(DownConv(self.features, self.dtype, name="conv"), x_BTHWC), ()
+        convolve = down_conv if self.extent is None else native_down_conv
+        conv = DownConv(self.features, self.dtype, convolve, name="conv")
+        return _map_frames(conv, zero_outside(x_BTHWC, self.extent)), ()
 
 
 class SpatialUp(nn.Module):
@@ -230,10 +275,13 @@ class SpatialUp(nn.Module):
 
     features: int
     dtype: Any
+    extent: Extent = None
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        return _map_frames(UpConv(self.features, self.dtype, name="conv"), x_BTHWC), ()
+        convolve = up_conv if self.extent is None else native_up_conv
+        conv = UpConv(self.features, self.dtype, convolve, name="conv")
+        return _map_frames(conv, zero_outside(x_BTHWC, self.extent)), ()
 
 
 def _map_frames(layer, x_BTHWC: jax.Array) -> jax.Array:
@@ -283,9 +331,10 @@ class Head(nn.Module):
     features: int
     norm: str
     dtype: Any
+    extent: Extent = None
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         dtype = jnp.promote_types(self.dtype, jnp.float32)
-        h = nn.silu(Norm(self.norm, dtype, name="norm")(x_BTHWC))
-        return CausalConv(self.features, dtype, name="conv")(h, past)
+        h = nn.silu(Norm(self.norm, dtype, self.extent, name="norm")(x_BTHWC))
+        return CausalConv(self.features, dtype, extent=self.extent, name="conv")(h, past)

@@ -4,6 +4,8 @@ Both have 4x4 kernels, stride 2 and padding 1, so every tap position is used equ
 checkerboard appears (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard).
 """
 
+from collections.abc import Callable
+
 import jax
 from flax import linen as nn
 from jax import Array, lax
@@ -115,16 +117,32 @@ def _native_kernel_gradient(x_NHWC: Array, y_NhwF: Array) -> Array:
     return gradient
 
 
+def native_down_conv(x_NHWC: Array, kernel: Array) -> Array:
+    """`down_conv` by the backend's own convolution everywhere.
+
+    Frames that are divided among devices stay divided in it: the matrix products for CPUs cut
+    frames into patches, across the borders between the devices, and so gather them on each.
+    """
+    return _native_down(x_NHWC, kernel)
+
+
+def native_up_conv(x_NHWC: Array, kernel: Array) -> Array:
+    """`up_conv` by the backend's own convolution everywhere; see `native_down_conv`."""
+    return _native_up(x_NHWC, kernel.swapaxes(2, 3))
+
+
 class DownConv(nn.Module):
     """Halves height and width: `down_conv` plus a bias.
 
     Attributes:
         features: number of output channels F.
         dtype: of the activations; the parameters `kernel` [4, 4, C, F] and `bias` [F] are float32.
+        convolve: `down_conv`, or `native_down_conv` for frames that are shared out among devices.
     """
 
     features: int
     dtype: jnp.dtype = jnp.float32
+    convolve: Callable[[Array, Array], Array] = down_conv
 
     @nn.compact
     def __call__(self, x_NHWC: Array) -> Array:
@@ -132,7 +150,7 @@ class DownConv(nn.Module):
         shape = (4, 4, x_NHWC.shape[-1], self.features)
         kernel = self.param("kernel", initializers.lecun_normal(), shape)
         bias = self.param("bias", initializers.zeros, (self.features,))
-        y_NHWF = down_conv(x_NHWC.astype(self.dtype), kernel.astype(self.dtype))
+        y_NHWF = self.convolve(x_NHWC.astype(self.dtype), kernel.astype(self.dtype))
         return y_NHWF + bias.astype(self.dtype).reshape(1, 1, 1, -1)
 
 
@@ -142,10 +160,12 @@ class UpConv(nn.Module):
     Attributes:
         features: number of output channels F.
         dtype: of the activations; the parameters `kernel` [4, 4, C, F] and `bias` [F] are float32.
+        convolve: `up_conv`, or `native_up_conv` for frames that are shared out among devices.
     """
 
     features: int
     dtype: jnp.dtype = jnp.float32
+    convolve: Callable[[Array, Array], Array] = up_conv
 
     @nn.compact
     def __call__(self, x_NHWC: Array) -> Array:
@@ -153,5 +173,5 @@ class UpConv(nn.Module):
         shape = (4, 4, x_NHWC.shape[-1], self.features)
         kernel = self.param("kernel", _up_kernel_init, shape)
         bias = self.param("bias", initializers.zeros, (self.features,))
-        y_NHWF = up_conv(x_NHWC.astype(self.dtype), kernel.astype(self.dtype))
+        y_NHWF = self.convolve(x_NHWC.astype(self.dtype), kernel.astype(self.dtype))
         return y_NHWF + bias.astype(self.dtype).reshape(1, 1, 1, -1)
