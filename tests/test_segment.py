@@ -11,8 +11,8 @@ from vvae import figures
 from vvae.analysis import boundaries, foreground, rivals, segment
 from vvae.analysis import transitions as material
 from vvae.analysis.transitions import Transition
-from vvae.data.dataset import ClipFormat, Sampling, open_dataset
-from vvae.data.performers import render_clip
+from vvae.data.dataset import ClipFormat, Sampling, open_dataset, open_unsplit
+from vvae.data.performers import VERSION, render_clip
 from vvae.metrics import compare
 from vvae.models.sequential import SequentialVAE, init_variables
 from vvae.video import read_frames
@@ -216,6 +216,26 @@ def test_threshold_of_separable_scores_gives_the_mask():
     assert foreground.measure_iou(scores > threshold, true, valid).mean() > 0.97
 
 
+def test_masks_of_performers_of_another_version_are_not_measured(tmp_path):
+    for number in range(2):
+        np.save(tmp_path / f"{number}.npy", np.full((4, 16, 16, 3), 60 * number, np.uint8))
+
+    def explain(version):
+        rows = [["path", "label", "performer", "take", "seed", "version"]]
+        rows += [[f"{number}.npy", "wave", 0, number, 0, version] for number in range(2)]
+        with open(tmp_path / "manifest.csv", "w", newline="") as file:
+            csv.writer(file).writerows(rows)
+        clip_format = ClipFormat("gray", 16, 16, Sampling(num_frames=4))
+        cache = {"cache_dir": tmp_path / "c", "cache_limit_bytes": 2**28, "num_workers": 0}
+        dataset = open_unsplit(tmp_path, clip_format, **cache)
+        return foreground.explain_missing(make_model((16, 16, 1))[0], dataset.splits["all"])
+
+    assert explain(VERSION) is None
+    reason = explain(VERSION - 1)
+    assert f"version {VERSION - 1} of the built-in performers" in reason
+    assert f"exact masks of version {VERSION};" in reason
+
+
 def test_pixel_scores_count_noise_units_from_the_decoded_background():
     model, params = make_model((8, 8, 1))
     x = np.random.default_rng(0).integers(0, 256, (1, 3, 8, 8, 1)).astype(np.uint8)
@@ -314,8 +334,6 @@ def test_videos_of_files_are_encoded_in_chunks_as_a_whole(segmented, monkeypatch
     frames = np.random.default_rng(3).integers(0, 256, (23, 16, 16, 3)).astype(np.uint8)
     np.save(tmp_path / "long.npy", frames)
     clip_format = ClipFormat("difference", 16, 16, Sampling(num_frames=4))
-    from vvae.data.dataset import open_unsplit
-
     dataset = open_unsplit(
         tmp_path, clip_format, cache_dir=tmp_path / "c", cache_limit_bytes=2**28, num_workers=0
     )

@@ -16,7 +16,7 @@ from vvae.analysis.reconstruct import label_rows
 from vvae.analysis.result import describe_clips, describe_data, require_split
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
-from vvae.data.performers import render_clip
+from vvae.data.performers import VERSION, render_clip
 from vvae.data.views import view_to_rgb
 from vvae.metrics import Metric
 from vvae.models import contract
@@ -112,6 +112,12 @@ def explain_missing(model, clips: Clips) -> str | None:
     known = {"performer", "take", "seed", "version"}
     if not all(known <= set(video.metadata) for video in clips.videos):
         return "exact masks are known for the built-in performers only"
+    others = sorted({video.metadata["version"] for video in clips.videos} - {str(VERSION)})
+    if others:
+        return (
+            f"the videos are of version {', '.join(others)} of the built-in performers, exact "
+            f"masks of version {VERSION}; training on the built-in data set writes its videos anew"
+        )
     if model.likelihood == "bernoulli":
         return "a Bernoulli likelihood has no standard deviation"
     if not clips.view.is_8bit:
