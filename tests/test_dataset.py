@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from vvae.data.dataset import (
     UNSPLIT,
     ClipFormat,
     Sampling,
+    assign_splits,
     list_videos,
     open_dataset,
     open_unsplit,
@@ -165,6 +167,33 @@ def test_split_without_a_usable_clip_is_an_error(root, options):
     (root / "val" / "run" / "e.mp4").write_bytes(b"")
     with pytest.raises(ValueError, match=r"no usable clip in split val of .*all 1 .*'val/run/e"):
         open_dataset(root, FORMAT, **options)
+
+
+def test_a_drawn_split_of_broken_files_names_them_and_says_what_to_do(tmp_path, options):
+    for number in range(12):
+        write_noise(tmp_path / "flat" / f"{number}.mp4", seed=number)
+    videos = assign_splits(list_videos(tmp_path / "flat"))
+    (drawn,) = (video for video in videos if video.split == "val")
+    Path(drawn.path).write_bytes(b"no video")
+    with pytest.raises(ValueError) as error:
+        open_dataset(tmp_path / "flat", FORMAT, **options)
+    for words in (
+        f"split val of {tmp_path / 'flat'}: all 1 video(s) of it are broken: {drawn.name!r} (not a",
+        "repair or remove them, or choose the splits yourself: state them in a column `split` of",
+    ):
+        assert words in str(error.value)
+    # What the message says helps: without the file another one is drawn.
+    Path(drawn.path).unlink()
+    assert len(open_dataset(tmp_path / "flat", FORMAT, **options).splits["val"].videos) == 1
+
+
+def test_many_broken_files_are_counted_after_the_first(tmp_path, options):
+    for number in range(7):
+        (tmp_path / f"{number}.mp4").write_bytes(b"no video")
+    with pytest.raises(
+        ValueError, match=r"all 7 .*'4\.mp4' \(.*\), 2 more; repair or remove them$"
+    ):
+        open_unsplit(tmp_path, FORMAT, **options)
 
 
 def test_view_and_stride_reach_the_clips(root, options):

@@ -19,7 +19,7 @@ from vvae.data.cache_room import Cache
 from vvae.data.clips import NO_LABEL, Clips, gather_clips
 from vvae.data.listing import MAIN_SPLITS, Video, list_videos
 from vvae.data.sampling import ClipFormat, Sampling
-from vvae.data.splits import assign_splits, check_groups, find_label_problems
+from vvae.data.splits import HOW_TO_STATE, assign_splits, check_groups, find_label_problems
 from vvae.data.views import View, get_view
 from vvae.video import VideoError
 
@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 UNSPLIT = "all"
+_MAX_NAMED = 5  # broken files in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,12 +247,29 @@ def _gather(
 ) -> Clips:
     usable = [video for video in side if video.name in decoded.entries]
     if not usable:
-        raise ValueError(
-            f"no usable clip in split {split} of {opening.root}: all {len(side)} video(s) are "
-            f"broken, the first, {side[0].name!r}: {decoded.broken[side[0].name]}"
-        )
+        raise ValueError(_describe_unusable(opening, split, side, decoded))
     entries = [decoded.entries[video.name] for video in usable]
     return gather_clips(opening.clip_format, usable, entries, class_names)
+
+
+def _describe_unusable(
+    opening: _Opening, split: str, side: Sequence[Video], decoded: _Decoded
+) -> str:
+    """Says of which broken files a split consists, and what can be done.
+
+    Splits are drawn from names alone, so that they stay when the means to decode change: another
+    split is not drawn because files are broken.
+    """
+    named = [f"{video.name!r} ({decoded.broken[video.name]})" for video in side[:_MAX_NAMED]]
+    if len(side) > _MAX_NAMED:
+        named.append(f"{len(side) - _MAX_NAMED} more")
+    remedy = "repair or remove them"
+    if split in MAIN_SPLITS:
+        remedy += f", or choose the splits yourself: {HOW_TO_STATE}"
+    return (
+        f"no usable clip in split {split} of {opening.root}: all {len(side)} video(s) of it are "
+        f"broken: {', '.join(named)}; {remedy}"
+    )
 
 
 def _compute_fingerprint(videos: Sequence[Video], clip_format: ClipFormat) -> str:

@@ -11,7 +11,7 @@ from vvae.data.listing import MAIN_SPLITS, Video
 
 _VAL_SHARE = 0.1
 _HELD_OUT = {"val", "test"}
-_HOW_TO_STATE = "state them in a column `split` of manifest.csv or by folders train, val, test"
+HOW_TO_STATE = "state them in a column `split` of manifest.csv or by folders train, val, test"
 
 
 def assign_splits(videos: tuple[Video, ...]) -> tuple[Video, ...]:
@@ -56,7 +56,7 @@ def find_label_problems(videos: tuple[Video, ...]) -> tuple[str, ...]:
             )
         elif not any(video.split == "train" for video in members):
             problems.append(
-                f"class {label!r} has {len(members)} videos and none in train: {_HOW_TO_STATE}"
+                f"class {label!r} has {len(members)} videos and none in train: {HOW_TO_STATE}"
             )
     return tuple(problems)
 
@@ -83,7 +83,7 @@ def _check_stated(videos: tuple[Video, ...]) -> None:
     found = Counter(video.split for video in videos)
     if "train" not in found:
         listed = ", ".join(f"{split} ({count})" for split, count in sorted(found.items()))
-        raise ValueError(f"no video is in the split train, only in {listed}: {_HOW_TO_STATE}")
+        raise ValueError(f"no video is in the split train, only in {listed}: {HOW_TO_STATE}")
     check_groups(tuple(video for video in videos if video.split in MAIN_SPLITS))
 
 
@@ -107,7 +107,7 @@ def _divide(videos: tuple[Video, ...]) -> tuple[Video, ...]:
     if len(groups) < 3:
         raise ValueError(
             f"{len(groups)} group(s) of videos cannot be divided into train, val and test, which "
-            f"takes three: add videos, or {_HOW_TO_STATE}"
+            f"takes three: add videos, or {HOW_TO_STATE}"
         )
     # A group goes where the middle of its videos falls, and each side keeps at least one group.
     size_G = np.array([size_of_group[group] for group in groups], np.float64)
