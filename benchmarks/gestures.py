@@ -13,7 +13,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -51,11 +51,12 @@ def main() -> None:
     parser.add_argument("--view", help="by default that of configs/gestures.py")
     parser.add_argument("--steps", type=int)
     options = parser.parse_args()
-    config = _configure(options)
+    config = configure(options.view, options.steps)
     view = config.data.view
-    dataset = _open(config, options.data_path)
+    dataset = open_videos(config, options.data_path)
     started = time.time()
-    rows = _cross_validate(config, dataset, options)
+    folds = find_folds(dataset.splits[UNSPLIT], options.folds)
+    rows = _score_folds(config, dataset, folds, options.seeds)
     split_rows = _score_stated_split(config, dataset, options)
     content = {
         "task": "gestures",
@@ -75,16 +76,18 @@ def main() -> None:
             print(f"{title:18s} {name:16s} top-1 {row['mean']:.3f} +- {row['std']:.3f}")
 
 
-def _configure(options) -> Config:
+def configure(view: str | None = None, num_steps: int | None = None) -> Config:
+    """Returns configs/gestures.py, with another view or number of steps if one is given."""
     config = load_config_file(Path(__file__).resolve().parent.parent / "configs" / "gestures.py")
-    data = dataclasses.replace(config.data, view=options.view or config.data.view)
-    steps = options.steps or config.train.num_steps
+    data = dataclasses.replace(config.data, view=view or config.data.view)
+    steps = num_steps or config.train.num_steps
     return dataclasses.replace(
         config, data=data, train=dataclasses.replace(config.train, num_steps=steps)
     )
 
 
-def _open(config: Config, folder: str) -> Dataset:
+def open_videos(config: Config, folder: str) -> Dataset:
+    """Opens all videos as one split, as the settings say."""
     cache = runtime.cache_folder() / "clips"
     return open_unsplit(
         folder,
@@ -101,18 +104,13 @@ def _is_labelled(clips: Clips) -> np.ndarray:
     return labelled_V[clips.video_index_N]
 
 
-def _cross_validate(config: Config, dataset: Dataset, options) -> dict:
-    clips = dataset.splits[UNSPLIT]
+def find_folds(clips: Clips, num_folds: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Returns (train, extra, test) clip numbers of each fold; environments are never cut."""
     group_N = np.array([clips.videos[v].group for v in clips.video_index_N])
     labelled = np.nonzero(_is_labelled(clips))[0]
     extra = np.nonzero(~_is_labelled(clips))[0]
-    folds = list(GroupKFold(options.folds).split(labelled, groups=group_N[labelled]))
-    return _score_folds(
-        config,
-        dataset,
-        [(labelled[train], extra, labelled[test]) for train, test in folds],
-        options.seeds,
-    )
+    folds = GroupKFold(num_folds).split(labelled, groups=group_N[labelled])
+    return [(labelled[train], extra, labelled[test]) for train, test in folds]
 
 
 def _score_stated_split(config: Config, dataset: Dataset, options) -> dict:
@@ -127,8 +125,8 @@ def _score_folds(config: Config, dataset: Dataset, folds, num_seeds: int) -> dic
     accuracy = {}
     for seed in range(num_seeds):
         correct = {}
-        for number, (train, extra, test) in enumerate(folds):
-            for name, hits in _score_fold(config, dataset, train, extra, test, seed).items():
+        for number, parts in enumerate(folds):
+            for name, hits in _score_fold(config, dataset, *parts, seed).items():
                 correct.setdefault(name, []).append(hits)
             means = {name: np.concatenate(hits).mean() for name, hits in correct.items()}
             text = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
@@ -141,11 +139,11 @@ def _score_folds(config: Config, dataset: Dataset, folds, num_seeds: int) -> dic
     }
 
 
-def _score_fold(config: Config, dataset: Dataset, train, extra, test, seed: int) -> dict:
+def _score_fold(config: Config, dataset: Dataset, own, extra, test, seed: int) -> dict:
     """Method -> whether each test video is recognised."""
     clips = dataset.splits[UNSPLIT]
-    seen, fitted, held_out = (clips.select(ids) for ids in ([*train, *extra], train, test))
-    model, params = _train(config, dataset, seen, seed)
+    seen, fitted, held_out = (clips.select(ids) for ids in ([*own, *extra], own, test))
+    model, params = train(config, dataset, seen, seed)
     fresh = randomize_params(model, params, seed + 100)
     encoders = [make_encoder(model, pooling) for pooling in POOLINGS]
 
@@ -155,11 +153,11 @@ def _score_fold(config: Config, dataset: Dataset, train, extra, test, seed: int)
 
     methods = {"vae": read_latents(params), "random_encoder": read_latents(fresh)}
     if seed == 0:
-        methods |= _list_fixed_methods(seen, config.model.latent_dim)
+        methods |= list_fixed_methods(seen, config.model.latent_dim)
     return {name: _judge(extractors, fitted, held_out) for name, extractors in methods.items()}
 
 
-def _list_fixed_methods(seen: Clips, num_components: int) -> dict[str, list[Extractor]]:
+def list_fixed_methods(seen: Clips, num_components: int) -> dict[str, list[Extractor]]:
     """Features that do not depend on a seed."""
     pca = fit_frame_pca(seen, num_components, 0)
 
@@ -173,7 +171,7 @@ def _list_fixed_methods(seen: Clips, num_components: int) -> dict[str, list[Extr
     return {"raw_frames": [read_raw], "pca": [read_pca]}
 
 
-def _train(config: Config, dataset: Dataset, clips: Clips, seed: int):
+def train(config: Config, dataset: Dataset, clips: Clips, seed: int):
     """Trains on clips without a run directory; returns (model, params)."""
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
     dataset = dataclasses.replace(dataset, splits={"train": clips})
@@ -199,14 +197,29 @@ def _flatten(array: np.ndarray) -> np.ndarray:
 def _judge(extractors: list[Extractor], fitted: Clips, held_out: Clips) -> np.ndarray:
     """Whether each held-out video is recognised, by the features that are best inside `fitted`."""
     candidates = [extractor(fitted) for extractor in extractors]
-    names, label_V = np.unique(candidates[0].label_V, return_inverse=True)
-    chosen = [probes.select_settings(c.feature_VF, label_V, c.group_V) for c in candidates]
+    scores_VK, names, label_V = judge_best(candidates, [e(held_out) for e in extractors])
+    return names[scores_VK.argmax(axis=1)] == label_V
+
+
+def judge_best(
+    fitted: Sequence[VideoFeatures], held_out: Sequence[VideoFeatures]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Recognises by the features, among these, that are best by cross-validation inside `fitted`.
+
+    Returns:
+      Probabilities of the held-out videos [V, K], the classes [K], and the true ones [V].
+    """
+    names, label_V = np.unique(fitted[0].label_V, return_inverse=True)
+    chosen = [probes.select_settings(f.feature_VF, label_V, f.group_V) for f in fitted]
     best = int(np.argmax([accuracy for _, accuracy in chosen]))
     probe = probes.fit_probe(
-        candidates[best].feature_VF, label_V, chosen[best][0], tuple(map(str, names)), "chosen"
+        fitted[best].feature_VF, label_V, chosen[best][0], tuple(map(str, names)), "chosen"
     )
-    test = extractors[best](held_out)
-    return names[probes.predict_scores(probe, test.feature_VF).argmax(axis=1)] == test.label_V
+    return (
+        probes.predict_scores(probe, held_out[best].feature_VF),
+        names,
+        held_out[best].label_V,
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def get_config() -> Config:
     """Returns the settings for UCSD Ped2."""
     return Config(
         name="ped2",
-        data=Data(name="UCSD Ped2", view="rootspeed", height=24, width=36, num_frames=16, tile=1),
+        data=Data(name="UCSD Ped2", view="rootspeed", height=18, width=27, num_frames=16, tile=1),
         model=Model(
             widths=(),
             hidden=64,
@@ -28,6 +28,6 @@ def get_config() -> Config:
         ),
         train=Train(batch_size=256, num_steps=1500, validate_every=500, validation_clips=4096),
         evaluate=Evaluate(
-            tasks=("density", "anomaly"), anomaly_score="negative_elbo", anomaly_block=1
+            tasks=("density", "anomaly"), anomaly_score="iwae", anomaly_block=1
         ),
     )

@@ -9,7 +9,7 @@ import pytest
 
 from vvae.data.cache import cache_videos
 from vvae.data.cache_room import Cache
-from vvae.data.dataset import open_dataset
+from vvae.data.dataset import describe_flaws, open_dataset, open_unsplit
 from vvae.data.flow import compute_flow, find_flow_factor
 from vvae.data.loader import Augmentation, train_batches
 from vvae.data.sampling import ClipFormat, Sampling, decode_clips
@@ -112,7 +112,7 @@ def measure_speed(frames, factor):
     wanted = np.zeros(small.shape)
     for f, y, x in np.ndindex(*small.shape):
         if f:
-            past = slice(max(1, f - 7), f + 1)
+            past = slice(max(1, f - 3), f + 1)
             around = (slice(max(0, y - 1), y + 2), slice(max(0, x - 1), x + 2))
             wanted[f, y, x] = np.sqrt(small[past, *around].mean())
     return wanted
@@ -125,10 +125,10 @@ def test_rootspeed_is_the_root_of_the_mean_size_of_the_flow_nearby_and_lately(fa
     view = get_view("rootspeed")
     codes, valid, num_clipped = encode_view(view, frames, factor)
     assert codes.shape == (12, 36 // factor, 48 // factor, 1) and num_clipped == 0
-    assert valid.tolist() == [False] + 11 * [True] and view.history == 8
+    assert valid.tolist() == [False] + 11 * [True] and view.history == 4
     physical = decode_view(view, codes)[..., 0]
     assert np.abs(physical - measure_speed(frames, factor)).max() <= 0.5 / 100 + 1e-4
-    assert physical[12 - 8 :].std() > 0.01
+    assert physical[8:].std() > 0.01
 
 
 def test_rootspeed_does_not_depend_on_the_direction_and_is_clipped_and_counted():
@@ -352,8 +352,6 @@ def test_fingerprint_of_the_data_knows_the_version(tmp_path, monkeypatch):
 
 
 def test_summary_line_tells_what_is_clipped(tmp_path):
-    from vvae.session import _describe_clipped
-
     for split in ("train", "val"):
         (tmp_path / "data" / split).mkdir(parents=True)
         write_moving(tmp_path / "data" / split / "a.mp4", 3, (64, 64), right=11)
@@ -363,7 +361,30 @@ def test_summary_line_tells_what_is_clipped(tmp_path):
     )
     total = 2 * 2 * 64 * 64 * 2  # two videos of two valid frames
     number = dataset.num_clipped
-    assert _describe_clipped(dataset) == (
-        f"{number:,} of {total:,} values of flow ({number / total:.2%}) are clipped: larger than 8 "
-        "bits can say"
+    assert describe_flaws(dataset) == (
+        f"data: {number:,} of {total:,} values of flow ({number / total:.2%}) are clipped: larger "
+        "than 8 bits can say",
     )
+    # Of new videos, which have no training split, by the same function.
+    new = open_unsplit(
+        tmp_path / "data" / "val", ClipFormat("gray+flow", 64, 64, Sampling(3)), **arguments
+    )
+    assert f"data: {number // 2:,} of {total // 2:,} values of flow" in describe_flaws(new)[0]
+
+
+def test_new_videos_say_what_is_left_out_unknown_and_clipped(tmp_path, capsys):
+    import evaluate
+    from vvae import run as runs
+    from vvae.config import Config, Data
+
+    (tmp_path / "new" / "odd").mkdir(parents=True)
+    write_moving(tmp_path / "new" / "odd" / "a.mp4", 3, (64, 64), right=11)
+    (tmp_path / "new" / "odd" / "b.mp4").write_bytes(b"no video")
+    data = Data(view="flow", height=64, width=64, num_frames=3, workers=0)
+    config = Config(data=dataclasses.replace(data, cache_dir=str(tmp_path / "cache")))
+    run = runs.Run(tmp_path, config, {}, ("walk",))
+    opened = evaluate._open_data(run, str(tmp_path / "new"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("left out, cannot be read: odd/b.mp4: ")
+    assert lines[1] == "data: 2 videos have the label 'odd', which is no class"
+    assert "values of flow" in lines[2] and opened.dataset.num_clipped > 100

@@ -90,7 +90,7 @@ _FLOW_PARTS = ("flow", "rootflow")
 _LEAST_SIDE = {"flow": MIN_SIDE, "rootflow": MIN_SIDE, "rootspeed": 2 * MIN_SIDE}
 # Speed is averaged over so many frames, the last of which is the frame itself, and over squares of
 # so many pixels of the clip.
-SPEED_FRAMES = 8
+SPEED_FRAMES = 4
 SPEED_SIDE = 3
 _HISTORY = {"difference": 1, "motion": 1, "flow": 1, "rootflow": 1, "rootspeed": SPEED_FRAMES}
 # To be raised when the codes of a part change, so that cached ones are computed anew.
@@ -298,7 +298,7 @@ def _encode_flows(
 def _encode_rootspeed(fine_FHWC: np.ndarray, factor: int) -> tuple[np.ndarray, int]:
     """Codes 100 root(speed), and how many are clipped; 0 for the first frame.
 
-    The speed at a place is the mean size of the flow over the frame and the 7 before it (fewer at
+    The speed at a place is the mean size of the flow over the frame and the 3 before it (fewer at
     the beginning of the video), and over 3x3 pixels of the clip (fewer at the borders). Objects
     that pass by enter it with their size and their speed, whatever their direction.
     """

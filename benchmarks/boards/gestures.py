@@ -1,0 +1,149 @@
+"""EgoGestAR: recognition of gestures in environments that no training saw, and with few labels."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from benchmarks import gestures
+from benchmarks.results import Board, Measurement, Request
+from vvae.analysis import classical
+from vvae.analysis.baselines import randomize_params
+from vvae.analysis.classify import score_recognition
+from vvae.analysis.features import VideoFeatures, average_by_video, extract, make_encoder
+from vvae.analysis.few_labels import estimate_interval, measure_few_labels
+from vvae.data.dataset import UNSPLIT, Clips, Dataset
+
+NUM_FOLDS = 8
+# Few labels cannot choose how latents are pooled: their order in time is kept.
+FEW_POOLING = "ordered"
+LABELS = 5
+CLASSICAL = ("hog", "haar", "sift", "orb", "flow_histogram")
+CONTROLS = ("time", "brightness")
+HEADLINE = "vae"
+
+BOARD = Board(
+    task="gestures",
+    protocol="Recognition of 10 gestures in 217 clips, 8 folds by environment; the VAE sees "
+    "training folds and unlabelled clips only; C, scaling and pooling by cross-validation inside "
+    "the training folds. `top1_5_labels`: 5 labels a class, 20 draws that are the same for every "
+    "row; `vae_gain_5_labels`: the VAE of seed 0 less this row, with the 95 % confidence interval "
+    "of its mean over the draws in the file.",
+    data="EgoGestAR, view rootflow, 24x32, 16 frames",
+    headlines=(HEADLINE,),
+    columns=("top1", "top5", "mean_class", "top1_5_labels", "vae_gain_5_labels"),
+)
+
+
+@dataclasses.dataclass
+class _Row:
+    """What is collected of a row over the folds."""
+
+    family: str
+    seconds: float = 0.0
+    parameters: int = 0
+    scores: list[np.ndarray] = dataclasses.field(default_factory=list)
+    labels: list[np.ndarray] = dataclasses.field(default_factory=list)
+    few_hits: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Method:
+    """A row in one fold: candidates of features, of which the first serves few labels."""
+
+    name: str
+    family: str
+    extractors: tuple[Callable[[Clips], VideoFeatures], ...]
+    seconds: float = 0.0
+    parameters: int = 0
+
+
+def measure(request: Request) -> list[Measurement]:
+    """Trains one VAE a fold; rows that do not depend on a seed are measured in seed 0 only."""
+    config = gestures.configure(num_steps=request.num_steps)
+    dataset = gestures.open_videos(config, request.data_path)
+    clips = dataset.splits[UNSPLIT]
+    rows: dict[str, _Row] = {}
+    for own, extra, test in gestures.find_folds(clips, NUM_FOLDS):
+        seen, fitted, held_out = (clips.select(ids) for ids in ([*own, *extra], own, test))
+        for method in _list_methods(config, dataset, seen, fitted, request.seed):
+            row = rows.setdefault(method.name, _Row(method.family, parameters=method.parameters))
+            _judge(row, method, fitted, held_out, request.seed)
+    headline_D = _average_draws(rows[HEADLINE])
+    return [_summarize(name, row, headline_D) for name, row in rows.items()]
+
+
+def _list_methods(
+    config, dataset: Dataset, seen: Clips, fitted: Clips, seed: int
+) -> Iterator[_Method]:
+    start = time.perf_counter()
+    model, params = gestures.train(config, dataset, seen, seed)
+    seconds = time.perf_counter() - start
+    size = sum(np.size(leaf) for leaf in jax.tree.leaves(params["params"]))
+    encoders = [make_encoder(model, pooling) for pooling in gestures.POOLINGS]
+    for name, variables, family, took, count in (
+        ("vae", params, "vae", seconds, size),
+        ("random_encoder", randomize_params(model, params, seed + 100), "baseline", 0.0, 0),
+    ):
+        yield _Method(name, family, _read_latents(encoders, variables, config), took, count)
+    if seed:
+        return
+    for name, extractors in gestures.list_fixed_methods(seen, config.model.latent_dim).items():
+        yield _Method(name, "baseline", tuple(extractors))
+    for name in (*CLASSICAL, *CONTROLS):
+        start = time.perf_counter()
+        feature = classical.FEATURES[name](fitted, seed)
+        family = "control" if name in CONTROLS else "baseline"
+        extractors = (_read_feature(feature),)
+        yield _Method(name, family, extractors, time.perf_counter() - start)
+
+
+def _read_latents(encoders, variables, config) -> tuple[Callable, ...]:
+    assert gestures.POOLINGS[0] == FEW_POOLING
+    batch_size = config.train.batch_size
+    return tuple(
+        lambda clips, encoder=encoder: extract(encoder, variables, clips, batch_size)
+        for encoder in encoders
+    )
+
+
+def _read_feature(feature: classical.Feature) -> Callable:
+    return lambda clips: average_by_video(feature.extract(clips), clips)
+
+
+def _judge(row: _Row, method: _Method, fitted: Clips, held_out: Clips, seed: int) -> None:
+    start = time.perf_counter()
+    both = [[extractor(clips) for extractor in method.extractors] for clips in (fitted, held_out)]
+    scores_VK, names, label_V = gestures.judge_best(*both)
+    row.scores.append(scores_VK)
+    row.labels.append(np.searchsorted(names, label_V))
+    train, test = both[0][0], both[1][0]
+    few = measure_few_labels(
+        {method.name: (train.feature_VF, test.feature_VF)},
+        np.searchsorted(names, train.label_V),
+        train.group_V,
+        np.searchsorted(names, test.label_V),
+        seed=0,
+    )
+    drawn = few["rows"][method.name]["top1"][few["labels"].index(LABELS)]
+    row.few_hits.append(np.asarray(drawn) * len(label_V))
+    row.seconds += method.seconds + time.perf_counter() - start
+
+
+def _average_draws(row: _Row) -> np.ndarray:
+    """Top-1 with few labels in each draw, over the test videos of all folds."""
+    return np.sum(row.few_hits, axis=0) / sum(map(len, row.labels))
+
+
+def _summarize(name: str, row: _Row, headline_D: np.ndarray) -> Measurement:
+    found = score_recognition(np.concatenate(row.scores), np.concatenate(row.labels), {})
+    own_D = _average_draws(row)
+    gain, low, high = estimate_interval(headline_D - own_D)
+    values = {metric: found[metric].value for metric in ("top1", "top5", "mean_class")}
+    values[f"top1_{LABELS}_labels"] = float(own_D.mean())
+    if name != HEADLINE:
+        key = f"vae_gain_{LABELS}_labels"
+        values |= {key: gain, f"{key}_low": low, f"{key}_high": high}
+    return Measurement(name, row.family, values, row.seconds, row.parameters)

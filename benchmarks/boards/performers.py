@@ -1,0 +1,47 @@
+"""The built-in performers: recognition of actions by unseen people."""
+
+from benchmarks.boards.running import Trained, evaluate, train
+from benchmarks.results import Board, Measurement, Request
+
+METRICS = ("top1", "top5", "mean_class")
+FIXED = ("raw", "raw_pca", "hog", "haar", "sift", "orb", "flow_histogram")
+CONTROLS = ("time", "brightness", "shuffled_labels", "chance")
+NOT_RUN = ("surf",)
+TRAINED = {"cnn": "baseline", "supervised": "baseline", "vae_finetuned": "vae"}
+
+BOARD = Board(
+    task="performers",
+    protocol="Recognition of 10 actions of 30 performers that no training saw (300 test videos); "
+    "a probe on features of each video, its penalty and scaling chosen by cross-validation over "
+    "training performers. `vae_finetuned`: the encoder trained on the labels too, as are "
+    "`supervised` (from random weights) and `cnn`.",
+    data="built-in performers, 1,440 training videos",
+    headlines=("vae/linear",),
+    columns=METRICS,
+)
+
+
+def measure(request: Request) -> list[Measurement]:
+    """Trains one VAE; what does not depend on a seed is measured in seed 0 only."""
+    run = train(request, "performers", ["--evaluate.tasks", "density"])
+    baselines = ["random_encoder", "cnn", "shuffled_labels"]
+    if request.seed == 0:
+        baselines += [*FIXED, "frame_pca", "time", "brightness", "chance", *NOT_RUN]
+    seconds = evaluate(run, ["classify"], ["--baselines", *baselines])
+    answer = run.read_task("classify")
+    return [_read_row(name, values, run, seconds) for name, values in answer["rows"].items()]
+
+
+def _read_row(name: str, values: dict, run: Trained, seconds: float) -> Measurement:
+    what = name.split("/")[0]
+    family = "control" if what in CONTROLS else TRAINED.get(what, "baseline")
+    family = "vae" if what == "vae" else family
+    is_vae = family == "vae"
+    return Measurement(
+        name,
+        family,
+        {metric: values[metric]["value"] for metric in METRICS},
+        run.seconds if is_vae else seconds,
+        run.parameters if is_vae else 0,
+        run.frames_per_second if is_vae else None,
+    )

@@ -1,0 +1,94 @@
+"""Measures a task's rows over seeds, writes benchmarks/results/TASK.json and the README's tables.
+
+    python -m benchmarks.scoreboard TASK [--data.path FOLDER] [--seeds 5]
+    python -m benchmarks.scoreboard tables
+
+TASK is ped2, gestures, performers or clusters; the first two need the folder of the data. Rows are
+measured by the commands that a user types, seed by seed; a task that was stopped goes on where it
+was when it is started again with the same --folder. `tables` writes the README's tables from the
+files that there are.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.results import RESULTS, Measurement, Request, summarize, write_board
+from benchmarks.tables import README, write_tables
+
+TASKS = ("ped2", "gestures", "performers", "clusters")
+NEED_DATA = ("ped2", "gestures")
+
+
+def main(arguments: list[str]) -> int:
+    """Reads the command line and measures. Returns the exit status."""
+    options = _read_options(arguments)
+    if options.task != "tables":
+        measure_task(options)
+    if options.out == RESULTS:
+        print(f"README tables: {', '.join(write_tables(RESULTS, README)) or 'none'}")
+    return 0
+
+
+def _read_options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", choices=(*TASKS, "tables"))
+    parser.add_argument("--data.path", dest="data_path", help="folder of the data")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (5)")
+    parser.add_argument("--steps", type=int, help="training steps, to try it out; needs --out")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs") / "scoreboard", help="for run directories"
+    )
+    options = parser.parse_args(arguments)
+    if options.task in NEED_DATA and options.data_path is None:
+        parser.error(f"{options.task} needs --data.path FOLDER")
+    if options.seeds < 1:
+        parser.error(f"--seeds={options.seeds}: must be at least 1")
+    if options.steps is not None and options.out == RESULTS:
+        parser.error("figures of a trial are not for the README: give --out with --steps")
+    return options
+
+
+def measure_task(options: argparse.Namespace) -> dict:
+    """Measures all seeds of a task, writes its file and returns it."""
+    module = importlib.import_module(f"benchmarks.boards.{options.task}")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    start, measured = time.perf_counter(), []
+    for seed in range(options.seeds):
+        rows = _measure_seed(module, options, seed)
+        measured += [(seed, row) for row in rows]
+        minutes = (time.perf_counter() - start) / 60
+        headline = next(row for row in rows if row.row == module.BOARD.headlines[0])
+        values = ", ".join(f"{k} {headline.metrics[k]:.3f}" for k in module.BOARD.columns[:3])
+        print(
+            f"{options.task}: seed {seed}: {headline.row}: {values} ({minutes:.1f} min)", flush=True
+        )
+    data = "" if options.data_path is None else f" --data.path {options.task.upper()}"
+    command = f"python -m benchmarks.scoreboard {options.task}{data} --seeds {options.seeds}"
+    content = summarize(module.BOARD, measured, command)
+    content["seconds"] = round(time.perf_counter() - start)
+    write_board(options.out / f"{options.task}.json", content)
+    print(f"{options.out / options.task}.json")
+    return content
+
+
+def _measure_seed(module, options: argparse.Namespace, seed: int) -> list[Measurement]:
+    """Measures a seed, or reads what an earlier start has measured of it."""
+    known = options.folder / f"{options.task}-{seed}.json"
+    if known.is_file():
+        return [Measurement(**row) for row in json.loads(known.read_text())]
+    request = Request(options.data_path, seed, options.folder, options.steps)
+    rows = module.measure(request)
+    known.write_text(json.dumps([dataclasses.asdict(row) for row in rows]))
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

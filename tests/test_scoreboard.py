@@ -1,0 +1,123 @@
+"""The scoreboard: summaries by hand, tables from files, and a task measured in miniature."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import scoreboard, tables
+from benchmarks.results import Board, Measurement, read_board, summarize, write_board
+
+BOARD = Board("toy", "What is measured.", "toys", ("a",), ("top1", "top5"))
+
+
+def measure_toys(family="vae"):
+    return [
+        (0, Measurement("b|x", "baseline", {"top1": 0.9, "top5": 1.0}, 3.0)),
+        (0, Measurement("a", family, {"top1": 0.25, "top5": 0.5}, 10.0, 7, 100.0)),
+        (1, Measurement("a", family, {"top1": 0.75, "top5": float("nan")}, 20.0, 7, 300.0)),
+    ]
+
+
+def test_rows_are_means_over_the_seeds_they_were_measured_in(tmp_path):
+    content = summarize(BOARD, measure_toys(), "python toys")
+    write_board(tmp_path / "toy.json", content)
+    read = read_board(tmp_path / "toy.json")
+    first, second = read["rows"]
+    assert (first["row"], first["seeds"], first["headline"]) == ("b|x", [0], False)
+    assert first["metrics"]["top1"] == {"mean": 0.9, "std": None}
+    assert (second["seeds"], second["headline"], second["parameters"]) == ([0, 1], True, 7)
+    assert second["metrics"]["top1"] == {"mean": 0.5, "std": round(0.5 / np.sqrt(2), 5)}
+    assert second["metrics"]["top5"] == {"mean": None, "std": None}
+    assert (second["seconds"], second["frames_per_second"]) == (15.0, 200)
+    assert set(read) >= {"task", "protocol", "data", "command", "rows"}
+
+
+def test_a_board_has_one_headline_of_the_vae():
+    with pytest.raises(ValueError, match="no row a was measured"):
+        summarize(BOARD, measure_toys()[:1], "")
+    with pytest.raises(ValueError, match="one headline row of the family vae"):
+        summarize(BOARD, measure_toys("fusion"), "")
+
+
+def test_tables_come_from_the_files_and_show_losses(tmp_path):
+    write_board(tmp_path / "toy.json", summarize(BOARD, measure_toys(), "python toys"))
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- scoreboard toy -->\nold\n<!-- end -->\nafter\n")
+    assert tables.write_tables(tmp_path, readme) == ["toy"]
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- scoreboard toy -->\n") and "old" not in text
+    assert text.endswith("<!-- end -->\nafter\n")
+    rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    assert rows == [
+        "| **a** | vae | 0.500 ± 0.354 |  | 2 | 15 | 7 |",
+        "| b\\|x | baseline | 0.900 | 1.000 | 1 | 3 |  |",
+    ]
+    tables.write_tables(tmp_path, readme)
+    assert readme.read_text() == text
+    readme.write_text("<!-- scoreboard other -->\n<!-- end -->\n")
+    with pytest.raises(ValueError, match=r"shows the scoreboard other, and there is no .*other"):
+        tables.write_tables(tmp_path, readme)
+
+
+def test_the_readme_is_what_the_files_say(tmp_path):
+    copy = tmp_path / "README.md"
+    copy.write_text(tables.README.read_text(encoding="utf-8"), encoding="utf-8")
+    assert tables.write_tables(scoreboard.RESULTS, copy)
+    assert copy.read_text(encoding="utf-8") == tables.README.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def crossing(tmp_path):
+    """Walkers that cross the frame; in the test videos one runs in the second half."""
+    root, rng = tmp_path / "crossing", np.random.default_rng(0)
+    root.mkdir()
+    lines = ["path,split,abnormal"]
+    texture = rng.integers(0, 256, (48, 72)).astype(np.uint8)
+    for split, count in (("train", 2), ("val", 1), ("test", 1)):
+        for number in range(count):
+            frames = np.full((24, 48, 72, 1), 90, np.uint8)
+            for frame in range(24):
+                step = frame + 2 * max(0, frame - 12) * (split == "test")
+                x = (5 * number + step) % 52
+                frames[frame, 10:30, x : x + 20, 0] = texture[10:30, :20]
+            name = f"{split}{number}.npy"
+            np.save(root / name, frames)
+            lines.append(f"{name},{split},{'13-23' if split == 'test' else ''}")
+    (root / "manifest.csv").write_text("\n".join(lines))
+    return root
+
+
+def test_a_task_in_miniature(crossing, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    arguments = ["ped2", "--data.path", str(crossing), "--steps", "3", "--seeds", "2"]
+    folders = ["--out", str(tmp_path / "out"), "--folder", str(tmp_path / "runs")]
+    assert scoreboard.main([*arguments, *folders]) == 0
+    content = read_board(tmp_path / "out/ped2.json")
+    rows = {row["row"]: row for row in content["rows"]}
+    assert rows["speed/iwae"]["headline"] and rows["speed/iwae"]["seeds"] == [0, 1]
+    assert rows["speed/motion_block"]["seeds"] == [0]
+    assert rows["speed/motion_block"]["metrics"]["micro_raw"]["mean"] > 0.9
+    assert rows["frames/time_index"]["family"] == "control"
+    assert 0 <= rows["frames/reconstruction"]["metrics"]["micro_minmax"]["mean"] <= 1
+    assert rows["speed/iwae"]["parameters"] > 0 and rows["speed/iwae"]["seconds"] > 0
+    assert {"micro_raw", "micro_minmax", "macro", "micro_raw_smoothed", "active_frame"} <= set(
+        rows["speed/iwae"]["metrics"]
+    )
+    # Started again, it goes on from what is known: nothing is trained.
+    known = tmp_path / "runs/ped2-1.json"
+    changed = json.loads(known.read_text())
+    changed[0]["metrics"]["micro_raw"] = 0.125
+    known.write_text(json.dumps(changed))
+    scoreboard.main([*arguments, *folders])
+    again = read_board(tmp_path / "out/ped2.json")["rows"][0]["metrics"]["micro_raw"]["mean"]
+    assert again != rows[changed[0]["row"]]["metrics"]["micro_raw"]["mean"]
+
+
+def test_figures_of_a_trial_are_not_for_the_readme(capsys):
+    with pytest.raises(SystemExit):
+        scoreboard.main(["performers", "--steps", "3"])
+    assert "give --out with --steps" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        scoreboard.main(["ped2"])
+    assert "ped2 needs --data.path FOLDER" in capsys.readouterr().err
