@@ -275,7 +275,7 @@ class _TaskData:
 
 def _open_data(run, data_path: str | None) -> _TaskData:
     from vvae import run as runs
-    from vvae.data.dataset import UNSPLIT
+    from vvae.data.dataset import UNSPLIT, describe_flaws
 
     if data_path is None:
         known = runs.open_data(run.config, run.record["data"]["path"])
@@ -284,8 +284,8 @@ def _open_data(run, data_path: str | None) -> _TaskData:
             print("note: the data have no test split; the validation split is measured")
         return _TaskData(known, split, is_new=False)
     new = runs.open_new_data(run.config, data_path, run.class_names)
-    for name, reason in new.broken.items():
-        print(f"left out, cannot be read: {name}: {reason}")
+    for line in describe_flaws(new):
+        print(line)
     return _TaskData(new, UNSPLIT, is_new=True)
 
 

@@ -19,7 +19,7 @@ from vvae.analysis.baselines import fit_frame_pca
 from vvae.analysis.batches import choose_examples, map_clips, spread_evenly
 from vvae.analysis.reconstruct import compare_videos, to_codes, write_comparison
 from vvae.config import Config, Optim, Train
-from vvae.data.dataset import Dataset, find_label_problems
+from vvae.data.dataset import Dataset, describe_flaws, find_label_problems
 from vvae.data.loader import Augmentation, pixel_statistics, train_batches
 from vvae.data.size import DataSize, estimate_size
 from vvae.distributions import Gaussian
@@ -115,14 +115,8 @@ def open_data(config: Config) -> Dataset:
     for split, clips in dataset.splits.items():
         size = _format_bytes(len(clips) * clips.clip_format.clip_bytes)
         print(f"data: {split}: {len(clips.videos)} videos, {len(clips)} clips, {size}")
-    for name, reason in dataset.broken.items():
-        print(f"left out, cannot be read: {name}: {reason}")
-    for split, count in dataset.left_out_splits.items():
-        print(f"left out: split {split!r} with {count} videos")
-    if dataset.num_padded:
-        print(f"data: {dataset.num_padded} clips are filled up by repeating a frame, masked")
-    if dataset.num_clipped:
-        print(f"data: {_describe_clipped(dataset)}")
+    for line in describe_flaws(dataset):
+        print(line)
     _check_labels(config, dataset)
     return dataset
 
@@ -142,18 +136,6 @@ def _describe_size(size: DataSize) -> str:
     decoded = "an unknown size" if size.decoded_bytes is None else _format_bytes(size.decoded_bytes)
     files = f"{size.num_videos:,} videos of {_format_bytes(size.file_bytes)}"
     return f"{files}; decoded once, about {decoded} in the cache"
-
-
-def _describe_clipped(dataset: Dataset) -> str:
-    """Says how many values of flow are larger than their code can say."""
-    num_frames = sum(int(clips.mask_NT.sum()) for clips in dataset.splits.values())
-    clip_format = dataset.splits["train"].clip_format
-    frame_size = clip_format.height * clip_format.width * dataset.view.num_flow_channels
-    total = num_frames * frame_size
-    return (
-        f"{dataset.num_clipped:,} of {total:,} values of flow ({dataset.num_clipped / total:.2%}) "
-        "are clipped: larger than 8 bits can say"
-    )
 
 
 def show_decoding(done: int, total: int) -> None:

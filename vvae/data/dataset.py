@@ -33,6 +33,7 @@ __all__ = [
     "Sampling",
     "Video",
     "assign_splits",
+    "describe_flaws",
     "find_label_problems",
     "list_class_names",
     "list_videos",
@@ -164,6 +165,37 @@ def open_unsplit(
 def list_class_names(videos: Iterable[Video]) -> tuple[str, ...]:
     """Returns the labels of videos, sorted, each once."""
     return tuple(sorted({video.label for video in videos if video.label is not None}))
+
+
+def describe_flaws(dataset: Dataset) -> tuple[str, ...]:
+    """Says what of a data set is left out, unknown, filled up or clipped: a line for each."""
+    lines = [f"left out, cannot be read: {name}: {why}" for name, why in dataset.broken.items()]
+    lines += [
+        f"left out: split {split!r} with {count} videos"
+        for split, count in dataset.left_out_splits.items()
+    ]
+    lines += [
+        f"data: {count} videos have the label {label!r}, which is no class"
+        for label, count in dataset.unknown_labels.items()
+    ]
+    if dataset.num_padded:
+        lines.append(f"data: {dataset.num_padded} clips are filled up by repeating a frame, masked")
+    if dataset.num_clipped:
+        lines.append(f"data: {_describe_clipped(dataset)}")
+    return tuple(lines)
+
+
+def _describe_clipped(dataset: Dataset) -> str:
+    """Says how many values of flow are larger than their code can say."""
+    shown = dataset.splits.values()
+    num_frames = sum(int(clips.mask_NT.sum()) for clips in shown)
+    clip_format = next(iter(shown)).clip_format
+    frame_size = clip_format.height * clip_format.width * dataset.view.num_flow_channels
+    total = num_frames * frame_size
+    return (
+        f"{dataset.num_clipped:,} of {total:,} values of flow ({dataset.num_clipped / total:.2%}) "
+        "are clipped: larger than 8 bits can say"
+    )
 
 
 @dataclass(frozen=True)
