@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+import vvae
 from vvae import run as runs
 from vvae import session, video
 from vvae.training.checkpoint import Checkpointer
@@ -102,6 +103,10 @@ def test_a_run_leaves_numbers_pictures_and_videos(trained):
     record = json.loads((workdir / "config.json").read_text())
     assert list(record["data"]["broken"]) == ["broken.mkv"]
     assert record["versions"]["jax"] == jax.__version__
+    _, params = runs.load(workdir)
+    assert record["data"]["num_parameters"] == sum(
+        a.size for a in jax.tree.leaves(params["params"])
+    )
     rows = read_metrics(workdir / "metrics.jsonl")
     assert [row["step"] for row in rows if row["kind"] == "train"] == [4, 8, 12]
     assert [row["step"] for row in rows if row["kind"] == "validation"] == [6, 12]
@@ -384,3 +389,22 @@ def test_a_class_of_one_video_is_refused_before_the_training(tmp_path):
     assert result.returncode == 2 and not (tmp_path / "run").exists()
     assert "class 'up' has a single video" in result.stderr
     assert "--evaluate.tasks reconstruct density generate" in result.stderr
+
+
+def test_a_causal_model_is_trained_and_measured(folder, cache, tmp_path):
+    """On clips whose size and length are no multiples of its latents; other tasks say why not."""
+    config = str(ROOT / "configs" / "causal_tiny.py")
+    small = "--causal.widths 4 4 4 --data.height 12 --data.width 16 --data.num_frames 4 "
+    small += (
+        "--data.sampling whole --train.num_steps 4 --train.validate_every 4 --train.log_every 2"
+    )
+    arguments = ["--data.path", folder, "--data.cache_dir", cache, "--workdir", tmp_path / "run"]
+    printed = run_program("train.py", config, *small.split(), *arguments).stdout
+    for word in ("estimate:", "psnr", "kl_grid (nats/clip)", "active_grid", "grid units are"):
+        assert word in printed
+    model, variables = runs.load(tmp_path / "run")
+    assert model.temporal_compression == 4 and variables["stats"]["std"].shape == (1,)
+    x = np.zeros((1, 9, 20, 12, 1), np.uint8)
+    assert vvae.reconstruct(model, variables, x).shape == x.shape
+    refused = run_program("evaluate.py", "classify", "--workdir", tmp_path / "run", check=False)
+    assert refused.returncode == 2 and "model.kind=causal answers" in refused.stderr

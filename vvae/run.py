@@ -104,7 +104,8 @@ def create_run(workdir, config: Config, data: dict[str, Any], class_names) -> Ru
     Args:
       workdir: the directory; made if missing.
       config: the settings.
-      data: what is known of the data: path, fingerprint, num_channels, num_steps, numbers of clips.
+      data: what is known of the data and of the work: path, fingerprint, num_channels, num_steps,
+        num_parameters, numbers of clips.
       class_names: in the order of the label ids.
     """
     workdir = Path(workdir)

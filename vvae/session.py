@@ -70,9 +70,7 @@ def count_parts(config: Config, runner) -> int:
 def print_estimate(config: Config, runner, num_parts: int) -> None:
     """Prints what the training will take, before anything long begins."""
     train, network = config.train, _describe_network(config)
-    model = runs.build_model(config, network.shape_HWC[-1])
-    shapes = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))
-    num_parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
+    num_parameters = count_parameters(config)
     frames = train.batch_size * config.data.num_frames
     frames_at_once = frames // (num_parts * runner.num_devices)
     memory = estimate.estimate_bytes(network, num_parameters, frames_at_once)
@@ -83,6 +81,13 @@ def print_estimate(config: Config, runner, num_parts: int) -> None:
     if train.num_steps is not None:
         parts.append(_estimate_duration(config, train.num_steps))
     print(f"estimate: {', '.join(parts)}", flush=True)
+
+
+def count_parameters(config: Config) -> int:
+    """Returns how many numbers the training learns."""
+    model = runs.build_model(config, _describe_network(config).shape_HWC[-1])
+    shapes = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
 
 
 def _describe_network(config: Config) -> estimate.Network:
@@ -170,6 +175,7 @@ def begin_run(workdir: Path, config: Config, dataset: Dataset, num_steps: int) -
         "fingerprint": dataset.fingerprint,
         "num_channels": dataset.view.num_channels,
         "num_steps": num_steps,
+        "num_parameters": count_parameters(config),
         "num_clips": {split: len(clips) for split, clips in dataset.splits.items()},
         "num_videos": {split: len(clips.videos) for split, clips in dataset.splits.items()},
         "broken": dataset.broken,
