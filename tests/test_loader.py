@@ -12,6 +12,7 @@ from vvae.data.clips import gather_clips
 from vvae.data.listing import Video
 from vvae.data.loader import (
     Augmentation,
+    channel_statistics,
     eval_batches,
     pixel_statistics,
     shift_clip,
@@ -294,6 +295,22 @@ def test_statistics_are_those_of_the_valid_frames(clips, codes):
     np.testing.assert_allclose(mean, frames.mean(axis=0), atol=1e-7)
     assert std == pytest.approx(np.sqrt(((frames - frames.mean(axis=0)) ** 2).mean()), rel=1e-12)
     assert mean.dtype == np.float32 and mean.shape == (4, 5, 1) and isinstance(std, float)
+
+
+def test_channel_statistics_are_those_of_the_valid_frames(clips, codes):
+    mean_C, std_C = channel_statistics(clips)
+    values = (codes[clips.mask_NT].astype(np.float64) / 127.5 - 1).reshape(-1, codes.shape[-1])
+    np.testing.assert_allclose(mean_C, values.mean(axis=0), atol=1e-7)
+    np.testing.assert_allclose(std_C, values.std(axis=0), rtol=1e-6)
+    assert mean_C.dtype == std_C.dtype == np.float32
+
+
+def test_channel_statistics_of_constant_data_are_an_error(tmp_path):
+    codes = np.full((4, 3, 8, 8, 1), 100, np.uint8)
+    with pytest.raises(ValueError, match="every channel of the training clips is constant"):
+        channel_statistics(make_clips(tmp_path, codes))
+    codes[0, 0, 0, 0] = 101
+    assert channel_statistics(make_clips(tmp_path, codes))[1] == np.float32(1 / 127.5)
 
 
 def test_statistics_of_more_clips_than_are_read_at_once(tmp_path):

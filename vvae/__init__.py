@@ -12,11 +12,20 @@ _HOMES = {
     "decode": "vvae.models.contract",
     "reconstruct": "vvae.models.contract",
     "sample": "vvae.models.contract",
+    "CausalVideoVAE": "vvae.models.causal",
+    "init_variables": "vvae.models.contract",
+    "begin_encode": "vvae.streaming",
+    "encode_chunk": "vvae.streaming",
+    "end_encode": "vvae.streaming",
+    "begin_decode": "vvae.streaming",
+    "decode_chunk": "vvae.streaming",
+    "encode_video": "vvae.streaming",
+    "decode_video": "vvae.streaming",
     "elbo": "vvae.objectives",
     "iwae": "vvae.objectives",
 }
 
-__all__ = ["decode", "elbo", "encode", "iwae", "load", "reconstruct", "sample"]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str):

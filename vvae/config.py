@@ -16,6 +16,7 @@ from typing import Any, Literal
 DEFAULT_TASKS = ("reconstruct", "density", "classify", "generate")
 TASKS = (*DEFAULT_TASKS, "features", "cluster", "search", "anomaly", "segment", "moderate")
 TILE_TASKS = ("density", "anomaly")
+CAUSAL_TASKS = ("reconstruct", "density")
 
 DEFAULT_BASELINES = ("random_encoder", "frame_pca", "chance")
 BASELINES = (
@@ -115,8 +116,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """SequentialVAE: a latent a frame with dynamics, and one latent a clip."""
+    """SequentialVAE: a latent a frame with dynamics, and one latent a clip; or CausalVideoVAE."""
 
+    kind: Literal["sequential", "causal"] = "sequential"
+    """sequential: the settings below; causal: a grid of latents, by the settings causal.*."""
     widths: tuple[int, ...] = (32, 64, 128)
     """Channels after each stride-2 convolution; their number is how often a frame is halved, () for
     dense layers alone."""
@@ -149,6 +152,40 @@ class Model:
         has_clip = self.clip_latent_dim > 0 or self.clip_prior == "normal"
         rule = "must be greater than 0 for model.clip_prior=mixture"
         _require(has_clip, "model.clip_latent_dim", self.clip_latent_dim, rule)
+
+
+@dataclass(frozen=True)
+class Causal:
+    """CausalVideoVAE: a grid of latents from causal convolutions, for model.kind=causal."""
+
+    widths: tuple[int, ...] = (24, 48, 72, 80)
+    """Channels at each resolution, the finest first; one more than there are halvings."""
+    blocks: tuple[int, int] = (2, 2)
+    """Residual blocks at each resolution of the encoder and of the decoder."""
+    temporal_compression: int = 4
+    """Frames a latent frame, 1, 2, 4 or 8; the first frame has one of its own."""
+    spatial_compression: int = 8
+    """Rows and columns a latent, 4, 8, 16 or 32."""
+    stem: Literal["none", "patch", "wavelet"] = "none"
+    """Halves frames before the first convolution: 2x2 pixels or their Haar coefficients."""
+    attention: bool = True
+    """Attention within each frame at the coarsest resolution."""
+    norm: Literal["position", "frame"] = "position"
+    """Over the channels of a position, or over groups of channels of a frame."""
+    channels: int = 16
+    """Numbers a latent, with a N(0, I) prior."""
+    levels: tuple[int, ...] = ()
+    """Finite scalar quantisation: levels of each number of a latent, in the place of channels."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Activations."""
+
+    def __post_init__(self):
+        _require_positive("causal", self, "channels")
+        rule = "must be greater than 0"
+        _require(min(self.widths, default=0) > 0, "causal.widths", self.widths, rule)
+        _require(min(self.blocks, default=0) > 0, "causal.blocks", self.blocks, rule)
+        rule = "must be at least 2"
+        _require(min(self.levels, default=2) >= 2, "causal.levels", self.levels, rule)
 
 
 @dataclass(frozen=True)
@@ -294,6 +331,7 @@ class Config:
     """Of the run directory, runs/NAME-TIME, where no --workdir is given."""
     data: Data = Data()
     model: Model = Model()
+    causal: Causal = Causal()
     objective: Objective = Objective()
     optim: Optim = Optim()
     train: Train = Train()
@@ -301,12 +339,10 @@ class Config:
     evaluate: Evaluate = Evaluate()
 
     def __post_init__(self):
-        scale = 2 ** len(self.model.widths)
-        for name in ("height", "width") if self.data.tile is None else ("tile",):
-            value = getattr(self.data, name)
-            rule = f"must be a multiple of {scale}, since model.widths halves it "
-            rule += f"{len(self.model.widths)} times"
-            _require(value % scale == 0, f"data.{name}", value, rule)
+        if self.model.kind == "sequential":
+            self._check_size()
+        else:
+            self.check_tasks(self.evaluate.tasks)
         if self.data.tile is not None:
             self._check_tile()
         parts, batch_size = self.train.accumulate, self.train.batch_size
@@ -319,6 +355,14 @@ class Config:
             )
         self._check_likelihood()
 
+    def _check_size(self):
+        scale = 2 ** len(self.model.widths)
+        for name in ("height", "width") if self.data.tile is None else ("tile",):
+            value = getattr(self.data, name)
+            rule = f"must be a multiple of {scale}, since model.widths halves it "
+            rule += f"{len(self.model.widths)} times"
+            _require(value % scale == 0, f"data.{name}", value, rule)
+
     def _check_tile(self):
         tile, size = self.data.tile, (self.data.height, self.data.width)
         fits = tile > 0 and size[0] % tile == 0 and size[1] % tile == 0
@@ -327,7 +371,11 @@ class Config:
         self.check_tasks(self.evaluate.tasks)
 
     def check_tasks(self, tasks):
-        """Raises ValueError for a task that cannot be answered from tiles, if there are tiles."""
+        """Raises ValueError for a task that the model or tiles of frames cannot answer."""
+        if self.model.kind == "causal":
+            rule = f"model.kind=causal answers {', '.join(CAUSAL_TASKS)} so far"
+            for task in tasks:
+                _require(task in CAUSAL_TASKS, "evaluate.tasks", task, rule)
         rule = f"needs whole frames, and data.tile={self.data.tile} cuts them; of tiles there are "
         rule += ", ".join(TILE_TASKS)
         for task in tasks:
@@ -336,6 +384,9 @@ class Config:
 
     def _check_likelihood(self):
         likelihood, view = self.model.likelihood, self.data.view
+        if self.model.kind == "causal":
+            rule = "model.kind=causal has a gaussian one"
+            _require(likelihood == "gaussian", "model.likelihood", likelihood, rule)
         if likelihood == "bernoulli":
             _require(view == "otsu", "data.view", view, "model.likelihood=bernoulli needs otsu")
             rule = "must be False for model.likelihood=bernoulli: its start is a Gaussian one"

@@ -32,6 +32,8 @@ from vvae.data.dataset import ClipFormat, Dataset, Sampling, open_dataset, open_
 from vvae.data.performers import write_performers
 from vvae.data.tiles import cut_tiles
 from vvae.models import contract
+from vvae.models.bottleneck import FiniteScalars, GaussianLatents
+from vvae.models.causal import CausalVideoVAE
 from vvae.models.sequential import SequentialVAE
 from vvae.training.checkpoint import Checkpointer
 
@@ -247,11 +249,34 @@ def frame_size(config: Config) -> tuple[int, int]:
     return (data.height, data.width) if data.tile is None else (data.tile, data.tile)
 
 
-def build_model(config: Config, num_channels: int) -> SequentialVAE:
+def build_model(config: Config, num_channels: int) -> SequentialVAE | CausalVideoVAE:
     """Returns the model that the settings describe, for frames of num_channels channels."""
+    shape_HWC = (*frame_size(config), num_channels)
+    build = _build_sequential if config.model.kind == "sequential" else _build_causal
+    return build(config, shape_HWC)
+
+
+def _build_causal(config: Config, shape_HWC: tuple[int, int, int]) -> CausalVideoVAE:
+    causal = config.causal
+    bottleneck = FiniteScalars(causal.levels) if causal.levels else GaussianLatents(causal.channels)
+    return CausalVideoVAE(
+        shape_HWC=shape_HWC,
+        widths=causal.widths,
+        blocks=causal.blocks,
+        temporal_compression=causal.temporal_compression,
+        spatial_compression=causal.spatial_compression,
+        stem=causal.stem,
+        attention=causal.attention,
+        norm=causal.norm,
+        bottleneck=bottleneck,
+        dtype=jnp.dtype(causal.dtype),
+    )
+
+
+def _build_sequential(config: Config, shape_HWC: tuple[int, int, int]) -> SequentialVAE:
     model = config.model
     return SequentialVAE(
-        shape_HWC=(*frame_size(config), num_channels),
+        shape_HWC=shape_HWC,
         widths=model.widths,
         hidden=model.hidden,
         latent_dim=model.latent_dim,

@@ -20,12 +20,19 @@ from vvae.analysis.batches import choose_examples, map_clips, spread_evenly
 from vvae.analysis.reconstruct import compare_videos, to_codes, write_comparison
 from vvae.config import Config, Optim, Train
 from vvae.data.dataset import Dataset, describe_flaws, find_label_problems
-from vvae.data.loader import Augmentation, pixel_statistics, train_batches
+from vvae.data.loader import (
+    Augmentation,
+    channel_statistics,
+    pixel_statistics,
+    train_batches,
+)
 from vvae.data.size import DataSize, estimate_size
 from vvae.distributions import Gaussian
 from vvae.models import contract, mixture_prior
+from vvae.models.causal import CausalVideoVAE
+from vvae.models.contract import init_variables
 from vvae.models.ppca import FrameSpectrum, start_at_ppca
-from vvae.models.sequential import init_variables, replace_clip_prior
+from vvae.models.sequential import SequentialVAE, replace_clip_prior
 from vvae.training import estimate, optimizer
 from vvae.training.log import MetricsLog, Progress, open_tensorboard, read_metrics
 from vvae.training.parallel import prefetch
@@ -90,10 +97,13 @@ def count_parameters(config: Config) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
 
 
-def _describe_network(config: Config) -> estimate.Network:
+def _describe_network(config: Config) -> estimate.Network | estimate.GridNetwork:
     # The channels of a view are known without opening the data.
     shape_HWC = (*runs.frame_size(config), runs.clip_format(config).clip_shape[-1])
-    return estimate.Network(shape_HWC, config.model.widths, config.model.hidden)
+    if config.model.kind == "sequential":
+        return estimate.Network(shape_HWC, config.model.widths, config.model.hidden)
+    model = runs.build_model(config, shape_HWC[-1])
+    return estimate.GridNetwork(shape_HWC, model.widths, model.blocks, model.halvings, model.stem)
 
 
 def _estimate_duration(config: Config, num_steps: int) -> str:
@@ -232,6 +242,9 @@ def make_state(model, tx, dataset: Dataset, seed: int) -> TrainState:
     key = jax.random.fold_in(jax.random.key(seed), _INITIALISATION_STREAM)
     params = jax.jit(functools.partial(init_variables, model))(key)["params"]
     clips = dataset.splits["train"]
+    if isinstance(model, CausalVideoVAE):
+        mean_C, std_C = channel_statistics(clips)
+        return init_state(params, {"mean": jnp.asarray(mean_C), "std": jnp.asarray(std_C)}, tx)
     mean_HWC, std = pixel_statistics(clips)
     stats = {"mean": jnp.asarray(mean_HWC), "std": jnp.float32(std)}
     if model.linear:
@@ -405,7 +418,8 @@ class PriorFits:
         clips = dataset.splits["train"]
         seen = np.flatnonzero(clips.mask_NT.any(axis=1))
         self._clips = clips.select(spread_evenly(seen, _MAX_PRIOR_CLIPS))
-        if model.clip_prior == "mixture" and model.num_components > len(self._clips):
+        is_mixture = isinstance(model, SequentialVAE) and model.clip_prior == "mixture"
+        if is_mixture and model.num_components > len(self._clips):
             raise ValueError(
                 f"model.num_components={model.num_components}: there are {len(self._clips)} "
                 "training clips for the mixture prior to be fitted to"
@@ -414,7 +428,6 @@ class PriorFits:
         self._batch_size, self._seed = run.config.train.batch_size, run.config.train.seed
         objective, num_steps = run.config.objective, run.num_steps
         num_warmup = round(objective.kl_warmup * num_steps)
-        is_mixture = model.clip_prior == "mixture"
         self._steps = plan_fits(num_warmup, objective.prior_every, num_steps) if is_mixture else ()
         self._encode = jax.jit(self._infer_clip)
 
@@ -513,17 +526,20 @@ def draw_curves(run: runs.Run) -> None:
         points = [point for point in points if point[1] is not None]
         return tuple(np.array(points).T) if points else ((), ())
 
+    levels = {"frame": "frame latents", "clip": "clip latent", "grid": "grid of latents"}
+    levels = {k: text for k, text in levels.items() if any(f"kl_{k}" in row for row in rows)}
     # The first steps are far below all others and would flatten the curve.
     panels = {
         "ELBO, nats/clip": {
             "training": tuple(values[1:] for values in curve("train", "elbo")),
             "validation": curve("validation", "val_elbo"),
         },
-        "KL of the frame latents, nats/clip": {"training": curve("train", "kl_frame")},
-        "KL of the clip latent, nats/clip": {"training": curve("train", "kl_clip")},
+        **{
+            f"KL of the {text}, nats/clip": {"training": curve("train", f"kl_{level}")}
+            for level, text in levels.items()
+        },
         "active units (validation)": {
-            "frame latents": curve("validation", "val_active_frame"),
-            "clip latent": curve("validation", "val_active_clip"),
+            text: curve("validation", f"val_active_{level}") for level, text in levels.items()
         },
         "norm of the gradient": {"training": curve("train", "grad_norm")},
     }

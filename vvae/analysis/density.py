@@ -21,7 +21,7 @@ from vvae.data.dataset import Dataset
 from vvae.data.views import View
 from vvae.metrics import Metric
 from vvae.models import contract
-from vvae.models.sequential import SequentialVAE, level_kl
+from vvae.models.sequential import level_kl
 
 MAX_CHUNK = 10
 IWAE_CLIPS = 16
@@ -55,7 +55,7 @@ class Level:
 
 
 def density(
-    model: SequentialVAE,
+    model,
     params,
     dataset: Dataset,
     folder: str | os.PathLike,
@@ -68,7 +68,7 @@ def density(
     """Measures ELBO, IWAE, bits/dim, KL by level and dimension, active units and information.
 
     Args:
-      model: a SequentialVAE.
+      model: a vvae model.
       params: its variables.
       dataset: `split` is measured.
       folder: where density_kl.png goes; must exist.
@@ -118,11 +118,11 @@ def density(
     )
 
 
-def measure_batch(model: SequentialVAE, key, params, batch) -> dict[str, Any]:
+def measure_batch(model, key, params, batch) -> dict[str, Any]:
     """Measures each clip of a batch; a pure function whose noise is that of the clip's number.
 
     Args:
-      model: a SequentialVAE.
+      model: a vvae model.
       key: of the noise.
       params: its variables.
       batch: "video", "mask" and "index" of a loader's batch.
@@ -136,14 +136,18 @@ def measure_batch(model: SequentialVAE, key, params, batch) -> dict[str, Any]:
     terms = contract.terms(model, params, video_BTHWC, key, mask_BT, index_B=index_B)
     posterior = contract.encode(model, params, video_BTHWC, mask_BT)
     x = contract.as_unit_range(video_BTHWC)
-    mean_video = contract.decode(model, params, model.posterior_mean(posterior))
-    training_mean = params["stats"]["mean"][None, None]
+    latents_ = model.posterior_mean(posterior)
+    mean_video = contract.decode(model, params, latents_, x.shape[1:4])
+    training_mean = params["stats"]["mean"]  # of each pixel, or of each channel
+    training_mean = training_mean.reshape(
+        (1,) * (x.ndim - training_mean.ndim) + training_mean.shape
+    )
     return {
         "elbo": objectives.elbo_of_terms(terms),
         "log_likelihood": terms.log_likelihood[0],
         "kl": {level: kl[0] for level, kl in terms.kl_by_level.items()},
         "kl_by_dimension": level_kl(model, params, video_BTHWC, key, mask_BT, index_B),
-        "posterior": {"frame": posterior.frame, "clip": posterior.clip},
+        "posterior": model.level_posteriors(posterior),
         "squared_error": _masked_mean_square(x - mean_video, mask_BT),
         "squared_deviation": _masked_mean_square(x - training_mean, mask_BT),
     }
@@ -154,7 +158,7 @@ def _masked_mean_square(error_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.Array
     return jnp.sum(jnp.mean(jnp.square(error_BTHWC), axis=(2, 3, 4)) * mask_BT, axis=1)
 
 
-def collect_levels(model: SequentialVAE, measured, mask_NT: np.ndarray) -> dict[str, Level]:
+def collect_levels(model, measured, mask_NT: np.ndarray) -> dict[str, Level]:
     """Gathers the posteriors of each level from what `measure_batch` returned for all clips."""
 
     def collect(posterior, kl_NZ, has_standard_prior):
@@ -163,16 +167,21 @@ def collect_levels(model: SequentialVAE, measured, mask_NT: np.ndarray) -> dict[
         active_Z = latents.find_active_units(mean_NZ, variance_NZ, kl_Z)
         return Level(mean_NZ, variance_NZ, kl_Z, active_Z, has_standard_prior)
 
-    used_N = mask_NT.any(axis=1)
-    posterior, kl = measured["posterior"], measured["kl_by_dimension"]
-    frame = jax.tree.map(lambda a_NTZ: a_NTZ[mask_NT], posterior["frame"])
-    clip = jax.tree.map(lambda a_NW: a_NW[used_N], posterior["clip"])
-    levels = {
-        "frame": collect(frame, kl["frame"][mask_NT], model.prior == "standard"),
-        "clip": collect(clip, kl["clip"][used_N], model.clip_prior == "normal"),
-    }
+    masks = {name: np.asarray(mask) for name, mask in model.level_masks(mask_NT).items()}
+
+    def gather(name, values):
+        return values[masks[name]].reshape(-1, values.shape[-1])
+
     # A model without a clip latent has nothing there that could be active or collapse.
-    return {name: level for name, level in levels.items() if len(level.kl_Z)}
+    return {
+        name: collect(
+            jax.tree.map(functools.partial(gather, name), posterior),
+            gather(name, measured["kl_by_dimension"][name]),
+            name in model.standard_priors,
+        )
+        for name, posterior in measured["posterior"].items()
+        if posterior.mean.shape[-1]
+    }
 
 
 def _summarize_bound(measured, clips: Clips, context) -> dict[str, Metric]:

@@ -102,4 +102,6 @@ def describe_collapse(
         cure = "train longer, or lower objective.beta, raise objective.kl_warmup or free_bits"
         return True, f"WARNING: COLLAPSED: {'; '.join(reasons)}. Try to {cure}."
     units = [f"{active.sum()} of {len(active)} {k}" for k, active in active_by_level.items()]
+    if not units:  # codes are not Gaussian, and always cost what they cost
+        return False, f"No collapse: {error}."
     return False, f"No collapse: {' and '.join(units)} units are active, and {error}."

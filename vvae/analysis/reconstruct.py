@@ -123,7 +123,7 @@ def reconstruct(
     """Measures and shows reconstructions from posterior means.
 
     Args:
-      model: a SequentialVAE.
+      model: a vvae model.
       params: its variables.
       dataset: its `train` split fits the PCA, `split` is measured.
       folder: where reconstruct.png, reconstruct.mp4 and reconstruct_positions.png go; must exist.
@@ -135,7 +135,7 @@ def reconstruct(
       ValueError: if a split is missing.
     """
     clips, train = require_split(dataset, split), require_split(dataset, "train")
-    num_numbers = model.latent_dim + model.clip_latent_dim
+    num_numbers = model.count_numbers(clips.clip_format.clip_shape[0])
     pca = fit_frame_pca(train, num_numbers, seed)
     decode = jax.jit(
         lambda params, video, mask: to_codes(contract.reconstruct(model, params, video, mask))
@@ -186,7 +186,7 @@ def _baselines(pca: FramePCA) -> dict[str, Callable]:
 def _describe_methods(pca: FramePCA, num_numbers: int) -> dict[str, str]:
     fitted = f"fitted to {pca.num_frames} valid training frames"
     return {
-        "vae": f"posterior means, {num_numbers} numbers a frame (the clip latent counted in full)",
+        "vae": f"posterior means, {num_numbers} numbers a frame (a clip latent counted in full)",
         "pca": f"PCA of single frames, {len(pca.components_KD)} components, {fitted}",
         "mean_frame": f"mean frame, {fitted}",
     }

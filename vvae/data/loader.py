@@ -153,6 +153,38 @@ def pixel_statistics(clips: Clips) -> tuple[np.ndarray, float]:
     return (mean_HWC / 127.5 - 1).astype(np.float32), std / 127.5
 
 
+def channel_statistics(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
+    """Computes mean and standard deviation of each channel over the valid frames.
+
+    Sums are exact integers; memory does not grow with the number of clips.
+
+    Returns:
+        mean_C and std_C, float32, both in units of x / 127.5 - 1. Each std is at least one step of
+        the 8-bit codes.
+
+    Raises:
+        ValueError: if every channel is constant over all frames.
+    """
+    channels = clips.clip_format.clip_shape[-1]
+    count, sum_C, squares_C = 0, np.zeros(channels, np.int64), np.zeros(channels, np.int64)
+    chunk = max(1, _CHUNK_BYTES // clips.clip_format.clip_bytes)
+    for start in range(0, len(clips), chunk):
+        ids = np.arange(start, min(start + chunk, len(clips)))
+        codes_NC = clips.read(ids)[clips.mask_NT[ids]].reshape(-1, channels)
+        count += len(codes_NC)
+        sum_C += codes_NC.sum(axis=0, dtype=np.int64)
+        squares_C += np.square(codes_NC, dtype=np.uint16).sum(axis=0, dtype=np.int64)
+    mean_C = sum_C / count
+    variance_C = squares_C / count - np.square(mean_C)
+    if np.all(count * squares_C.astype(object) == np.square(sum_C.astype(object))):
+        raise ValueError(
+            f"every channel of the training clips is constant under the view {clips.view.name}: "
+            "there is nothing to learn"
+        )
+    std_C = np.sqrt(np.maximum(variance_C, 1.0))
+    return (mean_C / 127.5 - 1).astype(np.float32), (std_C / 127.5).astype(np.float32)
+
+
 def _slice_batch(batch_size: int, process_index: int, process_count: int) -> slice:
     """The part of a global batch that belongs to one process."""
     if batch_size < 1 or batch_size % process_count:

@@ -17,12 +17,13 @@ no term.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vvae.distributions import Gaussian
 from vvae.models import contract, likelihood, stem
 from vvae.models.bottleneck import FiniteScalars, GaussianLatents
 from vvae.models.causal_blocks import (
@@ -181,6 +182,8 @@ class CausalVideoVAE(nn.Module):
     dtype: Any = jnp.float32
     extent: Extent = None
 
+    likelihood: ClassVar[str] = "gaussian"
+
     def setup(self):
         self._check_settings()
         finest = self.extent
@@ -226,6 +229,17 @@ class CausalVideoVAE(nn.Module):
         scale = self.spatial_compression
         t = 1 + math.ceil((num_frames - 1) / self.temporal_compression)
         return t, math.ceil(height / scale), math.ceil(width / scale)
+
+    @property
+    def smallest_video(self) -> tuple[int, int, int, int]:
+        """(T, H, W, C) of a video of one latent; no parameter depends on the size."""
+        return 1, self.spatial_compression, self.spatial_compression, self.shape_HWC[-1]
+
+    @nn.nowrap
+    def count_numbers(self, num_frames: int) -> int:
+        """Returns how many numbers there are for each frame of shape_HWC, rounded up."""
+        grid = self.grid_shape((num_frames, *self.shape_HWC[:2]))
+        return math.ceil(math.prod(grid) * self.bottleneck.channels / num_frames)
 
     @nn.nowrap
     def covered_shape(self, shape_thw: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -282,6 +296,26 @@ class CausalVideoVAE(nn.Module):
     def posterior_mean(self, posterior) -> jax.Array:
         """Returns the most probable latents under the posterior, [B, t, h, w, Z]."""
         return self.bottleneck.mean(posterior)
+
+    @nn.nowrap
+    def level_posteriors(self, posterior) -> dict[str, Gaussian]:
+        """Returns the Gaussian posterior of each level; none where the latents are codes."""
+        return {"grid": posterior} if isinstance(posterior, Gaussian) else {}
+
+    @nn.nowrap
+    def level_masks(self, mask_BT: jax.Array) -> dict[str, jax.Array]:
+        """Returns which latent frames have a real frame."""
+        return {"grid": self.latent_mask(mask_BT)}
+
+    @property
+    def standard_priors(self) -> frozenset[str]:
+        """Levels whose prior is N(0, I)."""
+        return frozenset({"grid"})
+
+    def kl_by_dim(self, x_BTHWC, mask_BT, key_B) -> dict[str, jax.Array]:
+        """KL of each latent in nats, [B, t, h, w, Z]; 0 in latent frames without a real frame."""
+        kl = self.bottleneck.kl_by_dim(self.encode(x_BTHWC, mask_BT))
+        return {"grid": kl * self.latent_mask(mask_BT)[..., None, None, None]}
 
     # --- likelihood ----------------------------------------------------------------------------
 
@@ -387,16 +421,7 @@ class CausalVideoVAE(nn.Module):
         return contract.decode(self, params, z_BthwZ, shape_THW)
 
 
-def init_variables(model: CausalVideoVAE, key):
-    """Returns fresh variables {"params", "stats"}; the key is consumed.
-
-    The standardisation is the identity until it is replaced by that of the training data. The
-    parameters do not depend on the size of a video, so the smallest one serves.
-    """
-    size = model.spatial_compression
-    x_BTHWC = jnp.zeros((1, 1, size, size, model.shape_HWC[-1]))
-    key_B = jax.random.key(0)[None]
-    return model.init(key, x_BTHWC, jnp.ones((1, 1), bool), key_B, 1, method="terms")
+init_variables = contract.init_variables
 
 
 def _hold_masked(x_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.Array:

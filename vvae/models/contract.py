@@ -2,8 +2,9 @@
 
 `model` is a flax.linen module, `params` the dictionary of its variables ({"params": learned,
 "stats": standardisation}); all functions work under jit, vmap and grad. A model takes part by
-having the methods `encode`, `decode`, `terms` and `sample`, and `posterior_mean`, which turns its
-posterior into latents.
+having the methods `encode`, `decode`, `terms` and `sample`, `posterior_mean`, which turns its
+posterior into latents, and what describes these: `kl_by_dim`, `level_posteriors`, `level_masks`,
+`standard_priors`, `count_numbers` and `smallest_video`.
 """
 
 from typing import Any
@@ -31,6 +32,16 @@ class Terms:
     log_prior: jax.Array
     log_posterior: jax.Array
     kl_by_level: dict[str, jax.Array]
+
+
+def init_variables(model: nn.Module, key: jax.Array) -> Params:
+    """Returns fresh variables {"params", "stats"}; the key is consumed.
+
+    The standardisation is the identity until it is replaced by that of the training data.
+    """
+    x_BTHWC = jnp.zeros((1, *model.smallest_video))
+    mask_BT = jnp.ones(x_BTHWC.shape[:2], bool)
+    return model.init(key, x_BTHWC, mask_BT, jax.random.key(0)[None], 1, method="terms")
 
 
 def as_unit_range(x: jax.Array) -> jax.Array:

@@ -365,6 +365,34 @@ class SequentialVAE(nn.Module):
         """Returns the most probable latents under the posterior."""
         return Latents(posterior.frame.mean, posterior.clip.mean)
 
+    # --- what the latents are ------------------------------------------------------------------
+
+    @property
+    def smallest_video(self) -> tuple[int, int, int, int]:
+        """(T, H, W, C) of a video that every part of the model can be called with."""
+        return 2, *self.shape_HWC
+
+    @staticmethod
+    def level_posteriors(posterior: SequentialPosterior) -> dict[str, Gaussian]:
+        """Returns the Gaussian posterior of each level."""
+        return {"frame": posterior.frame, "clip": posterior.clip}
+
+    @staticmethod
+    def level_masks(mask_BT) -> dict[str, Any]:
+        """Returns which latents of each level have a real frame, over their leading axes."""
+        return {"frame": mask_BT, "clip": mask_BT.any(axis=1)}
+
+    @property
+    def standard_priors(self) -> frozenset[str]:
+        """Levels whose prior is N(0, I)."""
+        frame = {"frame"} if self.prior == "standard" else set()
+        return frozenset(frame | ({"clip"} if self.clip_prior == "normal" else set()))
+
+    @nn.nowrap
+    def count_numbers(self, num_frames: int) -> int:
+        """Returns how many numbers a frame is decoded from, the clip latent counted in full."""
+        return self.latent_dim + self.clip_latent_dim
+
     # --- priors --------------------------------------------------------------------------------
 
     def clip_prior_mixture(self) -> GaussianMixture:
@@ -731,15 +759,7 @@ def predict(
     return contract.decode(model, params, Latents(z_BTZ, latents.clip))
 
 
-def init_variables(model: SequentialVAE, key, num_frames: int = 2):
-    """Returns fresh variables {"params", "stats"}; the key is consumed.
-
-    The standardisation is the identity until it is replaced by that of the training data.
-    """
-    x_BTHWC = jnp.zeros((1, num_frames, *model.shape_HWC))
-    mask_BT = jnp.ones((1, num_frames), bool)
-    key_B = jax.random.key(0)[None]
-    return model.init(key, x_BTHWC, mask_BT, key_B, 1, method="terms")
+init_variables = contract.init_variables
 
 
 def _sum_frames(a_BTZ: jax.Array, mask_BT: jax.Array) -> jax.Array:

@@ -46,12 +46,52 @@ class Network:
         return 2 * count
 
 
-def estimate_seconds(network: Network, num_frames: int, num_steps: int, rate: float) -> float:
+@dataclass(frozen=True)
+class GridNetwork:
+    """What the cost of a frame of a causal network depends on; see `CausalVideoVAE`."""
+
+    shape_HWC: tuple[int, int, int]
+    widths: tuple[int, ...]
+    blocks: tuple[int, int]
+    halvings: tuple[tuple[bool, bool], ...]
+    stem: str
+
+    def _positions(self) -> list[float]:
+        """Positions a frame at each resolution."""
+        positions = [self.shape_HWC[0] * self.shape_HWC[1] / (1 if self.stem == "none" else 4)]
+        for in_time, in_space in self.halvings:
+            positions.append(positions[-1] / ((2 if in_time else 1) * (4 if in_space else 1)))
+        return positions
+
+    def flops(self) -> int:
+        """Floating-point operations of one frame, forward and backward, in direct convolutions."""
+        positions, widths = self._positions(), self.widths
+        num_blocks = sum(self.blocks)
+        multiplications = sum(54 * num_blocks * w * w * p for w, p in zip(widths, positions))
+        # Two blocks in the middle of each half, and the first and last convolutions.
+        multiplications += 2 * 2 * 54 * widths[-1] ** 2 * positions[-1]
+        pixels = self.shape_HWC[2] * (1 if self.stem == "none" else 4)
+        multiplications += 2 * 27 * pixels * widths[0] * positions[0]
+        for level, (_, in_space) in enumerate(self.halvings):
+            taps = 16 if in_space else 3
+            multiplications += 2 * taps * widths[level] * widths[level + 1] * positions[level + 1]
+        # The backward pass costs two forward ones, and computes the blocks again.
+        return int(2 * 4 * multiplications)
+
+    def activations(self) -> int:
+        """Numbers in the activations of one frame that live until the backward pass."""
+        pairs = zip(self.widths, self._positions())
+        return int(sum((sum(self.blocks) + 2) * w * p for w, p in pairs))
+
+
+def estimate_seconds(
+    network: Network | GridNetwork, num_frames: int, num_steps: int, rate: float
+) -> float:
     """Seconds to train on num_frames frames in num_steps steps, by devices of `rate` FLOP/s."""
     return network.flops() * num_frames / (_EFFICIENCY * rate) + _STEP_SECONDS * num_steps
 
 
-def estimate_bytes(network: Network, num_parameters: int, num_frames: int) -> int:
+def estimate_bytes(network: Network | GridNetwork, num_parameters: int, num_frames: int) -> int:
     """Bytes of one device while num_frames frames are in it at a time, in float32."""
     activations = _LIVE_COPIES * network.activations() * num_frames
     return 4 * (activations + _PARAMETER_COPIES * num_parameters)
