@@ -12,7 +12,8 @@
     python evaluate.py report --workdir RUN                     one HTML page of all of it
 
 Each task writes RUN/eval/TASK.json (values with what exactly was computed), pictures and videos,
-and prints a table.
+and prints a table. Answers about new videos lie in RUN/eval/NAME, by the last name of their folder;
+those about another folder of the same last name in NAME-2.
 """
 
 import argparse
@@ -243,10 +244,7 @@ def evaluate_run(
         run = dataclasses.replace(run, config=dataclasses.replace(run.config, evaluate=settings))
     model, params = runs.load(workdir, which)
     task_data = _open_data(run, data_path)
-    folder = run.workdir / "eval"
-    if data_path is not None:
-        folder /= Path(data_path).resolve().name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _open_folder(run, data_path)
     question = _Question(run, model, params, task_data, folder, search, moderation)
     for task in tasks or run.config.evaluate.tasks:
         print(f"\n{task} ...", flush=True)
@@ -262,6 +260,22 @@ def evaluate_run(
         print(f"\n{format_result(result)}", flush=True)
     print(f"\npictures, videos and JSON files: {folder}")
     report(workdir)
+
+
+def _open_folder(run, data_path: str | None) -> Path:
+    """Returns the folder of the answers, and says so where it has not the name of the videos'."""
+    from vvae.analysis import new_videos
+
+    folder = run.workdir / "eval"
+    folder.mkdir(exist_ok=True)
+    if data_path is None:
+        return folder
+    name = Path(data_path).resolve().name
+    chosen = new_videos.open_folder(folder, data_path)
+    if name not in ("", chosen.name):
+        other = new_videos.read_source(folder / name) or "unknown videos"
+        print(f"note: {folder / name} holds answers about {other}: these go to {chosen}")
+    return chosen
 
 
 @dataclasses.dataclass(frozen=True)
