@@ -313,3 +313,13 @@ def test_latents_of_another_length_say_so(rgb_model, num_frames, counts):
     latents = [jnp.zeros((1, 2, 2, 2, 3))]
     with pytest.raises(ValueError, match=counts):
         list(streaming.decode_video(model, variables, latents, (num_frames, 8, 8)))
+
+
+def test_the_example_of_the_readme_runs():
+    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
+    code = next(block.split("```")[0] for block in blocks if "begin_encode" in block)
+    scope = {}
+    exec(code, scope)
+    # Of 12 frames 9 fill 1 + 2 latent frames; 3 wait for the end.
+    assert len(scope["cache"].pending) == 3
+    assert scope["rest"].mean.shape == (1, 1, 3, 4, 16)
