@@ -451,11 +451,15 @@ def _anomaly(question: _Question):
 
 
 def _segment(question: _Question):
-    from vvae.analysis import segment
+    from vvae.analysis import boundaries, segment
 
-    model, params, _, folder = question.arguments
-    dataset = _add_training(question.run, question.data)
-    return segment.segment(model, params, dataset, folder, **question.common)
+    model, params, dataset, folder = question.arguments
+    if question.data.is_new:
+        path = question.run.workdir / "eval" / segment.DETECTOR_FILE
+        detector = boundaries.load_detector(path)
+        split = question.data.split
+        return segment.apply_detector(model, params, detector, dataset, folder, split=split)
+    return segment.segment(*question.arguments, **question.common)
 
 
 def _moderate(question: _Question):

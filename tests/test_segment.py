@@ -1,14 +1,16 @@
 """Shot boundaries and foreground masks: closed forms, hand-made latents, exact masks."""
 
 import csv
+import dataclasses
 import itertools
 
 import jax
 import numpy as np
 import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
 
 from vvae import figures
-from vvae.analysis import boundaries, foreground, rivals, segment
+from vvae.analysis import boundaries, foreground, rivals, segment, trees
 from vvae.analysis import transitions as material
 from vvae.analysis.transitions import Transition
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset, open_unsplit
@@ -188,6 +190,50 @@ def test_training_videos_without_boundaries_are_refused():
         boundaries.fit_detector([(np.zeros((20, 2)), [])], seed=0)
 
 
+@pytest.mark.parametrize("classes", [(0, 1), (0, 2), (0, 1, 2)])
+def test_trees_as_arrays_give_the_probabilities_of_scikit_learn(classes):
+    rng = np.random.default_rng(len(classes))
+    train, new = rng.normal(size=(400, 5)), rng.normal(size=(900, 5))
+    label = np.array(classes)[
+        np.digitize(train[:, 0] * train[:, 1], [-0.2, 0.3][: len(classes) - 1])
+    ]
+    classifier = HistGradientBoostingClassifier(max_depth=4, max_iter=30, random_state=0)
+    found = trees.take_trees(classifier.fit(train, label))
+    assert found.class_K.tolist() == list(classes)
+    # On a threshold itself: it belongs to the left.
+    new[:200] = found.threshold_M[:200, None]
+    expected = classifier.predict_proba(new)
+    np.testing.assert_allclose(trees.predict_probabilities(found, new), expected, atol=1e-14)
+    assert expected.std(axis=0).min() > 0.05
+
+
+def test_a_saved_detector_is_the_same_bit_by_bit(detector, tmp_path):
+    boundaries.save_detector(tmp_path / "boundaries.npz", detector)
+    loaded = boundaries.load_detector(tmp_path / "boundaries.npz")
+    z, cuts, _ = make_latents(100, with_flash=True)
+    scores = [boundaries.score_frames(d, z) for d in (detector, loaded)]
+    np.testing.assert_array_equal(*scores)
+    assert boundaries.detect_boundaries(loaded, z) == [t.first for t in cuts]
+    with pytest.raises(ValueError, match=r"vectors of 5 numbers, not for 7 and 4"):
+        boundaries.detect_boundaries(loaded, z[:, :4])
+    with pytest.raises(
+        ValueError, match=r"none.npz holds no detector of boundaries .* run the task"
+    ):
+        boundaries.load_detector(tmp_path / "none.npz")
+
+
+def test_long_vectors_are_measured_by_their_length_alone(tmp_path):
+    z, cuts, _ = make_latents(0, with_flash=False)
+    z = np.tile(z, (1, 120))
+    detector = boundaries.fit_detector([(z, cuts)], seed=0)
+    boundaries.save_detector(tmp_path / "boundaries.npz", detector)
+    loaded = boundaries.load_detector(tmp_path / "boundaries.npz")
+    assert loaded.precision_SZZ.shape == (7, 0, 0)
+    found = boundaries.detect_boundaries(loaded, z)
+    assert found == boundaries.detect_boundaries(detector, z)
+    assert boundaries.match_boundaries(found, cuts, 2) == len(cuts)
+
+
 # --- masks ----------------------------------------------------------------------------------------
 
 
@@ -266,19 +312,21 @@ def segmented(tmp_path_factory):
         for number in range(count):
             level = rng.integers(20, 200, (1, 16, 16, 3))
             frames = level + rng.integers(0, 40, (30, 16, 16, 3))
+            if (split, number) == ("test", 0):
+                frames[12:] = frames[12:, ::-1] // 8 + 210  # another shot
             np.save(root / split / f"{number}.npy", frames.astype(np.uint8))
     clip_format = ClipFormat("gray", 16, 16, Sampling(num_frames=4))
     cache = tmp_path_factory.mktemp("cache")
     dataset = open_dataset(
         root, clip_format, cache_dir=cache, cache_limit_bytes=2**28, num_workers=0
     )
-    model, params = make_model((16, 16, 1))
     folder = tmp_path_factory.mktemp("out")
-    return segment.segment(model, params, dataset, folder, batch_size=4, num_joined=1), folder
+    run = (*make_model((16, 16, 1)), dataset, folder)
+    return segment.segment(*run, batch_size=4, num_joined=1), folder, dataset
 
 
 def test_every_row_has_the_same_cards_and_the_rivals_say_whether_they_ran(segmented):
-    result, _ = segmented
+    result, _, _ = segmented
     names = {"vae", "frame_difference", *rivals.DETECTORS}
     assert set(result.rows) == names
     for row in result.rows.values():
@@ -293,7 +341,7 @@ def test_every_row_has_the_same_cards_and_the_rivals_say_whether_they_ran(segmen
 
 
 def test_segments_cover_every_frame_once(segmented):
-    result, folder = segmented
+    result, folder, _ = segmented
     with open(folder / "segments.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     for number in range(3):
@@ -306,6 +354,19 @@ def test_segments_cover_every_frame_once(segmented):
         assert all(a["end_s"] == b["start_s"] for a, b in itertools.pairwise(own))
     assert all((folder / name).stat().st_size > 100 for name in result.files)
     assert any("performers only" in note for note in result.notes)
+
+
+def test_the_saved_detector_finds_the_same_shots_without_training_videos(segmented, tmp_path):
+    _, folder, dataset = segmented
+    test_only = dataclasses.replace(dataset, splits={"all": dataset.splits["test"]})
+    detector = boundaries.load_detector(folder / segment.DETECTOR_FILE)
+    model = make_model((16, 16, 1))
+    result = segment.apply_detector(*model, detector, test_only, tmp_path, split="all")
+    text = (tmp_path / "segments.csv").read_text()
+    assert text == (folder / "segments.csv").read_text() and "test/0.npy,12,29," in text
+    assert result.rows == {} and result.files == ("segments.csv", "segments.png")
+    pictures = [read_frames_of_png(place / "segments.png") for place in (folder, tmp_path)]
+    np.testing.assert_array_equal(*pictures)
 
 
 def test_strips_hold_their_frames(tmp_path):

@@ -10,12 +10,15 @@ joined training videos; nothing is looked up in the videos that are segmented.
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
+from vvae.analysis.npz import load_fields, save_fields
 from vvae.analysis.transitions import Transition
+from vvae.analysis.trees import Trees, predict_probabilities, take_trees
 
 # (width, gap): medians over [t + gap, t + gap + width) and [t - gap - width, t - gap).
 SCALES = ((1, 0), (2, 0), (4, 0), (8, 0), (2, 3), (3, 6), (3, 10))
@@ -35,14 +38,14 @@ class Detector:
     """A fitted detector.
 
     Attributes:
-      precisions: for each scale the inverse covariance [Z, Z] of changes within scenes, or None for
+      precision_SZZ: for each scale the inverse covariance of changes within scenes; [S, 0, 0] for
         vectors of more than 512 numbers, whose changes are measured by their length alone.
-      classifier: features -> probabilities of none, cut and fade.
+      trees: features -> probabilities of none, cut and fade.
       threshold: least probability of a boundary, chosen by the mean F1 on the training videos.
     """
 
-    precisions: tuple[np.ndarray | None, ...]
-    classifier: HistGradientBoostingClassifier
+    precision_SZZ: np.ndarray
+    trees: Trees
     threshold: float
 
 
@@ -68,11 +71,11 @@ def measure_change(z_FZ: np.ndarray, width: int, gap: int) -> np.ndarray:
 
 def fit_precisions(
     videos: Sequence[tuple[np.ndarray, Sequence[Transition]]],
-) -> tuple[np.ndarray | None, ...]:
-    """Returns the inverse covariances of the changes within scenes, one a scale."""
+) -> np.ndarray:
+    """Returns the inverse covariances of the changes within scenes, one a scale, [S, Z, Z]."""
     if videos[0][0].shape[1] > MAX_PRECISION_SIZE:
-        return (None,) * len(SCALES)
-    return tuple(_fit_precision(videos, width, gap) for width, gap in SCALES)
+        return np.zeros((len(SCALES), 0, 0))
+    return np.stack([_fit_precision(videos, width, gap) for width, gap in SCALES])
 
 
 def _fit_precision(videos, width: int, gap: int) -> np.ndarray:
@@ -97,19 +100,27 @@ def find_inside(num_frames: int, transitions: Sequence[Transition], reach: int) 
     return inside_F
 
 
-def describe_frames(z_FZ: np.ndarray, precisions: Sequence[np.ndarray | None]) -> np.ndarray:
+def describe_frames(z_FZ: np.ndarray, precision_SZZ: np.ndarray) -> np.ndarray:
     """Describes how much every frame differs from those before it, float64 [F, features].
 
     For each scale: the logarithms of the squared length of the change and of its squared
     Mahalanobis length (where there is a precision), and both minus their median over 20 frames on
     each side.
+
+    Raises:
+      ValueError: if the precisions are those of other scales or of vectors of another length.
     """
+    size = z_FZ.shape[1]
+    if precision_SZZ.shape not in ((len(SCALES), size, size), (len(SCALES), 0, 0)):
+        raise ValueError(
+            f"the detector of boundaries is made for {len(precision_SZZ)} scales and vectors of "
+            f"{precision_SZZ.shape[-1]} numbers, not for {len(SCALES)} and {size}"
+        )
     columns = []
-    for (width, gap), precision_ZZ in zip(SCALES, precisions):
+    for (width, gap), precision_ZZ in zip(SCALES, precision_SZZ):
         change_FZ = measure_change(z_FZ, width, gap)
-        size = change_FZ.shape[1]
         squares = [np.square(change_FZ).sum(axis=1)]
-        if precision_ZZ is not None:
+        if precision_ZZ.size:
             squares.append(np.sum(change_FZ @ precision_ZZ * change_FZ, axis=1))
         for square_F in squares:
             log_F = np.log(square_F + FLOOR * size)
@@ -136,8 +147,8 @@ def fit_detector(videos: Sequence[tuple[np.ndarray, Sequence[Transition]]], seed
     """
     if not any(transitions for _, transitions in videos):
         raise ValueError("a detector of boundaries needs training videos that have some")
-    precisions = fit_precisions(videos)
-    features = [describe_frames(z_FZ, precisions) for z_FZ, _ in videos]
+    precision_SZZ = fit_precisions(videos)
+    features = [describe_frames(z_FZ, precision_SZZ) for z_FZ, _ in videos]
     labels = [label_frames(len(z_FZ), transitions) for z_FZ, transitions in videos]
     used = [label_F >= 0 for label_F in labels]
     classifier = HistGradientBoostingClassifier(
@@ -147,7 +158,8 @@ def fit_detector(videos: Sequence[tuple[np.ndarray, Sequence[Transition]]], seed
         np.concatenate([f[keep] for f, keep in zip(features, used)]),
         np.concatenate([label[keep] for label, keep in zip(labels, used)]),
     )
-    peaks = [find_peaks(score_features(classifier, f)) for f in features]
+    trees = take_trees(classifier)
+    peaks = [find_peaks(score_features(trees, f)) for f in features]
     references = [transitions for _, transitions in videos]
     values = [
         np.mean([_f1_at(peaks, references, threshold, tolerance) for tolerance in TOLERANCES])
@@ -155,7 +167,7 @@ def fit_detector(videos: Sequence[tuple[np.ndarray, Sequence[Transition]]], seed
     ]
     # The middle of the best thresholds: the trees know their training videos well.
     best = np.flatnonzero(np.array(values) >= max(values) - 1e-9)
-    return Detector(precisions, classifier, float(THRESHOLDS[best[len(best) // 2]]))
+    return Detector(precision_SZZ, trees, float(THRESHOLDS[best[len(best) // 2]]))
 
 
 def _f1_at(peaks, references, threshold: float, tolerance: int) -> float:
@@ -180,15 +192,15 @@ def label_frames(num_frames: int, transitions: Sequence[Transition]) -> np.ndarr
     return label_F
 
 
-def score_features(classifier, feature_FX: np.ndarray) -> np.ndarray:
+def score_features(trees: Trees, feature_FX: np.ndarray) -> np.ndarray:
     """Probability that a boundary is at each frame, [F]."""
-    probability_FK = classifier.predict_proba(feature_FX)
-    return 1.0 - probability_FK[:, list(classifier.classes_).index(NONE)]
+    probability_FK = predict_probabilities(trees, feature_FX)
+    return 1.0 - probability_FK[:, list(trees.class_K).index(NONE)]
 
 
 def score_frames(detector: Detector, z_FZ: np.ndarray) -> np.ndarray:
     """Probability that a new shot begins at each frame, [F]; 0 at the first, which always does."""
-    score_F = score_features(detector.classifier, describe_frames(z_FZ, detector.precisions))
+    score_F = score_features(detector.trees, describe_frames(z_FZ, detector.precision_SZZ))
     score_F[0] = 0.0
     return score_F
 
@@ -209,6 +221,24 @@ def detect_boundaries(detector: Detector, z_FZ: np.ndarray) -> list[int]:
     """Returns the frames at which a new shot begins, ascending; frame 0 is not among them."""
     peaks = find_peaks(score_frames(detector, z_FZ))
     return [frame for frame, score in peaks if score >= detector.threshold]
+
+
+# --- on disk --------------------------------------------------------------------------------------
+
+
+def save_detector(path: str | os.PathLike, detector: Detector) -> None:
+    """Writes a detector as .npz; no pickle."""
+    save_fields(path, detector)
+
+
+def load_detector(path: str | os.PathLike) -> Detector:
+    """Reads a detector.
+
+    Raises:
+      ValueError: if there is no such file or it does not hold a detector.
+    """
+    remedy = "run the task segment on the videos of the run first"
+    return load_fields(path, Detector, "detector of boundaries", remedy)
 
 
 # --- how well boundaries are found ---------------------------------------------------------------

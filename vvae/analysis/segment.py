@@ -12,6 +12,7 @@ import numpy as np
 from vvae import figures, metrics
 from vvae.analysis import boundaries, rivals
 from vvae.analysis import transitions as material
+from vvae.analysis.boundaries import Detector
 from vvae.analysis.foreground import measure_masks
 from vvae.analysis.result import Result, describe_data, require_split
 from vvae.analysis.transitions import JoinedVideo
@@ -24,6 +25,7 @@ from vvae.metrics import Metric
 from vvae.models import contract
 
 SEGMENTS_FILE = "segments.csv"
+DETECTOR_FILE = "boundaries.npz"
 SCENES_PER_VIDEO = 12
 MAX_SIDE = 256  # pixels of a joined video
 JOINED_FPS = 25.0  # nominal; the detectors compared count frames
@@ -56,7 +58,7 @@ def segment(
       params: its variables.
       dataset: the detectors are fitted to joined videos of `train`; the videos of `split` are
         segmented.
-      folder: where segments.csv and the pictures go; must exist.
+      folder: where segments.csv, boundaries.npz and the pictures go; must exist.
       batch_size: clips at a time.
       split: which split is segmented.
       seed: of the joined videos and of the detectors.
@@ -67,7 +69,7 @@ def segment(
     """
     train, clips = require_split(dataset, "train"), require_split(dataset, split)
     folder = Path(folder)
-    encode = functools.partial(encode_frames, _make_encoder(model, params), train)
+    encode = _make_frame_encoder(model, params, train)
     learned = make_material(train, seed, _TRAIN, num_joined)
     measured = make_material(clips, seed, _TEST, num_joined)
     context = describe_data(dataset, split) | {"videos_per_kind": num_joined}
@@ -77,9 +79,9 @@ def segment(
         name: summarize_boundaries(measured, found[name], {**context, metrics.METHOD: text})
         for name, text in texts.items()
     }
-    segments = segment_videos(encode, detector, clips)
-    write_segments(folder / SEGMENTS_FILE, segments)
-    files = (SEGMENTS_FILE, *_draw_segments(folder, clips, segments), "segment_example.png")
+    boundaries.save_detector(folder / DETECTOR_FILE, detector)
+    segments, files = _write_shots(folder, encode, detector, clips)
+    files = (*files, "segment_example.png", DETECTOR_FILE)
     _draw_example(folder / "segment_example.png", encode, detector, measured)
     masks = measure_masks(model, params, dataset, folder, split=split, batch_size=batch_size)
     return Result(
@@ -91,12 +93,45 @@ def segment(
             "pyscenedetect": rivals.find_pyscenedetect(),
             "masks": masks.details,
         },
-        notes=(*_write_notes(segments, measured, clips), *masks.notes),
+        notes=(*_note_shots(segments, clips), *_note_material(measured), *masks.notes),
         files=(*files, *masks.files),
     )
 
 
+def apply_detector(
+    model, params, detector: Detector, dataset: Dataset, folder: str | os.PathLike, *, split: str
+) -> Result:
+    """Finds the shots of videos whose boundaries are not known, by a detector fitted before.
+
+    Args:
+      model: the SequentialVAE that the detector was fitted with.
+      params: its variables.
+      detector: of `boundaries.load_detector`.
+      dataset: `split` is segmented.
+      folder: where segments.csv and the contact sheets go; must exist.
+      split: which split is segmented.
+
+    Raises:
+      ValueError: if the split is missing or the detector was fitted to other latents.
+    """
+    clips = require_split(dataset, split)
+    encode = _make_frame_encoder(model, params, clips)
+    segments, files = _write_shots(Path(folder), encode, detector, clips)
+    return Result(
+        task="segment",
+        rows={},
+        details={"threshold": detector.threshold, "broken": dataset.broken},
+        notes=_note_shots(segments, clips),
+        files=files,
+    )
+
+
 # --- latents of frames ---------------------------------------------------------------------------
+
+
+def _make_frame_encoder(model, params, clips: Clips) -> Callable:
+    """Returns `encode_frames` for a model: (frames_FHWC, factor) -> latents [F, Z]."""
+    return functools.partial(encode_frames, _make_encoder(model, params), clips)
 
 
 def _make_encoder(model, params) -> Callable:
@@ -319,7 +354,7 @@ def count_boundaries(measured, found) -> dict:
 # --- segments of videos --------------------------------------------------------------------------
 
 
-def segment_videos(encode: Callable, detector, clips: Clips) -> list[dict]:
+def segment_videos(encode: Callable, detector: Detector, clips: Clips) -> list[dict]:
     """Cuts videos into shots; in memory are their latents and one chunk of frames.
 
     Returns:
@@ -363,6 +398,13 @@ def _encode_video(encode: Callable, clips: Clips, path: str):
         times.append(time_F)
         before = shown[len(shown) - min(clips.view.history, len(shown)) :]
     return np.concatenate(latents), np.concatenate(numbers), np.concatenate(times)
+
+
+def _write_shots(folder: Path, encode: Callable, detector: Detector, clips: Clips):
+    """Writes the table and the contact sheets; returns the segments and the names of the files."""
+    segments = segment_videos(encode, detector, clips)
+    write_segments(folder / SEGMENTS_FILE, segments)
+    return segments, (SEGMENTS_FILE, *_draw_segments(folder, clips, segments))
 
 
 def write_segments(path: str | os.PathLike, segments: Sequence[dict]) -> None:
@@ -423,19 +465,24 @@ def _draw_example(path: Path, encode, detector, measured) -> None:
     )
 
 
-def _write_notes(segments, measured, clips: Clips) -> tuple[str, ...]:
+def _note_shots(segments: Sequence[dict], clips: Clips) -> tuple[str, ...]:
     videos = len({row["path"] for row in segments})
     notes = [f"{len(segments)} segments in {videos} videos: {SEGMENTS_FILE}."]
     if len(segments) > MAX_SHEETS * SEGMENTS_PER_SHEET:
         shown = MAX_SHEETS * SEGMENTS_PER_SHEET
         notes.append(f"The contact sheets show the first {shown} segments.")
-    if ("joined", "cuts") not in measured:
-        notes.append("Joined videos are left out: the split has one video only.")
-    if rivals.find_pyscenedetect() is None:
-        notes.append("PySceneDetect: not run, it is not installed (pip install 'vvae[segment]').")
-    if set(clips.view.parts) <= {"difference", "motion", "flow", "speed", "rootflow"}:
+    if set(clips.view.parts) <= {"difference", "motion", "flow", "rootflow", "rootspeed"}:
         notes.append(
             f"The view {clips.view.name} shows changes only: a cut is a flash to it, so that "
             "boundaries are found poorly; use a view with gray or rgb."
         )
+    return tuple(notes)
+
+
+def _note_material(measured) -> tuple[str, ...]:
+    notes = []
+    if ("joined", "cuts") not in measured:
+        notes.append("Joined videos are left out: the split has one video only.")
+    if rivals.find_pyscenedetect() is None:
+        notes.append("PySceneDetect: not run, it is not installed (pip install 'vvae[segment]').")
     return tuple(notes)
