@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import scoreboard, tables
+from benchmarks.boards import ped2
 from benchmarks.results import Board, Measurement, read_board, summarize, write_board
 
 BOARD = Board("toy", "What is measured.", "toys", ("a",), ("top1", "top5"))
@@ -89,7 +90,9 @@ def crossing(tmp_path):
 
 
 def test_a_task_in_miniature(crossing, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # As on a user's machine: one device. The run of whole frames takes too long for a test.
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setattr(ped2, "RUNS", {"speed": ped2.RUNS["speed"]})
     arguments = ["ped2", "--data.path", str(crossing), "--steps", "3", "--seeds", "2"]
     folders = ["--out", str(tmp_path / "out"), "--folder", str(tmp_path / "runs")]
     assert scoreboard.main([*arguments, *folders]) == 0
@@ -98,8 +101,8 @@ def test_a_task_in_miniature(crossing, tmp_path, monkeypatch):
     assert rows["speed/iwae"]["headline"] and rows["speed/iwae"]["seeds"] == [0, 1]
     assert rows["speed/motion_block"]["seeds"] == [0]
     assert rows["speed/motion_block"]["metrics"]["micro_raw"]["mean"] > 0.9
-    assert rows["frames/time_index"]["family"] == "control"
-    assert 0 <= rows["frames/reconstruction"]["metrics"]["micro_minmax"]["mean"] <= 1
+    assert rows["speed/time_index"]["family"] == "control"
+    assert rows["speed/fusion_motion"]["family"] == "fusion"
     assert rows["speed/iwae"]["parameters"] > 0 and rows["speed/iwae"]["seconds"] > 0
     assert {"micro_raw", "micro_minmax", "macro", "micro_raw_smoothed", "active_frame"} <= set(
         rows["speed/iwae"]["metrics"]

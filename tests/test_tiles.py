@@ -10,7 +10,7 @@ import evaluate
 import train as program
 from vvae.analysis import anomaly, anomaly_controls, intervals
 from vvae.analysis import anomaly_scorer as scorers
-from vvae.analysis.anomaly_scores import map_errors, score_stream
+from vvae.analysis.anomaly_scores import score_stream
 from vvae.config import Config, Data, Evaluate, Model
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset
 from vvae.data.tiles import cut_tiles, join_tiles
@@ -90,16 +90,16 @@ def test_a_frame_has_the_largest_score_of_its_tiles(dataset, params):
         np.testing.assert_allclose(scores["surprise"][own], np.max(surprises, axis=0), rtol=1e-5)
 
 
-def test_heat_of_tiles_is_that_of_each_tile(dataset, params):
+def test_heat_of_tiles_is_the_surprise_of_each_tile(dataset, params):
     clips = dataset.splits["test"]
     heat_NTHW = anomaly.compute_heat(MODEL, params, clips, 5)
     assert heat_NTHW.shape == (len(clips), 4, 8, 12)
     tile = clips.read([0])[:, :, 4:, 8:]
-    _, error = map_errors(MODEL, params, begin_stream(MODEL, params, 1), tile, clips.mask_NT[:1])
-    # In the middle of a tile of 4x4 the mean over 4x4 pixels from 1 before to 2 after is of all.
-    np.testing.assert_allclose(
-        heat_NTHW[0, :, 5, 9], np.asarray(error).mean(axis=(2, 3))[0], rtol=1e-5
+    _, scores = score_stream(
+        MODEL, params, begin_stream(MODEL, params, 1), tile, clips.mask_NT[:1], 4
     )
+    wanted = np.broadcast_to(np.asarray(scores["surprise"])[0, :, None, None], (4, 4, 4))
+    np.testing.assert_allclose(heat_NTHW[0, :, 4:, 8:], wanted, rtol=1e-5)
 
 
 def test_motion_is_standardised_by_its_place(dataset):

@@ -386,31 +386,39 @@ def write_score_video(
     curves: Sequence[ScoreCurve],
     threshold: float,
     fps: float,
+    heat_text: str,
 ) -> None:
     """Writes an mp4 of videos one after the other: frame, frame under its heat map, score curve.
 
     Args:
       path: the file to write.
       frames_FHWC: for each video uint8 RGB [F, H, W, 3], of one size.
-      heats_FHW: for each video float [F, H, W], from 0 (nothing is drawn) to 1 and more.
+      heats_FHW: for each video float [F, h, w], from 0 (nothing is drawn) to 1 and more; H and W
+        are the same multiple of h and w.
       curves: for each video its scores; the line of a frame above the threshold is red.
       threshold: a dashed line.
       fps: frames per second.
+      heat_text: what the heat map shows.
     """
     parts = [
-        _annotate(*video, threshold) for video in zip(frames_FHWC, heats_FHW, curves, strict=True)
+        _annotate(*video, threshold, heat_text)
+        for video in zip(frames_FHWC, heats_FHW, curves, strict=True)
     ]
     write_video(path, np.concatenate(parts), fps)
 
 
-def _annotate(frames_FHWC, heat_FHW, curve: ScoreCurve, threshold: float) -> np.ndarray:
+def _annotate(
+    frames_FHWC, heat_FHW, curve: ScoreCurve, threshold: float, heat_text: str
+) -> np.ndarray:
     plain = enlarge(frames_FHWC, SCORE_TILE_PIXELS)
+    factor = frames_FHWC.shape[1] // heat_FHW.shape[1]
+    heat_FHW = heat_FHW.repeat(factor, axis=1).repeat(factor, axis=2)
     heated = enlarge(overlay_heat(frames_FHWC, heat_FHW), SCORE_TILE_PIXELS)
     gap = np.full((*plain.shape[:2], GAP_PIXELS, 3), BACKGROUND, np.uint8)
     top = np.concatenate([plain, gap, heated], axis=2)
     width = top.shape[2]
     note = "shaded: abnormal" if curve.abnormal_F is not None else "not marked"
-    caption = _render_text(f"{curve.name}: frame, squared error, score ({note})", width)
+    caption = _render_text(f"{curve.name}: frame, {heat_text}, score ({note})", width)
     chart = _render_scores(curve, threshold, width)
     bottom = np.repeat(chart[None], len(top), axis=0)
     for number, picture in enumerate(bottom):

@@ -38,15 +38,15 @@ from vvae.analysis.result import Result, describe_data, require_split
 from vvae.cards import METHOD, Metric, make_metric
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
-from vvae.data.views import view_to_rgb
+from vvae.data.frames import read_some
 
 MAX_CURVES = 12
 MAX_SHOWN_VIDEOS = 4
 MAX_SHOWN_FRAMES = 200
 LIVE_FRAMES = 50
-# Errors are averaged over so many pixels around each before they are drawn.
+# Errors in whole frames are averaged over so many pixels around each before they are drawn.
 HEAT_SMOOTHING = 5
-# An error gets the brightest colour where it is as large as this share of held-out normal ones.
+# A place gets the brightest colour where its heat exceeds this share of held-out normal ones.
 HEAT_QUANTILE = 0.9995
 
 ALL_FRAMES = "over all frames of the split"
@@ -152,7 +152,7 @@ def detect(
     alarm_F = smoothed_F > threshold
     peak_V = scorers.find_peaks(smoothed_F, frames.video_F)
     context = describe_data(dataset, split) | _describe_scorer(scorer, frames)
-    if model.shape_HWC[:2] != clips.clip_format.clip_shape[1:3]:
+    if sees_tiles(model, clips):
         height, width, _ = model.shape_HWC
         context["tiles"] = f"{height}x{width} pixels; a frame has the largest score of its tiles"
     rows = _measure(scorer, scores, frames, abnormal_F, context)
@@ -359,7 +359,11 @@ def _write_verdicts(path: Path, names, peak_V, threshold: float) -> None:
 
 
 def compute_heat(model, params, clips: Clips, batch_size: int) -> np.ndarray:
-    """Squared errors averaged over 5x5 pixels around each, 8-bit^2, float32 [N, T, H, W]."""
+    """How strange each place of a frame is, float32 [N, T, H, W], see `describe_heat`."""
+    if sees_tiles(model, clips):
+        surprise = scorers.compute_streamed(model, params, clips, 1, batch_size)["surprise"]
+        height, width, _ = model.shape_HWC
+        return surprise.repeat(height, axis=2).repeat(width, axis=3)
     side = min(HEAT_SMOOTHING, *model.shape_HWC[:2])
 
     @jax.jit
@@ -370,15 +374,22 @@ def compute_heat(model, params, clips: Clips, batch_size: int) -> np.ndarray:
         )
         return state, total / side**2
 
-    tiles, join = scorers.cut_for_model(model, clips)
     begin = functools.partial(begin_live, model, params)
-    # [N, T, rows, cols, h, w] -> [N, T, rows, h, cols, w] -> whole frames.
-    heat = np.swapaxes(join(scorers.stream_clips(step, begin, tiles, batch_size)), 3, 4)
-    return heat.reshape(*heat.shape[:2], *clips.clip_format.clip_shape[1:3])
+    return scorers.stream_clips(step, begin, clips, batch_size)
+
+
+def sees_tiles(model, clips: Clips) -> bool:
+    """Whether the model sees tiles of these frames, and not the whole."""
+    return tuple(model.shape_HWC[:2]) != clips.clip_format.clip_shape[1:3]
+
+
+def describe_heat(model, clips: Clips) -> str:
+    """What the heat map shows: errors of a whole frame, or which of its tiles are surprising."""
+    return "surprise" if sees_tiles(model, clips) else "squared error"
 
 
 def measure_heat_scale(model, params, clips: Clips, batch_size: int) -> float:
-    """Error that all but one in 2,000 places of normal videos stay below, 8-bit^2."""
+    """Heat that all but one in 2,000 places of normal videos stay below."""
     chosen = clips.select(_cut_long_videos(clips, np.arange(len(clips.videos))))
     heat_NTHW = compute_heat(model, params, chosen, batch_size)
     return max(float(np.quantile(heat_NTHW[chosen.mask_NT], HEAT_QUANTILE)), 1e-6)
@@ -417,18 +428,32 @@ def _draw(
     ids = _cut_long_videos(clips, shown)
     part = clips.select(ids)
     heat_NTHW = compute_heat(model, params, part, batch_size) / scorer.heat_scale
-    codes_NTHWC = part.read(np.arange(len(part)))
     pictures, heats, curves = [], [], []
     for video in shown:
         own_F = frames.video_F == video
         kept_F = own_F & np.isin(frames.clip_F, ids)
         clip_S = np.searchsorted(ids, frames.clip_F[kept_F])
         place_S = frames.position_F[kept_F]
-        pictures.append(view_to_rgb(clips.view, codes_NTHWC[clip_S, place_S]))
+        pictures.append(_read_pictures(clips, video, frames.number_F[kept_F]))
         heats.append(heat_NTHW[clip_S, place_S])
         marks = None if abnormal_F is None else abnormal_F[kept_F]
         name, times_S = clips.videos[video].name, frames.time_F[kept_F]
         curves.append(figures.ScoreCurve(name, times_S, score_F[kept_F], marks))
     figures.write_score_video(
-        folder / "anomaly.mp4", pictures, heats, curves, threshold, measure_fps(clips)
+        folder / "anomaly.mp4",
+        pictures,
+        heats,
+        curves,
+        threshold,
+        measure_fps(clips),
+        describe_heat(model, clips),
     )
+
+
+def _read_pictures(clips: Clips, video: int, number_F: np.ndarray) -> np.ndarray:
+    """Frames of a video as they are in its file, large enough to be looked at, [F, H, W, 3]."""
+    height, width = clips.clip_format.clip_shape[1:3]
+    factor = max(1, -(-figures.SCORE_TILE_PIXELS // max(height, width)))
+    wanted = {int(number) for number in number_F}
+    found = read_some(clips.videos[video].path, (factor * height, factor * width), wanted)
+    return np.stack([found[int(number)] for number in number_F])

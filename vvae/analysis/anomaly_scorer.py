@@ -106,7 +106,7 @@ class Scorer:
       video_threshold: of the largest smoothed headline score of a video.
       rate: the stated false-positive rate of each threshold.
       num_frames, num_videos: of the held-out normal videos.
-      heat_scale: error of a pixel's neighbourhood, 8-bit^2, that is drawn in the brightest colour.
+      heat_scale: of `anomaly.compute_heat`, what is drawn in the brightest colour.
     """
 
     settings: ScoreSettings
