@@ -1,0 +1,115 @@
+"""How much faster than real time a video is read: from the file to latents, and to scores.
+
+    python -m benchmarks.reading [--frames 1500] [--repeats 3]
+
+Writes a video of moving noise, 320x240 at 25 frames/s, and reads it at 64x64 under gray by the
+default network with random weights: decoded, resized and encoded clip by clip (`latents`, what
+`features` and `classify` do), and scored frame after frame (`surprise`, what `anomaly` does live).
+Decoding is counted, compilation is not. Medians over repeats; writes
+benchmarks/results/reading.json.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from vvae import runtime
+
+runtime.prepare_jax()
+
+import jax
+import numpy as np
+
+from benchmarks.results import RESULTS
+from vvae.analysis.anomaly_scores import begin_live, score_stream
+from vvae.data.sampling import ClipFormat, Sampling, decode_clips
+from vvae.models import contract
+from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.video import write_video
+
+FPS = 25
+SIZE = (240, 320)
+FORMAT = ClipFormat("gray", 64, 64, Sampling(num_frames=16))
+BATCH = 8
+BLOCK = 16
+
+
+def main() -> None:
+    """Measures both ways and prints them as multiples of real time."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=1500)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    model = SequentialVAE(FORMAT.clip_shape[1:])
+    params = init_variables(model, jax.random.key(0))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "noise.mp4"
+        _write_noise(path, options.frames)
+        ways = {"latents": _make_encoder(model, params), "surprise": _make_scorer(model, params)}
+        rates = {
+            name: options.frames / _measure(path, read, options.repeats)
+            for name, read in ways.items()
+        }
+    content = {
+        "command": "python -m benchmarks.reading",
+        "video": f"{options.frames} frames of 320x240, H.264, read at 64x64",
+        "cores": os.cpu_count(),
+        "frames_per_second": {name: round(rate) for name, rate in rates.items()},
+        "times_real_time_at_25_fps": {name: round(r / FPS, 1) for name, r in rates.items()},
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "reading.json").write_text(json.dumps(content, indent=1) + "\n")
+    for name, rate in rates.items():
+        print(f"{name:10s} {rate:7.0f} frames/s, {rate / FPS:5.1f} times real time at {FPS} fps")
+
+
+def _write_noise(path: Path, num_frames: int) -> None:
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 256, (SIZE[0] // 8, SIZE[1] // 8), np.uint8)
+    texture = np.kron(texture, np.ones((8, 8), np.uint8))
+    frames = [np.roll(texture, 3 * number, axis=1) for number in range(num_frames)]
+    write_video(path, np.stack(frames)[..., None], FPS)
+
+
+def _make_encoder(model, params):
+    encode = jax.jit(lambda video, mask: contract.encode(model, params, video, mask).frame.mean)
+
+    def read(codes_NTHWC, mask_NT):
+        for start in range(0, len(codes_NTHWC), BATCH):
+            rows = np.minimum(np.arange(start, start + BATCH), len(codes_NTHWC) - 1)
+            encode(codes_NTHWC[rows], mask_NT[rows]).block_until_ready()
+
+    return read
+
+
+def _make_scorer(model, params):
+    score = jax.jit(lambda state, x, mask: score_stream(model, params, state, x, mask, BLOCK))
+
+    def read(codes_NTHWC, mask_NT):
+        state = begin_live(model, params)
+        for codes_THWC, mask_T in zip(codes_NTHWC, mask_NT):
+            state, scores = score(state, codes_THWC[None], mask_T[None])
+            scores["surprise"].block_until_ready()
+
+    return read
+
+
+def _measure(path: Path, read, repeats: int) -> float:
+    """Median seconds from the file to the end of reading."""
+    clips = decode_clips(path, FORMAT)
+    read(clips.codes_NTHWC, clips.mask_NT)  # compiles
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        clips = decode_clips(path, FORMAT)
+        read(clips.codes_NTHWC, clips.mask_NT)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()
