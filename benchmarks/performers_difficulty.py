@@ -22,13 +22,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from vvae import run as runs
+from vvae.analysis import cnn
 from vvae.analysis.baselines import (
     fit_frame_pca,
     middle_frames,
@@ -37,8 +37,8 @@ from vvae.analysis.baselines import (
 )
 from vvae.analysis.features import extract, make_encoder
 from vvae.config import Config
-from vvae.data.dataset import Clips
-from vvae.data.loader import Augmentation, pixel_statistics, train_batches
+from vvae.data.dataset import Clips, Dataset
+from vvae.data.loader import pixel_statistics
 from vvae.data.performers import trace_joints
 from vvae.models.layers import DownConv
 
@@ -71,7 +71,7 @@ def main() -> None:
     accuracy["joints"] = [_probe(*(_trace(clips) for clips in (train, test)), train, test)]
     accuracy["random_conv"] = [_read_random_conv(train, test, s) for s in seeds]
     accuracy["random_encoder"] = [_read_random_encoder(config, train, test, s) for s in seeds]
-    accuracy["conv3d"] = [_train_conv3d(train, test, options.epochs, seed=0)]
+    accuracy["conv3d"] = [_train_conv3d(dataset, options.epochs, seed=0)]
     rows = {name: _summarize(name, values) for name, values in accuracy.items()}
     command = f"python benchmarks/performers_difficulty.py --seeds {options.seeds}"
     content = {
@@ -166,67 +166,19 @@ def _probe(train_NF: np.ndarray, test_NF: np.ndarray, train: Clips, test: Clips)
     return float(probe.score(test_NF, test.label_N))
 
 
-class Conv3D(nn.Module):
-    """Three strided space-time convolutions and two dense layers: [B, T, H, W, C] -> logits."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x_BTHWC: jax.Array, train: bool) -> jax.Array:
-        x = x_BTHWC
-        for features, time_stride in ((16, 1), (32, 2), (64, 2)):
-            x = nn.relu(nn.GroupNorm(num_groups=8)(self._convolve(x, features, time_stride)))
-        x = nn.Dropout(0.3, deterministic=not train)(x.reshape(len(x), -1))
-        x = nn.relu(nn.Dense(128)(x))
-        return nn.Dense(self.num_classes)(nn.Dropout(0.3, deterministic=not train)(x))
-
-    def _convolve(self, x_BTHWC: jax.Array, features: int, time_stride: int) -> jax.Array:
-        """A 3x4x4 convolution: over three frames stacked in channels, which is fast on CPUs too."""
-        num_frames = x_BTHWC.shape[1]
-        padded = jnp.pad(x_BTHWC, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-        taps = [padded[:, t : t + num_frames : time_stride] for t in range(3)]
-        stacked = jnp.concatenate(taps, axis=-1)
-        y = DownConv(features)(stacked.reshape(-1, *stacked.shape[2:]))
-        return y.reshape(*stacked.shape[:2], *y.shape[1:])
-
-
 def _scale(video: jax.Array) -> jax.Array:
     """uint8 -> float32 in [-1, 1]."""
     return video.astype(jnp.float32) / 127.5 - 1.0
 
 
-def _train_conv3d(train: Clips, test: Clips, num_epochs: int, seed: int) -> float:
+def _train_conv3d(dataset: Dataset, num_epochs: int, seed: int) -> float:
     """Top-1 on test of a network trained on the labels, with shifts and changes of brightness."""
-    model = Conv3D(len(np.unique(train.label_N)))
-    num_steps = num_epochs * len(train) // BATCH
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 1e-3, num_steps // 10, num_steps)
-    tx = optax.adamw(schedule, weight_decay=1e-3)
-    key = jax.random.key(seed)
-    shape = (1, *train.clip_format.clip_shape)
-    params = model.init(key, jnp.zeros(shape), train=False)
-    state = params, tx.init(params)
-
-    @jax.jit
-    def update(state, batch, key):
-        params, opt_state = state
-
-        def compute_loss(params):
-            logits = model.apply(params, _scale(batch["video"]), train=True, rngs={"dropout": key})
-            labels = optax.smooth_labels(jax.nn.one_hot(batch["label"], model.num_classes), 0.1)
-            return optax.softmax_cross_entropy(logits, labels).mean()
-
-        updates, opt_state = tx.update(jax.grad(compute_loss)(params), opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
-
-    augmentation = Augmentation(crop=2, brightness=0.15)
-    for step, batch in train_batches(train, BATCH, seed, augmentation=augmentation):
-        if step == num_steps:
-            break
-        state = update(state, batch, jax.random.fold_in(key, step))
-    predict = jax.jit(lambda video: model.apply(state[0], _scale(video), train=False).argmax(-1))
-    parts = np.array_split(np.arange(len(test)), -(-len(test) // BATCH))
-    predicted_N = np.concatenate([predict(test.read(part)) for part in parts])
-    accuracy = float(np.mean(predicted_N == test.label_N))
+    clips = cnn.gather_labelled(dataset, "test", dataset.class_names, seed)
+    num_steps = num_epochs * len(clips.train) // cnn.BATCH
+    network = cnn.train_network(clips, len(dataset.class_names), num_steps=num_steps, seed=seed)
+    test = dataset.splits["test"]
+    predicted_V = cnn.score_videos(network.model, network.params, test).argmax(axis=1)
+    accuracy = float(np.mean(predicted_V == test.label_V))
     print(f"conv3d seed {seed}: {accuracy:.3f}", flush=True)
     return accuracy
 

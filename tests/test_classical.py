@@ -9,7 +9,7 @@ import pytest
 from sklearn.cluster import KMeans
 
 from vvae import config as settings
-from vvae.analysis import classical, classify
+from vvae.analysis import classical, classify, cnn
 from vvae.analysis import probe as probes
 from vvae.analysis.features import VideoFeatures, average_by_video
 from vvae.data.dataset import open_dataset
@@ -276,17 +276,18 @@ def test_shuffled_labels_give_chance():
 
 def test_names_agree_with_the_settings():
     assert classify.DEFAULT_BASELINES == settings.DEFAULT_BASELINES
-    special = {*classify.DEFAULT_BASELINES, "shuffled_labels", *classify.NOT_RUN}
+    special = {*classify.DEFAULT_BASELINES, "shuffled_labels", "cnn", *classify.NOT_RUN}
     assert set(settings.BASELINES) == special | set(classical.FEATURES)
     with pytest.raises(ValueError, match=r"evaluate.baselines='hogg': is not among random_encoder"):
         settings.Evaluate(baselines=("hogg",))
 
 
-def test_rows_of_classify(dataset, tmp_path):
+def test_rows_of_classify(dataset, tmp_path, monkeypatch):
     import jax
 
     from vvae.models.sequential import SequentialVAE, init_variables
 
+    monkeypatch.setattr(cnn, "MIN_STEPS", 30)
     model = SequentialVAE(shape_HWC=(24, 24, 1), widths=(4,), latent_dim=3, clip_latent_dim=2)
     params = init_variables(model, jax.random.key(0))
     result = classify.classify(
@@ -296,12 +297,17 @@ def test_rows_of_classify(dataset, tmp_path):
     wanted |= {
         f"{n}/{c}" for n in ("vae", "random_encoder", "frame_pca") for c in ("linear", "knn")
     }
-    assert set(result.rows) == wanted | {"shuffled_labels/linear", "chance", "surf"}
+    assert set(result.rows) == wanted | {"shuffled_labels/linear", "chance", "cnn", "surf"}
     surf = result.rows["surf"]["top1"]
     assert math.isnan(surf.value) and surf.card["method"].startswith("not run: ")
     assert any(note.startswith("surf: not run: ") for note in result.notes)
     assert "HOG of each channel" in result.rows["hog/linear"]["top1"].card["method"]
     assert result.rows["hog/linear"]["top1"].value == 1.0
     assert result.rows["time/linear"]["top1"].value == 0.5
+    card, facts = result.rows["cnn"]["top1"].card, result.details["cnn"]
+    assert card["method"].startswith("supervised 3-D convolutional network of ")
+    assert f"{facts['num_parameters']:,} parameters" in card["method"]
+    assert f"{facts['num_steps']} of {facts['max_steps']} steps" in card["method"]
+    assert result.rows["cnn"]["top1"].value == 1.0
     few = classify.classify(model, params, dataset, tmp_path, batch_size=4, baselines=())
     assert set(few.rows) == {"vae/linear", "vae/knn"} and few.notes == ()

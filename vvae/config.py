@@ -31,6 +31,7 @@ BASELINES = (
     "time",
     "brightness",
     "shuffled_labels",
+    "cnn",
     "surf",
 )
 
@@ -295,8 +296,8 @@ class Evaluate:
     z."""
     baselines: tuple[str, ...] = _runtime(DEFAULT_BASELINES)
     """classify: what the latents are measured beside, among random_encoder, frame_pca, chance, raw,
-    raw_pca, hog, haar, sift, orb, flow_histogram, time, brightness, shuffled_labels and surf (which
-    says why it is not run)."""
+    raw_pca, hog, haar, sift, orb, flow_histogram, time, brightness, shuffled_labels, cnn (a small
+    3-D network trained on the labels) and surf (which says why it is not run)."""
 
     false_positive_rate: float = _runtime(0.01)
     """anomaly: share of normal frames, and of normal videos, that may be called strange;

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vvae import figures, metrics
-from vvae.analysis import classical
+from vvae.analysis import classical, cnn
 from vvae.analysis import probe as probes
 from vvae.analysis.baselines import (
     FramePCA,
@@ -159,12 +159,12 @@ def classify(
       batch_size: clips at a time.
       pooling: how the latents of a clip become one vector, see `features.POOLINGS`.
       split: which split is measured.
-      seed: of the random weights, of PCA, of vocabularies and of shuffled labels.
+      seed: of the random weights, of PCA, of vocabularies, of shuffled labels and of the cnn.
       finetune_steps: most steps of supervised training of the encoder, from the weights of the run
         (row vae_finetuned) and from fresh ones (row supervised); 0 leaves both out.
       baselines: further rows: random_encoder, frame_pca, chance, shuffled_labels (the probe on the
-        latents learns labels that were given to the wrong videos), surf, and the names of
-        `classical.FEATURES`.
+        latents learns labels that were given to the wrong videos), cnn (a 3-D convolutional network
+        that learns from the labels alone), surf, and the names of `classical.FEATURES`.
 
     Raises:
       ValueError: if a split or labels are missing, see `match_labels`, or OpenCV, where a baseline
@@ -212,6 +212,9 @@ def classify(
         rows["shuffled_labels/linear"] = _score_shuffled(
             extracted["vae"], labels, pooling, seed, context
         )
+    details = {}
+    if "cnn" in baselines:
+        rows["cnn"], details["cnn"] = _score_cnn(dataset, split, labels, seed, context)
     if "chance" in baselines:
         rows["chance"] = _score_chance(labels, context)
     not_run = {name: text for name, text in NOT_RUN.items() if name in baselines}
@@ -233,6 +236,7 @@ def classify(
             "class_names": labels.class_names,
             "confusion": confusion_KK,
             "few_labels": few_labels,
+            **details,
         },
         notes=_write_notes(labels) + tuple(f"{name}: {text}." for name, text in not_run.items()),
         files=(
@@ -336,6 +340,30 @@ def _score_finetuned(
     )
     card = {**context, metrics.METHOD: text}
     return score_recognition(scores_VK[labels.test_V], labels.test_label_V, card)
+
+
+def _score_cnn(dataset: Dataset, split: str, labels: LabelledSplits, seed: int, context):
+    """Returns the row of a small network that learns from the labels, and what it took."""
+    clips = cnn.gather_labelled(dataset, split, labels.class_names, seed)
+    num_steps = cnn.choose_num_steps(clips.train)
+    network = cnn.train_network(clips, len(labels.class_names), num_steps=num_steps, seed=seed)
+    scores_VK = cnn.score_videos(network.model, network.params, dataset.splits[split])
+    facts = {
+        "num_parameters": network.num_parameters,
+        "num_train_clips": len(clips.train),
+        "num_steps": network.num_steps,
+        "max_steps": num_steps,
+        "chosen_by": clips.source,
+        "chosen_accuracy": network.accuracy,
+    }
+    text = (
+        f"supervised 3-D convolutional network of {network.num_parameters:,} parameters, trained "
+        f"on {len(clips.train)} labelled clips, shifted and relit, without latents; "
+        f"{network.num_steps} of {num_steps} steps, chosen by {clips.source} "
+        f"({network.accuracy:.3f}); logits of a video's clips are averaged"
+    )
+    card = {**context, metrics.METHOD: text}
+    return score_recognition(scores_VK[labels.test_V], labels.test_label_V, card), facts
 
 
 def _describe_latents(what: str, pooling: str) -> str:
