@@ -103,6 +103,9 @@ def test_logits_of_a_video_are_the_mean_over_its_clips(network, dataset):
 
 def test_the_kept_steps_are_the_best_and_the_seed_decides_everything(dataset):
     clips = cnn.gather_labelled(dataset, "test", CLASSES, seed=0)
+    # Labels of the other class: the longer it learns, the worse.
+    swapped = dataclasses.replace(clips.choice, label_N=1 - clips.choice.label_N)
+    clips = dataclasses.replace(clips, choice=swapped)
     first, second = (cnn.train_network(clips, 2, num_steps=10, seed=3) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
     qualities = {}
@@ -113,7 +116,7 @@ def test_the_kept_steps_are_the_best_and_the_seed_decides_everything(dataset):
         right = logits_VK.argmax(axis=1) == clips.choice.label_V
         qualities[step] = right.mean(), log_p[np.arange(len(right)), clips.choice.label_V].mean()
     assert list(qualities) == list(range(1, 11))
-    assert first.num_steps == max(qualities, key=qualities.get)
+    assert first.num_steps == max(qualities, key=qualities.get) < 10
     assert first.accuracy == qualities[first.num_steps][0]
 
 
