@@ -29,6 +29,9 @@ FEW_EFFECTIVE_SAMPLES = 5.0
 MAX_MI_INPUTS = 2000
 BY_CLIP = "mean over clips"
 
+# What a level has one posterior for.
+PLACES = {"frame": "frame", "clip": "clip", "grid": "position"}
+
 LIKELIHOODS = {
     "gaussian": "Gaussian density with one sigma, over 8-bit codes",
     "discretized_logistic": "probability of 8-bit codes, discretised logistic",
@@ -225,18 +228,18 @@ def _summarize_level(name: str, level: Level, seed: int, context) -> dict[str, M
     information, num_inputs = latents.estimate_mutual_information(
         level.mean_NZ, level.variance_NZ, MAX_MI_INPUTS, seed
     )
-    over = f"over all valid {name}s of the split"
+    over = f"over all valid {PLACES[name]}s of the split"
     active_definition = (
         f"units with Var_x(E z) / (Var_x(E z) + E_x Var z) > {latents.ACTIVE_SHARE} and KL > "
         f"{latents.ACTIVE_KL} nat, of {len(level.active_Z)}"
     )
     information_definition = (
-        f"E log q(z | x) - log mean_m q(z | x_m) over N={num_inputs} {name}s; at most log N = "
-        f"{math.log(num_inputs):.2f}"
+        f"E log q(z | x) - log mean_m q(z | x_m) over N={num_inputs} {PLACES[name]}s; at "
+        f"most log N = {math.log(num_inputs):.2f}"
     )
     row = {
         f"active_{name}": (int(level.active_Z.sum()), "units", active_definition, over),
-        f"mi_{name}": (information, "nats", information_definition, f"mean over N {name}s"),
+        f"mi_{name}": (information, "nats", information_definition, f"mean over N {PLACES[name]}s"),
     }
     if level.has_standard_prior:
         burda = latents.count_burda_units(level.mean_NZ)
@@ -318,7 +321,10 @@ def _write_notes(view: View, likelihood: str, bound) -> tuple[str, ...]:
 def _draw_kl(path: Path, levels: Mapping[str, Level]) -> None:
     figures.write_dimension_bars(
         path,
-        {f"{name} latent, nats per {name}": level.kl_Z for name, level in levels.items()},
-        {f"{name} latent, nats per {name}": level.active_Z for name, level in levels.items()},
+        {f"{name} latent, nats per {PLACES[name]}": level.kl_Z for name, level in levels.items()},
+        {
+            f"{name} latent, nats per {PLACES[name]}": level.active_Z
+            for name, level in levels.items()
+        },
         "KL of each latent dimension (gray: not active)",
     )
