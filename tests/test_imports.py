@@ -109,6 +109,21 @@ def test_importing_vvae_loads_neither_jax_nor_numpy():
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
 
 
+@pytest.mark.parametrize("program", ["train.py", "evaluate.py"])
+@pytest.mark.parametrize("arguments", [["--help"], ["--no.such.setting", "1"]])
+def test_help_and_usage_errors_come_without_jax(program, arguments):
+    check = (
+        "import atexit, os, runpy, sys\n"
+        "atexit.register(lambda: 'jax' in sys.modules and os._exit(77))\n"
+        f"sys.argv = {[program, *arguments]!r}\n"
+        f"runpy.run_path({program!r}, run_name='__main__')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
+    is_help = arguments == ["--help"]
+    assert result.returncode == (0 if is_help else 2), result.stderr
+    assert ("usage: " in result.stdout) == is_help
+
+
 def test_every_public_name_is_there():
     import vvae
 
