@@ -217,7 +217,7 @@ def test_a_saved_detector_is_the_same_bit_by_bit(detector, tmp_path):
     with pytest.raises(ValueError, match=r"vectors of 5 numbers, not for 7 and 4"):
         boundaries.detect_boundaries(loaded, z[:, :4])
     with pytest.raises(
-        ValueError, match=r"none.npz holds no detector of boundaries .* run the task"
+        ValueError, match=r"none.npz holds no detector of boundaries \(no such file\); run"
     ):
         boundaries.load_detector(tmp_path / "none.npz")
 

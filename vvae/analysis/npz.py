@@ -32,7 +32,8 @@ def load_fields(path: str | os.PathLike, cls: type[T], what: str, remedy: str) -
         with np.load(path, allow_pickle=False) as arrays:
             return _restore(cls, arrays)
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} holds no {what} ({error}); {remedy}") from error
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error
+        raise ValueError(f"{path} holds no {what} ({reason}); {remedy}") from error
 
 
 def _flatten(value, prefix: str = "") -> dict[str, Any]:
