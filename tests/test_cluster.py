@@ -95,7 +95,8 @@ def test_every_row_is_the_latent_of_the_frame_that_the_index_names(stored, datas
     import pyarrow.parquet as pq
 
     _, folder = stored
-    arrays = {name: np.load(folder / f"features/{name}.npy") for name in store.CLIP_ARRAYS}
+    arrays = np.load(folder / "features/features.npz")
+    assert set(arrays) == set(store.ARRAYS)
     index = pq.read_table(folder / "features/index.parquet").to_pylist()
     assert len(index) == sum(clips.mask_NT.sum() for clips in dataset.splits.values())
     assert len({(row["row"], row["step"]) for row in index}) == len(index)
@@ -130,7 +131,7 @@ def test_vectors_of_videos_are_the_means_that_the_other_tasks_use(stored, datase
     import pyarrow.parquet as pq
 
     _, folder = stored
-    video_VF = np.load(folder / "features/video_pooled.npy")
+    video_VF = np.load(folder / "features/features.npz")["video_pooled"]
     index = pq.read_table(folder / "features/videos.parquet").to_pylist()
     encoder = features.make_encoder(MODEL, "ordered")
     expected = [features.extract(encoder, params, c, 3) for c in dataset.splits.values()]
@@ -165,10 +166,13 @@ def test_another_question_or_a_damaged_file_starts_anew(stored, dataset, params,
     _, whole = stored
     folder = tmp_path / "eval"
     extract(dataset, params, folder, pooling="clip")
-    assert np.load(folder / "features/clip_pooled.npy").shape[1] == 2
+    assert np.load(folder / "features/features.npz")["clip_pooled"].shape[1] == 2
     extract(dataset, params, folder)
     assert read_files(folder) == read_files(whole)
-    with open(folder / "features/clip_mean.npy", "r+b") as file:
+    again = extract(dataset, params, folder)
+    total = sum(len(clips) for clips in dataset.splits.values())
+    assert f"{total} of the clips were there already." in again.notes
+    with open(folder / "features/features.npz", "r+b") as file:
         file.truncate(200)
     result = extract(dataset, params, folder)
     assert read_files(folder) == read_files(whole)

@@ -1,18 +1,19 @@
 """Latents of every clip and frame on disk: arrays, and an index that says what each row is.
 
     features/
-      frame_mean.npy, frame_logvar.npy   float32 [N, T, Z]: q(z_t | x_t)
-      clip_mean.npy, clip_logvar.npy     float32 [N, W]: q(w | x)
-      clip_pooled.npy                    float32 [N, F]: one vector a clip, see `features.POOLINGS`
-      video_pooled.npy                   float32 [V, F]: the mean over the clips of each video
-      index.parquet                      a row a frame: row (n), step (t), path, clip, frame, time,
-                                         label, split
-      videos.parquet                     a row a video: row (v), path, label, group, split, clips
-      extraction.json                    what was computed, and how far it is
+      features.npz         float32 arrays, read by name without the others:
+        frame_mean, frame_logvar   [N, T, Z]: q(z_t | x_t)
+        clip_mean, clip_logvar     [N, W]: q(w | x)
+        clip_pooled                [N, F]: one vector a clip, see `features.POOLINGS`
+        video_pooled               [V, F]: the mean over the clips of each video
+      index.parquet        a row a frame: row (n), step (t), path, clip, frame, time, label, split
+      videos.parquet       a row a video: row (v), path, label, group, split, clips
+      extraction.json      what was computed, and how far it is
 
-Memory does not grow with the number of clips: arrays are appended to part by part, and a part
-counts once extraction.json, which is written after it, says so. What an interrupted extraction has
-left is overwritten from the last such part on.
+Memory does not grow with the number of clips: each array is a .npy file of its own that is appended
+to part by part, and a part counts once extraction.json, which is written after it, says so. What an
+interrupted extraction has left is overwritten from the last such part on. At the end the arrays go,
+as they are, into features.npz; on the way there the disk holds them twice.
 """
 
 import contextlib
@@ -23,6 +24,8 @@ import itertools
 import json
 import math
 import os
+import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,8 +44,11 @@ from vvae.run import write_json
 FOLDER = "features"
 RECORD = "extraction.json"
 PART_CLIPS = 1024
+_COPY_BYTES = 2**20
 CLIP_ARRAYS = ("frame_mean", "frame_logvar", "clip_mean", "clip_logvar", "clip_pooled")
 VIDEO_ARRAY = "video_pooled"
+ARRAYS = (*CLIP_ARRAYS, VIDEO_ARRAY)
+ARCHIVE = "features.npz"
 INDEXES = ("index.parquet", "videos.parquet")
 
 
@@ -107,6 +113,9 @@ def store_features(
         "num_clips": total,
         "shapes": _measure_shapes(encode, params, dataset, batch_size),
     }
+    if _is_complete(folder, plan):
+        _remove_arrays(folder)
+        return _describe(dataset, plan, resumed=total)
     done = _read_progress(folder, plan)
     if done == 0:
         _start_anew(folder, plan)
@@ -122,7 +131,9 @@ def store_features(
     _write_video_vectors(folder, dataset)
     _write_index(folder / INDEXES[0], dataset, parts)
     _write_video_index(folder / INDEXES[1], dataset)
+    _pack(folder)
     write_json(folder / RECORD, {**plan, "clips_done": total, "complete": True})
+    _remove_arrays(folder)
     return _describe(dataset, plan, resumed=done)
 
 
@@ -188,26 +199,41 @@ def _measure_shapes(encode, params, dataset: Dataset, batch_size: int) -> dict[s
     return {name: list(shapes[name].shape[1:]) for name in CLIP_ARRAYS}
 
 
-def _read_progress(folder: Path, plan: dict[str, Any]) -> int:
-    """Returns how many clips are on disk already; 0 if they are of another plan, or damaged."""
+def _is_complete(folder: Path, plan: dict[str, Any]) -> bool:
+    """Whether the folder holds all of an extraction of this plan, undamaged."""
+    if not _read_record(folder, plan)[1] or any(not (folder / i).is_file() for i in INDEXES):
+        return False
+    try:
+        with zipfile.ZipFile(folder / ARCHIVE) as archive:
+            return archive.namelist() == [f"{name}.npy" for name in ARRAYS]
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _read_record(folder: Path, plan: dict[str, Any]) -> tuple[int, bool]:
+    """Returns how many clips are done, and whether all is; (0, False) for another plan."""
     try:
         record = json.loads((folder / RECORD).read_text())
         known = {name: record[name] for name in plan}
-        done = record["clips_done"]
+        return (record["clips_done"], record["complete"]) if known == plan else (0, False)
     except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        return 0, False
+
+
+def _read_progress(folder: Path, plan: dict[str, Any]) -> int:
+    """Returns how many clips are on disk already; 0 if they are of another plan, or damaged."""
+    done, _ = _read_record(folder, plan)
     enough = all(
         (folder / f"{name}.npy").is_file()
         and (folder / f"{name}.npy").stat().st_size >= _find_offset(plan, name, done)
         for name in CLIP_ARRAYS
     )
-    return done if known == plan and enough else 0
+    return done if enough else 0
 
 
 def _start_anew(folder: Path, plan: dict[str, Any]) -> None:
     """Removes what the folder holds of another extraction, the record first, writes headers."""
-    names = [RECORD, *INDEXES, *(f"{name}.npy" for name in (*CLIP_ARRAYS, VIDEO_ARRAY))]
-    for name in names:
+    for name in (RECORD, ARCHIVE, *INDEXES, *(f"{name}.npy" for name in ARRAYS)):
         (folder / name).unlink(missing_ok=True)
     for name in CLIP_ARRAYS:
         with open(folder / f"{name}.npy", "wb") as file:
@@ -282,6 +308,25 @@ def _write_video_vectors(folder: Path, dataset: Dataset) -> None:
                     total_F += pooled_NF[clip]
                 file.write((total_F / len(counted)).astype("<f4").tobytes())
             row += len(clips)
+
+
+def _pack(folder: Path) -> None:
+    """Writes all arrays into one archive, uncompressed, a block of bytes at a time."""
+    with _replace(folder / ARCHIVE) as part, zipfile.ZipFile(part, "w") as archive:
+        for name in ARRAYS:
+            # The default date is fixed, so that the same arrays make the same file.
+            entry = zipfile.ZipInfo(f"{name}.npy")
+            with (
+                open(folder / entry.filename, "rb") as source,
+                archive.open(entry, "w", force_zip64=True) as target,
+            ):
+                shutil.copyfileobj(source, target, _COPY_BYTES)
+
+
+def _remove_arrays(folder: Path) -> None:
+    """Removes the files that the archive holds; a process may have been killed before it could."""
+    for name in ARRAYS:
+        (folder / f"{name}.npy").unlink(missing_ok=True)
 
 
 def _group_by_video(clips: Clips) -> Iterator[np.ndarray]:
@@ -378,7 +423,7 @@ def _describe(dataset: Dataset, plan: dict[str, Any], resumed: int) -> Result:
         )
     if resumed:
         notes.append(f"{resumed} of the clips were there already.")
-    names = [*(f"{name}.npy" for name in (*CLIP_ARRAYS, VIDEO_ARRAY)), *INDEXES, RECORD]
+    names = [ARCHIVE, *INDEXES, RECORD]
     return Result(
         task="features",
         rows={},
