@@ -6,6 +6,7 @@ from benchmarks.results import Board, Measurement, Request
 METRICS = ("top1", "top5", "mean_class")
 FIXED = ("raw", "raw_pca", "hog", "haar", "sift", "orb", "flow_histogram")
 CONTROLS = ("time", "brightness", "shuffled_labels", "chance")
+FINETUNE_STEPS = 1000
 NOT_RUN = ("surf",)
 TRAINED = {"cnn": "baseline", "supervised": "baseline", "vae_finetuned": "vae"}
 
@@ -13,17 +14,20 @@ BOARD = Board(
     task="performers",
     protocol="Recognition of 10 actions of 30 performers that no training saw (300 test videos); "
     "a probe on features of each video, its penalty and scaling chosen by cross-validation over "
-    "training performers. `vae_finetuned`: the encoder trained on the labels too, as are "
-    "`supervised` (from random weights) and `cnn`.",
+    "training performers. `vae_finetuned` (the headline: by held-out training performers it is "
+    "far above the probe): the encoder of the VAE trained on the labels too, as are `supervised` "
+    "(the same from random weights) and `cnn`.",
     data="built-in performers, 1,440 training videos",
-    headlines=("vae/linear",),
+    headlines=("vae_finetuned",),
     columns=METRICS,
 )
 
 
 def measure(request: Request) -> list[Measurement]:
     """Trains one VAE; what does not depend on a seed is measured in seed 0 only."""
-    run = train(request, "performers", ["--evaluate.tasks", "density"])
+    steps = FINETUNE_STEPS if request.num_steps is None else request.num_steps
+    arguments = ["--evaluate.tasks", "density", "--evaluate.finetune_steps", str(steps)]
+    run = train(request, "performers", arguments)
     baselines = ["random_encoder", "cnn", "shuffled_labels"]
     if request.seed == 0:
         baselines += [*FIXED, "frame_pca", "time", "brightness", "chance", *NOT_RUN]
