@@ -404,11 +404,14 @@ def _draw_sheet(path, name: str, grouping: Grouping, clips: Clips, class_names) 
         typical = own[np.argsort(-grouping.rating_VK[own, k], kind="stable")[:TYPICAL_CLIPS]]
         rows.append(_read_stills(clips, first_V[typical]))
         row_labels.append(_describe_cluster(k, label_V[own], class_names))
-    columns = ["start", *[""] * (TYPICAL_FRAMES - 2), "end"] * TYPICAL_CLIPS
+    # Few videos leave columns empty: a label there would stretch the sheet beyond its pictures.
+    columns = (["start", *[""] * (TYPICAL_FRAMES - 2), "end"] * TYPICAL_CLIPS)[
+        : max(map(len, rows))
+    ]
     shown = "" if len(rows) == np.count_nonzero(size_K) else f", the {len(rows)} largest"
     title = (
         f"Most typical videos of each cluster, {name}{shown}\n"
-        f"{TYPICAL_CLIPS} videos a row, {TYPICAL_FRAMES} frames of each"
+        f"up to {TYPICAL_CLIPS} videos a row, {TYPICAL_FRAMES} frames of each"
     )
     figures.write_sheet(path, rows, row_labels, columns, title)
 
