@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 
+import imageio.v3 as iio
 import jax
 import numpy as np
 import pytest
@@ -311,6 +312,16 @@ def test_classes_of_brightness_are_found_and_cards_stay_comparable(clustered, da
     np.testing.assert_array_equal(result.details["sizes"]["pooled/kmeans"], sizes)
     for name in ("cluster_sheet.png", "cluster_map.png"):
         assert (folder / name).stat().st_size > 1000
+
+
+def test_the_sheet_of_few_videos_shows_them_in_full_size(dataset, tmp_path):
+    clips = dataset.splits["val"]
+    numbers = np.arange(len(clips.videos))
+    grouping = clustering.Grouping(numbers, numbers, np.eye(len(numbers)), len(numbers), "")
+    clustering._draw_sheet(tmp_path / "sheet.png", "x", grouping, clips, CLASSES)
+    image = iio.imread(tmp_path / "sheet.png")[..., :3]
+    # Videos are of 16x16 pixels below 231, each shown as 6x6 of the picture, 3 frames a video.
+    assert np.all(image < 240, axis=-1).sum() >= len(numbers) * 3 * 96 * 96
 
 
 def test_clusters_do_not_know_the_labels_nor_the_measured_videos(clustered, dataset, params):
