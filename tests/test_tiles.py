@@ -119,6 +119,10 @@ def test_motion_is_standardised_by_its_place(dataset):
     np.testing.assert_allclose(known.motion_scale, spread, rtol=1e-5)
     frames = intervals.list_frames(test)
     scores = anomaly_controls.score_controls(test, known, 2)
+    codes_SHW = test.read([1])[0, test.mask_NT[1], ..., 0]
+    window = np.abs(codes_SHW - 128.0).mean(axis=0) * 2
+    largest = max(window[y : y + 2, x : x + 2].mean() for y, x in np.ndindex(7, 11))
+    np.testing.assert_allclose(scores["motion_window"][1, test.mask_NT[1]], largest, rtol=1e-5)
     strange = frames.take(scores["motion_standardized"])
     jumps = np.isin(frames.number_F, (4, 7))  # where the square appears, and where it goes
     assert strange[jumps].min() > 2 * strange[~jumps].max()

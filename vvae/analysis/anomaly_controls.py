@@ -25,6 +25,8 @@ CONTROLS = {
     "background_block": "largest mean of that over a square of {block} pixels",
     "motion": "mean size of the view's motion vectors or differences",
     "motion_block": "largest mean of that over a square of {block} pixels",
+    "motion_window": "largest mean over the clip's frames of the motion in a square of {block} "
+    "pixels, given to all of its frames, as those scores of the model are that look at a clip",
     "motion_standardized": "largest mean of that over a square of {block} pixels, less its mean at "
     "this place in training frames, in standard deviations at this place and of all places",
     "brightness": "mean code of the intensity channels: a control that knows nothing",
@@ -83,7 +85,7 @@ def score_controls(clips: Clips, untrained: Untrained, block: int) -> dict[str, 
     maps = {"frame_difference": True, "background": True, "motion": not intensity_C.all()}
     names = [name + end for name, there in maps.items() if there for end in ("", "_block")]
     if maps["motion"]:
-        names.append("motion_standardized")
+        names += ["motion_window", "motion_standardized"]
     scores = {name: np.zeros(shape_NT) for name in names}
     if intensity_C.any():
         scores["brightness"] = np.zeros(shape_NT)
@@ -121,7 +123,9 @@ def _score_motion(scores, clips: Clips, video: int, untrained: Untrained, block:
     for clip, position_S, codes_SHWC, _ in _iterate_video(clips, video):
         size_SHW = measure_motion(clips.view, codes_SHWC)
         _put(scores, "motion", (clip, position_S), size_SHW, block)
-        apart = average_blocks(size_SHW, block) - untrained.motion_mean
+        blocks = average_blocks(size_SHW, block)
+        scores["motion_window"][clip, position_S] = blocks.mean(axis=0).max()
+        apart = blocks - untrained.motion_mean
         strange = (apart / untrained.motion_scale).max(axis=(1, 2))
         scores["motion_standardized"][clip, position_S] = strange
 
