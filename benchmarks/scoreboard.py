@@ -73,7 +73,6 @@ def measure_task(options: argparse.Namespace) -> dict:
     data = "" if options.data_path is None else f" --data.path {options.task.upper()}"
     command = f"python -m benchmarks.scoreboard {options.task}{data} --seeds {options.seeds}"
     content = summarize(module.BOARD, measured, command)
-    content["seconds"] = round(time.perf_counter() - start)
     write_board(options.out / f"{options.task}.json", content)
     print(f"{options.out / options.task}.json")
     return content
