@@ -1,8 +1,9 @@
-"""Checkpoints: bit-identical continuation, refusal of damage, the newest and the best kept."""
+"""Checkpoints: bit-identical continuation, refusal of damage, the newest two and the best kept."""
 
 import functools
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -10,7 +11,8 @@ import optax
 import pytest
 from tiny_vae import assert_close, assert_equal, make_adam, make_batch, make_state, make_step
 
-from vvae.training.checkpoint import Checkpointer, CheckpointError
+from vvae import session
+from vvae.training.checkpoint import Checkpointer, CheckpointError, DamagedError
 from vvae.training.parallel import make_runner
 from vvae.training.state import variables
 
@@ -83,15 +85,15 @@ def save_values(directory, values):
 @pytest.mark.parametrize(
     ("values", "steps", "best"),
     [
-        ([-3.0, -1.0, -2.0, -4.0], (2, 4), 2),
-        ([-3.0, -2.0, -1.0], (3,), 3),
-        ([-2.0, np.float32(-1.0), np.float64(-1.5), np.float32(np.nan), np.inf], (2, 5), 2),
+        ([-3.0, -1.0, -2.0, -4.0], (2, 3, 4), 2),
+        ([-3.0, -2.0, -1.0], (2, 3), 3),
+        ([-2.0, np.float32(-1.0), np.float64(-1.5), np.float32(np.nan), np.inf], (2, 4, 5), 2),
         ([np.nan, -5.0, None], (2, 3), 2),
-        ([None, np.nan], (2,), None),
+        ([None, np.nan], (1, 2), None),
         ([-1.0, -1.0, -2.0], (2, 3), 2),
     ],
 )
-def test_the_newest_and_the_best_are_kept(tmp_path, values, steps, best):
+def test_the_newest_two_and_the_best_are_kept(tmp_path, values, steps, best):
     save_values(tmp_path, values)
     with Checkpointer(tmp_path, read_only=True) as checkpointer:
         assert checkpointer.steps == steps
@@ -157,14 +159,21 @@ def test_a_truncated_file_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_changed_position_is_refused(tmp_path):
+@pytest.mark.parametrize(("part", "name"), [("extra", "next_step"), ("metrics", "val_elbo")])
+def test_a_changed_position_or_metric_is_refused(tmp_path, part, name):
     save_values(tmp_path, [1.0])
     path = tmp_path / "step_00000001" / "record" / "metadata"
     record = json.loads(path.read_text())
-    record["extra"]["next_step"] += 1
+    record[part][name] += 1
     path.write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match="the extra values are not what was saved"):
+    message = f"the {part} values are not what was saved"
+    with pytest.raises(CheckpointError, match=message):
         read_damaged(tmp_path)
+    with (
+        Checkpointer(tmp_path, read_only=True) as checkpointer,
+        pytest.raises(CheckpointError, match=message),
+    ):
+        checkpointer.find_step("best")
 
 
 def test_a_checkpoint_of_another_optimizer_or_model_is_refused(tmp_path):
@@ -218,3 +227,114 @@ def test_an_unfinished_save_is_ignored(tmp_path):
         checkpointer.save(2, at_step(2))
     with Checkpointer(tmp_path, read_only=True) as checkpointer:
         assert checkpointer.restore("latest", abstract_state(make_adam())).state.step == 2
+
+
+CHECKPOINT = "step_00000002"
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory):
+    """Steps 1 and 2, of which the second is the best."""
+    directory = tmp_path_factory.mktemp("two")
+    save_values(directory, [1.0, 2.0])
+    return directory
+
+
+def list_damages(data):
+    """Every way in which a file is damaged here: its name, and the bytes left, None for no file."""
+    yield "missing", None
+    yield "empty", b""
+    yield "half", data[: len(data) // 2]
+    for position in sorted({k * (len(data) - 1) // 8 for k in range(9)}):
+        yield (
+            f"byte {position}",
+            data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :],
+        )
+
+
+def read_all(directory):
+    with Checkpointer(directory, read_only=True) as checkpointer:
+        restored = checkpointer.restore("latest", abstract_state(make_adam()))
+        found = restored.step, restored.extra, checkpointer.metrics(2), checkpointer.best_step
+        return found, restored.state
+
+
+def test_whatever_is_damaged_is_named_or_does_no_harm(two_checkpoints, tmp_path):
+    """No byte of any file changes a value: either all is as saved, or an error names the step."""
+    directory = tmp_path / "damaged"
+    shutil.copytree(two_checkpoints, directory)
+    intact, named = read_all(directory), []
+    for path in sorted(path for path in (directory / CHECKPOINT).rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        for damage, changed in list_damages(data):
+            if changed is None:
+                path.unlink()
+            else:
+                path.write_bytes(changed)
+            try:
+                found = read_all(directory)
+            except CheckpointError as error:
+                assert str(error).startswith(f"{directory / CHECKPOINT}: the checkpoint is damaged")
+                assert error.whole_step == 1 and "\n" not in str(error), (path, damage)
+                named.append((path.parent.name, path.name))
+            else:
+                assert found[0] == intact[0], (path, damage)
+                assert_equal(found[1], intact[1])
+            path.write_bytes(data)
+    assert {("record", "metadata"), ("state", "_METADATA"), ("state", "manifest.ocdbt")} < {*named}
+
+
+def test_a_missing_file_is_named_and_the_checkpoint_before_is_offered(two_checkpoints, tmp_path):
+    directory = tmp_path / "damaged"
+    shutil.copytree(two_checkpoints, directory)
+    (directory / CHECKPOINT / "state" / "_METADATA").unlink()
+    message = (
+        f"{CHECKPOINT}: the checkpoint is damaged: state/_METADATA is missing; step 1 is whole"
+    )
+    with pytest.raises(DamagedError, match=message) as caught:
+        read_damaged(directory)
+    assert "--checkpoint.fallback true goes on from it" in str(caught.value)
+    with Checkpointer(directory, read_only=True) as checkpointer:
+        with pytest.raises(DamagedError, match="--which 1 evaluates it"):
+            checkpointer.restore_variables("best")
+        assert checkpointer.restore(1, abstract_state(make_adam())).step == 1
+    (directory / "step_00000001" / "record" / "metadata").write_text("{}")
+    with pytest.raises(DamagedError, match="no other checkpoint is whole: begin again"):
+        read_damaged(directory)
+
+
+def test_a_run_goes_on_from_the_whole_checkpoint_before_a_damaged_one(tmp_path, capsys):
+    save_values(tmp_path, [1.0, 2.0, 3.0, 2.5])  # 3 and 4 are kept
+    (tmp_path / "step_00000004" / "record" / "metadata").unlink()
+    shape = abstract_state(make_adam())
+    with Checkpointer(tmp_path) as checkpointer:
+        with pytest.raises(DamagedError, match=r"step_00000004.* step 3 is whole"):
+            session.restore_state(checkpointer, shape, fallback=False)
+        assert checkpointer.steps == (3, 4)
+        assert_equal(session.restore_state(checkpointer, shape, fallback=True), at_step(3))
+        assert "going on from step 3" in capsys.readouterr().out
+        assert checkpointer.steps == (3,)
+        checkpointer.save(4, at_step(4), metrics={"val_elbo": 0.0})
+    assert (tmp_path / "damaged-step_00000004-1" / "state").is_dir()
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.steps == (3, 4) and checkpointer.best_step == 3
+        assert_equal(session.restore_state(checkpointer, shape, fallback=True), at_step(4))
+
+
+def test_metrics_that_an_older_version_kept_in_a_file_of_their_own_are_read(tmp_path):
+    save_values(tmp_path, [3.0, 2.0])
+    for step in (1, 2):
+        folder = tmp_path / f"step_{step:08d}"
+        record = json.loads((folder / "record" / "metadata").read_text())
+        metrics = record.pop("metrics")
+        del record["metrics_digest"]
+        (folder / "record" / "metadata").write_text(json.dumps(record))
+        (folder / "metrics").mkdir()
+        (folder / "metrics" / "metrics").write_text(json.dumps(metrics))
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.best_step == 1
+        checkpointer.save(3, at_step(3), metrics={"val_elbo": 1.0})
+        checkpointer.save(4, at_step(4), metrics={"val_elbo": 0.0})
+    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+        assert checkpointer.steps == (1, 3, 4)
+        assert_equal(checkpointer.restore("best", abstract_state(make_adam())).state, at_step(1))

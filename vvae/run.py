@@ -3,7 +3,7 @@
 config.json     settings, versions, device, git commit, data fingerprint, how it was called
 classes.json    class names in the order of their ids
 metrics.jsonl   one line a logged step, one a validation
-checkpoints/    Orbax: the newest and the best
+checkpoints/    Orbax: the newest two and the best
 validation/     a reconstruction sheet from every validation
 eval/           TASK.json, pictures and videos of evaluate.py
 """
@@ -93,10 +93,18 @@ def open_run(workdir) -> Run:
     if not is_run(workdir):
         raise ValueError(f"{workdir} is not a run directory: it has no config.json")
     record = _read_json(workdir / "config.json")
+    path = workdir / "config.json"
+    lacking = {"config", "data", "history"} - set(record if isinstance(record, dict) else ())
+    if lacking:
+        raise ValueError(f"{path} is not the record of a run: it lacks {min(lacking)!r}")
     try:
         config = settings.from_dict(record["config"])
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{workdir / 'config.json'}: {error}") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{path}, written by vvae {_find_version(record)}: {error}. This is vvae "
+            f"{_version('vvae')}: if the setting was renamed or removed since, use that version, "
+            "or edit the file (rename the setting, or remove its line for the default)"
+        ) from error
     return Run(workdir, config, record, tuple(_read_json(workdir / "classes.json")))
 
 
@@ -167,7 +175,7 @@ def lock(workdir):
     with file.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ValueError(
                 f"another process is writing to {workdir}; wait for it or end it"
             ) from error
@@ -344,7 +352,7 @@ def write_json(path, value) -> None:
 def _read_json(path: Path):
     try:
         return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
@@ -357,6 +365,11 @@ def _describe_system() -> dict[str, Any]:
         | {"count": jax.device_count(), "processes": jax.process_count()},
         "git_commit": _git_commit(),
     }
+
+
+def _find_version(record: dict[str, Any]) -> str:
+    versions = record.get("versions")
+    return str(versions.get("vvae", "unknown")) if isinstance(versions, dict) else "unknown"
 
 
 def _version(package: str) -> str | None:

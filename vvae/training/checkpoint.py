@@ -6,27 +6,53 @@ devices continues on one.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
+from jax.experimental import multihost_utils
 
 from vvae.training.state import TrainState
 
 _STEP_NAMES = ocp.path.step.standard_name_format(step_prefix="step", step_format_fixed_length=8)
 _MAX_MESSAGE = 300
+# A damaged checkpoint has another one before it, even where the newest is the best.
+_NUM_NEWEST = 2
+_RECORD_KEYS = {"extra", "extra_digest", "leaf_digests", "metrics", "metrics_digest"}
+# Before the metrics had a digest, they lay in a file of their own.
+_OLD_RECORD_KEYS = _RECORD_KEYS - {"metrics", "metrics_digest"}
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged or not written; the message starts with its path."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint is not what was saved.
+
+    Attributes:
+      whole_step: step of the newest other checkpoint, which has been read and is whole; None where
+        there is none.
+    """
+
+    def __init__(self, damage: str, whole_step: int | None):
+        """Says what is damaged, and what to do."""
+        advice = "no other checkpoint is whole: begin again, with another --workdir"
+        if whole_step is not None:
+            advice = (
+                f"step {whole_step} is whole: --checkpoint.fallback true goes on from it, "
+                f"--which {whole_step} evaluates it"
+            )
+        super().__init__(f"{damage}; {advice}")
+        self.whole_step = whole_step
 
 
 class Restored(NamedTuple):
@@ -38,7 +64,7 @@ class Restored(NamedTuple):
 
 
 class Checkpointer:
-    """The checkpoints of one directory: the newest, to continue from, and the best.
+    """The checkpoints of one directory: the newest two, to continue from, and the best.
 
     A context manager: leaving it waits until all that was saved is on disk. With several processes,
     all of them make the same calls with the same values.
@@ -60,17 +86,11 @@ class Checkpointer:
         logging.getLogger("absl").setLevel(logging.ERROR)
         self.directory = Path(directory).resolve()
         self._metric = keep_best_metric
-        # Not best_fn with max_to_keep, which deletes the newest checkpoint when it is not among
-        # the best, so that a run would go on from an older one.
-        keep_newest_and_best = preservation_policy.AnyPreservationPolicy(
-            [
-                preservation_policy.LatestN(n=1),
-                preservation_policy.BestN(get_metric_fn=self._rank, n=1),
-            ]
-        )
+        self._saved_metrics: dict[int, dict] = {}  # of this process; their files come later
+        # The metrics are in our record, not in Orbax's file: that has no digest, and a damaged one
+        # keeps Orbax from opening the directory.
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep_newest_and_best,
-            best_fn=self._rank,  # without it Orbax writes no metrics
+            preservation_policy=_NewestAndBest(self._rank),
             step_name_format=_STEP_NAMES,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
@@ -104,15 +124,25 @@ class Checkpointer:
 
     @property
     def best_step(self) -> int | None:
-        """Step with the highest finite value of the metric, None where no checkpoint has one."""
-        ranked = [(self._rank(self.metrics(step)), step) for step in self.steps]
+        """Step with the highest finite value of the metric, None where no checkpoint has one.
+
+        Raises:
+          DamagedError: the metrics of a checkpoint cannot be read.
+        """
+        ranked = [(self._rank(step), step) for step in self.steps]
         rank, step = max(ranked, default=(-math.inf, None))
         return step if rank > -math.inf else None
 
     def metrics(self, step: int) -> dict[str, float | None]:
-        """Returns the metrics saved with a step; None stands for a value that was not finite."""
-        self._manager.wait_until_finished()
-        return self._manager.metrics(step) or {}
+        """Returns the metrics saved with a step; None stands for a value that was not finite.
+
+        Raises:
+          DamagedError: they cannot be read, or are not what was saved.
+        """
+        if step not in self._saved_metrics:
+            with self._offer_whole(step):
+                self._saved_metrics[step] = _read_metrics(self._find_path(step))
+        return self._saved_metrics[step]
 
     def save(
         self,
@@ -141,19 +171,23 @@ class Checkpointer:
         if host_state.step != step:
             raise ValueError(f"step {step} is not the step of the state, {host_state.step}")
         extra = _to_json(extra or {})
+        finite = {name: _to_finite(value) for name, value in (metrics or {}).items()}
         record = {
             "extra": extra,
             "extra_digest": _digest_json(extra),
+            "metrics": finite,
+            "metrics_digest": _digest_json(finite),
             "leaf_digests": {n: _digest_array(a) for n, a in _name_leaves(host_state).items()},
         }
         path = self._find_path(step)
+        if step not in self.steps:
+            self._saved_metrics[step] = finite
         with _convert_errors(path, "cannot write the checkpoint"):
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(host_state), record=ocp.args.JsonSave(record)
                 ),
-                metrics={name: _to_finite(value) for name, value in (metrics or {}).items()},
             )
             if wait:
                 self._manager.wait_until_finished()
@@ -195,8 +229,8 @@ class Checkpointer:
             `jax.eval_shape` gives.
 
         Raises:
-          CheckpointError: there is none, it is damaged (the leaf is named), or its leaves are not
-            those of `abstract_state`.
+          DamagedError: it is damaged; the leaf or the file is named.
+          CheckpointError: there is none, or its leaves are not those of `abstract_state`.
         """
         step = self.find_step(which)
         raw_state, extra = self._read(step)
@@ -216,38 +250,77 @@ class Checkpointer:
           ema: whether to take the averaged parameters.
 
         Raises:
-          CheckpointError: there is none, or it is damaged (the leaf is named).
+          DamagedError: it is damaged; the leaf or the file is named.
+          CheckpointError: there is none.
         """
         params = "ema_params" if ema else "params"
         raw_state, _ = self._read(self.find_step(which), (params, "stats"))
         return {"params": raw_state[params], "stats": raw_state["stats"]}
 
+    def put_aside_after(self, step: int) -> tuple[Path, ...]:
+        """Renames the checkpoints after `step`, so that a run can go on from it.
+
+        Returns:
+          Their new paths, `damaged-...`, which nothing here reads.
+        """
+        aside = []
+        for later in [later for later in self.steps if later > step]:
+            path = self._find_path(later)
+            numbered = (path.with_name(f"damaged-{path.name}-{n}") for n in itertools.count(1))
+            aside.append(next(path for path in numbered if not path.exists()))
+            if jax.process_index() == 0:
+                path.rename(aside[-1])
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints are put aside")
+        self._manager.reload()
+        return tuple(aside)
+
     def _find_path(self, step: int) -> Path:
         return self.directory / _STEP_NAMES.build_name(step)
 
-    def _rank(self, metrics: Mapping[str, float | None] | None) -> float:
-        value = (metrics or {}).get(self._metric)
+    def _rank(self, step: int) -> float:
+        value = self.metrics(step).get(self._metric)
         return -math.inf if value is None else value
 
     def _read(self, step: int, parts: tuple[str, ...] | None = None) -> tuple[dict, dict]:
         """Returns the named parts of the state (all by default), nested as saved, and the extra."""
-        path = self._find_path(step)
-        with _convert_errors(path, "the checkpoint is damaged"):
-            self._manager.wait_until_finished()
-            stored = self._manager.item_metadata(step)["state"].tree
-            wanted = stored if parts is None else {part: stored[part] for part in parts}
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeRestore(
-                        item=wanted, restore_args=as_numpy, partial_restore=True
-                    ),
-                    record=ocp.args.JsonRestore(),
+        with self._offer_whole(step):
+            return self._read_parts(step, parts)
+
+    @contextlib.contextmanager
+    def _offer_whole(self, step: int) -> Iterator[None]:
+        """Turns an error inside into a DamagedError that names the newest other whole step."""
+        try:
+            with _convert_errors(self._find_path(step), "the checkpoint is damaged"):
+                yield
+        except CheckpointError as error:
+            raise DamagedError(str(error), self._find_whole(step)) from error
+
+    def _find_whole(self, damaged: int) -> int | None:
+        for step in sorted(set(self.steps) - {damaged}, reverse=True):
+            with contextlib.suppress(Exception):  # Orbax raises bare Exceptions too.
+                self._read_parts(step, None)
+                return step
+        return None
+
+    def _read_parts(self, step: int, parts: tuple[str, ...] | None) -> tuple[dict, dict]:
+        self._manager.wait_until_finished()
+        record = _read_record(self._find_path(step))
+        stored = self._manager.item_metadata(step)["state"]
+        if stored is None:
+            raise ValueError("state/_METADATA is missing")
+        wanted = stored.tree if parts is None else {part: stored.tree[part] for part in parts}
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    item=wanted, restore_args=as_numpy, partial_restore=True
                 ),
-            )
-            _verify(restored.state, restored.record)
-            return restored.state, restored.record["extra"]
+            ),
+        )
+        _verify(restored.state, record["leaf_digests"], parts)
+        return restored.state, record["extra"]
 
     def _check_leaves(self, step: int, found: dict, expected: dict) -> None:
         path = self._find_path(step)
@@ -264,6 +337,29 @@ class Checkpointer:
                     f"{found[name].dtype}{list(found[name].shape)} there, not "
                     f"{leaf.dtype}{list(leaf.shape)}"
                 )
+
+
+class _NewestAndBest:
+    """Which checkpoints Orbax keeps.
+
+    Not best_fn with max_to_keep, which deletes the newest checkpoint when it is not among the best,
+    so that a run would go on from an older one.
+    """
+
+    def __init__(self, rank: Callable[[int], float]):
+        """Ranks the steps, the best highest; one that cannot be ranked raises CheckpointError."""
+        self._rank = rank
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        """Returns for each checkpoint, in the order of their steps, whether it is kept."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        ranks = {}
+        for step in steps:
+            with contextlib.suppress(CheckpointError):
+                ranks[step] = self._rank(step)
+        best = max(ranks, key=lambda step: (ranks[step], step), default=None)
+        # What is damaged is not ours to delete.
+        return [step in steps[-_NUM_NEWEST:] or step == best or step not in ranks for step in steps]
 
 
 @contextlib.contextmanager
@@ -289,14 +385,42 @@ def _list_names(names: set[str]) -> str:
     return ", ".join(shown + ["..."] * (len(names) > 3)) or "nothing"
 
 
-def _verify(raw_state: dict, record: dict) -> None:
-    """Raises ValueError where a leaf or the extra is not what was saved."""
-    expected = record["leaf_digests"]
-    for name, leaf in _name_leaves(raw_state).items():
-        if _digest_array(leaf) != expected.get(name):
+def _read_record(path: Path) -> dict[str, Any]:
+    """Returns the record of a checkpoint.
+
+    Raises:
+      OSError, ValueError: it cannot be read, or is not what was saved.
+    """
+    file = path / "record" / "metadata"  # where Orbax writes it
+    try:
+        record = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"record/metadata is no JSON: {error}") from error
+    if not isinstance(record, dict) or set(record) not in (_RECORD_KEYS, _OLD_RECORD_KEYS):
+        raise ValueError("record/metadata is not what was saved (its entries differ)")
+    for part in ("extra", "metrics"):
+        if part in record and _digest_json(record[part]) != record[f"{part}_digest"]:
+            raise ValueError(f"the {part} values are not what was saved (their SHA-256 differs)")
+    return record
+
+
+def _read_metrics(path: Path) -> dict[str, float | None]:
+    record = _read_record(path)
+    if "metrics" in record:
+        return record["metrics"]
+    file = path / "metrics" / "metrics"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _verify(raw_state: dict, digests: dict[str, str], parts: tuple[str, ...] | None) -> None:
+    """Raises ValueError where a leaf is missing or is not what was saved."""
+    leaves = _name_leaves(raw_state)
+    expected = {name for name in digests if parts is None or name.split("/")[0] in parts}
+    if differing := expected ^ leaves.keys():
+        raise ValueError(f"{_list_names(differing)} is not what was saved (its name differs)")
+    for name, leaf in leaves.items():
+        if _digest_array(leaf) != digests[name]:
             raise ValueError(f"{name} is not what was saved (its SHA-256 differs)")
-    if _digest_json(record["extra"]) != record["extra_digest"]:
-        raise ValueError("the extra values are not what was saved (their SHA-256 differs)")
 
 
 def _digest_array(array: np.ndarray) -> str:
