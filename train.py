@@ -116,7 +116,9 @@ def train(request: Request) -> bool:
     with Checkpointer(run.checkpoints) as checkpointer:
         # The state: 1. of the run that is continued, 2. another run's parameters, 3. fresh.
         if checkpointer.latest_step is not None:
-            host_state = checkpointer.restore("latest", session.describe_state(model, tx)).state
+            fallback = config.checkpoint.fallback
+            abstract_state = session.describe_state(model, tx)
+            host_state = session.restore_state(checkpointer, abstract_state, fallback)
         else:
             host_state = session.make_state(model, tx, dataset, config.train.seed)
             if request.init_from is not None:

@@ -281,6 +281,14 @@ class Parallel:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """How a run goes on."""
+
+    fallback: bool = _runtime(False)
+    """Where the newest checkpoint is damaged: put it aside and go on from the newest whole one."""
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """What is measured at the end of training, and by evaluate.py without tasks."""
 
@@ -337,6 +345,7 @@ class Config:
     optim: Optim = Optim()
     train: Train = Train()
     parallel: Parallel = Parallel()
+    checkpoint: Checkpoint = Checkpoint()
     evaluate: Evaluate = Evaluate()
 
     def __post_init__(self):
@@ -409,9 +418,11 @@ def from_dict(values: dict, cls: type = Config, prefix: str = ""):
 
     Raises:
       ValueError: for a setting that does not exist, naming it and the settings that do, and for a
-        value that is out of range.
+        value of another type or out of range.
     """
     hints = typing.get_type_hints(cls)
+    if not isinstance(values, dict):
+        raise ValueError(f"{prefix.rstrip('.') or 'settings'}={values!r}: must be a JSON object")
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ValueError(
@@ -424,10 +435,21 @@ def from_dict(values: dict, cls: type = Config, prefix: str = ""):
 def _from_json(value, hint, prefix: str):
     if dataclasses.is_dataclass(hint):
         return from_dict(value, hint, prefix)
-    if typing.get_origin(hint) is tuple:
-        return tuple(value)
-    if hint is float or (typing.get_origin(hint) is types.UnionType and float in hint.__args__):
-        return None if value is None else float(value)
+    name = prefix.rstrip(".")
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        _require(isinstance(value, list | tuple), name, value, "must be a list")
+        hints = options[:1] * len(value) if options[1:] == (...,) else options
+        _require(len(hints) == len(value), name, value, f"must be {len(hints)} values")
+        return tuple(_from_json(item, hint, prefix) for item, hint in zip(value, hints))
+    if origin is Literal:
+        _require(value in options, name, value, f"must be one of {', '.join(options)}")
+        return value
+    kinds = options if origin is types.UnionType else (hint,)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    words = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
+    _require(type(value) in kinds, name, value, f"must be {words}")
     return value
 
 

@@ -34,6 +34,7 @@ from vvae.models.contract import init_variables
 from vvae.models.ppca import FrameSpectrum, start_at_ppca
 from vvae.models.sequential import SequentialVAE, replace_clip_prior
 from vvae.training import estimate, optimizer
+from vvae.training.checkpoint import Checkpointer, DamagedError
 from vvae.training.log import MetricsLog, Progress, open_tensorboard, read_metrics
 from vvae.training.parallel import prefetch
 from vvae.training.state import TrainState, init_state, variables
@@ -263,6 +264,28 @@ def describe_state(model, tx) -> TrainState:
         return init_state(fresh["params"], fresh["stats"], tx)
 
     return jax.eval_shape(start, jax.random.key(0))
+
+
+def restore_state(
+    checkpointer: Checkpointer, abstract_state: TrainState, fallback: bool
+) -> TrainState:
+    """Returns the newest state; if it is damaged and `fallback`, the newest whole one.
+
+    Then the checkpoints after that one are put aside, and said to be.
+
+    Raises:
+      CheckpointError: if it is damaged, or of another model or optimizer.
+    """
+    try:
+        return checkpointer.restore("latest", abstract_state).state
+    except DamagedError as error:
+        if not fallback or error.whole_step is None:
+            raise
+        damage, step = error, error.whole_step
+    state = checkpointer.restore(step, abstract_state).state
+    paths = ", ".join(map(str, checkpointer.put_aside_after(step)))
+    print(f"warning: {damage}; going on from step {step}; put aside: {paths}", flush=True)
+    return state
 
 
 def take_parameters(state: TrainState, workdir: str) -> TrainState:
