@@ -85,6 +85,7 @@ def train(request: Request) -> bool:
     from vvae import run as runs
     from vvae import session
     from vvae.training.checkpoint import Checkpointer
+    from vvae.training.cost import measure_step
     from vvae.training.parallel import make_runner
 
     config, workdir = request.config, request.workdir
@@ -132,10 +133,19 @@ def train(request: Request) -> bool:
         state = runner.place_state(host_state)
         batches = session.open_batches(dataset, config, runner, first_step)
         report = session.Report(run, runner, schedule, first_step)
-        with session.Interrupts() as interrupts, report:
+        profile = session.make_profile(run, first_step)
+        explain = session.explain_memory(config, num_parts)
+        with explain, session.Interrupts() as interrupts, report, profile:
+            batch = next(batches)
+            report.describe_step(measure_step(step, state, batch))
             for done in range(first_step + 1, num_steps + 1):
-                state, metrics = step(state, next(batches))
+                profile.begin(done)
+                state, metrics = step(state, batch)
+                batch = report.next_batch(batches, metrics)
                 report.step_done(done, metrics)
+                if profile.is_due(done):
+                    with report.pause():
+                        report.say(f"profile: {profile.write()}, for TensorBoard and Perfetto")
                 if fit_prior.is_due(done):
                     with report.pause():
                         state = fit_prior(state)

@@ -25,6 +25,10 @@ def test_every_configuration_survives_json(path):
         (lambda: Config(data=Data(height=30)), "data.height=30: must be a multiple of 8"),
         (lambda: Train(num_steps=None), "train.num_steps, train.num_epochs"),
         (lambda: Train(num_steps=3, num_epochs=3), "train.num_steps, train.num_epochs"),
+        *(
+            (lambda text=text: Train(profile=text), f"train.profile='{text}'")
+            for text in ("20", "0:3", "5:4", "a:b", "3:-1")
+        ),
         (lambda: Evaluate(tasks=("clasify",)), "evaluate.tasks='clasify'"),
         (lambda: Config(model=Model(likelihood="bernoulli")), "needs otsu"),
         (

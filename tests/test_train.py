@@ -109,6 +109,8 @@ def test_a_run_leaves_numbers_pictures_and_videos(trained):
     )
     rows = read_metrics(workdir / "metrics.jsonl")
     assert [row["step"] for row in rows if row["kind"] == "train"] == [4, 8, 12]
+    assert all(row["flop_utilization"] > 0 for row in rows if row["kind"] == "train")
+    assert all(0 <= row["data_wait"] < 1 for row in rows if row["kind"] == "train")
     assert [row["step"] for row in rows if row["kind"] == "validation"] == [6, 12]
     assert (workdir / "validation" / "step_00000012.png").stat().st_size > 1000
     for task in ("reconstruct", "density", "classify", "generate"):
@@ -158,7 +160,7 @@ def test_stopping_and_continuing_is_bit_identical(trained, folder, cache, tmp_pa
     workdir = tmp_path / "stopped"
     stop_and_continue((TINY, "--data.path", folder, "--data.cache_dir", cache), workdir)
     assert_same_states(trained[0], workdir)
-    timing = ("frames_per_second",)
+    timing = ("frames_per_second", "flop_utilization", "data_wait")
     lines = [
         [{k: v for k, v in row.items() if k not in timing} for row in read_metrics(path)]
         for path in (trained[0] / "metrics.jsonl", workdir / "metrics.jsonl")

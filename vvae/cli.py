@@ -62,14 +62,14 @@ def run_main(main: Callable[[list[str]], int]) -> None:
 
     Ctrl-C where nothing can be saved is one line and status 130.
 
-    An error that vvae raised on purpose (ValueError, or OSError of a file) is printed as one line;
-    a FloatingPointError (a loss that is not finite) is one line and status 3; any other error is a
-    fault of the program and keeps its traceback, as every one does where the environment sets
-    VVAE_TRACEBACK.
+    An error that vvae raised on purpose (ValueError, MemoryError, or OSError of a file) is printed
+    as one line; a FloatingPointError (a loss that is not finite) is one line and status 3; any
+    other error is a fault of the program and keeps its traceback, as every one does where the
+    environment sets VVAE_TRACEBACK.
     """
     try:
         status = main(sys.argv[1:])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         if os.environ.get("VVAE_TRACEBACK") or not _is_for_user(error):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -7,6 +7,7 @@ identity it began with; `identity` and `difference` say what that is.
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -257,6 +258,9 @@ class Train:
     """Most validation clips a validation looks at."""
     tensorboard: bool = _runtime(False)
     """Write TensorBoard events too (needs the extra `tensorboard`)."""
+    profile: str | None = _runtime(None)
+    """FIRST:LAST, such as 20:25: steps that are traced into RUN/profile, for TensorBoard and
+    Perfetto."""
 
     def __post_init__(self):
         _require_positive("train", self, "batch_size", "log_every")
@@ -270,6 +274,20 @@ class Train:
         )
         count = self.num_steps if self.num_epochs is None else self.num_epochs
         _require(count > 0, "train.num_steps or train.num_epochs", count, "must be greater than 0")
+        if self.profile is not None:
+            rule = "must be FIRST:LAST, two steps such as 20:25, counted from 1"
+            _require(
+                bool(re.fullmatch(r"\d+:\d+", self.profile)), "train.profile", self.profile, rule
+            )
+            first, last = self.profiled_steps()
+            _require(1 <= first <= last, "train.profile", self.profile, rule)
+
+    def profiled_steps(self) -> tuple[int, int] | None:
+        """Returns the first and the last step that are traced."""
+        if self.profile is None:
+            return None
+        first, last = map(int, self.profile.split(":"))
+        return first, last
 
 
 @dataclass(frozen=True)

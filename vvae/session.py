@@ -35,8 +35,10 @@ from vvae.models.ppca import FrameSpectrum, start_at_ppca
 from vvae.models.sequential import SequentialVAE, replace_clip_prior
 from vvae.training import estimate, optimizer
 from vvae.training.checkpoint import Checkpointer, DamagedError
+from vvae.training.cost import StepCost
 from vvae.training.log import MetricsLog, Progress, open_tensorboard, read_metrics
 from vvae.training.parallel import prefetch
+from vvae.training.profile import StepProfile
 from vvae.training.state import TrainState, init_state, variables
 from vvae.training.step import train_step
 
@@ -161,10 +163,18 @@ def show_decoding(done: int, total: int) -> None:
 
 
 def count_steps(train: Train, dataset: Dataset) -> int:
-    """Returns the number of steps of the whole training."""
-    if train.num_steps is not None:
-        return train.num_steps
-    return math.ceil(train.num_epochs * len(dataset.splits["train"]) / train.batch_size)
+    """Returns the number of steps of the whole training.
+
+    Raises:
+      ValueError: if train.profile names later steps.
+    """
+    num_steps = train.num_steps
+    if num_steps is None:
+        num_steps = math.ceil(train.num_epochs * len(dataset.splits["train"]) / train.batch_size)
+    profiled = train.profiled_steps()
+    if profiled is not None and profiled[1] > num_steps:
+        raise ValueError(f"train.profile={train.profile!r}: the training has {num_steps} steps")
+    return num_steps
 
 
 def print_epochs(config: Config, num_steps: int) -> None:
@@ -188,7 +198,10 @@ def begin_run(workdir: Path, config: Config, dataset: Dataset, num_steps: int) -
         "num_steps": num_steps,
         "num_parameters": count_parameters(config),
         "num_clips": {split: len(clips) for split, clips in dataset.splits.items()},
-        "num_videos": {split: len(clips.videos) for split, clips in dataset.splits.items()},
+        "num_videos": {
+            split: len({video.name for video in clips.videos})  # tiles share their video's name
+            for split, clips in dataset.splits.items()
+        },
         "broken": dataset.broken,
         "num_padded": dataset.num_padded,
         "num_clipped": dataset.num_clipped,
@@ -346,6 +359,34 @@ class Interrupts:
         signal.signal(signal.SIGINT, self._previous)
 
 
+@contextlib.contextmanager
+def explain_memory(config: Config, num_parts: int):
+    """Says of an error for want of memory inside which settings to change.
+
+    Raises:
+      MemoryError: in the place of the runtime's error, with its message.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        size = f"data.height={config.data.height}, data.width={config.data.width}"
+        raise MemoryError(
+            f"the memory does not suffice for a training step: lower {size} or "
+            f"train.batch_size={config.train.batch_size}, or compute a batch in more parts than "
+            f"{num_parts} by train.accumulate. The runtime says: {error}"
+        ) from error
+
+
+def make_profile(run: runs.Run, first_step: int) -> StepProfile:
+    """Returns what traces the steps of train.profile, of which a continued run may be past."""
+    steps = run.config.train.profiled_steps()
+    if steps is not None and steps[1] <= first_step:
+        print(f"train.profile={run.config.train.profile}: these steps are done, nothing is traced")
+    return StepProfile(steps if jax.process_index() == 0 else None, run.workdir / "profile")
+
+
 class Report:
     """Progress bar and metrics.jsonl; stops the run at a loss that is not finite."""
 
@@ -357,21 +398,42 @@ class Report:
         )
         self._log = MetricsLog(run.metrics, tensorboard)
         self._log.cut_after(first_step)
-        self._progress = Progress(
-            first_step,
-            run.num_steps,
-            config.train.batch_size * config.data.num_frames,
-            disable=jax.process_index() != 0,
-        )
+        self._progress = Progress(first_step, run.num_steps, disable=jax.process_index() != 0)
+        self._frames_per_step = config.train.batch_size * config.data.num_frames
         self._runner, self._schedule = runner, schedule
         self._log_every = config.train.log_every
         self._pending = None
+        self._flops_per_step, self._peak = 0, math.inf
 
     def __enter__(self) -> "Report":
         return self
 
     def __exit__(self, *exception) -> None:
         self._progress.close()
+
+    def describe_step(self, cost: StepCost) -> None:
+        """Says what the compiled step takes, and measures the speed by it from here on."""
+        self._flops_per_step, self._peak = cost.flops, estimate.find_peak()
+        self.say(
+            f"compiled: {cost.bytes / 1e6:.0f} MB a device for the step, "
+            f"{cost.flops / 1e9:.3g} GFLOP in it"
+        )
+
+    def next_batch(self, batches, metrics):
+        """Returns the next batch, and counts the time as waiting if no step ran at its end.
+
+        That is the most that the devices can have waited: they may have been busy at first.
+
+        Args:
+          batches: iterator of batches.
+          metrics: of the step that may still run; they are looked at, not waited for.
+        """
+        started = time.perf_counter()
+        batch = next(batches)
+        seconds = time.perf_counter() - started
+        if all(value.is_ready() for value in jax.tree.leaves(metrics)):
+            self._progress.add_wait(seconds)
+        return batch
 
     def step_done(self, step: int, metrics) -> None:
         """Takes the metrics of a step that may still run, and reports those of the step before.
@@ -395,11 +457,19 @@ class Report:
                 f"({values['grad_norm']}) is not finite; the last checkpoint is as it was. Try a "
                 "lower --optim.learning_rate"
             )
-        self._progress.advance(values["loss"], values["kl"])
+        speed = self._measure_speed()
+        self._progress.advance(values["loss"], values["kl"], _describe_speed(**speed))
         if step % self._log_every == 0:
             values["learning_rate"] = float(self._schedule(step - 1))
-            values["frames_per_second"] = self._progress.frames_per_second
-            self.write(step, "train", values)
+            self.write(step, "train", values | speed)
+
+    def _measure_speed(self) -> dict[str, float]:
+        rate = self._progress.steps_per_second
+        return {
+            "frames_per_second": rate * self._frames_per_step,
+            "flop_utilization": rate * self._flops_per_step / self._peak,
+            "data_wait": self._progress.waiting_share,
+        }
 
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:
         """Adds a line to metrics.jsonl; only the first process does."""
@@ -417,6 +487,13 @@ class Report:
         started = time.perf_counter()
         yield
         self._progress.exclude(time.perf_counter() - started)
+
+
+def _describe_speed(frames_per_second: float, flop_utilization: float, data_wait: float) -> str:
+    return (
+        f"{frames_per_second:.0f} frames/s, {flop_utilization:.0%} of the FLOP rate, "
+        f"data wait {data_wait:.0%}"
+    )
 
 
 def plan_fits(num_warmup: int, every: int, num_steps: int) -> frozenset[int]:

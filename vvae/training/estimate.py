@@ -1,5 +1,6 @@
 """What a training will take, told before it begins; a formula, so that nothing is compiled."""
 
+import functools
 import time
 from dataclasses import dataclass
 
@@ -14,6 +15,19 @@ _STEP_SECONDS = 0.01
 # Arrays of an activation's size that are alive at once in a step, forward and backward.
 _LIVE_COPIES = 6
 _PARAMETER_COPIES = 6  # params, moving average, two moments, gradient, update
+
+# FLOP/s of dense bfloat16 matrix products, by a part of jax's name of the device, the longer names
+# first; sources in docs/scaling.md.
+_PUBLISHED_PEAKS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+}
 
 
 @dataclass(frozen=True)
@@ -97,8 +111,9 @@ def estimate_bytes(network: Network | GridNetwork, num_parameters: int, num_fram
     return 4 * (activations + _PARAMETER_COPIES * num_parameters)
 
 
+@functools.cache
 def measure_rate(size: int = 1024, repeats: int = 3) -> float:
-    """FLOP/s of float32 matrix products on all local devices together, measured now."""
+    """FLOP/s of float32 matrix products on all local devices together, measured once."""
     multiply = jax.jit(lambda a: a @ a)
     a = jnp.ones((size, size))
     multiply(a).block_until_ready()
@@ -110,3 +125,15 @@ def measure_rate(size: int = 1024, repeats: int = 3) -> float:
     on_one = 2 * size**3 / best
     # CPU "devices" share the cores of one processor.
     return on_one if jax.default_backend() == "cpu" else on_one * jax.local_device_count()
+
+
+def find_peak() -> float:
+    """FLOP/s of matrix products on the devices of all processes together.
+
+    The published one in bfloat16 of accelerators that are known, else as `measure_rate` does.
+    """
+    kind = jax.devices()[0].device_kind
+    for name, flops in _PUBLISHED_PEAKS.items():
+        if name in kind:
+            return flops * jax.device_count()
+    return measure_rate() * jax.process_count()

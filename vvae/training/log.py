@@ -61,9 +61,9 @@ def open_tensorboard(folder):
 
 
 class Progress:
-    """A bar with step, frames/s, loss and KL in nats/clip, and the time left."""
+    """A bar with step, speed, loss and KL in nats/clip, and the time left."""
 
-    def __init__(self, first_step: int, num_steps: int, frames_per_step: int, disable: bool):
+    def __init__(self, first_step: int, num_steps: int, disable: bool):
         """Starts at first_step of num_steps; `disable` prints nothing."""
         self._bar = tqdm(
             total=num_steps,
@@ -75,20 +75,21 @@ class Progress:
             "[{elapsed} < {remaining}]{postfix}",
             desc="compiling",
         )
-        self._frames_per_step = frames_per_step
-        self._start, self._steps = None, 0
+        self._start, self._steps, self._waited = None, 0, 0.0
 
-    def advance(self, loss: float, kl: float) -> None:
-        """Counts one step; the first one, which compiles, only starts the clock."""
+    def advance(self, loss: float, kl: float, speed: str) -> None:
+        """Counts one step, which compiles the first time, so that it only starts the clock.
+
+        Args:
+          loss, kl: in nats per clip.
+          speed: of the steps before, in words.
+        """
         if self._start is None:
             self._start = time.perf_counter()
             self._bar.set_description_str("train", refresh=False)
         else:
             self._steps += 1
-        self._bar.set_postfix_str(
-            f"{self.frames_per_second:.0f} frames/s, loss {loss:.1f} nats/clip, KL {kl:.1f}",
-            refresh=False,
-        )
+        self._bar.set_postfix_str(f"{speed}, loss {loss:.1f} nats/clip, KL {kl:.1f}", refresh=False)
         self._bar.update()
 
     def exclude(self, seconds: float) -> None:
@@ -96,13 +97,24 @@ class Progress:
         if self._start is not None:
             self._start += seconds
 
+    def add_wait(self, seconds: float) -> None:
+        """Counts time in which no step ran, because the next batch was not there."""
+        if self._start is not None:
+            self._waited += seconds
+
     @property
-    def frames_per_second(self) -> float:
-        """Frames trained on in a second, since the end of the first step; 0 before."""
-        if self._start is None:
-            return 0.0
-        elapsed = time.perf_counter() - self._start
-        return self._steps * self._frames_per_step / max(elapsed, 1e-9)
+    def steps_per_second(self) -> float:
+        """Rate since the end of the first step; 0 before."""
+        return self._steps / self._elapsed if self._steps else 0.0
+
+    @property
+    def waiting_share(self) -> float:
+        """Share of that time in which no step ran for want of a batch."""
+        return self._waited / self._elapsed if self._steps else 0.0
+
+    @property
+    def _elapsed(self) -> float:
+        return max(time.perf_counter() - self._start, 1e-9)
 
     def write(self, text: str) -> None:
         """Prints a line above the bar."""

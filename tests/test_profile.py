@@ -1,0 +1,94 @@
+"""The trace of some steps, the speed that the log tells, and errors for want of memory."""
+
+import gzip
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vvae import session
+from vvae.config import Config, Train
+from vvae.training.log import Progress
+from vvae.training.profile import StepProfile
+
+
+def read_steps(folder):
+    """Returns the numbers of the steps in a trace as Perfetto reads it."""
+    (path,) = folder.rglob("*.trace.json.gz")
+    with gzip.open(path) as file:
+        events = json.load(file)["traceEvents"]
+    return [int(e["args"]["step_num"]) for e in events if e.get("name") == "train"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "done", "traced"),
+    [((3, 4), 6, [3, 4]), ((1, 1), 2, [1]), ((2, 9), 4, [2, 3, 4]), (None, 4, [])],
+)
+def test_a_profile_holds_the_steps_that_were_asked_for(steps, done, traced, tmp_path):
+    """Also where the loop ends before the last of them."""
+    compute = jax.jit(lambda x: x @ x)
+    written = []
+    with StepProfile(steps, tmp_path) as profile:
+        for step in range(1, done + 1):
+            profile.begin(step)
+            compute(np.eye(4, dtype=np.float32)).block_until_ready()
+            if profile.is_due(step):
+                written.append((step, profile.write()))
+    assert written == ([(steps[1], tmp_path)] if steps and steps[1] <= done else [])
+    assert bool(list(tmp_path.rglob("*.xplane.pb"))) == bool(traced)
+    assert not traced or read_steps(tmp_path) == traced
+
+
+def test_a_profile_beyond_the_training_is_refused():
+    train = Train(num_steps=10, profile="9:11")
+    with pytest.raises(ValueError, match=r"train.profile='9:11': the training has 10 steps"):
+        session.count_steps(train, dataset=None)
+    assert session.count_steps(Train(num_steps=11, profile="9:11"), dataset=None) == 11
+
+
+def make_report():
+    """A report of which nothing but the clock is used."""
+    report = session.Report.__new__(session.Report)
+    report._progress = Progress(0, 10, disable=True)
+    report._progress.advance(0.0, 0.0, "")
+    return report
+
+
+def test_only_time_in_which_no_step_runs_is_waiting():
+    """A long computation still runs when the first batch is there, and not when the second is."""
+    multiply = jax.jit(lambda a: jax.lax.fori_loop(0, 200, lambda _, b: a @ b, a))
+    report = make_report()
+    metrics = {"loss": multiply(jnp.full((512, 512), 1 / 512))}
+    assert report.next_batch(iter([5]), metrics) == 5
+    report._progress.advance(0.0, 0.0, "")
+    assert report._progress.waiting_share == 0
+    jax.block_until_ready(metrics)
+    assert report.next_batch(iter([6]), metrics) == 6
+    assert 0 < report._progress.waiting_share < 1
+
+
+def test_want_of_memory_names_the_settings_and_keeps_the_message():
+    config = Config(train=Train(batch_size=24))
+    allocate = jax.jit(lambda: jnp.ones(1 << 50))
+    settings = r"data.height=32, data.width=32 or train.batch_size=24, .* 3 by train.accumulate"
+    message = r"RESOURCE_EXHAUSTED: Out of memory allocating 4503599627370496 bytes"
+    with (
+        pytest.raises(MemoryError, match=f"{settings}.*{message}"),
+        session.explain_memory(config, num_parts=3),
+    ):
+        allocate().block_until_ready()
+
+
+def test_other_errors_of_the_runtime_stay_as_they_are():
+    def fail(_):
+        raise KeyError("not about memory")
+
+    shape = jax.ShapeDtypeStruct((), np.float32)
+    compute = jax.jit(lambda x: jax.pure_callback(fail, shape, x))
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="not about memory"),
+        session.explain_memory(Config(), num_parts=1),
+    ):
+        compute(np.float32(0)).block_until_ready()
