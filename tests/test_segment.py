@@ -148,6 +148,39 @@ def test_change_is_the_difference_of_medians():
     assert np.abs(boundaries.measure_change(flash, 4, 0)).max() == 0.0
 
 
+def test_separation_is_the_least_distance_across_a_frame():
+    z = random_of(8).normal(size=(25, 3))
+    least = boundaries.measure_separation(z)
+    assert least.shape == (len(boundaries.SPANS), 25)
+    for row, (width, gap) in zip(least, boundaries.SPANS):
+        for t in range(25):
+            pairs = [
+                np.square(z[a] - z[b]).sum()
+                for b in range(max(t - gap - width, 0), t - gap)
+                for a in range(t + gap, min(t + gap + width, 25))
+            ]
+            assert row[t] == pytest.approx(min(pairs, default=np.inf))
+
+
+def test_separation_forgets_flashes_and_tells_a_cut_from_the_frames_beside_it():
+    z = np.repeat([0.0, 5.0], 20)[:, None]
+    z[10:13] = 100.0
+    least = dict(zip(boundaries.SPANS, boundaries.measure_separation(z)))
+    assert least[1, 0][[10, 13]].tolist() == [100.0**2] * 2
+    for width in (4, 8):
+        assert np.flatnonzero(least[width, 0][1:]).tolist() == [19]
+        assert least[width, 0][20] == 25.0
+
+
+def test_frames_beside_a_cut_are_none_and_those_of_a_fade_are_not_used():
+    label = boundaries.label_frames(40, [CUT, Transition(20, 26)])
+    expected = np.full(40, boundaries.NONE)
+    expected[10] = boundaries.CUT
+    expected[17:30] = -1
+    expected[22:25] = boundaries.FADE
+    np.testing.assert_array_equal(label, expected)
+
+
 def make_latents(seed, with_flash):
     """Scenes of 30 frames about places of their own, cuts between them, flashes in the middle."""
     rng = random_of(seed)
@@ -173,6 +206,26 @@ def test_cuts_of_new_latents_are_found_to_the_frame_and_flashes_are_none(detecto
         assert boundaries.count_flash_alarms(found, flashes) == 0
 
 
+def test_the_threshold_holds_for_videos_that_the_trees_have_not_seen():
+    # Half of the cuts are as small as what happens within scenes: trees know those that they have
+    # seen by heart, and any threshold is the best one there.
+    def make(seed):
+        z, cuts, _ = make_latents(seed, with_flash=False)
+        rng = random_of(1000 + seed)
+        return z + rng.normal(0.0, 4.0, z.shape), cuts
+
+    def f1_at(threshold, peaks, references):
+        found = [[frame for frame, score in video if score >= threshold] for video in peaks]
+        return boundaries.count_matches(found, references, 0).f1
+
+    fitted = boundaries.fit_detector([make(seed) for seed in range(8)], seed=0)
+    new = [make(seed) for seed in range(200, 230)]
+    peaks = [boundaries.find_peaks(boundaries.score_frames(fitted, z)) for z, _ in new]
+    references = [cuts for _, cuts in new]
+    best = max(f1_at(t, peaks, references) for t in boundaries.THRESHOLDS)
+    assert f1_at(fitted.threshold, peaks, references) > best - 0.03
+
+
 def test_a_scene_without_a_cut_has_no_boundary(detector):
     still = random_of(5).normal(0.0, 0.3, (90, 5))
     assert boundaries.detect_boundaries(detector, still) == []
@@ -186,8 +239,9 @@ def test_peaks_keep_their_distance():
 
 
 def test_training_videos_without_boundaries_are_refused():
-    with pytest.raises(ValueError, match="needs training videos that have some"):
-        boundaries.fit_detector([(np.zeros((20, 2)), [])], seed=0)
+    for some in ([], [(np.zeros((20, 2)), [CUT])]):
+        with pytest.raises(ValueError, match="needs two training videos that have some"):
+            boundaries.fit_detector([(np.zeros((20, 2)), []), *some], seed=0)
 
 
 @pytest.mark.parametrize("classes", [(0, 1), (0, 2), (0, 1, 2)])
@@ -223,9 +277,10 @@ def test_a_saved_detector_is_the_same_bit_by_bit(detector, tmp_path):
 
 
 def test_long_vectors_are_measured_by_their_length_alone(tmp_path):
-    z, cuts, _ = make_latents(0, with_flash=False)
-    z = np.tile(z, (1, 120))
-    detector = boundaries.fit_detector([(z, cuts)], seed=0)
+    made = [make_latents(seed, with_flash=False) for seed in range(2)]
+    videos = [(np.tile(z, (1, 120)), cuts) for z, cuts, _ in made]
+    detector = boundaries.fit_detector(videos, seed=0)
+    z, cuts = videos[0]
     boundaries.save_detector(tmp_path / "boundaries.npz", detector)
     loaded = boundaries.load_detector(tmp_path / "boundaries.npz")
     assert loaded.precision_SZZ.shape == (7, 0, 0)

@@ -4,8 +4,14 @@ A frame t is described by how much the vectors change there: the median of a few
 minus the median of as many before it, over several widths and gaps. A flash is forgotten by the
 wider medians, a cut is seen by all of them, and a fade by those with a gap alone. Each change is
 measured by its length and by its Mahalanobis length under the changes that happen *within* scenes,
-and both beside their median over the neighbourhood, which makes the threshold adaptive. Small
-boosted trees turn these numbers into the probability of a boundary. Everything is fitted to
+and both beside their median over the neighbourhood, which makes the threshold adaptive.
+
+Medians say which scene it is, but not to the frame where it begins, and motion that swings moves
+them too. So a frame is described as well by the least distance between any of a few frames before
+it and any of a few frames from it on. Across motion and flashes two frames that are alike are found
+on both sides; across a cut there are none, and one frame beside the cut there are already.
+
+Small boosted trees turn these numbers into the probability of a boundary. Everything is fitted to
 joined training videos; nothing is looked up in the videos that are segmented.
 """
 
@@ -15,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits
 
 from vvae.analysis.npz import load_fields, save_fields
 from vvae.analysis.transitions import Transition
@@ -22,9 +29,15 @@ from vvae.analysis.trees import Trees, predict_probabilities, take_trees
 
 # (width, gap): medians over [t + gap, t + gap + width) and [t - gap - width, t - gap).
 SCALES = ((1, 0), (2, 0), (4, 0), (8, 0), (2, 3), (3, 6), (3, 10))
+# (width, gap): one frame of [t - gap - width, t - gap), the other of [t + gap, t + gap + width).
+SPANS = (
+    *((1, 0), (2, 0), (4, 0), (8, 0), (16, 0)),
+    *((4, 2), (4, 5), (8, 3), (8, 6), (12, 2)),
+)
 NEIGHBOURHOOD = 20  # frames on each side
+PEAK_REACH = 3  # frames on each side that a cut is told from
 MIN_DISTANCE = 8  # frames between two boundaries
-MARGIN = 3  # frames about a transition that train neither as boundary nor as none
+MARGIN = 3  # frames about a fade that train neither as boundary nor as none
 MAX_PRECISION_SIZE = 512
 RIDGE = 0.01  # share of the mean variance that is added to the covariance
 FLOOR = 1e-3
@@ -41,7 +54,8 @@ class Detector:
       precision_SZZ: for each scale the inverse covariance of changes within scenes; [S, 0, 0] for
         vectors of more than 512 numbers, whose changes are measured by their length alone.
       trees: features -> probabilities of none, cut and fade.
-      threshold: least probability of a boundary, chosen by the mean F1 on the training videos.
+      threshold: least probability of a boundary, chosen by the mean F1 on training videos that
+        the trees it is chosen for have not seen.
     """
 
     precision_SZZ: np.ndarray
@@ -67,6 +81,31 @@ def measure_change(z_FZ: np.ndarray, width: int, gap: int) -> np.ndarray:
     median_SZ = np.median(np.stack(windows), axis=0) if width > 1 else windows[0]
     after = median_SZ[reach + gap : reach + gap + num_frames]
     return after - median_SZ[:num_frames]
+
+
+def measure_separation(z_FZ: np.ndarray) -> np.ndarray:
+    """Least squared distance between a frame before t and one from t on, for each span.
+
+    Args:
+      z_FZ: one vector a frame.
+
+    Returns:
+      float64 [spans, F]; inf where the span has no two frames, as at the first frame.
+    """
+    num_frames = len(z_FZ)
+    z_FZ = z_FZ.astype(np.float64)
+    longest = max(2 * (width + gap) - 1 for width, gap in SPANS)
+    square_KF = np.full((longest + 1, num_frames), np.inf)  # from frame t - k to frame t
+    for lag in range(1, min(longest + 1, num_frames)):
+        square_KF[lag, lag:] = np.square(z_FZ[lag:] - z_FZ[:-lag]).sum(axis=1)
+    least_SF = np.full((len(SPANS), num_frames), np.inf)
+    for least_F, (width, gap) in zip(least_SF, SPANS):
+        for after in range(gap, min(gap + width, num_frames)):
+            lags = slice(after + gap + 1, after + gap + width + 1)
+            nearest_F = square_KF[lags, after:].min(axis=0)
+            inner_F = least_F[: num_frames - after]
+            np.minimum(inner_F, nearest_F, out=inner_F)
+    return least_SF
 
 
 def fit_precisions(
@@ -105,7 +144,8 @@ def describe_frames(z_FZ: np.ndarray, precision_SZZ: np.ndarray) -> np.ndarray:
 
     For each scale: the logarithms of the squared length of the change and of its squared
     Mahalanobis length (where there is a precision), and both minus their median over 20 frames on
-    each side.
+    each side. Then, in both measures, the logarithm of the separation for each span, the same minus
+    its median, and for spans without a gap minus the largest of 3 frames on each side.
 
     Raises:
       ValueError: if the precisions are those of other scales or of vectors of another length.
@@ -125,7 +165,31 @@ def describe_frames(z_FZ: np.ndarray, precision_SZZ: np.ndarray) -> np.ndarray:
         for square_F in squares:
             log_F = np.log(square_F + FLOOR * size)
             columns += [log_F, log_F - _measure_neighbourhood(log_F)]
+    columns += _describe_separation(z_FZ)
+    if precision_SZZ.size:
+        columns += _describe_separation(z_FZ @ np.linalg.cholesky(precision_SZZ[0]))
     return np.stack(columns, axis=1)
+
+
+def _describe_separation(z_FZ: np.ndarray) -> list[np.ndarray]:
+    """Features of the separation at each frame, each [F]."""
+    columns = []
+    for least_F, (_, gap) in zip(measure_separation(z_FZ), SPANS):
+        defined_F = np.isfinite(least_F)
+        log_F = np.log(np.where(defined_F, least_F, 0.0) + FLOOR * z_FZ.shape[1])
+        # Where there are no two frames nothing is known: the usual value.
+        log_F[~defined_F] = np.median(log_F[defined_F]) if defined_F.any() else 0.0
+        columns += [log_F, log_F - _measure_neighbourhood(log_F)]
+        if gap == 0:
+            columns.append(log_F - _find_largest_beside(log_F))
+    return columns
+
+
+def _find_largest_beside(value_F: np.ndarray) -> np.ndarray:
+    """Largest value of PEAK_REACH frames on each side, without the frame itself."""
+    padded = np.pad(value_F, PEAK_REACH, mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * PEAK_REACH + 1)
+    return np.delete(windows, PEAK_REACH, axis=1).max(axis=1)
 
 
 def _measure_neighbourhood(value_F: np.ndarray) -> np.ndarray:
@@ -143,31 +207,45 @@ def fit_detector(videos: Sequence[tuple[np.ndarray, Sequence[Transition]]], seed
       seed: of the trees.
 
     Raises:
-      ValueError: if no video has a transition.
+      ValueError: if fewer than two videos have a transition.
     """
-    if not any(transitions for _, transitions in videos):
-        raise ValueError("a detector of boundaries needs training videos that have some")
+    if sum(bool(transitions) for _, transitions in videos) < 2:
+        raise ValueError("a detector of boundaries needs two training videos that have some")
+    # Those with transitions first, so that each half has some.
+    videos = sorted(videos, key=lambda video: not video[1])
     precision_SZZ = fit_precisions(videos)
     features = [describe_frames(z_FZ, precision_SZZ) for z_FZ, _ in videos]
-    labels = [label_frames(len(z_FZ), transitions) for z_FZ, transitions in videos]
-    used = [label_F >= 0 for label_F in labels]
+    references = [transitions for _, transitions in videos]
+    threshold = _choose_threshold(features, references, seed)
+    return Detector(precision_SZZ, _fit_trees(features, references, seed), threshold)
+
+
+def _fit_trees(features, references, seed: int) -> Trees:
+    labels = [label_frames(len(f), transitions) for f, transitions in zip(features, references)]
     classifier = HistGradientBoostingClassifier(
         max_depth=4, max_iter=80, learning_rate=0.1, early_stopping=False, random_state=seed
     )
-    classifier.fit(
-        np.concatenate([f[keep] for f, keep in zip(features, used)]),
-        np.concatenate([label[keep] for label, keep in zip(labels, used)]),
-    )
-    trees = take_trees(classifier)
-    peaks = [find_peaks(score_features(trees, f)) for f in features]
-    references = [transitions for _, transitions in videos]
+    # A second of work on one thread; threads that wait for busy processors make it a minute.
+    with threadpool_limits(1, user_api="openmp"):
+        classifier.fit(
+            np.concatenate([f[label >= 0] for f, label in zip(features, labels)]),
+            np.concatenate([label[label >= 0] for label in labels]),
+        )
+    return take_trees(classifier)
+
+
+def _choose_threshold(features, references, seed: int) -> float:
+    """Returns the threshold of the best mean F1, each half scored by trees of the other half."""
+    peaks = [[] for _ in features]
+    for half in range(2):
+        trees = _fit_trees(features[1 - half :: 2], references[1 - half :: 2], seed)
+        peaks[half::2] = [find_peaks(score_features(trees, f)) for f in features[half::2]]
     values = [
         np.mean([_f1_at(peaks, references, threshold, tolerance) for tolerance in TOLERANCES])
         for threshold in THRESHOLDS
     ]
-    # The middle of the best thresholds: the trees know their training videos well.
     best = np.flatnonzero(np.array(values) >= max(values) - 1e-9)
-    return Detector(precision_SZZ, trees, float(THRESHOLDS[best[len(best) // 2]]))
+    return float(THRESHOLDS[best[len(best) // 2]])
 
 
 def _f1_at(peaks, references, threshold: float, tolerance: int) -> float:
@@ -176,13 +254,15 @@ def _f1_at(peaks, references, threshold: float, tolerance: int) -> float:
 
 
 def label_frames(num_frames: int, transitions: Sequence[Transition]) -> np.ndarray:
-    """Labels frames NONE, CUT or FADE; -1 for those close to a transition. int [F]
+    """Labels frames NONE, CUT or FADE; -1 for those of a fade and close to it. int [F]
 
-    The boundary of a fade is the middle of it and one frame on each side.
+    The boundary of a fade is the middle of it and one frame on each side. The frames beside a cut
+    are NONE: it is found to the frame.
     """
     label_F = np.full(num_frames, NONE)
     for transition in transitions:
-        label_F[max(transition.first - MARGIN, 0) : transition.last + MARGIN + 1] = -1
+        if transition.first < transition.last:
+            label_F[max(transition.first - MARGIN, 0) : transition.last + MARGIN + 1] = -1
     for transition in transitions:
         if transition.first == transition.last:
             label_F[transition.first] = CUT

@@ -3,7 +3,7 @@
 import csv
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -27,6 +27,7 @@ from vvae.models import contract
 SEGMENTS_FILE = "segments.csv"
 DETECTOR_FILE = "boundaries.npz"
 SCENES_PER_VIDEO = 12
+FITTED_PER_MEASURED = 2  # joined videos
 MAX_SIDE = 256  # pixels of a joined video
 JOINED_FPS = 25.0  # nominal; the detectors compared count frames
 SEGMENTS_PER_SHEET = 160
@@ -62,7 +63,7 @@ def segment(
       batch_size: clips at a time.
       split: which split is segmented.
       seed: of the joined videos and of the detectors.
-      num_joined: joined videos of each source and kind, for fitting and for measuring.
+      num_joined: joined videos of each source and kind for measuring; twice as many for fitting.
 
     Raises:
       ValueError: if a split is missing.
@@ -70,7 +71,8 @@ def segment(
     train, clips = require_split(dataset, "train"), require_split(dataset, split)
     folder = Path(folder)
     encode = _make_frame_encoder(model, params, train)
-    learned = make_material(train, seed, _TRAIN, num_joined)
+    num_fitted = FITTED_PER_MEASURED * num_joined
+    learned = (video for _, video in iterate_material(train, seed, _TRAIN, num_fitted))
     measured = make_material(clips, seed, _TEST, num_joined)
     context = describe_data(dataset, split) | {"videos_per_kind": num_joined}
     methods, detector = _fit_methods(encode, train, learned, seed)
@@ -192,30 +194,37 @@ def choose_size(clips: Clips) -> tuple[tuple[int, int], int]:
     return (factor * height, factor * width), factor
 
 
-def make_material(
+def iterate_material(
     clips: Clips, seed: int, stream: int, num_joined: int
-) -> dict[tuple[str, str], list[JoinedVideo]]:
-    """Makes joined videos with known boundaries.
+) -> Iterator[tuple[tuple[str, str], JoinedVideo]]:
+    """Makes joined videos with known boundaries, one at a time.
 
     Args:
       clips: of the split that gives the scenes, in the random order of the seed.
       seed, stream: of everything random.
       num_joined: videos of each source and kind.
 
-    Returns:
-      (source, kind) -> videos. Source "joined" is left out if the split has one video only.
+    Yields:
+      (source, kind) and a video. Source "joined" is left out if the split has one video only.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, stream]))
     size, _ = choose_size(clips)
-    made = {}
     for source in SOURCES:
         if source == "joined" and len(clips.videos) < 2:
             continue
         for kind in material.KINDS:
-            made[source, kind] = [
-                material.join_scenes(_take_scenes(source, clips, size, rng), kind, rng)
-                for _ in range(num_joined)
-            ]
+            for _ in range(num_joined):
+                scenes = _take_scenes(source, clips, size, rng)
+                yield (source, kind), material.join_scenes(scenes, kind, rng)
+
+
+def make_material(
+    clips: Clips, seed: int, stream: int, num_joined: int
+) -> dict[tuple[str, str], list[JoinedVideo]]:
+    """Returns (source, kind) -> the joined videos of `iterate_material`."""
+    made = {}
+    for key, video in iterate_material(clips, seed, stream, num_joined):
+        made.setdefault(key, []).append(video)
     return made
 
 
@@ -228,14 +237,14 @@ def _take_scenes(source: str, clips: Clips, size, rng) -> list[material.Scene]:
     return [material.read_scene(clips.videos[k], size, stride) for k in chosen]
 
 
-def _fit_methods(encode, train: Clips, learned, seed: int):
+def _fit_methods(encode, train: Clips, learned: Iterable[JoinedVideo], seed: int):
     """Returns row -> (JoinedVideo -> boundaries, description) and the detector of the latents."""
     _, factor = choose_size(train)
     text = (
-        "changes over {} in {}, boosted trees and threshold fitted to joined training videos "
+        "changes of medians over {} and least distances over {} frames (+ gap) in {}, boosted "
+        "trees and threshold fitted to {} joined training videos "
         f"(at least {boundaries.MIN_DISTANCE} frames between boundaries)"
     )
-    scales = ", ".join(f"{width}+{gap}" for width, gap in boundaries.SCALES) + " frames (+ gap)"
 
     def read_latents(video: JoinedVideo):
         return encode(video.frames_THWC, factor)
@@ -244,15 +253,21 @@ def _fit_methods(encode, train: Clips, learned, seed: int):
         codes_THWC, _, _ = encode_view(train.view, video.frames_THWC, factor)
         return codes_THWC.reshape(len(codes_THWC), -1).astype(np.float32)
 
+    readers = {
+        "vae": (read_latents, "latents in units of their posterior standard deviations"),
+        "frame_difference": (read_pixels, "8-bit codes of the view"),
+    }
+    # The frames of one video at a time are in memory, the vectors of all.
+    videos = {name: [] for name in readers}
+    for video in learned:
+        for name, (read, _) in readers.items():
+            videos[name].append((read(video), video.transitions))
     methods, detectors = {}, {}
-    for name, read, words in (
-        ("vae", read_latents, "latents in units of their posterior standard deviations"),
-        ("frame_difference", read_pixels, "8-bit codes of the view"),
-    ):
-        videos = [(read(v), v.transitions) for group in learned.values() for v in group]
-        detector = detectors[name] = boundaries.fit_detector(videos, seed)
+    for name, (read, words) in readers.items():
+        detector = detectors[name] = boundaries.fit_detector(videos[name], seed)
+        reach = (_list_windows(boundaries.SCALES), _list_windows(boundaries.SPANS))
         find = functools.partial(_detect, detector, read)
-        methods[name] = (find, text.format(scales, words))
+        methods[name] = (find, text.format(*reach, words, len(videos[name])))
     version = rivals.find_pyscenedetect()
     for name, detector in rivals.DETECTORS.items():
         if version is None:
@@ -262,6 +277,10 @@ def _fit_methods(encode, train: Clips, learned, seed: int):
             words = f"PySceneDetect {version}, {detector} with its defaults, RGB of full size"
             methods[name] = (functools.partial(_detect_rival, name), words)
     return methods, detectors["vae"]
+
+
+def _list_windows(windows: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{width}+{gap}" for width, gap in windows)
 
 
 def _detect(detector, read, video: JoinedVideo) -> list[int]:
