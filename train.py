@@ -9,6 +9,7 @@ python train.py --init_from RUN                     starts from the parameters o
 
 import argparse
 import dataclasses
+import sys
 import time
 from pathlib import Path
 
@@ -161,6 +162,8 @@ def train(request: Request) -> bool:
     session.draw_curves(run)
     if done < num_steps:
         print(f"stopped at step {done} of {num_steps}; go on: python train.py --workdir {workdir}")
+        if interrupts.terminated:
+            sys.exit(cli.TEMPORARY_FAILURE)
     return done == num_steps
 
 

@@ -5,6 +5,7 @@ import difflib
 import io
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from vvae.config import Config
 USAGE_ERROR = 2
 INTERRUPTED = 130
 NUMERICAL_ERROR = 3
+TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: run it again
 _ROOT = Path(__file__).resolve().parent.parent
 _PLAIN_WORDS = {"true": "True", "false": "False", "none": "None"}
 
@@ -60,13 +62,15 @@ def parse_settings(
 def run_main(main: Callable[[list[str]], int]) -> None:
     """Runs a program: its status is the exit status; what the user can mend is one line, status 2.
 
-    Ctrl-C where nothing can be saved is one line and status 130.
+    Ctrl-C where nothing can be saved is one line and status 130; SIGTERM is status 75, by which a
+    scheduler knows that the same command goes on.
 
     An error that vvae raised on purpose (ValueError, MemoryError, or OSError of a file) is printed
     as one line; a FloatingPointError (a loss that is not finite) is one line and status 3; any
     other error is a fault of the program and keeps its traceback, as every one does where the
     environment sets VVAE_TRACEBACK.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TEMPORARY_FAILURE))
     try:
         status = main(sys.argv[1:])
     except (ValueError, OSError, MemoryError) as error:

@@ -341,22 +341,37 @@ def open_batches(dataset: Dataset, config: Config, runner, first_step: int):
 
 
 class Interrupts:
-    """Turns the first Ctrl-C into a request to save and stop; the second one stops at once."""
+    """Turns the first Ctrl-C or SIGTERM into a request to save and stop; a second one of either
+    ends the process at once, even in the middle of a save."""
 
     def __init__(self):
         """Nothing is requested yet."""
-        self.requested = False
+        self._received = None
 
     def __enter__(self) -> "Interrupts":
-        self._previous = signal.signal(signal.SIGINT, self._request)
+        signals = (signal.SIGINT, signal.SIGTERM)
+        self._previous = {number: signal.signal(number, self._request) for number in signals}
         return self
 
     def __exit__(self, *exception) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+        if not self.requested:
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
 
-    def _request(self, *_) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, self._previous)
+    @property
+    def requested(self) -> bool:
+        """Whether to save and stop."""
+        return self._received is not None
+
+    @property
+    def terminated(self) -> bool:
+        """Whether that was SIGTERM, by which schedulers take a machine back."""
+        return self._received == signal.SIGTERM
+
+    def _request(self, number: int, _) -> None:
+        self._received = number
+        for other in self._previous:
+            signal.signal(other, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
