@@ -139,8 +139,9 @@ def test_damaged_entry_is_decoded_anew(tmp_path, cache):
     assert decoded == [0]
     np.testing.assert_array_equal(open_codes(entries[0].codes_path)[0], frames)
     details = next(p for n, p in find_files(cache).items() if n.endswith(".json"))
-    details.write_text("{")
-    assert fill([tmp_path / "a.mp4"], cache)[1] == [0]
+    for text in ("{", "{}", "3", "[" * 10**5, '{"mask": 0, "codes_bytes": 848}'):
+        details.write_text(text)
+        assert fill([tmp_path / "a.mp4"], cache)[1] == [0]
 
 
 def test_no_temporary_file_stays(tmp_path, cache):

@@ -125,6 +125,8 @@ def test_manifest_of_paths_alone(tmp_path):
         ("path\n../a.mp4\n", "line 2: '../a.mp4' leaves the folder"),
         ("path\n/etc/passwd.mp4\n", "line 2: '/etc/passwd.mp4' leaves the folder"),
         ("path\n.\n", "line 2: '.' leaves the folder"),
+        ("path\na/../../b.mp4\n", "line 2: 'a/../../b.mp4' leaves the folder"),
+        ("path\na\0b.mp4\n", "line 2: .*'a.x00b.mp4' is no path of a file"),
         ("path,label\na.mp4,x,y\n", "line 2: 1 cells more than columns"),
         ("path,label,label\na.mp4,x,y\n", "column 'label' appears twice"),
         ("path\n", "no videos in"),
@@ -135,6 +137,22 @@ def test_manifest_that_cannot_be_followed(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as caught:
         list_videos(tmp_path)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "=cmd|' /C calc'!A0",
+        "<script>alert(1)</script>",
+        "größe 動画 🎬",
+        "a, b",
+        "../up",
+        "x" * 300,
+    ],
+)
+def test_labels_are_text_whatever_they_hold(tmp_path, label):
+    write_manifest(tmp_path, f'path,label\na.mp4,"{label}"\n')
+    assert list_facts(tmp_path) == [("a.mp4", label, None)]
 
 
 def test_manifest_in_another_encoding(tmp_path):

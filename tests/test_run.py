@@ -116,3 +116,10 @@ def test_what_is_no_record_of_a_run_is_named(tmp_path, text):
     with pytest.raises(ValueError, match=r"config\.json") as caught:
         runs.open_run(tmp_path)
     assert len(str(caught.value)) < 500 + len(str(tmp_path))
+
+
+def test_json_holds_names_that_are_no_utf_8(tmp_path):
+    value = {"broken": {"caf\udce9 \\udce9.mp4": "größe 動画 🎬"}}
+    runs.write_json(tmp_path / "a.json", value)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value
+    assert "動画" in (tmp_path / "a.json").read_text(encoding="utf-8")

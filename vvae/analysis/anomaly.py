@@ -1,6 +1,5 @@
 """What is strange in a video, for a model that has seen normal ones only?"""
 
-import csv
 import dataclasses
 import functools
 import math
@@ -26,6 +25,7 @@ from vvae.analysis.anomaly_metrics import (
 from vvae.analysis.anomaly_scorer import MODEL_SCORES, Scorer, ScoreSettings
 from vvae.analysis.anomaly_scores import begin_live, map_errors, step_live
 from vvae.analysis.batches import measure_fps
+from vvae.analysis.csv_text import open_csv
 from vvae.analysis.intervals import (
     ABNORMAL,
     Frames,
@@ -347,8 +347,7 @@ def _describe_rates(alarm_F, abnormal_F) -> str:
 
 
 def _write_verdicts(path: Path, names, peak_V, threshold: float) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with open_csv(path) as writer:
         writer.writerow(["path", "verdict", "peak_score", "threshold"])
         for name, peak in zip(names, peak_V):
             verdict = "abnormal" if peak > threshold else "normal"

@@ -1,6 +1,5 @@
 """Do the latents tell the classes apart? Linear probe and nearest neighbours on frozen features."""
 
-import csv
 import dataclasses
 import math
 import os
@@ -20,6 +19,7 @@ from vvae.analysis.baselines import (
     project_frames,
     randomize_params,
 )
+from vvae.analysis.csv_text import open_csv
 from vvae.analysis.features import VideoFeatures, average_by_video, extract, make_encoder
 from vvae.analysis.few_labels import measure_few_labels
 from vvae.analysis.finetune import finetune, score_videos
@@ -441,8 +441,7 @@ def label_videos(
     features = extract(make_encoder(model, probe.pooling), params, clips, batch_size)
     scores_VK = probes.predict_scores(probe, features.feature_VF)
     best_V = scores_VK.argmax(axis=1)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with open_csv(path) as writer:
         writer.writerow(["path", "label", "score", *probe.class_names])
         for name, best, scores_K in zip(features.name_V, best_V, scores_VK):
             cells = [f"{score:.6f}" for score in scores_K]

@@ -1,6 +1,5 @@
 """Which videos belong together? Clusters of latents, beside clusters of PCA of the raw clips."""
 
-import csv
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from vvae import figures, metrics
 from vvae.analysis import mixtures
 from vvae.analysis.baselines import MAX_FIT_BYTES, READ_CLIPS, randomize_params
 from vvae.analysis.batches import map_clips
+from vvae.analysis.csv_text import open_csv
 from vvae.analysis.features import average_by_video, get_pooling
 from vvae.analysis.mixtures import Clusters
 from vvae.analysis.result import Result, describe_data, require_split
@@ -467,8 +467,7 @@ def _draw_maps(
 
 def _write_assignments(path, groupings: Mapping[str, Grouping], clips: Clips, split: str) -> None:
     """Writes path, label, split and the cluster of each measured video by every method."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with open_csv(path) as writer:
         writer.writerow(["path", "label", "split", *groupings])
         for v, video in enumerate(clips.videos):
             own = [int(grouping.test_V[v]) for grouping in groupings.values()]

@@ -1,6 +1,5 @@
 """Frames of videos and intervals of them: true ones from a manifest, found ones into a CSV file."""
 
-import csv
 import dataclasses
 import os
 import re
@@ -8,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from vvae.analysis.csv_text import open_csv
 from vvae.data.clips import Clips
 from vvae.data.listing import Video
 
@@ -171,8 +171,7 @@ def find_intervals(
 
 def write_intervals(path: str | os.PathLike, intervals: Iterable[Interval]) -> None:
     """Writes intervals as CSV: path, start_frame, end_frame, start_s, end_s, peak_score."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with open_csv(path) as writer:
         writer.writerow(["path", "start_frame", "end_frame", "start_s", "end_s", "peak_score"])
         for found in intervals:
             times = (f"{found.start:.3f}", f"{found.end:.3f}")

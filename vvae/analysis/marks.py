@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vvae.analysis.csv_text import open_csv, unguard
 from vvae.analysis.moderate_detector import KINDS
 from vvae.analysis.result import require_split
 from vvae.data.clips import Clips
@@ -50,7 +51,7 @@ def read_marks(path: str | os.PathLike, dataset: Dataset) -> Marks:
     known = {video.name for clips in dataset.splits.values() for video in clips.videos}
     unwanted: dict[str, bool] = {}
     for line, row in enumerate(rows, start=2):
-        name, label = (row.get("path") or "").strip(), (row.get("label") or "").strip()
+        name, label = unguard((row.get("path") or "").strip()), (row.get("label") or "").strip()
         if not name or label not in KINDS:
             raise ValueError(
                 f"{path}, line {line}: needs the columns path and label, wanted or unwanted; got "
@@ -121,8 +122,7 @@ def find_class(clips: Clips, class_names: tuple[str, ...], unwanted_class: str) 
 
 def write_marks(path: str | os.PathLike, clips: Clips, marks: Marks) -> None:
     """Writes the marks of these videos as a file that `read_marks` reads."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with open_csv(path) as writer:
         writer.writerow(["path", "label"])
         names = [video.name for video in clips.videos if video.name in marks.unwanted]
         writer.writerows([name, KINDS[int(marks.unwanted[name])]] for name in names)

@@ -1,6 +1,5 @@
 """What a detector of unwanted content says of videos: verdicts, intervals, pictures, sentences."""
 
-import csv
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ import numpy as np
 from vvae import figures
 from vvae.analysis.anomaly_metrics import auroc, average_precision
 from vvae.analysis.anomaly_scorer import find_peaks
+from vvae.analysis.csv_text import open_csv
 from vvae.analysis.detection_metrics import CONFIDENCE, bootstrap_groups, estimate_share
 from vvae.analysis.intervals import find_intervals, list_frames, write_intervals
 from vvae.analysis.marks import select_marked
@@ -117,8 +117,7 @@ def estimate_intervals(
 
 def _write_verdicts(path: Path, detector: Detector, judgement: Judgement) -> None:
     probability_V = to_probability(detector, judgement.score_V)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with open_csv(path) as writer:
         writer.writerow(["path", "verdict", "score", "threshold", "probability"])
         for video, called, score, probability in zip(
             judgement.clips.videos, judgement.called_V, judgement.score_V, probability_V

@@ -1,6 +1,5 @@
 """What a classifier said of each video: a table, and a picture of its most confident mistakes."""
 
-import csv
 import os
 from collections.abc import Sequence
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from vvae import figures
 from vvae.analysis.batches import choose_frames
+from vvae.analysis.csv_text import open_csv
 from vvae.data.clips import Clips
 from vvae.data.views import view_to_rgb
 
@@ -30,8 +30,7 @@ def write_predictions(
       scores_VK: probabilities.
       class_names: K names.
     """
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with open_csv(path) as writer:
         writer.writerow(["path", "label", "predicted", "score", "correct"])
         for name, label, scores_K in zip(names, label_V, scores_VK):
             best = int(scores_K.argmax())

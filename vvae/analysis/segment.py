@@ -1,6 +1,5 @@
 """Where do shots begin, and which pixels are foreground? From the latents and the likelihood."""
 
-import csv
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from vvae import figures, metrics
 from vvae.analysis import boundaries, rivals
 from vvae.analysis import transitions as material
 from vvae.analysis.boundaries import Detector
+from vvae.analysis.csv_text import open_csv
 from vvae.analysis.foreground import measure_masks
 from vvae.analysis.result import Result, describe_data, require_split
 from vvae.analysis.transitions import JoinedVideo
@@ -428,8 +428,7 @@ def _write_shots(folder: Path, encode: Callable, detector: Detector, clips: Clip
 
 def write_segments(path: str | os.PathLike, segments: Sequence[dict]) -> None:
     """Writes segments as CSV; times in seconds with three decimals."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with open_csv(path) as writer:
         writer.writerow(["path", "start_frame", "end_frame", "start_s", "end_s"])
         for row in segments:
             times = [f"{row['start_s']:.3f}", f"{row['end_s']:.3f}"]

@@ -218,15 +218,20 @@ def _load_entry(job: _Job) -> Entry | Broken | None:
     """Returns the entry, marked as used now; None if it is not there or not whole."""
     try:
         text = job.details_path.read_bytes()
-        details = json.loads(text)
-        if "error" not in details and job.codes_path.stat().st_size != details["codes_bytes"]:
+        entry = _parse_entry(job, json.loads(text), len(text))
+        codes_bytes = entry.num_bytes - len(text)
+        if isinstance(entry, Entry) and job.codes_path.stat().st_size != codes_bytes:
             return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     with contextlib.suppress(OSError):  # a cache that may only be read serves as well
         os.utime(job.details_path)
+    return entry
+
+
+def _parse_entry(job: _Job, details: dict, num_bytes: int) -> Entry | Broken:
     if "error" in details:
-        return Broken(details["error"], num_bytes=len(text))
+        return Broken(str(details["error"]), num_bytes)
     return Entry(
         codes_path=str(job.codes_path),
         mask_NT=np.array(details["mask"], bool),
@@ -234,7 +239,7 @@ def _load_entry(job: _Job) -> Entry | Broken | None:
         time_NT=np.array(details["time"], np.float64),
         num_padded=details["num_padded"],
         num_frames=details["num_frames"],
-        num_bytes=details["codes_bytes"] + len(text),
+        num_bytes=details["codes_bytes"] + num_bytes,
         num_clipped=details.get("num_clipped", 0),  # entries older than flow lack it
     )
 

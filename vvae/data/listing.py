@@ -158,6 +158,8 @@ def _check_columns(manifest: str, columns: list[str]) -> None:
 def _follow_row(root: str, where: str, row: dict[str, str]) -> Video:
     if not row["path"]:
         raise ValueError(f"{where}: the cell `path` is empty")
+    if "\0" in row["path"]:
+        raise ValueError(f"{where}: {row['path']!r} is no path of a file")
     path = os.path.normpath(os.path.join(root, row["path"]))
     if not path.startswith(os.path.join(root, "")):
         raise ValueError(f"{where}: {row['path']!r} leaves the folder; name files inside {root}")
