@@ -7,6 +7,8 @@
     python evaluate.py export --workdir RUN                     the encoder as one file
     python evaluate.py compare RUN RUN                          two runs side by side
     python evaluate.py search --workdir RUN --query VIDEO       the clips most similar to one
+    python evaluate.py compress IN.mp4 OUT.vvz --workdir RUN    a video as coded latents
+    python evaluate.py decompress OUT.vvz BACK.mp4 --workdir RUN
     python evaluate.py moderate --workdir RUN --marks FILE.csv  learns unwanted content from marks
     python evaluate.py moderate --workdir RUN --data.path NEW   finds it in new videos
     python evaluate.py report --workdir RUN                     one HTML page of all of it
@@ -23,7 +25,13 @@ from pathlib import Path
 from vvae import cli, runtime
 from vvae.config import BASELINES, TASKS
 
-OTHER_TASKS = ("check", "export", "compare", "report")
+OTHER_TASKS = ("check", "export", "compare", "report", "compress", "decompress")
+# Task -> the files that it takes after its name.
+OPERANDS = {
+    "compare": ("RUN", "RUN"),
+    "compress": ("IN.mp4", "OUT.vvz"),
+    "decompress": ("IN.vvz", "OUT.mp4"),
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -41,6 +49,12 @@ def main(arguments: list[str]) -> int:
     runtime.prepare_jax()
     if request.tasks == ["export"]:
         export(request)
+        return 0
+    if request.tasks == ["compress"]:
+        compress(request)
+        return 0
+    if request.tasks == ["decompress"]:
+        decompress(request)
         return 0
     evaluate_run(
         request.workdir,
@@ -83,10 +97,12 @@ class Request:
     data_path: str | None
     which: str
     search: SearchRequest
-    compared: tuple[Path, ...]
+    operands: tuple[Path, ...]
     out: Path | None
     baselines: tuple[str, ...] | None = None
     moderation: ModerateRequest = ModerateRequest()
+    step: float | None = None
+    lossless: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -135,8 +151,16 @@ def read_request(arguments: list[str]) -> Request:
         metavar="FILE.csv",
         help="moderate: videos with columns path and label, wanted or unwanted",
     )
+    parser.add_argument(
+        "--step",
+        type=float,
+        help="compress: of the quantisation, in standard deviations of the posterior (2)",
+    )
+    parser.add_argument(
+        "--lossless", action="store_true", help="decompress: write the frames bit by bit"
+    )
     options = parser.parse_intermixed_args(arguments)
-    compared = _take_compared(options)
+    operands = _take_operands(options)
     for task in options.tasks:
         if task not in (*TASKS, *OTHER_TASKS):
             raise ValueError(cli.describe_unknown("task", task, (*TASKS, *OTHER_TASKS)))
@@ -146,35 +170,51 @@ def read_request(arguments: list[str]) -> Request:
     if options.tasks == ["check"]:
         if options.data_path is None:
             raise ValueError("check needs a folder of videos: --data.path DIR")
-    elif options.workdir is None and not compared:
+    elif options.workdir is None and options.tasks != ["compare"]:
         raise ValueError("give the run to evaluate: --workdir RUN")
     which = int(options.which) if options.which.isdigit() else options.which
     _check_search(options)
     _check_moderate(options)
+    _check_compress(options)
     return Request(
         options.tasks,
         options.workdir,
         options.data_path,
         which,
         SearchRequest(options.query, options.count),
-        compared,
+        operands,
         options.out,
         None if options.baselines is None else tuple(options.baselines),
         ModerateRequest(options.unwanted, options.marks, options.num_marks),
+        options.step,
+        options.lossless,
     )
 
 
-def _take_compared(options) -> tuple[Path, ...]:
-    """Takes the two run directories of `compare RUN RUN` out of the tasks; none for other tasks."""
-    if "compare" not in options.tasks:
-        if options.out is not None:
-            raise ValueError("--out is an option of compare")
+def _take_operands(options) -> tuple[Path, ...]:
+    """Takes the paths of a task of `OPERANDS` out of the tasks; none for other tasks."""
+    if options.out is not None and "compare" not in options.tasks:
+        raise ValueError("--out is an option of compare")
+    named = [task for task in OPERANDS if task in options.tasks]
+    if not named:
         return ()
-    if options.tasks[0] != "compare" or len(options.tasks) != 3:
-        raise ValueError("compare takes two runs and nothing else: compare RUN RUN")
-    compared = tuple(Path(run) for run in options.tasks[1:])
-    options.tasks = ["compare"]
-    return compared
+    task = options.tasks[0]
+    if task not in OPERANDS or len(options.tasks) != 1 + len(OPERANDS[task]):
+        words = " ".join((named[0], *OPERANDS[named[0]]))
+        kind = "runs" if named[0] == "compare" else "files"
+        raise ValueError(f"{named[0]} takes two {kind} and nothing else: {words}")
+    operands = tuple(Path(path) for path in options.tasks[1:])
+    options.tasks = [task]
+    return operands
+
+
+def _check_compress(options) -> None:
+    if options.step is not None and options.tasks != ["compress"]:
+        raise ValueError("--step is an option of compress")
+    if options.lossless and options.tasks != ["decompress"]:
+        raise ValueError("--lossless is an option of decompress")
+    if options.step is not None and not 0 < options.step < float("inf"):
+        raise ValueError(f"--step={options.step}: must be positive")
 
 
 def _check_search(options) -> None:
@@ -559,7 +599,7 @@ def compare(request: Request) -> None:
 
     from vvae.analysis import compare as comparing
 
-    comparison = comparing.compare_runs(*request.compared)
+    comparison = comparing.compare_runs(*request.operands)
     print(comparing.format_comparison(comparison))
     if request.out is not None:
         request.out.write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n")
@@ -588,6 +628,36 @@ def export(request: Request) -> None:
     print("    import jax.export")
     print(f'    encoder = jax.export.deserialize(open("{path}", "rb").read())')
     print(f"    latents = encoder.call(video)  # uint8 [B, T, {shape}] -> dict of float32 arrays")
+
+
+def compress(request: Request) -> None:
+    """Writes a video as coded latents of a run's model, and prints size and quality."""
+    from vvae import coding
+    from vvae import run as runs
+    from vvae.analysis import compress as compressing
+    from vvae.analysis.result import format_result
+
+    coding.require_coder()
+    view = runs.open_run(request.workdir).config.data.view
+    model, params = runs.load(request.workdir, request.which)
+    step = coding.DEFAULT_STEP if request.step is None else request.step
+    result = compressing.compress(model, params, *request.operands, view=view, step=step)
+    print(f"{format_result(result)}\n\nwritten: {request.operands[1]}")
+
+
+def decompress(request: Request) -> None:
+    """Writes the video of coded latents."""
+    from vvae import coding
+    from vvae import run as runs
+    from vvae.analysis import compress as compressing
+
+    coding.require_coder()
+    model, params = runs.load(request.workdir, request.which)
+    source, target = request.operands
+    header = compressing.decompress(model, params, source, target, request.lossless)
+    num_frames, height, width = header.shape_THW
+    rate = header.fps[0] / header.fps[1]
+    print(f"written: {target}, {num_frames} frames of {width}x{height}, {rate:g} a second")
 
 
 if __name__ == "__main__":

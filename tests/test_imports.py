@@ -22,6 +22,7 @@ ALLOWED = {
     "objectives": ("distributions", "models.contract"),
     "training": ("training", "objectives"),
     "streaming": ("models", "distributions", "video"),
+    "coding": ("models", "distributions"),
     "tiling": ("models", "distributions"),
     "sharding": ("models", "distributions"),
     "cards": (),
@@ -39,6 +40,8 @@ ALLOWED = {
         "models",
         "distributions",
         "objectives",
+        "streaming",
+        "coding",
         "cards",
         "metrics",
         "figures",
@@ -64,6 +67,7 @@ ONLY_USERS = {
     "tyro": {"cli"},
     "scenedetect": {"analysis.rivals"},
     "cv2": {"data.flow"},
+    "constriction": {"coding"},
 }
 
 

@@ -11,7 +11,7 @@ import functools
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,38 +191,69 @@ def write_video(
     Raises:
         VideoError: frames of another dtype or shape, another suffix, or a failing encoder or disk.
     """
+    frames_THWC = np.asarray(frames_THWC)
+    _check_frames(Path(path), frames_THWC)
+    write_video_pieces(path, [frames_THWC], frames_THWC.shape[1:3], fps, lossless)
+
+
+def write_video_pieces(
+    path: str | os.PathLike,
+    pieces: Iterable[np.ndarray],
+    size: tuple[int, int],
+    fps: float,
+    lossless: bool = False,
+) -> None:
+    """Writes an H.264 video as its frames come, with memory for one piece; else as `write_video`.
+
+    Args:
+        path: Where to.
+        pieces: uint8 [T, H, W, 1 or 3], one after the other in time; what they raise passes.
+        size: (height, width) of every frame.
+        fps: Frames per second, above 0.
+        lossless: Whether the frames must come back unchanged.
+    """
     path = Path(path)
-    frames_THWC = _check_writable(path, frames_THWC, fps)
+    _check_target(path, fps)
     if lossless:
-        codec, pixel_format, options = "libx264rgb", "rgb24", ["-qp", "0"]
+        codec, pixel_format, options, odd = "libx264rgb", "rgb24", ["-qp", "0"], (0, 0)
     else:
         codec, pixel_format = "libx264", "yuv420p"
         options = ["-crf", "18", "-preset", "veryfast", *_REPRODUCIBLE]
-        odd_H, odd_W = (side % 2 for side in frames_THWC.shape[1:3])
-        frames_THWC = np.pad(frames_THWC, ((0, 0), (0, odd_H), (0, odd_W), (0, 0)), mode="edge")
+        odd = size[0] % 2, size[1] % 2
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    container = _CONTAINERS[path.suffix.lower()]
+    writer = imageio_ffmpeg.write_frames(
+        str(temporary),
+        (size[1] + odd[1], size[0] + odd[0]),
+        fps=fps,
+        codec=codec,
+        pix_fmt_out=pixel_format,
+        quality=None,
+        macro_block_size=1,
+        output_params=[*options, "-f", _CONTAINERS[path.suffix.lower()]],
+    )
     try:
-        height, width = frames_THWC.shape[1:3]
-        writer = imageio_ffmpeg.write_frames(
-            str(temporary),
-            (width, height),
-            fps=fps,
-            codec=codec,
-            pix_fmt_out=pixel_format,
-            quality=None,
-            macro_block_size=1,
-            output_params=[*options, "-f", container],
-        )
         with contextlib.closing(writer):
-            writer.send(None)
-            for frame in frames_THWC:
-                writer.send(np.ascontiguousarray(frame))
-        temporary.replace(path)
-    except (OSError, ValueError) as error:
-        raise VideoError(path, f"cannot be written ({_first_line(error)})") from error
+            with _naming_failure(path):
+                writer.send(None)
+            for frames_THWC in pieces:
+                _check_frames(path, frames_THWC, size)
+                grown = np.pad(frames_THWC, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
+                for frame in np.broadcast_to(grown, (*grown.shape[:3], 3)):
+                    with _naming_failure(path):
+                        writer.send(np.ascontiguousarray(frame))
+        with _naming_failure(path):
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming_failure(path: Path) -> Iterator[None]:
+    """Turns the failure of an encoder or a disk into a VideoError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise VideoError(path, f"cannot be written ({_first_line(error)})") from error
 
 
 class _FramePlugin(PyAVPlugin):
@@ -372,20 +403,23 @@ def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize((width, height), method))
 
 
-def _check_writable(path: Path, frames_THWC: np.ndarray, fps: float) -> np.ndarray:
-    """Returns the frames as [T, H, W, 3] or raises VideoError."""
-    frames = np.asarray(frames_THWC)
+def _check_frames(path: Path, frames: np.ndarray, size: tuple[int, int] | None = None) -> None:
+    """Raises VideoError for frames that cannot be written, or are not of the size."""
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] not in (1, 3):
         raise VideoError(
             path, f"frames are {frames.dtype} {frames.shape}; expected uint8 [T, H, W, 1 or 3]"
         )
     if 0 in frames.shape:
         raise VideoError(path, f"no pixels to write in an array of shape {frames.shape}")
+    if size is not None and frames.shape[1:3] != tuple(size):
+        raise VideoError(path, f"frames are {frames.shape[1:3]}, others {tuple(size)}")
+
+
+def _check_target(path: Path, fps: float) -> None:
     if not fps > 0:
         raise VideoError(path, f"fps is {fps}; it must be above 0")
     if path.suffix.lower() not in _CONTAINERS:
         raise VideoError(path, f"cannot write {path.suffix!r}; use one of {sorted(_CONTAINERS)}")
-    return np.broadcast_to(frames, (*frames.shape[:3], 3))
 
 
 def _is_image(name: str) -> bool:

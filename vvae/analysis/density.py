@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vvae import figures, metrics, objectives
+from vvae import coding, figures, metrics, objectives
 from vvae.analysis import latents
 from vvae.analysis.batches import map_clips, name_clips, spread_evenly
 from vvae.analysis.result import Result, describe_clips, describe_data, require_split
@@ -21,6 +21,7 @@ from vvae.data.dataset import Dataset
 from vvae.data.views import View
 from vvae.metrics import Metric
 from vvae.models import contract
+from vvae.models.causal import CausalVideoVAE
 from vvae.models.sequential import level_kl
 
 MAX_CHUNK = 10
@@ -99,6 +100,7 @@ def density(
     )
     bound["elbo"] = measured["elbo"][chosen_ids].astype(np.float64)
     row = _summarize_bound(measured, clips, context)
+    row |= _summarize_rates(model, measured, clips.mask_NT, context)
     row |= _summarize_iwae(bound, num_samples, context | describe_clips(chosen))
     for name, level in levels.items():
         row |= _summarize_level(name, level, seed, context)
@@ -132,7 +134,8 @@ def measure_batch(model, key, params, batch) -> dict[str, Any]:
 
     Returns:
       Arrays [B, ...]: elbo, log_likelihood and kl (by level) in nats per clip, kl_by_dimension, the
-      posteriors, and sums over valid frames of the mean square error of the reconstruction and of
+      posteriors, of a grid also as it is with codes (None for other models), and sums over valid
+      frames of the mean square error of the reconstruction and of
       the video about the training mean, in [-1, 1] units.
     """
     video_BTHWC, mask_BT, index_B = batch["video"], batch["mask"], batch["index"]
@@ -151,6 +154,7 @@ def measure_batch(model, key, params, batch) -> dict[str, Any]:
         "kl": {level: kl[0] for level, kl in terms.kl_by_level.items()},
         "kl_by_dimension": level_kl(model, params, video_BTHWC, key, mask_BT, index_B),
         "posterior": model.level_posteriors(posterior),
+        "grid": posterior if isinstance(model, CausalVideoVAE) else None,
         "squared_error": _masked_mean_square(x - mean_video, mask_BT),
         "squared_deviation": _masked_mean_square(x - training_mean, mask_BT),
     }
@@ -204,6 +208,27 @@ def _summarize_bound(measured, clips: Clips, context) -> dict[str, Metric]:
         definition = f"KL(posterior || prior) of the {level} latent, one sample"
         row[f"kl_{level}"] = make(f"kl_{level}", kl_N.astype(np.float64), definition)
     return row | summarize_bits(elbo_N, clips, context)
+
+
+def _summarize_rates(model, measured, mask_NT: np.ndarray, context) -> dict[str, Metric]:
+    """Two rates of a grid of latents: by the ELBO, and of its codes; none for other models."""
+    if measured["grid"] is None:
+        return {}
+    mask_Nt = np.asarray(model.latent_mask(jnp.asarray(mask_NT)))
+    kl_N = np.asarray(coding.kl_bits(model.bottleneck, measured["grid"], mask_Nt), np.float64)
+    coded_N = coding.coded_bits(model.bottleneck, measured["grid"], mask_Nt)
+    coded_definition = (
+        "-log2 P of the posterior mean, quantised in steps of the clip's posterior deviation "
+        f"x {coding.DEFAULT_STEP} (finite scalars: of the codes), under the discretised prior"
+    )
+    entries = {"kl_bits": (kl_N, "KL(posterior || prior) / ln 2")}
+    entries["coded_bits"] = (coded_N, coded_definition)
+    return {
+        name: metrics.make_metric(
+            name, values_N.mean(), "bits/clip", definition, BY_CLIP, **context
+        )
+        for name, (values_N, definition) in entries.items()
+    }
 
 
 def summarize_bits(elbo_N: np.ndarray, clips: Clips, context) -> dict[str, Metric]:

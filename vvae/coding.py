@@ -1,0 +1,548 @@
+"""Latents of CausalVideoVAE as bytes and back, and the two rates of a video, in bits.
+
+    codes = rint(posterior mean / step),  range-coded under the probability of each bin under p(z)
+
+Gaussian latents have one step a channel, in units of the prior's standard deviation, which is 1;
+finite scalars are their own codes, under a uniform prior. The steps or levels stand in the file as
+integers, and the frequencies of the bins are computed from them in integers alone, so that every
+machine decodes under the table under which another has encoded. The range coder is that of
+`constriction` (extra `coding`); all that only counts bits does without it.
+
+A file, little-endian, is a header, one integer a channel (step or levels), the CRC-32 of both, and
+blocks. A block is a few latent frames: the numbers of latent frames, words and escapes, the CRC-32
+of these and of what follows; the words of the range coder; and the codes outside of the table. One
+block is in memory at a time. Nothing in a file is executed.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import itertools
+import math
+import os
+import struct
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vvae.distributions import Gaussian
+from vvae.models.bottleneck import Codes, FiniteScalars, GaussianLatents
+
+DEFAULT_STEP = 2.0
+PRECISION = 24  # frequencies add up to 2**24, as in the range coder
+STEP_UNIT = 2**-16
+SMALLEST_STEP, LARGEST_STEP = 2**8, 2**20  # in STEP_UNIT: 1/256 and 16 standard deviations
+TABLE_REACH = 5.5  # standard deviations of the prior; beyond are 4e-8 of its mass, less than 2**-24
+ESCAPE_BITS = 32
+BLOCK_SYMBOLS = 2**17
+
+MAGIC = b"VVZ\x1a"
+VERSION = 1
+_HEADER = struct.Struct("<4sHHH3I2I3I32s")
+_CHECKSUM = struct.Struct("<I")
+_BLOCK = struct.Struct("<3I")
+_KINDS = {GaussianLatents: 1, FiniteScalars: 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Probabilities of integer codes.
+
+    Attributes:
+      lowest: the code that the first frequency belongs to.
+      frequencies: int64, positive, of sum 2**24.
+      has_escape: whether the last frequency is that of all codes that have none of their own.
+    """
+
+    lowest: int
+    frequencies: np.ndarray
+    has_escape: bool
+
+    @property
+    def num_codes(self) -> int:
+        """Codes that have a frequency of their own."""
+        return len(self.frequencies) - self.has_escape
+
+    @property
+    def bits(self) -> np.ndarray:
+        """-log2 P of each symbol, with the bits that an escaped code takes besides."""
+        bits = PRECISION - np.log2(self.frequencies)
+        bits[self.num_codes :] += ESCAPE_BITS
+        return bits
+
+    def find_symbols(self, codes: np.ndarray) -> np.ndarray:
+        """Returns the number of the frequency of each code, int64."""
+        symbols = codes.astype(np.int64) - self.lowest
+        outside = (symbols < 0) | (symbols >= self.num_codes)
+        if outside.any() and not self.has_escape:
+            raise ValueError(f"code {codes[outside][0]} is not among {self.num_codes} levels")
+        return np.where(outside, self.num_codes, symbols)
+
+
+# --- quantisation --------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class UniformSteps:
+    """Quantises Gaussian latents; steps_Z in 2**-16 standard deviations of the prior."""
+
+    steps_Z: tuple[int, ...]
+
+    def __post_init__(self):
+        for step in self.steps_Z:
+            if not SMALLEST_STEP <= step <= LARGEST_STEP:
+                raise ValueError(
+                    f"step {step} is not between {SMALLEST_STEP} and {LARGEST_STEP}, in units of "
+                    "2**-16 standard deviations of the prior"
+                )
+
+    @property
+    def num_channels(self) -> int:
+        """Z."""
+        return len(self.steps_Z)
+
+    @property
+    def _sizes(self) -> np.ndarray:
+        return np.array(self.steps_Z, np.float64) * STEP_UNIT
+
+    def quantise(self, values: np.ndarray) -> np.ndarray:
+        """Returns the nearest codes, int32; [..., Z] -> [..., Z].
+
+        Raises:
+          ValueError: for values that are not finite, or too large for an integer of 32 bits.
+        """
+        codes = np.rint(np.asarray(values, np.float64) / self._sizes)
+        beyond = ~(np.abs(codes) < 2.0 ** (ESCAPE_BITS - 1))  # NaN too
+        if beyond.any():
+            raise ValueError(f"the latent {np.asarray(values)[beyond][0]} cannot be quantised")
+        return codes.astype(np.int32)
+
+    def dequantise(self, codes: np.ndarray) -> np.ndarray:
+        """Returns the middle of the bins, float32; the same on every machine."""
+        return (codes * self._sizes).astype(np.float32)
+
+    def make_tables(self) -> list[Table]:
+        """Returns the table of each channel."""
+        return [_tabulate_normal(step) for step in self.steps_Z]
+
+
+@dataclasses.dataclass(frozen=True)
+class Levels:
+    """Codes of finite scalars; levels_Z as in `FiniteScalars`."""
+
+    levels_Z: tuple[int, ...]
+
+    def __post_init__(self):
+        FiniteScalars(self.levels_Z)
+        if max(self.levels_Z) > 2**16:
+            raise ValueError(f"{max(self.levels_Z)} levels are more than {2**16}")
+
+    @property
+    def num_channels(self) -> int:
+        """Z."""
+        return len(self.levels_Z)
+
+    @property
+    def _halves(self) -> np.ndarray:
+        return np.array(self.levels_Z, np.int32) // 2
+
+    def quantise(self, values: np.ndarray) -> np.ndarray:
+        """Returns the codes of values of `FiniteScalars`, around 0, int32."""
+        values = np.asarray(values, np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("latents that are not finite cannot be coded")
+        return np.rint(values * self._halves).astype(np.int32)
+
+    def dequantise(self, codes: np.ndarray) -> np.ndarray:
+        """Returns the values, float32."""
+        return (codes / self._halves.astype(np.float32)).astype(np.float32)
+
+    def make_tables(self) -> list[Table]:
+        """Returns the table of each channel."""
+        return [_tabulate_levels(levels) for levels in self.levels_Z]
+
+
+Quantiser = UniformSteps | Levels
+
+
+def choose_quantiser(
+    bottleneck: GaussianLatents | FiniteScalars, log_std_Z: np.ndarray, step: float
+) -> Quantiser:
+    """Chooses the step of each channel: `step` times the posterior's standard deviation.
+
+    A channel that the decoder reads coarsely is so coded coarsely. With a step of
+    sqrt(2 pi e) = 4.13 `coded_bits` are about `kl_bits`, where posteriors are narrow.
+
+    Args:
+      bottleneck: of the model.
+      log_std_Z: mean over positions of the logarithm of the posterior's standard deviation; not
+        read for finite scalars.
+      step: in these units. The steps are kept between 1/256 and 16 standard deviations of the
+        prior.
+
+    Raises:
+      ValueError: for a step that is not positive, or deviations that are not finite.
+    """
+    if not 0 < step < math.inf:
+        raise ValueError(f"step={step} must be positive")
+    if isinstance(bottleneck, FiniteScalars):
+        return Levels(bottleneck.levels)
+    sizes_Z = step * np.exp(np.asarray(log_std_Z, np.float64)) / STEP_UNIT
+    if not np.isfinite(sizes_Z).all():
+        raise ValueError(f"posteriors of deviations {np.exp(log_std_Z)} cannot be quantised")
+    # Five significant bits: few steps differ, and a table is computed once for each.
+    mantissa, exponent = np.frexp(np.clip(sizes_Z, SMALLEST_STEP, LARGEST_STEP))
+    steps_Z = np.ldexp(np.rint(np.ldexp(mantissa, 5)), exponent - 5).astype(int)
+    return UniformSteps(tuple(steps_Z.tolist()))
+
+
+# --- probabilities, in integers ------------------------------------------------------------------
+
+_ONE = 2**64
+# The integer part of 2**64 sqrt(2 pi).
+_ROOT_2PI = math.isqrt(2 * 314159265358979323846264338327950288 * _ONE**2 // 10**35)
+
+
+def _half_mass(x: int) -> int:
+    """P(0 < z < x) for z of N(0, 1) and x >= 0, both in units of 2**-64.
+
+    exp(-x^2 / 2) / sqrt(2 pi) times x + x^3 / 3 + x^5 / (3 5) + ... (Abramowitz, Stegun, 26.2.11).
+    """
+    square = x * x // _ONE
+    term = total = x
+    odd = 1
+    while term:
+        odd += 2
+        term = term * square // (odd * _ONE)
+        total += term
+    term = growth = _ONE  # exp(x^2 / 2)
+    count = 0
+    while term:
+        count += 1
+        term = term * square // (2 * count * _ONE)
+        growth += term
+    return total * _ONE // growth * _ONE // _ROOT_2PI
+
+
+@functools.lru_cache(maxsize=512)
+def _tabulate_normal(step: int) -> Table:
+    """Mass of N(0, 1) in the bins round the multiples of a step, in 2**-16; the rest escapes."""
+    reach = max(1, math.ceil(TABLE_REACH / (step * STEP_UNIT) - 0.5))
+    # Beyond 8 standard deviations nothing is left of 24 bits, and the series would be long.
+    edges = [min((2 * k + 1) * step * _ONE // 2**17, 8 * _ONE) for k in range(reach + 1)]
+    inner = [_half_mass(edge) for edge in edges]
+    half = [max(0, b - a) for a, b in itertools.pairwise(inner)]
+    masses = [*reversed(half), 2 * inner[0], *half, max(0, _ONE - 2 * inner[-1])]
+    # Every symbol can occur; what rounding down leaves goes to the middle.
+    free = 2**PRECISION - len(masses)
+    frequencies = np.array([1 + mass * free // _ONE for mass in masses], np.int64)
+    frequencies[reach] += 2**PRECISION - frequencies.sum()
+    return Table(-reach, frequencies, has_escape=True)
+
+
+@functools.lru_cache(maxsize=256)
+def _tabulate_levels(levels: int) -> Table:
+    edges = np.arange(levels + 1, dtype=np.int64) * 2**PRECISION // levels
+    return Table(-(levels // 2), np.diff(edges), has_escape=False)
+
+
+# --- rates ---------------------------------------------------------------------------------------
+
+
+def count_bits(codes: np.ndarray, quantiser: Quantiser) -> float:
+    """Returns -log2 P(codes) of codes [..., Z]; escaped codes count 32 bits besides."""
+    codes_NZ = codes.reshape(-1, codes.shape[-1])
+    tables = quantiser.make_tables()
+    return math.fsum(
+        float(table.bits[table.find_symbols(codes_N)].sum())
+        for table, codes_N in zip(tables, codes_NZ.T, strict=True)
+    )
+
+
+def coded_bits(
+    bottleneck: GaussianLatents | FiniteScalars,
+    posterior: Gaussian | Codes,
+    mask_Bt: np.ndarray,
+    step: float = DEFAULT_STEP,
+) -> np.ndarray:
+    """Bits of each clip as a file of its own, without headers: -log2 P(codes) of the mean.
+
+    Args:
+      bottleneck: of the model.
+      posterior: [B, t, h, w, Z].
+      mask_Bt: which latent frames count.
+      step: see `choose_quantiser`; the steps are those of each clip.
+
+    Returns:
+      float64 [B].
+    """
+    mean = np.asarray(bottleneck.mean(posterior))
+    bits_B = np.zeros(len(mean))
+    for b, mask_t in enumerate(np.asarray(mask_Bt)):
+        clip = jax.tree.map(lambda a, b=b, mask_t=mask_t: np.asarray(a)[b, mask_t], posterior)
+        log_std_Z = sum_log_std(clip) / max(1, clip_size(mean[b, mask_t]))
+        quantiser = choose_quantiser(bottleneck, log_std_Z, step)
+        bits_B[b] = count_bits(quantiser.quantise(mean[b, mask_t]), quantiser)
+    return bits_B
+
+
+def clip_size(values: np.ndarray) -> int:
+    """Positions of values [..., Z]."""
+    return math.prod(values.shape[:-1])
+
+
+def sum_log_std(posterior: Gaussian | Codes) -> np.ndarray:
+    """Sums the logarithms of the standard deviations over positions, float64 [Z]; 0 for codes."""
+    if isinstance(posterior, Codes):
+        return np.zeros(posterior.values.shape[-1])
+    logvar = np.asarray(posterior.logvar, np.float64)
+    return 0.5 * logvar.reshape(-1, logvar.shape[-1]).sum(0)
+
+
+def kl_bits(
+    bottleneck: GaussianLatents | FiniteScalars, posterior: Gaussian | Codes, mask_Bt: jax.Array
+) -> jax.Array:
+    """Bits of each clip by the ELBO: KL(posterior || prior) / ln 2, [B]; arguments as above."""
+    kl_Bt = bottleneck.kl_by_dim(posterior).sum((-1, -2, -3))
+    return jnp.sum(kl_Bt * mask_Bt, axis=1) / math.log(2.0)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a file says before its codes.
+
+    Attributes:
+      shape_THW: frames, rows and columns of the video.
+      fps: (numerator, denominator) of its frames per second.
+      grid_thw: latents in time, rows and columns.
+      quantiser: with the steps or the levels of the channels.
+      digest: `digest_params` of the model that made the latents, 32 bytes.
+    """
+
+    shape_THW: tuple[int, int, int]
+    fps: tuple[int, int]
+    grid_thw: tuple[int, int, int]
+    quantiser: Quantiser
+    digest: bytes
+
+
+def require_coder():
+    """Returns the module constriction; ValueError, which says what to install, without it."""
+    try:
+        import constriction
+    except ImportError as error:
+        raise ValueError(
+            "coding latents needs the range coder constriction: pip install 'vvae[coding]'"
+        ) from error
+    return constriction
+
+
+def digest_params(params: Any) -> bytes:
+    """Returns SHA-256 of the names, shapes, types and values of all variables of a model."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype}{array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.digest()
+
+
+def write_codes(path: str | Path, header: Header, frames: Iterable[np.ndarray]) -> None:
+    """Writes codes; the file appears under its name only when it is complete.
+
+    Args:
+      path: where to.
+      header: what stands before them.
+      frames: int32 codes [h, w, Z] of one latent frame after the other, as many as header says.
+
+    Raises:
+      ValueError: for other frames than the header says, or without `constriction`.
+      OSError: if the file cannot be written.
+    """
+    path = Path(path)
+    coder = _Coder(header.quantiser)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(_pack_header(header))
+            for block in _group(frames, header):
+                file.write(coder.encode(block))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_header(path: str | Path) -> Header:
+    """Reads what a file says before its codes; ValueError, naming it, if it is no whole file."""
+    with _open(path) as file:
+        return _unpack_header(file)
+
+
+def read_codes(path: str | Path) -> Iterator[np.ndarray]:
+    """Reads the codes of a file, one block at a time.
+
+    Yields:
+      int32 [n, h, w, Z], equal to what was written; n latent frames.
+
+    Raises:
+      ValueError: naming the file, if it is damaged, cut, of another version or none of ours, or
+        without `constriction`.
+    """
+    with _open(path) as file:
+        header = _unpack_header(file)
+        coder = _Coder(header.quantiser)
+        missing = header.grid_thw[0]
+        while missing:
+            codes = coder.decode(file, missing, header.grid_thw[1:])
+            missing -= len(codes)
+            if not missing and file.read(1):
+                raise ValueError("bytes follow the last latent frame")
+            yield codes
+
+
+@contextlib.contextmanager
+def _open(path):
+    """Opens a file to read; what is wrong with it gets its name."""
+    try:
+        with Path(path).open("rb") as file:
+            yield file
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _pack_header(header: Header) -> bytes:
+    quantiser = header.quantiser
+    is_levels = isinstance(quantiser, Levels)
+    numbers = quantiser.levels_Z if is_levels else quantiser.steps_Z
+    kind = _KINDS[FiniteScalars if is_levels else GaussianLatents]
+    fields = (*header.shape_THW, *header.fps, *header.grid_thw, header.digest)
+    content = _HEADER.pack(MAGIC, VERSION, kind, len(numbers), *fields)
+    content += struct.pack(f"<{len(numbers)}I", *numbers)
+    return content + _CHECKSUM.pack(zlib.crc32(content))
+
+
+def _unpack_header(file) -> Header:
+    start = file.read(_HEADER.size)
+    if start[: len(MAGIC)] != MAGIC:
+        raise ValueError("is no file of coded latents")
+    if len(start) < _HEADER.size:
+        raise ValueError("is cut in its header")
+    _, version, kind, num_channels, *fields, digest = _HEADER.unpack(start)
+    if version != VERSION:
+        raise ValueError(f"is of version {version}; this vvae reads version {VERSION}")
+    numbers = file.read(4 * num_channels)
+    checksum = file.read(_CHECKSUM.size)
+    if len(numbers) < 4 * num_channels or len(checksum) < _CHECKSUM.size:
+        raise ValueError("is cut in its header")
+    if _CHECKSUM.unpack(checksum)[0] != zlib.crc32(start + numbers):
+        raise ValueError("is damaged in its header")
+    shape_THW, fps, grid_thw = tuple(fields[:3]), tuple(fields[3:5]), tuple(fields[5:])
+    if kind not in _KINDS.values() or not num_channels or not all(fields):
+        raise ValueError(f"states what cannot be: kind {kind}, {num_channels} channels, {fields}")
+    values = struct.unpack(f"<{num_channels}I", numbers)
+    make = Levels if kind == _KINDS[FiniteScalars] else UniformSteps
+    return Header(shape_THW, fps, grid_thw, make(values), digest)
+
+
+def _group(frames: Iterable[np.ndarray], header: Header) -> Iterator[np.ndarray]:
+    """Stacks latent frames to blocks of about BLOCK_SYMBOLS codes."""
+    num_frames, *size = header.grid_thw
+    shape = (*size, header.quantiser.num_channels)
+    per_block = _count_per_block(shape)
+    block, count = [], 0
+    for frame in frames:
+        if frame.shape != shape:
+            raise ValueError(f"codes of a latent frame have shape {shape}, not {frame.shape}")
+        block.append(frame)
+        count += 1
+        if len(block) == per_block:
+            yield np.stack(block)
+            block = []
+    if block:
+        yield np.stack(block)
+    if count != num_frames:
+        raise ValueError(f"{count} latent frames were given; the header says {num_frames}")
+
+
+def _count_per_block(shape_hwZ: tuple[int, ...]) -> int:
+    """Latent frames of a block."""
+    return max(1, BLOCK_SYMBOLS // math.prod(shape_hwZ))
+
+
+class _Coder:
+    """Blocks of codes as bytes and back, channel after channel under its table."""
+
+    def __init__(self, quantiser: Quantiser):
+        stream = require_coder().stream
+        self._queue = stream.queue
+        self._num_channels = quantiser.num_channels
+        self._tables = quantiser.make_tables()
+        # Multiples of 2**-24 are exact in float64, and so is what the library makes of them.
+        self._models = [
+            stream.model.Categorical(table.frequencies / 2.0**PRECISION, perfect=False, lazy=False)
+            for table in self._tables
+        ]
+
+    def encode(self, codes_nhwZ: np.ndarray) -> bytes:
+        encoder, escaped = self._queue.RangeEncoder(), []
+        codes_ZN = codes_nhwZ.reshape(-1, self._num_channels).T
+        for table, model, codes_N in zip(self._tables, self._models, codes_ZN, strict=True):
+            symbols_N = table.find_symbols(codes_N)
+            encoder.encode(symbols_N.astype(np.int32), model)
+            escaped.append(codes_N[symbols_N == table.num_codes])
+        words = encoder.get_compressed().astype("<u4")
+        escaped = np.concatenate(escaped).astype("<i4")
+        head = _BLOCK.pack(len(codes_nhwZ), len(words), len(escaped))
+        content = words.tobytes() + escaped.tobytes()
+        return head + _CHECKSUM.pack(zlib.crc32(head + content)) + content
+
+    def decode(self, file, most: int, size: tuple[int, int]) -> np.ndarray:
+        """Reads a block of at most so many latent frames of a size (rows, columns)."""
+        head = file.read(_BLOCK.size + _CHECKSUM.size)
+        if len(head) < _BLOCK.size + _CHECKSUM.size:
+            raise ValueError(f"is cut: {most} latent frames are missing")
+        count, num_words, num_escapes = _BLOCK.unpack(head[: _BLOCK.size])
+        length = 4 * (num_words + num_escapes)
+        # Asked first: the memory for a damaged length would be taken before anything is read.
+        if length > os.fstat(file.fileno()).st_size - file.tell():
+            raise ValueError(f"is cut or damaged where {most} latent frames are missing")
+        content = file.read(length)
+        checksum = zlib.crc32(content, zlib.crc32(head[: _BLOCK.size]))
+        most_here = min(most, _count_per_block((*size, self._num_channels)))
+        if checksum != _CHECKSUM.unpack(head[_BLOCK.size :])[0] or not 1 <= count <= most_here:
+            raise ValueError(f"is damaged where {most} latent frames are missing")
+        words = np.frombuffer(content[: 4 * num_words], "<u4").astype(np.uint32)
+        escaped = np.frombuffer(content[4 * num_words :], "<i4").astype(np.int32)
+        codes_NZ = self._decode_symbols(words, escaped, count * math.prod(size))
+        return codes_NZ.reshape(count, *size, self._num_channels)
+
+    def _decode_symbols(self, words: np.ndarray, escaped: np.ndarray, length: int) -> np.ndarray:
+        decoder, start = self._queue.RangeDecoder(words), 0
+        codes_NZ = np.empty((length, self._num_channels), np.int32)
+        for z, (table, model) in enumerate(zip(self._tables, self._models, strict=True)):
+            try:
+                symbols_N = np.asarray(decoder.decode(model, length))
+            except AssertionError as error:  # the library's word for words that nobody has encoded
+                raise ValueError("holds words that are no codes") from error
+            codes_N = symbols_N + table.lowest
+            outside = symbols_N == table.num_codes
+            stop = start + int(outside.sum())
+            if stop > len(escaped):
+                break
+            codes_N[outside] = escaped[start:stop]
+            codes_NZ[:, z], start = codes_N, stop
+        if stop != len(escaped):
+            raise ValueError(f"holds {len(escaped)} escaped codes, not as many as are marked")
+        return codes_NZ
