@@ -133,7 +133,8 @@ def train(request: Request) -> bool:
         # The loop. A step's metrics are fetched when the next one runs, so that no device waits.
         state = runner.place_state(host_state)
         batches = session.open_batches(dataset, config, runner, first_step)
-        report = session.Report(run, runner, schedule, first_step)
+        clips = dataset.splits["train"]
+        report = session.Report(run, clips, runner, schedule, first_step)
         profile = session.make_profile(run, first_step)
         explain = session.explain_memory(config, num_parts)
         with explain, session.Interrupts() as interrupts, report, profile:
@@ -142,8 +143,8 @@ def train(request: Request) -> bool:
             for done in range(first_step + 1, num_steps + 1):
                 profile.begin(done)
                 state, metrics = step(state, batch)
-                batch = report.next_batch(batches, metrics)
-                report.step_done(done, metrics)
+                used, batch = batch, report.next_batch(batches, metrics)
+                report.step_done(done, metrics, used["index"])
                 if profile.is_due(done):
                     with report.pause():
                         report.say(f"profile: {profile.write()}, for TensorBoard and Perfetto")

@@ -14,6 +14,7 @@ from watching import Watch
 
 from vvae import run as runs
 from vvae import session
+from vvae.data.loader import train_batches
 from vvae.training.checkpoint import Checkpointer
 from vvae.training.log import read_metrics
 
@@ -182,3 +183,30 @@ def test_without_a_signal_the_handlers_are_those_from_before():
     with session.Interrupts() as interrupts:
         assert not interrupts.requested and not interrupts.terminated
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_steps_that_are_not_finite_are_skipped_counted_and_named(folder, tmp_path):
+    """So large a rate makes every loss after the first step infinite."""
+    training = Training(folder, tmp_path)
+    rate = "--optim.learning_rate 1e30 --optim.warmup 0 --train.validate_every 1"
+    process = training.start(*rate.split(), "--train.skip_nonfinite", "3")
+    printed = process.communicate()[0]
+    assert process.returncode == 3, printed
+    (restored, rows), run = training.read_result(), runs.open_run(training.workdir)
+    # The parameters of the first step are kept, and the steps go on.
+    assert restored.step == restored.extra["next_step"] == 4
+    with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
+        assert checkpointer.steps[-2:] == (3, 4)
+        assert_equal(checkpointer.restore_variables(3), checkpointer.restore_variables(4))
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [1]
+    assert [row["step"] for row in rows if row["kind"] == "skipped"] == [2, 3, 4]
+    [line] = [line for line in printed.splitlines() if line.startswith("error: step 5: the loss")]
+    clips = runs.open_data(run.config, folder).splits["train"]
+    batches = train_batches(clips, 4, run.config.train.seed, start_step=4)
+    _, batch = next(batches)
+    batches.close()
+    named = [
+        f"{clips.videos[clips.video_index_N[n]].name} from frame {clips.frame_NT[n, 0]}"
+        for n in sorted(batch["index"])
+    ]
+    assert f"clips of the batch: {', '.join(named)}; the last finite step was 1: elbo" in line

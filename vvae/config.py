@@ -258,6 +258,9 @@ class Train:
     """Most validation clips a validation looks at."""
     tensorboard: bool = _runtime(False)
     """Write TensorBoard events too (needs the extra `tensorboard`)."""
+    skip_nonfinite: int = _runtime(0)
+    """Most steps in a row that are skipped, and counted, where the loss or its gradient is not
+    finite; one more ends the run."""
     profile: str | None = _runtime(None)
     """FIRST:LAST, such as 20:25: steps that are traced into RUN/profile, for TensorBoard and
     Perfetto."""
@@ -265,7 +268,7 @@ class Train:
     def __post_init__(self):
         _require_positive("train", self, "batch_size", "log_every")
         _require_positive("train", self, "validate_every", "validation_clips")
-        _require_at_least_zero("train", self, "seed")
+        _require_at_least_zero("train", self, "seed", "skip_nonfinite")
         _require(
             (self.num_steps is None) != (self.num_epochs is None),
             "train.num_steps, train.num_epochs",

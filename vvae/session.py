@@ -19,6 +19,7 @@ from vvae.analysis.baselines import fit_frame_pca
 from vvae.analysis.batches import choose_examples, map_clips, spread_evenly
 from vvae.analysis.reconstruct import compare_videos, to_codes, write_comparison
 from vvae.config import Config, Optim, Train
+from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset, describe_flaws, find_label_problems
 from vvae.data.loader import (
     Augmentation,
@@ -36,6 +37,7 @@ from vvae.models.sequential import SequentialVAE, replace_clip_prior
 from vvae.training import estimate, optimizer
 from vvae.training.checkpoint import Checkpointer, DamagedError
 from vvae.training.cost import StepCost
+from vvae.training.finite import FiniteGuard
 from vvae.training.log import MetricsLog, Progress, open_tensorboard, read_metrics
 from vvae.training.parallel import prefetch
 from vvae.training.profile import StepProfile
@@ -403,10 +405,13 @@ def make_profile(run: runs.Run, first_step: int) -> StepProfile:
 
 
 class Report:
-    """Progress bar and metrics.jsonl; stops the run at a loss that is not finite."""
+    """Progress bar and metrics.jsonl; skips steps that are not finite, or stops the run at one."""
 
-    def __init__(self, run: runs.Run, runner, schedule, first_step: int):
-        """Opens the log, from which the lines after first_step are cut."""
+    def __init__(self, run: runs.Run, clips: Clips, runner, schedule, first_step: int):
+        """Opens the log, from which the lines after first_step are cut.
+
+        `clips` are the training clips, to be named where the loss is not finite.
+        """
         config = run.config
         tensorboard = (
             open_tensorboard(run.workdir / "tensorboard") if config.train.tensorboard else None
@@ -418,6 +423,7 @@ class Report:
         self._runner, self._schedule = runner, schedule
         self._log_every = config.train.log_every
         self._pending = None
+        self._clips, self._guard = clips, FiniteGuard(config.train.skip_nonfinite)
         self._flops_per_step, self._peak = 0, math.inf
 
     def __enter__(self) -> "Report":
@@ -450,30 +456,35 @@ class Report:
             self._progress.add_wait(seconds)
         return batch
 
-    def step_done(self, step: int, metrics) -> None:
+    def step_done(self, step: int, metrics, index) -> None:
         """Takes the metrics of a step that may still run, and reports those of the step before.
 
+        Args:
+          step: its number.
+          metrics: as `train_step` gives them.
+          index: numbers of its clips, on the devices.
+
         Raises:
-          FloatingPointError: if the loss or the gradient of that step was not finite.
+          FloatingPointError: if the loss or the gradient of that step was not finite, and as many
+            in a row as may be are skipped already.
         """
         self.flush()
-        self._pending = step, metrics
+        self._pending = step, metrics, index
 
     def flush(self) -> None:
         """Reports the step whose metrics were taken last."""
         if self._pending is None:
             return
-        step, metrics = self._pending
+        step, metrics, index = self._pending
         self._pending = None
         values = {name: float(value) for name, value in self._runner.fetch(metrics).items()}
-        if not values.pop("finite"):
-            raise FloatingPointError(
-                f"step {step}: the loss ({values['loss']}) or its gradient "
-                f"({values['grad_norm']}) is not finite; the last checkpoint is as it was. Try a "
-                "lower --optim.learning_rate"
-            )
         speed = self._measure_speed()
         self._progress.advance(values["loss"], values["kl"], _describe_speed(**speed))
+        if not values.pop("finite"):
+            self.say(self._guard.reject(step, values, _name_clips(self._clips, index)))
+            self.write(step, "skipped", values)
+            return
+        self._guard.accept(step, values)
         if step % self._log_every == 0:
             values["learning_rate"] = float(self._schedule(step - 1))
             self.write(step, "train", values | speed)
@@ -502,6 +513,16 @@ class Report:
         started = time.perf_counter()
         yield
         self._progress.exclude(time.perf_counter() - started)
+
+
+def _name_clips(clips: Clips, index) -> str:
+    """Returns the files of these clips with the frames that they begin at."""
+    shards = [np.asarray(shard.data).ravel() for shard in index.addressable_shards]
+    names = [
+        f"{clips.videos[clips.video_index_N[n]].name} from frame {clips.frame_NT[n, 0]}"
+        for n in np.unique(np.concatenate(shards))
+    ]
+    return ", ".join(names)
 
 
 def _describe_speed(frames_per_second: float, flop_utilization: float, data_wait: float) -> str:

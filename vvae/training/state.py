@@ -13,7 +13,7 @@ class TrainState:
     """The state of training, a pytree of arrays.
 
     Attributes:
-      step: int32 scalar, the number of updates done.
+      step: int32 scalar, the number of steps done; those that are not finite update nothing else.
       params: learned parameters, float32.
       stats: the untrained collection of the model, such as {"mean": [H, W, C], "std": []}.
       opt_state: state of the optax transformation.

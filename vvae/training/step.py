@@ -49,7 +49,7 @@ def train_step(
     Returns:
       The next state and the metrics of `loss_fn`, with "loss", "grad_norm" (before clipping) and
       "finite". Where the loss or the gradient is not finite, "finite" is 0 and the state is
-      returned as it was, its step included.
+      returned as it was, but for its step, so that the next one has another batch and key.
 
     Raises:
       ValueError: B is not a multiple of `num_micro`.
@@ -69,7 +69,8 @@ def train_step(
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
     updated = _apply_gradients(state, grads, tx, ema_decay)
-    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+    kept = state.replace(step=updated.step)
+    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept)
     return state, {**metrics, "grad_norm": grad_norm, "finite": finite.astype(jnp.float32)}
 
 
