@@ -226,6 +226,11 @@ def test_the_threshold_holds_for_videos_that_the_trees_have_not_seen():
     assert f1_at(fitted.threshold, peaks, references) > best - 0.03
 
 
+def test_of_thresholds_that_are_as_good_the_largest_is_taken(detector):
+    # These cuts are found without fail: what is doubtful is none.
+    assert detector.threshold == boundaries.THRESHOLDS[-1]
+
+
 def test_a_scene_without_a_cut_has_no_boundary(detector):
     still = random_of(5).normal(0.0, 0.3, (90, 5))
     assert boundaries.detect_boundaries(detector, still) == []
