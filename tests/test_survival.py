@@ -26,21 +26,44 @@ SETTINGS = f"""--data.height 8 --data.width 8 --data.num_frames 4 --model.widths
 TIMING = {"frames_per_second", "flop_utilization", "data_wait"}
 
 
+ODD_NAMES = (
+    "with space.npy",
+    'it\'s "quoted".npy',
+    "line\nbreak\ttab.npy",
+    "größe 動画 🎬.npy",
+    "=1+1.npy",
+    "-rf.npy",
+    "<b>&amp;.npy",
+    "%s {0} $HOME `id`.npy",
+    os.fsdecode(b"caf\xe9.npy"),  # no UTF-8
+    "n" * 251 + ".npy",
+    "d" * 250 + "/" + "e" * 250 + "/f.npy",
+    "12.NPY",
+)
+
+LOOP = os.fsdecode(b"loop\xff.npy")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Twelve small clips of noise with an edge that moves."""
+    """Twelve small clips of noise with an edge that moves, with odd names, and a link to itself."""
     folder = tmp_path_factory.mktemp("videos")
     rng = np.random.default_rng(0)
-    for number in range(12):
+    for number, name in enumerate(ODD_NAMES):
         frames = rng.integers(0, 40, (8, 8, 8, 1), dtype=np.uint8)
         for t in range(8):
             frames[t, :, (number + t) % 8] = 220
-        np.save(folder / f"{number}.npy", frames)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with open(folder / name, "wb") as file:
+            np.save(file, frames)
+    os.symlink(LOOP, folder / LOOP)
     return folder
 
 
 class Training:
     """The commands of one run with a cache of its own."""
+
+    printed = ""
 
     def __init__(self, folder, place):
         self.workdir, self.cache = place / "run", place / "cache"
@@ -59,9 +82,8 @@ class Training:
 
     def finish(self, *more):
         process = self.start(*more)
-        printed = process.communicate()[0]
-        assert process.returncode == 0, printed
-        return printed
+        self.printed = process.communicate()[0]
+        assert process.returncode == 0, self.printed
 
     def send_when(self, folder, event, number):
         """Starts the training, sends a signal when a name appears or changes in a folder that
@@ -124,6 +146,14 @@ def assert_same_results(training, other):
     kinds = [(row["kind"], row["step"]) for row in expected_rows]
     assert len(kinds) == len(set(kinds)) == NUM_STEPS + NUM_STEPS // 2
     assert rows == expected_rows
+
+
+def test_odd_names_are_read_and_what_cannot_be_read_is_named(uninterrupted):
+    record = runs.open_run(uninterrupted.workdir).record["data"]
+    assert record["num_videos"] == {"train": 9, "val": 2, "test": 1}
+    assert list(record["broken"]) == [LOOP]
+    assert r"loop\udcff.npy: Too many levels of symbolic links" in uninterrupted.printed
+    assert (uninterrupted.workdir / "report.html").stat().st_size > 0
 
 
 def test_killed_three_times_and_started_again_it_ends_the_same(uninterrupted, folder, tmp_path):

@@ -71,6 +71,8 @@ def run_main(main: Callable[[list[str]], int]) -> None:
     environment sets VVAE_TRACEBACK.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TEMPORARY_FAILURE))
+    # Names of files that are no UTF-8 can be printed so, with escapes.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main(sys.argv[1:])
     except (ValueError, OSError, MemoryError) as error:
