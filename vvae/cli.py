@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import io
 import os
 import re
@@ -78,7 +79,8 @@ def run_main(main: Callable[[list[str]], int]) -> None:
     except (ValueError, OSError, MemoryError) as error:
         if os.environ.get("VVAE_TRACEBACK") or not _is_for_user(error):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        advice = "; make room there: the same command goes on" if _is_full(error) else ""
+        print(f"error: {' '.join(str(error).split())}{advice}", file=sys.stderr)
         status = USAGE_ERROR
     except KeyboardInterrupt:
         print("stopped before the next checkpoint; the same command starts again", file=sys.stderr)
@@ -98,9 +100,13 @@ def describe_unknown(kind: str, word: str, known) -> str:
 
 def _is_for_user(error: Exception) -> bool:
     if isinstance(error, OSError):
-        return error.filename is not None
+        return error.filename is not None or _is_full(error)
     frames = traceback.extract_tb(error.__traceback__)
     return Path(frames[-1].filename).resolve().is_relative_to(_ROOT)
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _one_line(box: str) -> str:

@@ -199,7 +199,7 @@ def _fill_entry(job: _Job) -> Entry | Broken:
     except VideoError as error:
         details = {"error": _strip_path(error, job.path)}
     else:
-        _write_atomically(job.codes_path, lambda file: np.save(file, clips.codes_NTHWC))
+        _write_atomically(job.codes_path, lambda file: _write_array(file, clips.codes_NTHWC))
         details = {
             "mask": clips.mask_NT.tolist(),
             "frame": clips.frame_NT.tolist(),
@@ -244,12 +244,24 @@ def _parse_entry(job: _Job, details: dict, num_bytes: int) -> Entry | Broken:
     )
 
 
+def _write_array(file: BinaryIO, array: np.ndarray) -> None:
+    # Not np.save, whose error does not say that the disk is full.
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+    file.write(np.ascontiguousarray(array).data)
+
+
 def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
     try:
         with open(temporary, "wb") as file:
             write(file)
         os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ValueError(
+            f"cannot write to the cache folder {path.parent} ({_describe_os_error(error)}): make "
+            "room there, or name another place with --data.cache_dir"
+        ) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

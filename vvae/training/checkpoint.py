@@ -368,7 +368,10 @@ def _convert_errors(path: Path, problem: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Orbax raises bare Exceptions too.
-        reason = " ".join(f"{error}".split())[:_MAX_MESSAGE] or type(error).__name__
+        text = " ".join(f"{error}".split())
+        # Orbax says so at the end of a long text.
+        full = "No space left on device; make room there, and the same command goes on"
+        reason = full if "No space left" in text else text[:_MAX_MESSAGE] or type(error).__name__
         raise CheckpointError(f"{path}: {problem}: {reason}") from error
 
 

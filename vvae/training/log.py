@@ -19,8 +19,12 @@ class MetricsLog:
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:
         """Writes one line; values that are not finite are written as null."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, "kind": kind} | finite) + "\n")
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, "kind": kind} | finite) + "\n")
+        except OSError as error:
+            # A write, unlike an open, fails without the name of the file.
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
