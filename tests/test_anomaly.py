@@ -11,6 +11,7 @@ from sklearn.mixture import GaussianMixture
 from vvae.analysis import anomaly, anomaly_controls, anomaly_scores, intervals
 from vvae.analysis import anomaly_metrics as protocols
 from vvae.analysis import anomaly_scorer as scorers
+from vvae.analysis.baselines import randomize_params
 from vvae.data.dataset import UNSPLIT, ClipFormat, Sampling, open_dataset, open_unsplit
 from vvae.models.sequential import SequentialVAE, init_variables, surprise
 from vvae.video import probe as probe_video
@@ -213,17 +214,30 @@ def test_streamed_scores_do_not_look_ahead(params):
         assert np.any(value[:, 4:] != after[name][:, 4:])
 
 
+def test_the_random_encoder_is_the_knn_of_the_same_network_untrained(answered, params):
+    dataset = answered[1]
+    settings = scorers.ScoreSettings(block=4, num_samples=2, regret_steps=1, seed=3)
+    fresh = randomize_params(MODEL, params, 3)
+    splits = dataset.splits["train"], dataset.splits["test"]
+    reference = scorers.fit_reference(MODEL, params, splits[0], settings, 3)
+    _, scores = scorers.compute_scores(MODEL, params, reference, settings, splits[1], 3)
+    untrained = scorers.fit_reference(MODEL, fresh, splits[0], settings, 3)
+    _, wanted = scorers.compute_scores(MODEL, fresh, untrained, settings, splits[1], 3)
+    np.testing.assert_allclose(scores["random_encoder"], wanted["latent_knn"], rtol=1e-5)
+    assert np.abs(scores["random_encoder"] - scores["latent_knn"]).max() > 1e-3
+
+
 def test_mixture_and_neighbours_agree_with_scikit_learn_and_brute_force():
     rng = np.random.default_rng(0)
     known, new = rng.normal(size=(80, 3)), rng.normal(size=(7, 3))
     mixture = GaussianMixture(2, random_state=0).fit(known)
     reference = scorers.Reference(
-        np.zeros(0), known, mixture.weights_, mixture.means_, mixture.precisions_cholesky_
+        None, known, known, mixture.weights_, mixture.means_, mixture.precisions_cholesky_
     )
     expected = -mixture.score_samples(new)
     np.testing.assert_allclose(scorers.score_mixture(reference, new), expected)
     distance = np.sort(np.linalg.norm(new[:, None] - known, axis=-1), axis=1)[:, :5].mean(1)
-    np.testing.assert_allclose(scorers.score_neighbours(reference, new), distance)
+    np.testing.assert_allclose(scorers.score_neighbours(known, new), distance)
 
 
 def test_without_known_intervals_there_are_verdicts_and_no_auroc(params, tmp_path):

@@ -213,7 +213,8 @@ def _describe_scorer(scorer: Scorer, frames: Frames) -> dict[str, Any]:
 
 
 def _describe_score(name: str, scorer: Scorer, clips_view: str) -> str:
-    definitions = {**MODEL_SCORES, **scorers.FUSIONS, **anomaly_controls.CONTROLS}
+    definitions = {**MODEL_SCORES, **scorers.FUSIONS, **scorers.RANDOM_SCORES}
+    definitions |= anomaly_controls.CONTROLS
     values = dataclasses.asdict(scorer.settings) | {"channels": f"the view {clips_view}"}
     return definitions[name].format(**values)
 
@@ -222,9 +223,8 @@ def _measure(
     scorer: Scorer, scores: Mapping[str, np.ndarray], frames: Frames, abnormal_F, context
 ) -> dict[str, dict[str, Metric]]:
     """One row a score, best families first; nothing but the rate of alarms without known truth."""
-    order = [
-        n for n in (*scorers.FUSIONS, *MODEL_SCORES, *anomaly_controls.CONTROLS) if n in scores
-    ]
+    known = (*scorers.FUSIONS, *MODEL_SCORES, *scorers.RANDOM_SCORES, *anomaly_controls.CONTROLS)
+    order = [name for name in known if name in scores]
     rows = {}
     for name in order:
         card = {**context, METHOD: f"{name}: {_describe_score(name, scorer, context['view'])}"}

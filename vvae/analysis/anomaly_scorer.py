@@ -19,6 +19,7 @@ from vvae.analysis import anomaly_controls
 from vvae.analysis.anomaly_controls import Untrained
 from vvae.analysis.anomaly_metrics import Threshold, find_threshold, smooth_by_video
 from vvae.analysis.anomaly_scores import begin_live, score_stream, score_windows
+from vvae.analysis.baselines import randomize_params
 from vvae.analysis.batches import map_clips
 from vvae.analysis.intervals import Frames, list_frames
 from vvae.analysis.npz import load_fields, save_fields
@@ -46,6 +47,12 @@ MODEL_SCORES = {
     "regret": "likelihood regret of the clip after {regret_steps} steps, nats a frame",
     "latent_gmm": "-log density of z_t under a Gaussian mixture of training latents, nats",
     "latent_knn": "mean distance of z_t to its 5 nearest training latents, in its own sigmas",
+}
+# As `latent_knn`, by a network that has learned nothing: what training has to add to.
+RANDOM_ENCODER = "random_encoder"
+RANDOM_SCORES = {
+    RANDOM_ENCODER: "mean distance of z_t to its 5 nearest training latents, in its own sigmas, in "
+    "the same network with random weights"
 }
 # Sums of z-scores; the first of the model alone, the second with scores that know no model.
 FUSION, FUSION_MOTION = "fusion", "fusion_motion"
@@ -82,12 +89,14 @@ class Reference:
     Attributes:
       untrained: what the controls know.
       latent_MZ: posterior means in units of their standard deviations.
+      random_MZ: the same from the network with random weights.
       weight_K, mean_KZ, factor_KZZ: Gaussian mixture of these latents; the precision of a component
         is factor @ factor.T.
     """
 
     untrained: Untrained
     latent_MZ: np.ndarray
+    random_MZ: np.ndarray
     weight_K: np.ndarray
     mean_KZ: np.ndarray
     factor_KZZ: np.ndarray
@@ -249,19 +258,37 @@ def compute_scores(
     """
     frames = list_frames(clips)
     streamed = compute_streamed(model, params, clips, settings.block, batch_size)
-    latent_FKZ = _flatten_tiles(frames.take(streamed.pop("latent")))
+    streamed[RANDOM_ENCODER] = _stream_random(model, params, settings, clips, batch_size)
+    latent_by_source = {
+        source: _flatten_tiles(frames.take(streamed.pop(source)))
+        for source in ("latent", RANDOM_ENCODER)
+    }
     windows = compute_windows(model, params, clips, settings, batch_size)
     scores = {
         name: _flatten_tiles(frames.take(value)).max(axis=1).astype(np.float64)
         for name, value in {**streamed, **windows}.items()
     }
-    for name, score in (("latent_gmm", score_mixture), ("latent_knn", score_neighbours)):
-        score_N = score(reference, latent_FKZ.reshape(-1, latent_FKZ.shape[-1]))
+    by_latent = {
+        "latent_gmm": ("latent", functools.partial(score_mixture, reference)),
+        "latent_knn": ("latent", functools.partial(score_neighbours, reference.latent_MZ)),
+        RANDOM_ENCODER: (RANDOM_ENCODER, functools.partial(score_neighbours, reference.random_MZ)),
+    }
+    for name, (source, score) in by_latent.items():
+        latent_FKZ = latent_by_source[source]
+        score_N = score(latent_FKZ.reshape(-1, latent_FKZ.shape[-1]))
         scores[name] = score_N.reshape(len(frames), -1).max(axis=1)
     controls = anomaly_controls.score_controls(clips, reference.untrained, settings.block)
     scores |= {name: frames.take(value_NT) for name, value_NT in controls.items()}
     scores["time_index"] = frames.number_F.astype(np.float64)
     return frames, scores
+
+
+def _stream_random(
+    model, params, settings: ScoreSettings, clips: Clips, batch_size: int
+) -> np.ndarray:
+    """Latents [N, T, rows, cols, Z] by the same network with random weights."""
+    fresh = randomize_params(model, params, settings.seed)
+    return compute_streamed(model, fresh, clips, settings.block, batch_size)["latent"]
 
 
 def _flatten_tiles(value: np.ndarray) -> np.ndarray:
@@ -281,10 +308,8 @@ def fit_reference(
     components with full covariances, one for each 50 latents.
     """
     latent = compute_streamed(model, params, train, settings.block, batch_size)["latent"]
-    latent_MZ = latent[train.mask_NT].reshape(-1, latent.shape[-1]).astype(np.float64)
-    if len(latent_MZ) > MAX_TRAIN_FRAMES:
-        random = np.random.Generator(np.random.Philox(key=[settings.seed, 0]))
-        latent_MZ = latent_MZ[random.choice(len(latent_MZ), MAX_TRAIN_FRAMES, replace=False)]
+    latent_MZ = _draw_latents(latent[train.mask_NT], settings.seed)
+    random = _stream_random(model, params, settings, train, batch_size)
     num_components = int(np.clip(len(latent_MZ) // FRAMES_PER_COMPONENT, 1, MAX_COMPONENTS))
     with threadpool_limits(1):
         mixture = GaussianMixture(
@@ -293,10 +318,20 @@ def fit_reference(
     return Reference(
         anomaly_controls.fit_untrained(train, settings.block, settings.seed),
         latent_MZ,
+        _draw_latents(random[train.mask_NT], settings.seed),
         mixture.weights_,
         mixture.means_,
         mixture.precisions_cholesky_,
     )
+
+
+def _draw_latents(latent: np.ndarray, seed: int) -> np.ndarray:
+    """Draws up to 20,000 of latents [..., Z], float64 [M, Z]."""
+    latent_MZ = latent.reshape(-1, latent.shape[-1]).astype(np.float64)
+    if len(latent_MZ) <= MAX_TRAIN_FRAMES:
+        return latent_MZ
+    random = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    return latent_MZ[random.choice(len(latent_MZ), MAX_TRAIN_FRAMES, replace=False)]
 
 
 def score_mixture(reference: Reference, latent_FZ: np.ndarray) -> np.ndarray:
@@ -312,9 +347,8 @@ def score_mixture(reference: Reference, latent_FZ: np.ndarray) -> np.ndarray:
     return -np.logaddexp.reduce(log_density_FK, axis=1)
 
 
-def score_neighbours(reference: Reference, latent_FZ: np.ndarray) -> np.ndarray:
-    """Mean distance to the 5 nearest training latents (fewer if there are fewer), float64 [F]."""
-    known_MZ = reference.latent_MZ
+def score_neighbours(known_MZ: np.ndarray, latent_FZ: np.ndarray) -> np.ndarray:
+    """Mean distance to the 5 nearest known latents (fewer if there are fewer), float64 [F]."""
     with threadpool_limits(1):
         search = NearestNeighbors(n_neighbors=min(NUM_NEIGHBOURS, len(known_MZ))).fit(known_MZ)
         distance_FK, _ = search.kneighbors(latent_FZ.astype(np.float64))
