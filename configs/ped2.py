@@ -27,7 +27,5 @@ def get_config() -> Config:
             linear=False,
         ),
         train=Train(batch_size=256, num_steps=1500, validate_every=500, validation_clips=4096),
-        evaluate=Evaluate(
-            tasks=("density", "anomaly"), anomaly_score="iwae", anomaly_block=1
-        ),
+        evaluate=Evaluate(tasks=("density", "anomaly"), anomaly_score="iwae", anomaly_block=1),
     )

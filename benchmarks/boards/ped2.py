@@ -27,12 +27,12 @@ BOARD = Board(
         {
             "row": "MemAE (Gong et al. 2019), gray frames",
             "value": "(micro_minmax 0.941)",
-            "source": "arXiv:1904.02639, table 1",
+            "source": "arXiv:1904.02639; re-runs by others 0.91 to 0.94",
         },
         {
             "row": "FUVAS (2025)",
             "value": "0.914",
-            "source": "anomalib's model page; no scaling by video",
+            "source": "anomalib, models/video/fuvas/README.md",
         },
     ),
 )
