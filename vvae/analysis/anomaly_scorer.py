@@ -18,7 +18,12 @@ from threadpoolctl import threadpool_limits
 from vvae.analysis import anomaly_controls
 from vvae.analysis.anomaly_controls import Untrained
 from vvae.analysis.anomaly_metrics import Threshold, find_threshold, smooth_by_video
-from vvae.analysis.anomaly_scores import begin_live, score_stream, score_windows
+from vvae.analysis.anomaly_scores import (
+    begin_live,
+    score_stream,
+    score_windows,
+    stream_latents,
+)
 from vvae.analysis.baselines import randomize_params
 from vvae.analysis.batches import map_clips
 from vvae.analysis.intervals import Frames, list_frames
@@ -179,6 +184,7 @@ def stream_clips(step: Callable, begin: Callable, clips: Clips, batch_size: int)
 
 # Compiled once for all splits of a model.
 _score_stream = jax.jit(score_stream, static_argnames=("model", "block"))
+_stream_latents = jax.jit(stream_latents, static_argnames="model")
 _score_windows = jax.jit(score_windows, static_argnames=("model", "num_samples", "regret_steps"))
 
 
@@ -187,12 +193,21 @@ def compute_streamed(
 ) -> dict[str, np.ndarray]:
     """Returns what `score_stream` says of every frame, name -> [N, T, rows, cols, ...] of tiles."""
 
-    def step(state, video, mask):
-        return _score_stream(model, params, state, video, mask, block=block)
+    step = functools.partial(_score_stream, block=block)
+    return _stream_tiles(step, model, params, clips, batch_size)
 
+
+def compute_latents(model, params, clips: Clips, batch_size: int) -> np.ndarray:
+    """Returns the `latent` of `compute_streamed` alone, [N, T, rows, cols, Z] of tiles."""
+    return _stream_tiles(_stream_latents, model, params, clips, batch_size)
+
+
+def _stream_tiles(step: Callable, model, params, clips: Clips, batch_size: int):
+    """Applies (model, params, state, video, mask) -> (state, pytree) to every tile of videos."""
     tiles, join = cut_for_model(model, clips)
     begin = functools.partial(begin_live, model, params)
-    return join(stream_clips(step, begin, tiles, batch_size))
+    bound = functools.partial(step, model, params)
+    return join(stream_clips(bound, begin, tiles, batch_size))
 
 
 def compute_windows(
@@ -258,37 +273,28 @@ def compute_scores(
     """
     frames = list_frames(clips)
     streamed = compute_streamed(model, params, clips, settings.block, batch_size)
-    streamed[RANDOM_ENCODER] = _stream_random(model, params, settings, clips, batch_size)
-    latent_by_source = {
-        source: _flatten_tiles(frames.take(streamed.pop(source)))
-        for source in ("latent", RANDOM_ENCODER)
-    }
+    fresh = randomize_params(model, params, settings.seed)
+    latent, random = (
+        _flatten_tiles(frames.take(value))
+        for value in (streamed.pop("latent"), compute_latents(model, fresh, clips, batch_size))
+    )
     windows = compute_windows(model, params, clips, settings, batch_size)
     scores = {
         name: _flatten_tiles(frames.take(value)).max(axis=1).astype(np.float64)
         for name, value in {**streamed, **windows}.items()
     }
     by_latent = {
-        "latent_gmm": ("latent", functools.partial(score_mixture, reference)),
-        "latent_knn": ("latent", functools.partial(score_neighbours, reference.latent_MZ)),
-        RANDOM_ENCODER: (RANDOM_ENCODER, functools.partial(score_neighbours, reference.random_MZ)),
+        "latent_gmm": (latent, functools.partial(score_mixture, reference)),
+        "latent_knn": (latent, functools.partial(score_neighbours, reference.latent_MZ)),
+        RANDOM_ENCODER: (random, functools.partial(score_neighbours, reference.random_MZ)),
     }
-    for name, (source, score) in by_latent.items():
-        latent_FKZ = latent_by_source[source]
+    for name, (latent_FKZ, score) in by_latent.items():
         score_N = score(latent_FKZ.reshape(-1, latent_FKZ.shape[-1]))
         scores[name] = score_N.reshape(len(frames), -1).max(axis=1)
     controls = anomaly_controls.score_controls(clips, reference.untrained, settings.block)
     scores |= {name: frames.take(value_NT) for name, value_NT in controls.items()}
     scores["time_index"] = frames.number_F.astype(np.float64)
     return frames, scores
-
-
-def _stream_random(
-    model, params, settings: ScoreSettings, clips: Clips, batch_size: int
-) -> np.ndarray:
-    """Latents [N, T, rows, cols, Z] by the same network with random weights."""
-    fresh = randomize_params(model, params, settings.seed)
-    return compute_streamed(model, fresh, clips, settings.block, batch_size)["latent"]
 
 
 def _flatten_tiles(value: np.ndarray) -> np.ndarray:
@@ -307,9 +313,11 @@ def fit_reference(
     Of more than 20,000 latents so many are drawn without replacement. The mixture has up to 10
     components with full covariances, one for each 50 latents.
     """
-    latent = compute_streamed(model, params, train, settings.block, batch_size)["latent"]
-    latent_MZ = _draw_latents(latent[train.mask_NT], settings.seed)
-    random = _stream_random(model, params, settings, train, batch_size)
+    fresh = randomize_params(model, params, settings.seed)
+    latent_MZ, random_MZ = (
+        _draw_latents(compute_latents(model, p, train, batch_size)[train.mask_NT], settings.seed)
+        for p in (params, fresh)
+    )
     num_components = int(np.clip(len(latent_MZ) // FRAMES_PER_COMPONENT, 1, MAX_COMPONENTS))
     with threadpool_limits(1):
         mixture = GaussianMixture(
@@ -318,7 +326,7 @@ def fit_reference(
     return Reference(
         anomaly_controls.fit_untrained(train, settings.block, settings.seed),
         latent_MZ,
-        _draw_latents(random[train.mask_NT], settings.seed),
+        random_MZ,
         mixture.weights_,
         mixture.means_,
         mixture.precisions_cholesky_,

@@ -60,8 +60,20 @@ def score_stream(
         "reconstruction": jnp.mean(error_BTHW, axis=(2, 3)),
         "reconstruction_block": max_block(error_BTHW, block),
         "surprise": dist.gaussian_kl(posterior, streamed.prior).sum(-1),
-        "latent": posterior.mean * jnp.exp(-0.5 * posterior.logvar),
+        "latent": _in_deviations(posterior),
     }
+
+
+def stream_latents(
+    model: SequentialVAE, params, state: StreamState, x_BTHWC, mask_BT
+) -> tuple[StreamState, jax.Array]:
+    """Returns the state and the `latent` [B, T, Z] of `score_stream` alone: nothing is decoded."""
+    state, streamed = stream(model, params, state, x_BTHWC, mask_BT)
+    return state, _in_deviations(streamed.posterior)
+
+
+def _in_deviations(posterior: dist.Gaussian) -> jax.Array:
+    return posterior.mean * jnp.exp(-0.5 * posterior.logvar)
 
 
 def map_errors(
