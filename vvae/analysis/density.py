@@ -100,7 +100,8 @@ def density(
     )
     bound["elbo"] = measured["elbo"][chosen_ids].astype(np.float64)
     row = _summarize_bound(measured, clips, context)
-    row |= _summarize_rates(model, measured, clips.mask_NT, context)
+    if isinstance(model, CausalVideoVAE):
+        row |= _measure_rates(model, params, clips, batch_size, context)
     row |= _summarize_iwae(bound, num_samples, context | describe_clips(chosen))
     for name, level in levels.items():
         row |= _summarize_level(name, level, seed, context)
@@ -134,16 +135,14 @@ def measure_batch(model, key, params, batch) -> dict[str, Any]:
 
     Returns:
       Arrays [B, ...]: elbo, log_likelihood and kl (by level) in nats per clip, kl_by_dimension, the
-      posteriors, of a grid also as it is with codes (None for other models), and sums over valid
-      frames of the mean square error of the reconstruction and of
+      posteriors, and sums over valid frames of the mean square error of the reconstruction and of
       the video about the training mean, in [-1, 1] units.
     """
     video_BTHWC, mask_BT, index_B = batch["video"], batch["mask"], batch["index"]
     terms = contract.terms(model, params, video_BTHWC, key, mask_BT, index_B=index_B)
     posterior = contract.encode(model, params, video_BTHWC, mask_BT)
     x = contract.as_unit_range(video_BTHWC)
-    latents_ = model.posterior_mean(posterior)
-    mean_video = contract.decode(model, params, latents_, x.shape[1:4])
+    mean_video = contract.decode(model, params, model.posterior_mean(posterior), x.shape[1:4])
     training_mean = params["stats"]["mean"]  # of each pixel, or of each channel
     training_mean = training_mean.reshape(
         (1,) * (x.ndim - training_mean.ndim) + training_mean.shape
@@ -154,7 +153,6 @@ def measure_batch(model, key, params, batch) -> dict[str, Any]:
         "kl": {level: kl[0] for level, kl in terms.kl_by_level.items()},
         "kl_by_dimension": level_kl(model, params, video_BTHWC, key, mask_BT, index_B),
         "posterior": model.level_posteriors(posterior),
-        "grid": posterior if isinstance(model, CausalVideoVAE) else None,
         "squared_error": _masked_mean_square(x - mean_video, mask_BT),
         "squared_deviation": _masked_mean_square(x - training_mean, mask_BT),
     }
@@ -210,13 +208,15 @@ def _summarize_bound(measured, clips: Clips, context) -> dict[str, Metric]:
     return row | summarize_bits(elbo_N, clips, context)
 
 
-def _summarize_rates(model, measured, mask_NT: np.ndarray, context) -> dict[str, Metric]:
-    """Two rates of a grid of latents: by the ELBO, and of its codes; none for other models."""
-    if measured["grid"] is None:
-        return {}
-    mask_Nt = np.asarray(model.latent_mask(jnp.asarray(mask_NT)))
-    kl_N = np.asarray(coding.kl_bits(model.bottleneck, measured["grid"], mask_Nt), np.float64)
-    coded_N = coding.coded_bits(model.bottleneck, measured["grid"], mask_Nt)
+def _measure_rates(
+    model: CausalVideoVAE, params, clips: Clips, batch_size: int, context
+) -> dict[str, Metric]:
+    """Two rates of a grid of latents: by the ELBO, and of its codes."""
+    encode = jax.jit(functools.partial(contract.encode, model))
+    grid = map_clips(lambda batch: encode(params, batch["video"], batch["mask"]), clips, batch_size)
+    mask_Nt = np.asarray(model.latent_mask(jnp.asarray(clips.mask_NT)))
+    kl_N = np.asarray(coding.kl_bits(model.bottleneck, grid, mask_Nt), np.float64)
+    coded_N = coding.coded_bits(model.bottleneck, grid, mask_Nt)
     coded_definition = (
         "-log2 P of the posterior mean, quantised in steps of the clip's posterior deviation "
         f"x {coding.DEFAULT_STEP} (finite scalars: of the codes), under the discretised prior"
