@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
+from tiny_vae import make_variables
 
 from vvae.analysis import anomaly, anomaly_controls, anomaly_scores, intervals
 from vvae.analysis import anomaly_metrics as protocols
 from vvae.analysis import anomaly_scorer as scorers
 from vvae.analysis.baselines import randomize_params
 from vvae.data.dataset import UNSPLIT, ClipFormat, Sampling, open_dataset, open_unsplit
-from vvae.models.sequential import SequentialVAE, init_variables, surprise
+from vvae.models.sequential import SequentialVAE, surprise
 from vvae.video import probe as probe_video
 
 MODEL = SequentialVAE((16, 16, 1), widths=(4,), hidden=8, latent_dim=3, clip_latent_dim=2)
@@ -121,9 +122,7 @@ def open_videos(root, cache):
 
 @pytest.fixture(scope="module")
 def params():
-    variables = jax.jit(lambda key: init_variables(MODEL, key))(jax.random.key(0))
-    stats = {"mean": np.full((16, 16, 1), -0.2, np.float32), "std": np.float32(0.3)}
-    return {"params": variables["params"], "stats": stats}
+    return make_variables(MODEL, -0.2, 0.3)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_causal import SETTINGS, make_exact, make_model, make_named, make_video
 
-from tests.tiny_causal import SETTINGS, make_exact, make_model, make_named, make_video
 from vvae.models import causal, causal_blocks, contract, stem
 from vvae.models.bottleneck import FiniteScalars, GaussianLatents
 from vvae.models.causal import CausalVideoVAE

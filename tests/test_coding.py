@@ -12,9 +12,9 @@ import numpy as np
 import optax
 import pytest
 from scipy.stats import norm
+from tiny_causal import make_variables, make_video
 
 import evaluate
-from tests.tiny_causal import make_variables, make_video
 from vvae import coding, streaming, video
 from vvae import run as runs
 from vvae.analysis import compress as compressing

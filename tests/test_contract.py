@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_causal
 
-from tests import tiny_causal
 from vvae import objectives
 from vvae.models import contract, sequential
 from vvae.models.sequential import SequentialVAE

@@ -6,10 +6,10 @@ import html
 import json
 import math
 
-import jax
 import numpy as np
 import pytest
 from scipy import stats
+from tiny_vae import make_variables
 
 import evaluate
 from vvae.analysis import detection_metrics as sure
@@ -22,7 +22,7 @@ from vvae.analysis.report_commands import show_commands
 from vvae.analysis.report_files import read_run
 from vvae.analysis.result import write_result
 from vvae.data.dataset import UNSPLIT, ClipFormat, Sampling, open_dataset, open_unsplit
-from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.models.sequential import SequentialVAE
 
 MODEL = SequentialVAE((16, 16, 1), widths=(4,), hidden=8, latent_dim=3, clip_latent_dim=2)
 FORMAT = ClipFormat("gray", 16, 16, Sampling(num_frames=4))
@@ -204,9 +204,7 @@ def write_videos(root, kinds, num_videos, seed):
 
 @pytest.fixture(scope="module")
 def params():
-    variables = jax.jit(lambda key: init_variables(MODEL, key))(jax.random.key(0))
-    stats = {"mean": np.full((16, 16, 1), -0.5, np.float32), "std": np.float32(0.3)}
-    return {"params": variables["params"], "stats": stats}
+    return make_variables(MODEL, -0.5, 0.3)
 
 
 @pytest.fixture(scope="module")

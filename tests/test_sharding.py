@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
+from tiny_causal import make_named, make_video
 
-from tests.tiny_causal import make_named, make_video
 from vvae import sharding
 from vvae.models import contract
 

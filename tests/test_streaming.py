@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from tiny_causal import SETTINGS, make_exact, make_model, make_named, make_variables
+from tiny_causal import make_video as make_noise
 
-from tests.tiny_causal import SETTINGS, make_exact, make_model, make_named, make_variables
-from tests.tiny_causal import make_video as make_noise
 from vvae import streaming, video
 from vvae.models import contract
 

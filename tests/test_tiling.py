@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_causal import make_model, make_variables, make_video
 
-from tests.tiny_causal import make_model, make_variables, make_video
 from vvae import tiling
 from vvae.models import contract
 from vvae.models.bottleneck import FiniteScalars

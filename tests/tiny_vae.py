@@ -92,13 +92,19 @@ def make_step(tx: optax.GradientTransformation, num_micro: int = 1, ema_decay: f
 
 def draw_variables(model: SequentialVAE):
     """Returns variables of a SequentialVAE that nothing is zero in, for data of half the range."""
-    variables = jax.jit(functools.partial(init_variables, model))(jax.random.key(0))
+    variables = make_variables(model, -0.1, 0.5)
     rng = np.random.default_rng(1)
     learned = jax.tree.map(
         lambda a: a + 0.1 * rng.normal(size=a.shape).astype(a.dtype), variables["params"]
     )
-    stats = {"mean": np.full(model.shape_HWC, -0.1, np.float32), "std": np.float32(0.5)}
-    return {"params": learned, "stats": stats}
+    return {**variables, "params": learned}
+
+
+def make_variables(model: SequentialVAE, mean: float, std: float):
+    """Returns fresh variables for data of this mean and standard deviation, in [-1, 1] units."""
+    variables = jax.jit(functools.partial(init_variables, model))(jax.random.key(0))
+    stats = {"mean": np.full(model.shape_HWC, mean, np.float32), "std": np.float32(std)}
+    return {"params": variables["params"], "stats": stats}
 
 
 def assert_equal(tree, expected):
