@@ -342,7 +342,7 @@ def require_coder():
         import constriction
     except ImportError as error:
         raise ValueError(
-            "coding latents needs the range coder constriction: pip install '.[coding]'"
+            "coding latents needs the range coder constriction: pip install 'vvae[coding]'"
         ) from error
     return constriction
 

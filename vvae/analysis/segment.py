@@ -271,7 +271,7 @@ def _fit_methods(encode, train: Clips, learned: Iterable[JoinedVideo], seed: int
     version = rivals.find_pyscenedetect()
     for name, detector in rivals.DETECTORS.items():
         if version is None:
-            reason = "not run: scenedetect is not installed; pip install '.[segment]'"
+            reason = "not run: scenedetect is not installed; pip install 'vvae[segment]'"
             methods[name] = (None, reason)
         else:
             words = f"PySceneDetect {version}, {detector} with its defaults, RGB of full size"
@@ -502,5 +502,5 @@ def _note_material(measured) -> tuple[str, ...]:
     if ("joined", "cuts") not in measured:
         notes.append("Joined videos are left out: the split has one video only.")
     if rivals.find_pyscenedetect() is None:
-        notes.append("PySceneDetect: not run, it is not installed (pip install '.[segment]').")
+        notes.append("PySceneDetect: not run, it is not installed (pip install 'vvae[segment]').")
     return tuple(notes)

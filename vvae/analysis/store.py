@@ -55,7 +55,7 @@ INDEXES = ("index.parquet", "videos.parquet")
 def require_pyarrow() -> None:
     """Raises ValueError, which says what to install, where pyarrow is missing."""
     if importlib.util.find_spec("pyarrow") is None:
-        raise ValueError("the task features writes Parquet: pip install '.[features]'")
+        raise ValueError("the task features writes Parquet: pip install 'vvae[features]'")
 
 
 @dataclasses.dataclass(frozen=True)
