@@ -117,10 +117,10 @@ def make_adam(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), learning_rate, fused=True)
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, video_BTHWC) -> torch.Tensor:
-    """Makes one update and returns the loss."""
+def train_step(compute_loss, optimizer: torch.optim.Optimizer, video_BTHWC) -> torch.Tensor:
+    """Makes one update by the loss of a video and returns it."""
     optimizer.zero_grad(set_to_none=True)
-    loss = model.loss(video_BTHWC)
+    loss = compute_loss(video_BTHWC)
     loss.backward()
     optimizer.step()
     return loss

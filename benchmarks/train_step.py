@@ -3,12 +3,14 @@
     pip install '.[bench]'
     python -m benchmarks.train_step [--repeats 9] [--threads 2] [--json FILE]
 
-Rows, alternating in one process, all in float32 on the CPU:
+Rows, alternating in one process, all in float32, on the accelerator if there is one (there in TF32
+where the library does so: PyTorch is told to, as XLA does it by itself):
   vvae              vvae.training.step.train_step of the model: Adam, averaged parameters, norm of
                     the gradient; in micro-batches of several sizes, and as a whole batch
   plain Flax        the same step with nn.Conv and nn.ConvTranspose for the image convolutions
   PyTorch           benchmarks/torch_twin.py, eager, channels_last, fused Adam; without averaged
                     parameters and without a norm
+  torch.compile     the same, its loss and gradient compiled by torch.compile
 
 The twins are checked first: equal outputs for the same parameters, equal parameter counts and
 FLOPs, at least 80 % of them in the image convolutions. Times are medians over repeats. On a machine
@@ -136,14 +138,24 @@ def make_plain_flax_step(case: Case, video: np.ndarray) -> Callable[[], None]:
         return make_jax_step(case, case.num_clips, video)
 
 
-def make_torch_step(case: Case, video: np.ndarray) -> Callable[[], None]:
-    """Returns a function that makes one update of the twin."""
-    twin = make_twin(case)
+def make_torch_step(case: Case, video: np.ndarray, device: str) -> Callable[[], None]:
+    """Returns a function that makes one update of the twin and waits for it."""
+    twin = make_twin(case).to(device)
+    return _repeat_torch_step(twin, twin.loss, video, device)
+
+
+def make_compiled_torch_step(case: Case, video: np.ndarray, device: str) -> Callable[[], None]:
+    """Returns `make_torch_step` with the loss compiled by torch.compile."""
+    twin = make_twin(case).to(device)
+    return _repeat_torch_step(twin, torch.compile(twin.loss), video, device)
+
+
+def _repeat_torch_step(twin, compute_loss, video: np.ndarray, device: str) -> Callable[[], None]:
     optimizer = torch_twin.make_adam(twin, LEARNING_RATE)
-    video_BTHWC = torch.from_numpy(video)
+    video_BTHWC = torch.from_numpy(video).to(device)
 
     def run() -> None:
-        torch_twin.train_step(twin, optimizer, video_BTHWC).item()
+        torch_twin.train_step(compute_loss, optimizer, video_BTHWC).item()
 
     return run
 
@@ -179,9 +191,10 @@ def check_twins(case: Case, video: np.ndarray) -> dict[str, float]:
     twin.load_flax(variables["params"])
     clip = video[:1]
 
-    posterior = contract.encode(model, variables, clip)
-    latents = Latents(posterior.frame.mean, posterior.clip.mean)
-    ours = [*jax.tree.leaves(posterior), contract.decode(model, variables, latents)]
+    with jax.default_matmul_precision("float32"):
+        posterior = contract.encode(model, variables, clip)
+        latents = Latents(posterior.frame.mean, posterior.clip.mean)
+        ours = [*jax.tree.leaves(posterior), contract.decode(model, variables, latents)]
     with torch.no_grad():
         x = torch.from_numpy(clip).float() / 127.5 - 1.0
         with FlopCounterMode(display=False) as counter:
@@ -250,12 +263,15 @@ def measure(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, Tim
     }
 
 
-def run_case(case: Case, repeats: int) -> dict:
+def run_case(case: Case, repeats: int, device: str) -> dict:
     """Checks and measures one case; prints its table and returns its figures."""
     shape = (case.num_clips, case.num_frames, *case.shape_HWC)
     video = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     size = check_twins(case, video)
-    steps = {"PyTorch": make_torch_step(case, video)}
+    steps = {
+        "PyTorch": make_torch_step(case, video, device),
+        "torch.compile": make_compiled_torch_step(case, video, device),
+    }
     for micro_batch in case.micro_batches:
         name = f"vvae, {micro_batch * case.num_frames} frames at a time"
         steps[name] = make_jax_step(case, micro_batch, video)
@@ -271,12 +287,12 @@ def run_case(case: Case, repeats: int) -> dict:
         f"{size['spatial_share']:.0%} in image convolutions"
     )
     print(
-        f"{'':32}{'ms/step':>9}{'CPU ms':>9}{'frames/s':>10}{'GFLOP/s':>9}   x PyTorch: clock, CPU"
+        f"{'':32}{'ms/step':>10}{'CPU ms':>9}{'frames/s':>10}{'GFLOP/s':>9}   x PyTorch: clock, CPU"
     )
     peer = timings["PyTorch"]
     for name, timing in timings.items():
         print(
-            f"{name:32}{timing.wall_s * 1e3:9.0f}{timing.cpu_s * 1e3:9.0f}"
+            f"{name:32}{timing.wall_s * 1e3:10.2f}{timing.cpu_s * 1e3:9.0f}"
             f"{num_frames / timing.wall_s:10.0f}{gigaflops / timing.wall_s:9.0f}"
             f"{peer.wall_s / timing.wall_s:19.2f}{peer.cpu_s / timing.cpu_s:6.2f}"
         )
@@ -292,9 +308,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    results = [run_case(case, args.repeats) for case in CASES]
+    # What XLA does on NVIDIA's accelerators unless it is told otherwise.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    results = [run_case(case, args.repeats, device) for case in CASES]
     if args.json:
         versions = {"jax": jax.__version__, "torch": torch.__version__}
+        versions["device"] = jax.devices()[0].device_kind
         args.json.write_text(json.dumps({"versions": versions, "results": results}, indent=2))
 
 
