@@ -63,6 +63,7 @@ class Measurement:
       seconds: wall time of training and measuring.
       parameters: numbers that training fits by gradients; 0 for none.
       frames_per_second: of training, where there is one.
+      machine: what it was measured on.
     """
 
     row: str
@@ -71,6 +72,7 @@ class Measurement:
     seconds: float
     parameters: int = 0
     frames_per_second: float | None = None
+    machine: str = ""
 
 
 def summarize(board: Board, measured: Sequence[tuple[int, Measurement]], command: str) -> dict:
@@ -98,6 +100,7 @@ def summarize(board: Board, measured: Sequence[tuple[int, Measurement]], command
         "protocol": board.protocol,
         "data": board.data,
         "command": command,
+        "machines": sorted({row.machine for _, row in measured if row.machine}),
         "columns": list(board.columns),
         "rows": [_summarize_row(name, found, board) for name, found in by_row.items()],
         "published": list(board.published),

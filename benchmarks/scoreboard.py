@@ -13,12 +13,14 @@ import argparse
 import dataclasses
 import importlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
 from benchmarks.results import RESULTS, Measurement, Request, summarize, write_board
 from benchmarks.tables import README, write_tables
+from vvae import runtime
 
 TASKS = ("ped2", "gestures", "performers", "clusters")
 NEED_DATA = ("ped2", "gestures")
@@ -85,8 +87,18 @@ def _measure_seed(module, options: argparse.Namespace, seed: int) -> list[Measur
         return [Measurement(**row) for row in json.loads(known.read_text())]
     request = Request(options.data_path, seed, options.folder, options.steps)
     rows = module.measure(request)
+    machine = _describe_machine()
+    rows = [dataclasses.replace(row, machine=machine) for row in rows]
     known.write_text(json.dumps([dataclasses.asdict(row) for row in rows]))
     return rows
+
+
+def _describe_machine() -> str:
+    """Returns the kind of the first device that jax has, and the number of CPU cores."""
+    runtime.prepare_jax()
+    import jax
+
+    return f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def format_board(content: dict) -> str:
     """Returns a board as Markdown: headlines bold and first in their family, losses included."""
     columns = content["columns"]
     lines = [
-        f"{content['protocol']} `{content['command']}`",
+        " ".join([content["protocol"], f"`{content['command']}`", *_name_machines(content)]),
         "",
         f"| row | family | {' | '.join(columns)} | seeds | seconds | parameters |",
         f"| --- | --- | {' | '.join('---:' for _ in columns)} | ---: | ---: | ---: |",
@@ -52,6 +52,11 @@ def format_board(content: dict) -> str:
             f"{'| ' * (len(columns) - 1)}| | | {known['source']} |"
         )
     return "\n".join([*lines, "", ""])
+
+
+def _name_machines(content: dict) -> list[str]:
+    machines = content.get("machines", [])
+    return [f"({'; '.join(machines)})"] if machines else []
 
 
 def _rank(row: dict, column: str) -> tuple:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from vvae import objectives
 from vvae.models import contract, sequential
@@ -12,11 +13,11 @@ from vvae.models.sequential import SequentialVAE
 NUM_PIXELS, RANK = 16, 3
 
 
-def make_start(latent_dim=RANK):
+def make_start(latent_dim=RANK, widths=(4,)):
     rng = np.random.default_rng(0)
     model = SequentialVAE(
         (4, 4, 1),
-        widths=(4,),
+        widths=widths,
         hidden=8,
         latent_dim=latent_dim,
         clip_latent_dim=2,
@@ -39,8 +40,9 @@ def silence_networks(params):
     return silent
 
 
-def test_every_importance_weight_is_the_exact_log_probability():
-    model, params, stats, spectrum = make_start()
+@pytest.mark.parametrize("widths", [(4,), ()], ids=["convolutions", "dense layers alone"])
+def test_every_importance_weight_is_the_exact_log_probability(widths):
+    model, params, stats, spectrum = make_start(widths=widths)
     variables = {"params": silence_networks(params), "stats": stats}
     rng = np.random.default_rng(1)
     x = rng.uniform(-1, 1, (2, 3, 4, 4, 1)).astype(np.float32)

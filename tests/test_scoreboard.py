@@ -16,7 +16,12 @@ def measure_toys(family="vae"):
     return [
         (0, Measurement("b|x", "baseline", {"top1": 0.9, "top5": 1.0}, 3.0)),
         (0, Measurement("a", family, {"top1": 0.25, "top5": 0.5}, 10.0, 7, 100.0)),
-        (1, Measurement("a", family, {"top1": 0.75, "top5": float("nan")}, 20.0, 7, 300.0)),
+        (
+            1,
+            Measurement(
+                "a", family, {"top1": 0.75, "top5": float("nan")}, 20.0, 7, 300.0, "abacus"
+            ),
+        ),
     ]
 
 
@@ -31,6 +36,7 @@ def test_rows_are_means_over_the_seeds_they_were_measured_in(tmp_path):
     assert second["metrics"]["top1"] == {"mean": 0.5, "std": round(0.5 / np.sqrt(2), 5)}
     assert second["metrics"]["top5"] == {"mean": None, "std": None}
     assert (second["seconds"], second["frames_per_second"]) == (15.0, 200)
+    assert read["machines"] == ["abacus"]
     assert set(read) >= {"task", "protocol", "data", "command", "rows"}
 
 
@@ -49,6 +55,7 @@ def test_tables_come_from_the_files_and_show_losses(tmp_path):
     text = readme.read_text()
     assert text.startswith("before\n<!-- scoreboard toy -->\n") and "old" not in text
     assert text.endswith("<!-- end -->\nafter\n")
+    assert "What is measured. `python toys` (abacus)\n" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
     assert rows == [
         "| **a** | vae | 0.500 ± 0.354 |  | 2 | 15 | 7 |",

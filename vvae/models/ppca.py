@@ -57,12 +57,14 @@ def start_at_ppca(model: SequentialVAE, params: dict, stats: dict, spectrum: Fra
     head = params["frame_head"]["dense"]
     kernel = head["kernel"] * _NETWORK_SCALE
     bias = head["bias"].at[model.latent_dim :].set(logvar_Z)
-    last = params["decoder"]["up_0"]
+    last_name = "up_0" if model.widths else "dense_1"
+    last = params["decoder"][last_name]
+    last = last | {"kernel": last["kernel"] * _NETWORK_SCALE}
     return params | {
         "linear_encoder": {"kernel": jnp.asarray(encoder_DZ, jnp.float32)},
         "linear_decoder": {"kernel": jnp.asarray(decoder_ZD, jnp.float32)},
         "frame_head": {"dense": {"kernel": kernel, "bias": bias}},
-        "decoder": params["decoder"] | {"up_0": last | {"kernel": last["kernel"] * _NETWORK_SCALE}},
+        "decoder": params["decoder"] | {last_name: last},
         "log_sigma": _invert_floor(0.5 * np.log(residual), float(stats["std"])),
     }
 
