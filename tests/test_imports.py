@@ -17,6 +17,7 @@ ALLOWED = {
     "runtime": (),
     "video": (),
     "distributions": (),
+    "lpips": (),
     "data": ("data", "video"),
     "models": ("models", "distributions"),
     "objectives": ("distributions", "models.contract"),
