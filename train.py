@@ -122,7 +122,7 @@ def train(request: Request) -> bool:
             abstract_state = session.describe_state(model, tx)
             host_state = session.restore_state(checkpointer, abstract_state, fallback)
         else:
-            host_state = session.make_state(model, tx, dataset, config.train.seed)
+            host_state = session.make_state(model, tx, dataset, config)
             if request.init_from is not None:
                 host_state = session.take_parameters(host_state, request.init_from)
         first_step = int(host_state.step)

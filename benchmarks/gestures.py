@@ -182,7 +182,7 @@ def train(config: Config, dataset: Dataset, clips: Clips, seed: int):
     step = runner.compile_step(
         session.make_step(model, tx, config, num_steps, session.count_parts(config, runner))
     )
-    state = runner.place_state(session.make_state(model, tx, dataset, seed))
+    state = runner.place_state(session.make_state(model, tx, dataset, config))
     batches = session.open_batches(dataset, config, runner, 0)
     for _ in range(num_steps):
         state, _ = step(state, next(batches))

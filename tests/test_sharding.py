@@ -23,6 +23,7 @@ def make_mesh():
         ("standard", "rows", (37, 9)),
         ("frame_norm", "columns", (6, 70)),
         ("wavelet", "rows", (33, 8)),
+        ("pca", "columns", (6, 37)),
     ],
 )
 def test_eight_devices_equal_one_for_uneven_sizes(name, axis, size):

@@ -15,6 +15,7 @@ from vvae.models.bottleneck import FiniteScalars
 LOCAL = {
     "plain": {"attention": False},
     "deep": {"attention": False, "blocks": (2, 1), "stem": "wavelet", "widths": (4, 4, 4)},
+    "pca": {"attention": False, "stem": "pca", "widths": (4,), "components": 9},
 }
 LOCAL["deep"]["spatial_compression"] = 8
 

@@ -17,6 +17,7 @@ SETTINGS = {
     "codes": {"bottleneck": FiniteScalars((9, 8, 2)), "temporal_compression": 1},
     "wavelet": {"stem": "wavelet", "widths": (4, 4), "temporal_compression": 2},
     "patch8": {"stem": "patch", "widths": (4, 4, 4, 4), "temporal_compression": 8},
+    "pca": {"stem": "pca", "widths": (4,), "components": 7},
 }
 
 
@@ -57,7 +58,21 @@ def make_variables(model, seed=0):
         "mean": rng.uniform(-0.3, 0.3, channels).astype(np.float32),
         "std": rng.uniform(0.3, 0.6, channels).astype(np.float32),
     }
+    if model.stem == "pca":
+        stats["basis"] = make_basis(shapes["stats"]["basis"], rng)
     return {"params": jax.tree_util.tree_map_with_path(draw, shapes["params"]), "stats": stats}
+
+
+def make_basis(shapes, rng):
+    """A mean block, orthonormal components and their scales."""
+    count, size = shapes["components"].shape
+    components = np.linalg.qr(rng.normal(size=(size, count)))[0].T
+    basis = {
+        "mean": rng.normal(size=size),
+        "components": components,
+        "scale": rng.uniform(0.5, 2.0, count),
+    }
+    return {name: array.astype(np.float32) for name, array in basis.items()}
 
 
 def make_exact(name: str):

@@ -168,8 +168,12 @@ class Causal:
     """Frames a latent frame, 1, 2, 4 or 8; the first frame has one of its own."""
     spatial_compression: int = 8
     """Rows and columns a latent, 4, 8, 16 or 32."""
-    stem: Literal["none", "patch", "wavelet"] = "none"
-    """Halves frames before the first convolution: 2x2 pixels or their Haar coefficients."""
+    stem: Literal["none", "patch", "wavelet", "pca"] = "none"
+    """Halves frames before the first convolution: 2x2 pixels or their Haar coefficients; pca:
+    principal components of the blocks that a latent covers, and a linear path that starts at PCA;
+    then widths is one number."""
+    components: int = 96
+    """Principal components of a block, for causal.stem=pca."""
     attention: bool = True
     """Attention within each frame at the coarsest resolution."""
     norm: Literal["position", "frame"] = "position"
@@ -182,7 +186,7 @@ class Causal:
     """Activations."""
 
     def __post_init__(self):
-        _require_positive("causal", self, "channels")
+        _require_positive("causal", self, "channels", "components")
         rule = "must be greater than 0"
         _require(min(self.widths, default=0) > 0, "causal.widths", self.widths, rule)
         _require(min(self.blocks, default=0) > 0, "causal.blocks", self.blocks, rule)

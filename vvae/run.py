@@ -275,6 +275,7 @@ def _build_causal(config: Config, shape_HWC: tuple[int, int, int]) -> CausalVide
         temporal_compression=causal.temporal_compression,
         spatial_compression=causal.spatial_compression,
         stem=causal.stem,
+        components=causal.components,
         attention=causal.attention,
         norm=causal.norm,
         bottleneck=bottleneck,

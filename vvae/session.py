@@ -15,7 +15,7 @@ import numpy as np
 from vvae import figures, objectives
 from vvae import run as runs
 from vvae.analysis import density, latents
-from vvae.analysis.baselines import fit_frame_pca
+from vvae.analysis.baselines import fit_block_pca, fit_frame_pca
 from vvae.analysis.batches import choose_examples, map_clips, spread_evenly
 from vvae.analysis.reconstruct import compare_videos, to_codes, write_comparison
 from vvae.config import Config, Optim, Train
@@ -30,9 +30,10 @@ from vvae.data.loader import (
 from vvae.data.size import DataSize, estimate_size
 from vvae.distributions import Gaussian
 from vvae.models import contract, mixture_prior
+from vvae.models.bottleneck import GaussianLatents
 from vvae.models.causal import CausalVideoVAE
 from vvae.models.contract import init_variables
-from vvae.models.ppca import FrameSpectrum, start_at_ppca
+from vvae.models.ppca import FrameSpectrum, start_at_ppca, start_blocks_at_ppca, whiten_blocks
 from vvae.models.sequential import SequentialVAE, replace_clip_prior
 from vvae.training import estimate, optimizer
 from vvae.training.checkpoint import Checkpointer, DamagedError
@@ -97,7 +98,7 @@ def print_estimate(config: Config, runner, num_parts: int) -> None:
 
 def count_parameters(config: Config) -> int:
     """Returns how many numbers the training learns."""
-    model = runs.build_model(config, _describe_network(config).shape_HWC[-1])
+    model = runs.build_model(config, runs.clip_format(config).clip_shape[-1])
     shapes = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
 
@@ -108,7 +109,11 @@ def _describe_network(config: Config) -> estimate.Network | estimate.GridNetwork
     if config.model.kind == "sequential":
         return estimate.Network(shape_HWC, config.model.widths, config.model.hidden)
     model = runs.build_model(config, shape_HWC[-1])
-    return estimate.GridNetwork(shape_HWC, model.widths, model.blocks, model.halvings, model.stem)
+    finest = math.prod(shape_HWC[:2]) / model.stem_scale**2
+    if model.stem == "pca":
+        finest /= model.temporal_compression
+    features = model.stem_features
+    return estimate.GridNetwork(finest, features, model.widths, model.blocks, model.halvings)
 
 
 def _estimate_duration(config: Config, num_steps: int) -> str:
@@ -253,14 +258,22 @@ def make_step(model, tx, config: Config, num_steps: int, num_parts: int):
     )
 
 
-def make_state(model, tx, dataset: Dataset, seed: int) -> TrainState:
+def make_state(model, tx, dataset: Dataset, config: Config) -> TrainState:
     """Returns the state before the first step, standardised by the training clips."""
+    seed = config.train.seed
     key = jax.random.fold_in(jax.random.key(seed), _INITIALISATION_STREAM)
     params = jax.jit(functools.partial(init_variables, model))(key)["params"]
     clips = dataset.splits["train"]
     if isinstance(model, CausalVideoVAE):
         mean_C, std_C = channel_statistics(clips)
-        return init_state(params, {"mean": jnp.asarray(mean_C), "std": jnp.asarray(std_C)}, tx)
+        stats = {"mean": jnp.asarray(mean_C), "std": jnp.asarray(std_C)}
+        if model.stem == "pca":
+            pca = fit_block_pca(clips, model.block_shape)
+            stats, variance_D = whiten_blocks(pca, stats, model.components)
+            if isinstance(model.bottleneck, GaussianLatents):
+                beta = config.objective.beta
+                params = start_blocks_at_ppca(model, params, stats, variance_D, beta)
+        return init_state(params, stats, tx)
     mean_HWC, std = pixel_statistics(clips)
     stats = {"mean": jnp.asarray(mean_HWC), "std": jnp.float32(std)}
     if model.linear:

@@ -46,14 +46,15 @@ def encoder_window(model: CausalVideoVAE, latents: Interval) -> Interval:
         # A 4x4 convolution with stride 2 and padding 1.
         first, last = (2 * first - 1, 2 * last + 2) if in_space else (first, last)
         reach = 0
-    reach = stage + _END_REACH
+    reach += stage + _END_REACH
     first, last = first - reach, last + reach
-    return (first, last) if model.stem == "none" else (2 * first, 2 * last + 1)
+    scale = model.stem_scale
+    return scale * first, scale * last + scale - 1
 
 
 def decoder_window(model: CausalVideoVAE, pixels: Interval) -> Interval:
     """Returns the rows (or columns) of latents that these rows of pixels see."""
-    first, last = pixels if model.stem == "none" else (pixels[0] // 2, pixels[1] // 2)
+    first, last = (pixel // model.stem_scale for pixel in pixels)
     stage = 2 * model.blocks[1]
     first, last = first - _END_REACH - stage, last + _END_REACH + stage
     for _, in_space in model.halvings:

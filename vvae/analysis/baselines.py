@@ -7,6 +7,8 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from vvae.data.clips import Clips
+from vvae.models.blocks import split_blocks
+from vvae.models.ppca import BlockPCA, decompose
 from vvae.models.sequential import SequentialVAE, init_variables
 
 # Most memory that the frames a PCA is fitted to may take, as float32.
@@ -80,6 +82,51 @@ def reconstruct_frames(pca: FramePCA, frames_FHWC: np.ndarray) -> np.ndarray:
     """Returns frames as the components keep them, float32 in 8-bit units, of the same shape."""
     frames_FD = project_frames(pca, frames_FHWC) @ pca.components_KD + pca.mean_D
     return frames_FD.reshape(frames_FHWC.shape)
+
+
+def fit_block_pca(clips: Clips, block_shape: tuple[int, int, int]) -> BlockPCA:
+    """Computes all principal components of the blocks that a causal model's latents cover.
+
+    Args:
+      clips: training clips.
+      block_shape: (frames, rows, columns). Blocks begin at the second frame. Those that do not fit
+        into a clip any more, and those with a masked frame, do not count.
+
+    Raises:
+      ValueError: if there is no whole block.
+    """
+    t = (clips.clip_format.clip_shape[0] - 1) // block_shape[0]
+    return _fit_blocks(clips, block_shape, 1, t)
+
+
+def fit_first_pca(clips: Clips, size: tuple[int, int]) -> BlockPCA:
+    """As `fit_block_pca`, of blocks of (rows, columns) of first frames."""
+    return _fit_blocks(clips, (1, *size), 0, 1)
+
+
+def _fit_blocks(clips: Clips, block_shape, first_frame: int, t: int) -> BlockPCA:
+    """PCA of t blocks in time from a frame on, of all clips."""
+    frames, rows, columns = block_shape
+    _, height, width, _ = clips.clip_format.clip_shape
+    height, width = height - height % rows, width - width % columns
+    covered = slice(first_frame, first_frame + t * frames)
+    count, total_D, products_DD = 0, 0.0, 0.0
+    for start in range(0, len(clips), READ_CLIPS):
+        ids = np.arange(start, min(start + READ_CLIPS, len(clips)))
+        videos = clips.read(ids)[:, covered, :height, :width]
+        whole_nt = clips.mask_NT[ids, covered].reshape(len(ids), t, frames).all(axis=-1)
+        blocks = split_blocks(videos, block_shape)[whole_nt]
+        blocks_ND = blocks.reshape(-1, blocks.shape[-1]).astype(np.float64)
+        # Sums of integers, exact below 2^53.
+        count += len(blocks_ND)
+        total_D = total_D + blocks_ND.sum(axis=0)
+        products_DD = products_DD + blocks_ND.T @ blocks_ND
+    if not count:
+        raise ValueError(
+            f"no training clip holds a whole block of {frames} real frames: take longer clips"
+        )
+    mean_D = total_D / count
+    return decompose(mean_D, products_DD / count - np.outer(mean_D, mean_D))
 
 
 def randomize_params(model: SequentialVAE, params, seed: int):

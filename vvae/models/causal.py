@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from vvae.distributions import Gaussian
 from vvae.models import contract, likelihood, stem
+from vvae.models.blocks import BlockBasis, TemporalTaps
 from vvae.models.bottleneck import FiniteScalars, GaussianLatents
 from vvae.models.causal_blocks import (
     NORMS,
@@ -43,7 +44,7 @@ from vvae.models.causal_blocks import (
 )
 from vvae.models.contract import Terms
 
-STEMS = ("none", *stem.STEMS)
+STEMS = ("none", *stem.STEMS, "pca")
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"widths": (4, 8, 8, 8), "blocks": (1, 1)},
@@ -151,12 +152,15 @@ class CausalVideoVAE(nn.Module):
       shape_HWC: size of the frames that `sample` draws, and the channels C that every video has.
       widths: channels at each resolution, the finest first; one more than there are halvings. In
         space there are log2(spatial_compression) of them, one less with a stem, from the finest on;
-        in time log2(temporal_compression), up to the coarsest.
+        in time log2(temporal_compression), up to the coarsest. None at all with the stem "pca".
       blocks: residual blocks at each resolution of the encoder and of the decoder.
       temporal_compression: f_t, 1, 2, 4 or 8.
       spatial_compression: f_s, 4, 8, 16 or 32.
       stem: halves frames before the first convolution: "patch" puts 2x2 pixels into channels,
-        "wavelet" their Haar coefficients; or "none".
+        "wavelet" their Haar coefficients; or "none". "pca" does all the compression: principal
+        components of the blocks that a latent covers, with a linear path over time beside the
+        networks, which `vvae.models.ppca` starts at PCA (`vvae.models.blocks`).
+      components: with the stem "pca": principal components of a block.
       attention: whether the middle blocks attend within each frame.
       norm: "position" over the channels of a position, or "frame" over groups of channels of a
         frame; never over time.
@@ -176,6 +180,7 @@ class CausalVideoVAE(nn.Module):
     temporal_compression: int = 4
     spatial_compression: int = 8
     stem: str = "none"
+    components: int = 96
     attention: bool = True
     norm: str = "position"
     bottleneck: GaussianLatents | FiniteScalars = GaussianLatents()
@@ -187,13 +192,16 @@ class CausalVideoVAE(nn.Module):
     def setup(self):
         self._check_settings()
         finest = self.extent
-        if finest is not None and self.stem != "none":
-            finest = finest[0] // 2, finest[1] // 2
+        if finest is not None:
+            finest = finest[0] // self.stem_scale, finest[1] // self.stem_scale
         net = Network(self.widths, self.halvings, self.norm, self.attention, self.dtype, finest)
         channels = self.shape_HWC[-1]
-        pixels = channels if self.stem == "none" else 4 * channels
         self.encoder = Encoder(net, self.blocks[0], self.bottleneck.num_outputs)
-        self.decoder = Decoder(net, self.blocks[1], pixels)
+        self.decoder = Decoder(net, self.blocks[1], self.stem_features)
+        if self.stem == "pca":
+            self.basis = BlockBasis(self.block_shape, channels, self.components)
+            self.linear_encoder = TemporalTaps(self.bottleneck.num_outputs)
+            self.linear_decoder = TemporalTaps(self.components)
         self.log_sigma = self.param("log_sigma", nn.initializers.zeros, ())
         self.mean_C = self.variable("stats", "mean", jnp.zeros, (channels,))
         self.std_C = self.variable("stats", "std", jnp.ones, (channels,))
@@ -201,6 +209,8 @@ class CausalVideoVAE(nn.Module):
     @property
     def halvings(self) -> tuple[tuple[bool, bool], ...]:
         """(In time, in space) for each step from a resolution to the next."""
+        if self.stem == "pca":
+            return ()
         in_time = int(math.log2(self.temporal_compression))
         in_space = int(math.log2(self.spatial_compression)) - (self.stem != "none")
         count = max(in_time, in_space)
@@ -221,6 +231,23 @@ class CausalVideoVAE(nn.Module):
             raise ValueError(f"blocks={self.blocks}: two numbers of at least 1 are needed")
 
     # --- sizes ---------------------------------------------------------------------------------
+
+    @property
+    def block_shape(self) -> tuple[int, int, int]:
+        """(frames, rows, columns) that a latent covers; the first latents cover one frame."""
+        scale = self.spatial_compression
+        return self.temporal_compression, scale, scale
+
+    @property
+    def stem_scale(self) -> int:
+        """By how much the stem shrinks rows and columns."""
+        return {"none": 1, "pca": self.spatial_compression}.get(self.stem, 2)
+
+    @property
+    def stem_features(self) -> int:
+        """Channels that the stem makes of the video."""
+        channels = self.shape_HWC[-1]
+        return {"none": channels, "pca": self.components}.get(self.stem, 4 * channels)
 
     @nn.nowrap
     def grid_shape(self, shape_THW: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -281,9 +308,12 @@ class CausalVideoVAE(nn.Module):
                 f"{self.temporal_compression}, the first of the video apart"
             )
         x_BTHWC = self.fill_up(self._standardize(x_BTHWC))
-        if self.stem != "none":
-            x_BTHWC = stem.fold(x_BTHWC, self.stem)
-        outputs, past = self.encoder(x_BTHWC, past)
+        if self.stem == "pca":
+            components = self.basis.analyse(x_BTHWC, past is None)
+            outputs, past = _add_paths(self.encoder, self.linear_encoder, components, past)
+        else:
+            folded = x_BTHWC if self.stem == "none" else stem.fold(x_BTHWC, self.stem)
+            outputs, past = self.encoder(folded, past)
         return past, self.bottleneck.posterior(outputs)
 
     @nn.nowrap
@@ -347,10 +377,12 @@ class CausalVideoVAE(nn.Module):
                 f"latents have shape [B, t, h, w, {channels}] with t at least 1, not "
                 f"{z_BthwZ.shape}"
             )
+        if self.stem == "pca":
+            is_start = past is None
+            components, past = _add_paths(self.decoder, self.linear_decoder, z_BthwZ, past)
+            return past, self.basis.synthesize(components, is_start)
         outputs, past = self.decoder(z_BthwZ, past)
-        if self.stem != "none":
-            outputs = stem.unfold(outputs, self.stem)
-        return past, outputs
+        return past, outputs if self.stem == "none" else stem.unfold(outputs, self.stem)
 
     def frame_log_likelihood(self, x_BTHWC: jax.Array, z_BthwZ: jax.Array) -> jax.Array:
         """log p(x_t | z), a density over 8-bit values, nats per frame, summed over pixels; [B, T].
@@ -422,6 +454,14 @@ class CausalVideoVAE(nn.Module):
 
 
 init_variables = contract.init_variables
+
+
+def _add_paths(network, linear, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+    """Adds up what a network and a linear map make of x, each with its own past."""
+    before = past or (None, None)
+    y, first = network(x, before[0])
+    z, second = linear(x, before[1])
+    return y + z, (first, second)
 
 
 def _hold_masked(x_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Starts the linear path of a SequentialVAE at probabilistic PCA, where a linear VAE would end.
+"""Starts the linear path of a model at probabilistic PCA, where a linear VAE would end.
 
 For x = W z + mean + noise of variance s2, z ~ N(0, I), the maximum-likelihood W and the exact
 posterior follow from the K largest eigenvalues l_k and eigenvectors u_k of the data's covariance
@@ -9,6 +9,10 @@ posterior follow from the K largest eigenvalues l_k and eigenvectors u_k of the 
 
 Training goes on from there, so that it need not spend its first minutes on what PCA knows, and no
 latent begins collapsed (every linear VAE's optimum is PPCA: Lucas et al. 2019).
+
+With a KL of weight b the same equations hold with b s2 in the place of s2, and s2 is the mean
+squared error: components of a variance below b s2 are not worth their rate and begin unused, as in
+reverse water-filling (Cover and Thomas 2006, section 10.3.3).
 """
 
 import dataclasses
@@ -16,10 +20,13 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from vvae.models.causal import CausalVideoVAE
 from vvae.models.sequential import SequentialVAE
 
 # What the networks add to the linear path at first.
 _NETWORK_SCALE = 0.1
+_LEAST_ERROR = 1e-6
+_BALANCE_ROUNDS = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +74,115 @@ def start_at_ppca(model: SequentialVAE, params: dict, stats: dict, spectrum: Fra
         "decoder": params["decoder"] | {last_name: last},
         "log_sigma": _invert_floor(0.5 * np.log(residual), float(stats["std"])),
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockPCA:
+    """All principal components of blocks of pixels (`vvae.models.blocks`), in their units.
+
+    Attributes:
+      mean_D: mean block.
+      components_DD: orthonormal rows, by falling variance.
+      variance_D: variance along each.
+    """
+
+    mean_D: np.ndarray
+    components_DD: np.ndarray
+    variance_D: np.ndarray
+
+
+def decompose(mean_D: np.ndarray, covariance_DD: np.ndarray) -> BlockPCA:
+    """Returns the principal components of a distribution, float64."""
+    variance_D, vectors_DD = np.linalg.eigh(covariance_DD)
+    return BlockPCA(mean_D, vectors_DD[:, ::-1].T, np.maximum(variance_D[::-1], 0.0))
+
+
+def whiten_blocks(pca: BlockPCA, stats: dict, num_components: int) -> tuple[dict, np.ndarray]:
+    """Adds the basis of blocks to the standardisation of a CausalVideoVAE with the stem "pca".
+
+    Args:
+      pca: of blocks in 8-bit units.
+      stats: `mean` and `std` of each channel.
+      num_components: K.
+
+    Returns:
+      (stats, variance_D): with `basis`, and the variance along every principal component of
+      standardised blocks, by falling variance.
+    """
+    repeats = len(pca.mean_D) // len(stats["std"])
+    scale_D = np.tile(127.5 * np.asarray(stats["std"], np.float64), repeats)
+    centre_D = np.tile(127.5 * (1.0 + np.asarray(stats["mean"], np.float64)), repeats)
+    roots_DD = np.sqrt(pca.variance_D)[:, None] * pca.components_DD / scale_D
+    pca = decompose((pca.mean_D - centre_D) / scale_D, roots_DD.T @ roots_DD)
+    least = np.sqrt(_LEAST_ERROR)
+    basis = {
+        "mean": pca.mean_D,
+        "components": pca.components_DD[:num_components],
+        "scale": np.maximum(np.sqrt(pca.variance_D[:num_components]), least),
+    }
+    basis = {name: jnp.asarray(array, jnp.float32) for name, array in basis.items()}
+    return {**stats, "basis": basis}, pca.variance_D
+
+
+def start_blocks_at_ppca(
+    model: CausalVideoVAE, params: dict, stats: dict, variance_D: np.ndarray, beta: float
+) -> dict:
+    """Returns fresh parameters whose linear path is PPCA of blocks of the training videos.
+
+    Each block is coded by itself at first; what the blocks before it tell is left to training.
+
+    Args:
+      model: with the stem "pca" and Gaussian latents.
+      params: fresh parameters.
+      stats: of `whiten_blocks`.
+      variance_D: of `whiten_blocks`.
+      beta: weight of the KL in training.
+    """
+    num_latents = model.bottleneck.channels
+    num_used = min(num_latents, model.components)
+    error = _balance_error(variance_D, num_used, beta)
+    # Of whitened components: in them, signal and noise of a latent add up to 1.
+    noise_Z = np.ones(num_latents)
+    noise_Z[:num_used] = beta * error / np.maximum(variance_D[:num_used], beta * error)
+    kernel_ZK = np.eye(num_latents, model.components) * np.sqrt(1.0 - noise_Z)[:, None]
+    encoder = np.hstack([kernel_ZK.T, 0.0 * kernel_ZK.T])  # means, then logvars
+    logvar_Z = np.concatenate([0.0 * noise_Z, np.log(noise_Z)])
+    return params | {
+        "encoder": _scale_head(params["encoder"]),
+        "decoder": _scale_head(params["decoder"]),
+        "linear_encoder": _start_taps(params["linear_encoder"], encoder, logvar_Z),
+        "linear_decoder": _start_taps(params["linear_decoder"], kernel_ZK, 0.0),
+        "log_sigma": _invert_floor(0.5 * np.log(error), float(np.mean(stats["std"]))),
+    }
+
+
+def _balance_error(variance_D: np.ndarray, num_used: int, beta: float) -> float:
+    """The mean squared error e which water-filling up to beta e leaves; the least of them."""
+    kept, rest = np.split(variance_D, [num_used])
+    level = 0.0
+    for _ in range(_BALANCE_ROUNDS):  # never falls, so that it ends at the least solution
+        error = (np.minimum(kept, level).sum() + rest.sum()) / len(variance_D)
+        level = beta * max(error, _LEAST_ERROR)
+    return level / beta
+
+
+def _scale_head(network: dict) -> dict:
+    conv = network["head"]["conv"]
+    conv = conv | {"kernel": conv["kernel"] * _NETWORK_SCALE}
+    return network | {"head": network["head"] | {"conv": conv}}
+
+
+def _start_taps(params: dict, kernel: np.ndarray, bias) -> dict:
+    """Fills the map of `TemporalTaps` that sees the newest latent frame alone."""
+    started = {}
+    for name, layer in params.items():
+        whole = np.zeros(layer["kernel"].shape)
+        whole[: len(kernel)] = kernel
+        started[name] = {
+            "kernel": jnp.asarray(whole, jnp.float32),
+            "bias": jnp.zeros_like(layer["bias"]) + jnp.asarray(bias, jnp.float32),
+        }
+    return started
 
 
 def _invert_floor(log_sigma: float, std: float):

@@ -68,17 +68,23 @@ class Network:
 
 @dataclass(frozen=True)
 class GridNetwork:
-    """What the cost of a frame of a causal network depends on; see `CausalVideoVAE`."""
+    """What the cost of a frame of a causal network depends on; see `CausalVideoVAE`.
 
-    shape_HWC: tuple[int, int, int]
+    Attributes:
+      finest: positions a frame at the first resolution.
+      features: channels that the stem makes of the video.
+      widths, blocks, halvings: as the model's.
+    """
+
+    finest: float
+    features: int
     widths: tuple[int, ...]
     blocks: tuple[int, int]
     halvings: tuple[tuple[bool, bool], ...]
-    stem: str
 
     def _positions(self) -> list[float]:
         """Positions a frame at each resolution."""
-        positions = [self.shape_HWC[0] * self.shape_HWC[1] / (1 if self.stem == "none" else 4)]
+        positions = [self.finest]
         for in_time, in_space in self.halvings:
             positions.append(positions[-1] / ((2 if in_time else 1) * (4 if in_space else 1)))
         return positions
@@ -90,8 +96,7 @@ class GridNetwork:
         multiplications = sum(54 * num_blocks * w * w * p for w, p in zip(widths, positions))
         # Two blocks in the middle of each half, and the first and last convolutions.
         multiplications += 2 * 2 * 54 * widths[-1] ** 2 * positions[-1]
-        pixels = self.shape_HWC[2] * (1 if self.stem == "none" else 4)
-        multiplications += 2 * 27 * pixels * widths[0] * positions[0]
+        multiplications += 2 * 27 * self.features * widths[0] * positions[0]
         for level, (_, in_space) in enumerate(self.halvings):
             taps = 16 if in_space else 3
             multiplications += 2 * taps * widths[level] * widths[level + 1] * positions[level + 1]
