@@ -37,7 +37,7 @@ from vvae.training.state import variables
 
 RESULTS = Path(__file__).resolve().parent / "results"
 UNLABELLED = ("unclassified",)
-POOLINGS = ("ordered", "steps", "dynamics")
+POOLINGS = ("mean_dynamics", "dynamics", "ordered", "steps")
 
 Extractor = Callable[[Clips], VideoFeatures]
 

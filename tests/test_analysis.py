@@ -87,7 +87,25 @@ def test_dynamics_adds_the_sizes_of_the_steps():
     np.testing.assert_array_equal(alone, pooled[:, 16 * 3 :])
 
 
-@pytest.mark.parametrize("pooling", ["dynamics", "ordered", "stats", "steps"])
+def test_means_are_what_ordered_pooling_divides_by_the_uncertainty():
+    rng = np.random.default_rng(4)
+    mean_BTZ, logvar_BTZ = (rng.normal(size=(2, 16, 3)).astype(np.float32) for _ in range(2))
+    posterior = make_posterior(mean_BTZ)
+    posterior = posterior.replace(frame=Gaussian(mean_BTZ, logvar_BTZ))
+    mask_BT = jnp.ones((2, 16), bool)
+    pooled = features.pool_means(posterior, mask_BT)
+    np.testing.assert_allclose(pooled, mean_BTZ.reshape(2, -1), atol=1e-5)
+    np.testing.assert_allclose(
+        features.pool_ordered(posterior, mask_BT),
+        pooled * np.exp(-0.5 * logvar_BTZ).reshape(2, -1),
+        atol=1e-5,
+    )
+    both = features.pool_mean_dynamics(posterior, mask_BT)
+    plain = features.pool_dynamics(make_posterior(mean_BTZ), mask_BT)
+    np.testing.assert_array_equal(both, plain)
+
+
+@pytest.mark.parametrize("pooling", ["dynamics", "ordered", "means", "stats", "steps"])
 def test_masked_frames_do_not_enter_pooling(pooling):
     rng = np.random.default_rng(2)
     mean_BTZ, mask = rng.normal(size=(3, 6, 2)), rng.random((3, 6)) < 0.6
@@ -111,7 +129,8 @@ def test_stats_pooling_gives_mean_and_sd_and_clip_pooling_the_clip_latent():
 
 def test_unknown_pooling_is_named():
     with pytest.raises(
-        ValueError, match="pooling='mean' is not one of clip, dynamics, ordered, stats, steps"
+        ValueError,
+        match="pooling='mean' is not one of clip, dynamics, mean_dynamics, means, ordered",
     ):
         features.make_encoder(MODEL, "mean")
 

@@ -323,10 +323,13 @@ class Evaluate:
     """classify: most steps of supervised training of the encoder; 0 leaves it out."""
     num_samples: int = _runtime(50)
     """Importance samples of IWAE."""
-    pooling: Literal["dynamics", "ordered", "steps", "clip", "stats"] = _runtime("dynamics")
-    """How the latents of a clip become one vector: z at 16 equal times and the sizes of its steps,
-    z at those times alone, the sizes alone, the clip latent w, or means and standard deviations of
-    z."""
+    pooling: Literal["dynamics", "ordered", "steps", "mean_dynamics", "means", "clip", "stats"] = (
+        _runtime("dynamics")
+    )
+    """How the latents of a clip become one vector: z at 16 equal times in units of its uncertainty
+    and the sizes of its steps, z at those times alone, the sizes alone, the first two of posterior
+    means as they are (for model.linear false), the clip latent w, or means and standard deviations
+    of z."""
     baselines: tuple[str, ...] = _runtime(DEFAULT_BASELINES)
     """classify: what the latents are measured beside, among random_encoder, frame_pca, chance, raw,
     raw_pca, hog, haar, sift, orb, flow_histogram, time, brightness, shuffled_labels, cnn (a small

@@ -302,8 +302,7 @@ def _measure_few_labels(extracted, labels: LabelledSplits, seed: int) -> dict:
         for name in FEW_LABEL_ROWS
         if name in extracted
     }
-    group_V = extracted["vae"].train.group_V[labels.train_V]
-    return measure_few_labels(rows, labels.train_label_V, group_V, labels.test_label_V, seed)
+    return measure_few_labels(rows, labels.train_label_V, labels.test_label_V, seed)
 
 
 def _draw_few_labels(path: Path, few_labels: dict) -> None:

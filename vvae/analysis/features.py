@@ -9,6 +9,7 @@ import numpy as np
 
 from vvae.analysis.batches import map_clips
 from vvae.data.clips import Clips
+from vvae.distributions import Gaussian
 from vvae.models import contract
 from vvae.models.sequential import SequentialPosterior
 
@@ -30,7 +31,21 @@ def pool_ordered(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Arra
     frames.) The times reach from the first valid frame to the last; between two frames the values
     are interpolated linearly. Zeros for a clip without a valid frame.
     """
-    return _join(_sample_times(posterior, mask_BT))
+    return _join(_sample_times(_scale_by_uncertainty(posterior.frame), mask_BT))
+
+
+def pool_means(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
+    """`pool_ordered` of the posterior means as they are: [B, 16 * Z].
+
+    In units of a N(0, I) prior, in which latents that say nothing are near 0. For networks without
+    a linear path, whose posteriors grow too narrow for unseen clips.
+    """
+    return _join(_sample_times(posterior.frame.mean, mask_BT))
+
+
+def pool_mean_dynamics(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
+    """`pool_means` and the sizes of the 15 steps between its times: [B, 31 * Z]."""
+    return _join_steps(_sample_times(posterior.frame.mean, mask_BT))
 
 
 def pool_dynamics(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
@@ -39,8 +54,7 @@ def pool_dynamics(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Arr
     A linear classifier cannot tell fast from slow where the phase of a movement varies: the mean
     of z_t over phases is the same. The sizes |z_{t+1} - z_t| can.
     """
-    z_BSZ = _sample_times(posterior, mask_BT)
-    return jnp.concatenate([_join(z_BSZ), _measure_steps(z_BSZ)], axis=1)
+    return _join_steps(_sample_times(_scale_by_uncertainty(posterior.frame), mask_BT))
 
 
 def pool_steps(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
@@ -49,7 +63,11 @@ def pool_steps(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
     For signed views such as `difference`: what moves there is bright or dark by chance, so that
     the sign of a latent says nothing of the class, and its changes do.
     """
-    return _measure_steps(_sample_times(posterior, mask_BT))
+    return _measure_steps(_sample_times(_scale_by_uncertainty(posterior.frame), mask_BT))
+
+
+def _join_steps(z_BSZ: jax.Array) -> jax.Array:
+    return jnp.concatenate([_join(z_BSZ), _measure_steps(z_BSZ)], axis=1)
 
 
 def _measure_steps(z_BSZ: jax.Array) -> jax.Array:
@@ -60,9 +78,12 @@ def _join(z_BSZ: jax.Array) -> jax.Array:
     return z_BSZ.reshape(z_BSZ.shape[0], -1)
 
 
-def _sample_times(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
-    """Latents in units of their uncertainty at NUM_TIMES equal times, [B, S, Z]."""
-    z_BTZ = posterior.frame.mean * jnp.exp(-0.5 * posterior.frame.logvar)
+def _scale_by_uncertainty(frame: Gaussian) -> jax.Array:
+    return frame.mean * jnp.exp(-0.5 * frame.logvar)
+
+
+def _sample_times(z_BTZ: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    """Latents at NUM_TIMES equal times, [B, S, Z]."""
     # Valid frames first, in their order; frames without a value may stand at both ends.
     order_BT = jnp.argsort(~mask_BT, axis=1, stable=True)
     z_BTZ = jnp.take_along_axis(z_BTZ, order_BT[..., None], axis=1)
@@ -89,6 +110,8 @@ def pool_stats(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
 POOLINGS: dict[str, Callable] = {
     "clip": pool_clip,
     "dynamics": pool_dynamics,
+    "mean_dynamics": pool_mean_dynamics,
+    "means": pool_means,
     "ordered": pool_ordered,
     "stats": pool_stats,
     "steps": pool_steps,
