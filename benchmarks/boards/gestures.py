@@ -1,6 +1,11 @@
-"""EgoGestAR: recognition of gestures in environments that no training saw, and with few labels."""
+"""EgoGestAR: recognition of gestures in environments that no training saw, and with few labels.
+
+What a fold has given is kept in the folder of the request: a task that was stopped goes on with the
+next fold.
+"""
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator
 
@@ -37,16 +42,25 @@ BOARD = Board(
 )
 
 
-@dataclasses.dataclass
-class _Row:
-    """What is collected of a row over the folds."""
+@dataclasses.dataclass(frozen=True)
+class FoldRow:
+    """What a row has given in one fold.
+
+    Attributes:
+      family: see `benchmarks.results.Measurement`.
+      seconds: of training, fitting and judging.
+      parameters: numbers that training fits by gradients.
+      scores: probabilities of the test videos, V lists of K.
+      labels: their class numbers, V.
+      few_hits: number of test videos recognised with few labels, in each draw.
+    """
 
     family: str
-    seconds: float = 0.0
-    parameters: int = 0
-    scores: list[np.ndarray] = dataclasses.field(default_factory=list)
-    labels: list[np.ndarray] = dataclasses.field(default_factory=list)
-    few_hits: list[np.ndarray] = dataclasses.field(default_factory=list)
+    seconds: float
+    parameters: int
+    scores: list[list[float]]
+    labels: list[int]
+    few_hits: list[float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,17 +76,26 @@ class _Method:
 
 def measure(request: Request) -> list[Measurement]:
     """Trains one VAE a fold; rows that do not depend on a seed are measured in seed 0 only."""
+    folds = [measure_fold(request, number) for number in range(NUM_FOLDS)]
+    rows = {name: [fold[name] for fold in folds] for name in folds[0]}
+    headline_D = _average_draws(rows[HEADLINE])
+    return [_summarize(name, found, headline_D) for name, found in rows.items()]
+
+
+def measure_fold(request: Request, number: int) -> dict[str, FoldRow]:
+    """Measures all rows in one fold, or reads what an earlier start has measured of it."""
+    known = request.folder / f"gestures-{request.seed}-fold-{number}.json"
+    if known.is_file():
+        return {name: FoldRow(**row) for name, row in json.loads(known.read_text()).items()}
     config = gestures.configure(num_steps=request.num_steps)
     dataset = gestures.open_videos(config, request.data_path)
     clips = dataset.splits[UNSPLIT]
-    rows: dict[str, _Row] = {}
-    for own, extra, test in gestures.find_folds(clips, NUM_FOLDS):
-        seen, fitted, held_out = (clips.select(ids) for ids in ([*own, *extra], own, test))
-        for method in _list_methods(config, dataset, seen, fitted, request.seed):
-            row = rows.setdefault(method.name, _Row(method.family, parameters=method.parameters))
-            _judge(row, method, fitted, held_out, request.seed)
-    headline_D = _average_draws(rows[HEADLINE])
-    return [_summarize(name, row, headline_D) for name, row in rows.items()]
+    own, extra, test = gestures.find_folds(clips, NUM_FOLDS)[number]
+    seen, fitted, held_out = (clips.select(ids) for ids in ([*own, *extra], own, test))
+    methods = _list_methods(config, dataset, seen, fitted, request.seed)
+    rows = {method.name: _judge(method, fitted, held_out, request.seed) for method in methods}
+    known.write_text(json.dumps({name: dataclasses.asdict(row) for name, row in rows.items()}))
+    return rows
 
 
 def _list_methods(
@@ -113,12 +136,10 @@ def _read_feature(feature: classical.Feature) -> Callable:
     return lambda clips: average_by_video(feature.extract(clips), clips)
 
 
-def _judge(row: _Row, method: _Method, fitted: Clips, held_out: Clips, seed: int) -> None:
+def _judge(method: _Method, fitted: Clips, held_out: Clips, seed: int) -> FoldRow:
     start = time.perf_counter()
     both = [[extractor(clips) for extractor in method.extractors] for clips in (fitted, held_out)]
     scores_VK, names, label_V = gestures.judge_best(*both)
-    row.scores.append(scores_VK)
-    row.labels.append(np.searchsorted(names, label_V))
     train, test = both[0][0], both[1][0]
     few = measure_few_labels(
         {method.name: (train.feature_VF, test.feature_VF)},
@@ -127,22 +148,30 @@ def _judge(row: _Row, method: _Method, fitted: Clips, held_out: Clips, seed: int
         seed=0,
     )
     drawn = few["rows"][method.name]["top1"][few["labels"].index(LABELS)]
-    row.few_hits.append(np.asarray(drawn) * len(label_V))
-    row.seconds += method.seconds + time.perf_counter() - start
+    return FoldRow(
+        method.family,
+        method.seconds + time.perf_counter() - start,
+        int(method.parameters),
+        scores_VK.tolist(),
+        np.searchsorted(names, label_V).tolist(),
+        (np.asarray(drawn) * len(label_V)).tolist(),
+    )
 
 
-def _average_draws(row: _Row) -> np.ndarray:
+def _average_draws(found: list[FoldRow]) -> np.ndarray:
     """Top-1 with few labels in each draw, over the test videos of all folds."""
-    return np.sum(row.few_hits, axis=0) / sum(map(len, row.labels))
+    return np.sum([row.few_hits for row in found], axis=0) / sum(len(row.labels) for row in found)
 
 
-def _summarize(name: str, row: _Row, headline_D: np.ndarray) -> Measurement:
-    found = score_recognition(np.concatenate(row.scores), np.concatenate(row.labels), {})
-    own_D = _average_draws(row)
+def _summarize(name: str, found: list[FoldRow], headline_D: np.ndarray) -> Measurement:
+    scores_VK = np.concatenate([row.scores for row in found])
+    answer = score_recognition(scores_VK, np.concatenate([row.labels for row in found]), {})
+    own_D = _average_draws(found)
     gain, low, high = estimate_interval(headline_D - own_D)
-    values = {metric: found[metric].value for metric in ("top1", "top5", "mean_class")}
+    values = {metric: answer[metric].value for metric in ("top1", "top5", "mean_class")}
     values[f"top1_{LABELS}_labels"] = float(own_D.mean())
     if name != HEADLINE:
         key = f"vae_gain_{LABELS}_labels"
         values |= {key: gain, f"{key}_low": low, f"{key}_high": high}
-    return Measurement(name, row.family, values, row.seconds, row.parameters)
+    seconds = sum(row.seconds for row in found)
+    return Measurement(name, found[0].family, values, seconds, found[0].parameters)
