@@ -3,10 +3,10 @@
     python -m benchmarks.scoreboard TASK [--data.path FOLDER] [--seeds 5]
     python -m benchmarks.scoreboard tables
 
-TASK is ped2, gestures, performers or clusters; the first two need the folder of the data. Rows are
-measured by the commands that a user types, seed by seed; a task that was stopped goes on where it
-was when it is started again with the same --folder. `tables` writes the README's tables from the
-files that there are.
+TASK is ped2, gestures, performers, clusters or shots; the first two need the folder of the data.
+Rows are measured by the commands that a user types, seed by seed; a task that was stopped goes on
+where it was when it is started again with the same --folder. `tables` writes the README's tables
+from the files that there are.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.results import RESULTS, Measurement, Request, summarize, write_b
 from benchmarks.tables import README, write_tables
 from vvae import runtime
 
-TASKS = ("ped2", "gestures", "performers", "clusters")
+TASKS = ("ped2", "gestures", "performers", "clusters", "shots")
 NEED_DATA = ("ped2", "gestures")
 
 

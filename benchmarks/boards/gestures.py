@@ -34,8 +34,8 @@ BOARD = Board(
     protocol="Recognition of 10 gestures in 217 clips, 8 folds by environment; the VAE sees "
     "training folds and unlabelled clips only; C, scaling and pooling by cross-validation inside "
     "the training folds. `top1_5_labels`: 5 labels a class, 20 draws that are the same for every "
-    "row; `vae_gain_5_labels`: the VAE of seed 0 less this row, with the 95 % confidence interval "
-    "of its mean over the draws in the file.",
+    "row; `vae_gain_5_labels`: the VAE of the same seed (0 for rows without one) less this row; "
+    "the 95 % confidence interval of its mean over the draws is in the file.",
     data="EgoGestAR, view rootflow, 24x32, 16 frames",
     headlines=(HEADLINE,),
     columns=("top1", "top5", "mean_class", "top1_5_labels", "vae_gain_5_labels"),

@@ -34,7 +34,6 @@ PROBE_FILE = "probe.npz"
 PREDICTIONS_FILE = "classify_predictions.csv"
 MISTAKES_FILE = "classify_mistakes.png"
 FEW_LABELS_FILE = "classify_few_labels.png"
-FEW_LABEL_ROWS = ("vae", "random_encoder", "frame_pca")
 MIN_CLASS_VIDEOS = 2
 DEFAULT_BASELINES = ("random_encoder", "frame_pca", "chance")
 # Why a baseline that was asked for is not there.
@@ -299,8 +298,7 @@ def _measure_few_labels(extracted, labels: LabelledSplits, seed: int) -> dict:
             extracted[name].train.feature_VF[labels.train_V],
             extracted[name].test.feature_VF[labels.test_V],
         )
-        for name in FEW_LABEL_ROWS
-        if name in extracted
+        for name in extracted
     }
     return measure_few_labels(rows, labels.train_label_V, labels.test_label_V, seed)
 

@@ -1,0 +1,96 @@
+"""Frames per second of the second and later epochs, which come from the cache of decoded clips.
+
+    python -m benchmarks.cached_epochs [--clips 1000 10000] [--seconds 10] [--json FILE]
+
+For each number of clips: writes that many .npy videos of 16 frames of 64x64x3 (copies of one
+another), fills the cache, then draws shuffled training batches for some seconds. Beside it: the
+rate of copying as many bytes from memory to memory, which is the limit. Memory is what the process
+has grown by from the first batch to the last (resident, without pages of files).
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from vvae.data.dataset import ClipFormat, Sampling, open_unsplit
+from vvae.data.loader import train_batches
+
+FRAMES, SIZE, BATCH = 16, 64, 16
+FORMAT = ClipFormat("rgb", SIZE, SIZE, Sampling(num_frames=FRAMES))
+
+
+def main() -> None:
+    """Measures every number of clips and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    copying = measure_copying()
+    print(f"copying in memory: {copying:10,.0f} frames/s")
+    rows = [measure_epochs(number, options.seconds) for number in options.clips]
+    for row in rows:
+        print(
+            f"{row['clips']:7,} clips: {row['frames_per_second']:10,.0f} frames/s, "
+            f"{row['frames_per_second'] / copying:.0%} of copying; "
+            f"memory grows by {row['growth_mb']:.1f} MB"
+        )
+    if options.json:
+        content = {"cores": os.cpu_count(), "copying_frames_per_second": copying, "rows": rows}
+        options.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def measure_copying(num_batches: int = 200) -> float:
+    """Frames per second when a batch is copied out of 64 others in memory."""
+    source = np.zeros((64, BATCH, FRAMES, SIZE, SIZE, 3), np.uint8)
+    source[:] = np.arange(64, dtype=np.uint8)[:, None, None, None, None, None]
+    target = np.empty_like(source[0])
+    start = time.perf_counter()
+    for number in range(num_batches):
+        np.copyto(target, source[number % 64])
+    return num_batches * BATCH * FRAMES / (time.perf_counter() - start)
+
+
+def measure_epochs(num_clips: int, seconds: float) -> dict:
+    """Rate and growth of memory over a stretch of time, after one batch."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, cache = Path(name) / "videos", Path(name) / "cache"
+        folder.mkdir()
+        video = np.random.default_rng(0).integers(0, 256, (FRAMES, SIZE, SIZE, 3), np.uint8)
+        for number in range(num_clips):
+            np.save(folder / f"{number:06d}.npy", video)
+        dataset = open_unsplit(
+            folder,
+            FORMAT,
+            cache_dir=cache,
+            cache_limit_bytes=2**40,
+            num_workers=os.cpu_count() or 1,
+        )
+        clips = next(iter(dataset.splits.values()))
+        batches = train_batches(clips, BATCH, seed=0)
+        next(batches)
+        first, count, start = _read_memory(), 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            next(batches)
+            count += 1
+        elapsed, grown = time.perf_counter() - start, _read_memory() - first
+        batches.close()
+    rate = count * BATCH * FRAMES / elapsed
+    return {"clips": num_clips, "frames_per_second": rate, "growth_mb": grown / 2**20}
+
+
+def _read_memory() -> int:
+    """Bytes of memory that belong to this process alone (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status does not say RssAnon: this program needs Linux")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Frames per second from video files to resized uint8 frames, beside OpenCV, decord and torchcodec.
+
+    pip install '.[bench,vision]' decord torchcodec
+    python -m benchmarks.decoding [--frames 600] [--repeats 5] [--json FILE]
+
+Writes H.264 videos of a moving texture, 320x240 and 1280x720, one for each core, and reads them at
+64x64 and 128x128: every library in as many processes as there are cores, a file each, with one
+thread in a process, which is how vvae fills its cache; and one file alone with as many threads.
+Rows alternate in each repeat; medians. Resizing is not the same: vvae takes area means, OpenCV
+INTER_AREA, decord swscale's bicubic, torchcodec PyTorch's antialiased bilinear.
+
+The last table is of clips of 16 frames at random places of a long video: vvae decodes it once from
+beginning to end, then reads clips from its cache; torchcodec and decord seek. Libraries that are
+not installed, or cannot be loaded, are named as not run.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from vvae.data.dataset import ClipFormat, Sampling, open_unsplit
+from vvae.video import iterate_frames, write_video_pieces
+
+CASES = (((240, 320), (64, 64)), ((720, 1280), (128, 128)))
+FPS = 25
+CLIP = 16
+BLOCK = 50
+NUM_CLIPS = 64
+
+
+def read_vvae(path: str, size: tuple[int, int], threads: int) -> int:
+    """Reads and resizes all frames by vvae; returns their number. It chooses its own threads."""
+    del threads
+    return sum(1 for _ in iterate_frames(path, size))
+
+
+def read_opencv(path: str, size: tuple[int, int], threads: int) -> int:
+    """The same by OpenCV."""
+    import cv2
+
+    cv2.setNumThreads(threads)
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
+    count = 0
+    while True:
+        found, frame = capture.read()
+        if not found:
+            capture.release()
+            return count
+        cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+        count += 1
+
+
+def read_decord(path: str, size: tuple[int, int], threads: int) -> int:
+    """The same by decord."""
+    import decord
+
+    reader = decord.VideoReader(path, width=size[1], height=size[0], num_threads=threads)
+    return sum(len(reader.get_batch(part).asnumpy()) for part in _cut(len(reader)))
+
+
+def read_torchcodec(path: str, size: tuple[int, int], threads: int) -> int:
+    """The same by torchcodec."""
+    import torch
+    from torch.nn.functional import interpolate
+    from torchcodec.decoders import VideoDecoder
+
+    torch.set_num_threads(threads)
+    decoder = VideoDecoder(path, num_ffmpeg_threads=threads)
+    count = 0
+    for part in _cut(len(decoder)):
+        frames = decoder.get_frames_in_range(part[0], part[-1] + 1).data
+        count += len(interpolate(frames, size, mode="bilinear", antialias=True))
+    return count
+
+
+def _cut(number: int) -> list[list[int]]:
+    return [list(range(k, min(k + BLOCK, number))) for k in range(0, number, BLOCK)]
+
+
+READERS: dict[str, tuple[str, Callable]] = {
+    "vvae": ("vvae", read_vvae),
+    "OpenCV": ("cv2", read_opencv),
+    "decord": ("decord", read_decord),
+    "torchcodec": ("torchcodec", read_torchcodec),
+}
+
+
+def main() -> None:
+    """Measures every case and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=600, help="frames of each video (600)")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    problems = {name: _find_problem(package) for name, (package, _) in READERS.items()}
+    installed = [name for name, problem in problems.items() if problem is None]
+    results = []
+    for shape, size in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            paths = _write_videos(Path(folder), shape, options.frames)
+            results += measure_whole_files(paths, shape, size, installed, options.repeats)
+            if shape == CASES[0][0]:
+                results += measure_random_clips(paths[0], size, installed, options.repeats)
+    for name, problem in problems.items():
+        if problem is not None:
+            print(f"{name}: not run ({problem})")
+    if options.json:
+        content = {"cores": os.cpu_count(), "frames": options.frames, "results": results}
+        options.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _find_problem(package: str) -> str | None:
+    """Why a library cannot be used here; None if it can."""
+    try:
+        importlib.import_module(package)
+    except (ImportError, OSError, RuntimeError) as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return None
+
+
+def _write_videos(folder: Path, shape: tuple[int, int], num_frames: int) -> list[str]:
+    """One video for each core: a smooth texture that moves, with noise."""
+    paths = []
+    for number in range(os.cpu_count() or 1):
+        rng = np.random.default_rng(number)
+        coarse = rng.integers(0, 256, (shape[0] // 16, shape[1] // 16, 3), np.uint8)
+        texture = np.kron(coarse, np.ones((16, 16, 1), np.uint8))
+
+        def draw(texture=texture, rng=rng):
+            for frame in range(num_frames):
+                moved = np.roll(texture, (frame, 3 * frame), axis=(0, 1))
+                yield (moved // 2 + rng.integers(0, 16, moved.shape, np.uint8))[None]
+
+        paths.append(str(folder / f"{number}.mp4"))
+        write_video_pieces(paths[-1], draw(), texture.shape[:2], FPS)
+    return paths
+
+
+def measure_whole_files(
+    paths: Sequence[str], shape, size, names: Sequence[str], repeats: int
+) -> list[dict]:
+    """Frames per second of all files in parallel, and of one alone."""
+    cores = len(paths)
+    title = f"{shape[1]}x{shape[0]} to {size[1]}x{size[0]}"
+    with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+        ways = {name: partial(_read_all, pool, READERS[name][1], paths, size) for name in names}
+        parallel = _time_in_turn(ways, repeats)
+    alone = _time_in_turn(
+        {name: partial(READERS[name][1], paths[0], size, cores) for name in names}, repeats
+    )
+    rows = []
+    for what, rates in ((f"{cores} files, {cores} processes", parallel), ("one file", alone)):
+        print(f"\n{title}, {what}")
+        rows += _print_rates(rates, "frames/s")
+        for row in rows[-len(names) :]:
+            row["case"] = f"{title}, {what}"
+    return rows
+
+
+def _read_all(pool, read: Callable, paths: Sequence[str], size) -> int:
+    return sum(pool.map(read, paths, [size] * len(paths), [1] * len(paths)))
+
+
+def measure_random_clips(path: str, size, names: Sequence[str], repeats: int) -> list[dict]:
+    """Clips per second from random places of a long video."""
+    folder = Path(path).parent / "one"
+    folder.mkdir()
+    (folder / "long.mp4").hardlink_to(path)
+    clip_format = ClipFormat("rgb", *size, Sampling(num_frames=CLIP))
+    number = sum(1 for _ in iterate_frames(path)) - CLIP
+    starts = np.random.default_rng(0).integers(0, number, NUM_CLIPS).tolist()
+
+    def open_clips(cache: Path):
+        settings = {"cache_limit_bytes": 10**10, "num_workers": 0}
+        return next(
+            iter(open_unsplit(folder, clip_format, cache_dir=cache, **settings).splits.values())
+        )
+
+    def decode_once() -> int:
+        with tempfile.TemporaryDirectory() as cache:
+            return len(open_clips(Path(cache)))
+
+    with tempfile.TemporaryDirectory() as cache:
+        clips = open_clips(Path(cache))
+        ids = np.random.default_rng(0).integers(0, len(clips), NUM_CLIPS)
+        ways = {
+            "vvae, first epoch": decode_once,
+            "vvae, from the cache": lambda: len(clips.read(ids)),
+        }
+        if "torchcodec" in names:
+            ways["torchcodec"] = partial(_seek_torchcodec, path, size, starts)
+        if "decord" in names:
+            ways["decord"] = partial(_seek_decord, path, size, starts)
+        rates = _time_in_turn(ways, repeats)
+    print(f"\nrandom clips of {CLIP} frames from a video of {number + CLIP}")
+    rows = _print_rates(rates, "clips/s", peer="torchcodec")
+    for row in rows:
+        row["case"] = f"random clips of {CLIP} frames"
+    return rows
+
+
+def _seek_torchcodec(path: str, size, starts: Sequence[int]) -> int:
+    from torch.nn.functional import interpolate
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(path, num_ffmpeg_threads=os.cpu_count() or 1)
+    for start in starts:
+        frames = decoder.get_frames_in_range(start, start + CLIP).data
+        interpolate(frames, size, mode="bilinear", antialias=True)
+    return len(starts)
+
+
+def _seek_decord(path: str, size, starts: Sequence[int]) -> int:
+    import decord
+
+    reader = decord.VideoReader(path, width=size[1], height=size[0])
+    for start in starts:
+        reader.get_batch(list(range(start, start + CLIP))).asnumpy()
+    return len(starts)
+
+
+def _time_in_turn(ways: dict[str, Callable[[], int]], repeats: int) -> dict[str, float]:
+    """Items per second of each way: the median over repeats, after one that does not count."""
+    for way in ways.values():
+        way()
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            count = way()
+            rates[name].append(count / (time.perf_counter() - start))
+    return {name: statistics.median(found) for name, found in rates.items()}
+
+
+def _print_rates(rates: dict[str, float], unit: str, peer: str = "OpenCV") -> list[dict]:
+    reference = rates.get(peer)
+    for name, rate in rates.items():
+        ratio = f"{rate / reference:7.2f} x {peer}" if reference else ""
+        print(f"{name:22}{rate:10.0f} {unit}{ratio}")
+    return [{"row": name, "rate": rate, "unit": unit} for name, rate in rates.items()]
+
+
+if __name__ == "__main__":
+    main()
