@@ -19,10 +19,13 @@ those about another folder of the same last name in NAME-2.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from vvae import cli, runtime
+from vvae import cli, processes, runtime
 from vvae.config import BASELINES, TASKS
 
 OTHER_TASKS = ("check", "export", "compare", "report", "compress", "decompress")
@@ -56,6 +59,8 @@ def main(arguments: list[str]) -> int:
     if request.tasks == ["decompress"]:
         decompress(request)
         return 0
+    if request.group is not None:
+        processes.connect(request.group)
     evaluate_run(
         request.workdir,
         request.tasks,
@@ -103,6 +108,7 @@ class Request:
     moderation: ModerateRequest = ModerateRequest()
     step: float | None = None
     lossless: bool = False
+    group: processes.Group | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -159,6 +165,7 @@ def read_request(arguments: list[str]) -> Request:
     parser.add_argument(
         "--lossless", action="store_true", help="decompress: write the frames bit by bit"
     )
+    cli.add_process_options(parser)
     options = parser.parse_intermixed_args(arguments)
     operands = _take_operands(options)
     for task in options.tasks:
@@ -188,7 +195,17 @@ def read_request(arguments: list[str]) -> Request:
         ModerateRequest(options.unwanted, options.marks, options.num_marks),
         options.step,
         options.lossless,
+        _read_group(options),
     )
+
+
+def _read_group(options) -> processes.Group | None:
+    group = cli.read_group(options)
+    if group is not None and set(options.tasks) & set(OTHER_TASKS):
+        raise ValueError(
+            f"{options.tasks[0]} is the work of one process: no --parallel.coordinator"
+        )
+    return group
 
 
 def _take_operands(options) -> tuple[Path, ...]:
@@ -283,26 +300,37 @@ def evaluate_run(
         settings = dataclasses.replace(run.config.evaluate, baselines=baselines)
         run = dataclasses.replace(run, config=dataclasses.replace(run.config, evaluate=settings))
     model, params = runs.load(workdir, which)
-    task_data = _open_data(run, data_path)
-    folder = _open_folder(run, data_path)
-    question = _Question(run, model, params, task_data, folder, search, moderation)
-    for task in tasks or run.config.evaluate.tasks:
-        print(f"\n{task} ...", flush=True)
-        try:
-            result = _ANSWERS[task](question)
-        except ValueError as error:
-            if tasks:
-                raise
-            # Nobody asked for this task by name, and the others can still be answered.
-            print(f"\n{task}: not measured: {error}")
-            continue
-        write_result(result, folder)
-        print(f"\n{format_result(result)}", flush=True)
+    task_data = processes.do_together(lambda: _open_data(run, data_path))
+    with _open_folder(run, data_path) as folder:
+        question = _Question(run, model, params, task_data, folder, search, moderation)
+        for task in tasks or run.config.evaluate.tasks:
+            print(f"\n{task} ...", flush=True)
+            try:
+                result = _ANSWERS[task](question)
+            except ValueError as error:
+                if tasks:
+                    raise
+                # Nobody asked for this task by name, and the others can still be answered.
+                print(f"\n{task}: not measured: {error}")
+                continue
+            write_result(result, folder)
+            print(f"\n{format_result(result)}", flush=True)
     print(f"\npictures, videos and JSON files: {folder}")
-    report(workdir)
+    if processes.is_first():
+        report(workdir)
 
 
-def _open_folder(run, data_path: str | None) -> Path:
+@contextlib.contextmanager
+def _open_folder(run, data_path: str | None) -> Iterator[Path]:
+    """Gives the folder of the answers; that of all processes but the first is thrown away."""
+    if processes.is_first():
+        yield _choose_folder(run, data_path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def _choose_folder(run, data_path: str | None) -> Path:
     """Returns the folder of the answers, and says so where it has not the name of the videos'."""
     from vvae.analysis import new_videos
 
@@ -661,4 +689,4 @@ def decompress(request: Request) -> None:
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    cli.run_main(main, end=processes.end)

@@ -5,15 +5,17 @@ python train.py --data.path FOLDER                  your own videos
 python train.py configs/article.py --optim.learning_rate 3e-4
 python train.py --workdir RUN                       continues RUN with its own settings
 python train.py --init_from RUN                     starts from the parameters of RUN
+python train.py --workdir RUN --parallel.coordinator auto     one of several: docs/distributed.md
 """
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 import time
 from pathlib import Path
 
-from vvae import cli, runtime
+from vvae import cli, processes, runtime
 from vvae.config import Config, load_config_file
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "default.py"
@@ -25,7 +27,10 @@ def main(arguments: list[str]) -> int:
     runtime.prepare_jax()
     from vvae import run as runs
 
-    with runs.lock(request.workdir):
+    if request.group is not None:
+        processes.connect(request.group)
+    with contextlib.ExitStack() as held:
+        processes.do_first(lambda: held.enter_context(runs.lock(request.workdir)))
         finished = train(request)
         if finished:
             import evaluate
@@ -39,11 +44,13 @@ def main(arguments: list[str]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the command line asks for: settings, run directory, a run to take parameters from."""
+    """What the command line asks for: settings, run directory, a run to take parameters from, and
+    which of several processes this one is."""
 
     config: Config
     workdir: Path
     init_from: str | None
+    group: processes.Group | None
 
 
 def read_request(arguments: list[str]) -> Request:
@@ -61,13 +68,18 @@ def read_request(arguments: list[str]) -> Request:
     parser.add_argument(
         "--init_from", "--init-from", metavar="RUN", help="run to take the first parameters from"
     )
+    cli.add_process_options(parser)
     if {"-h", "--help"} & set(arguments):
         print(f"{__doc__}\n{parser.format_help()}\nSettings:\n")
     options, arguments = parser.parse_known_args(arguments)
     defaults = _find_defaults(file, options.workdir)
-    config = cli.parse_settings(arguments, defaults, options=("--workdir", "--init_from"))
+    names = ("--workdir", "--init_from", *cli.PROCESS_OPTIONS)
+    config = cli.parse_settings(arguments, defaults, options=names)
+    group = cli.read_group(options)
+    if group is not None and options.workdir is None:
+        raise ValueError("several processes need the same run directory: give --workdir RUN")
     workdir = options.workdir or Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return Request(config, workdir, options.init_from)
+    return Request(config, workdir, options.init_from, group)
 
 
 def _find_defaults(file: str | None, workdir: Path | None) -> Config:
@@ -100,7 +112,7 @@ def train(request: Request) -> bool:
     session.print_estimate(config, runner, num_parts)
 
     # Data: decoded once into the cache, then read from it.
-    dataset = runs.cut_data(config, session.open_data(config))
+    dataset = processes.do_together(lambda: runs.cut_data(config, session.open_data(config)))
     num_steps = session.count_steps(config.train, dataset)
     session.print_epochs(config, num_steps)
 
@@ -125,6 +137,8 @@ def train(request: Request) -> bool:
             host_state = session.make_state(model, tx, dataset, config)
             if request.init_from is not None:
                 host_state = session.take_parameters(host_state, request.init_from)
+            # Fitted to the data, which may round differently on another machine.
+            host_state = processes.share(host_state)
         first_step = int(host_state.step)
         if first_step >= num_steps:
             print(f"{workdir} is finished: all {num_steps} steps are done")
@@ -142,6 +156,7 @@ def train(request: Request) -> bool:
             report.describe_step(measure_step(step, state, batch))
             for done in range(first_step + 1, num_steps + 1):
                 profile.begin(done)
+                asked_to_stop = runner.share_flag(interrupts.requested)
                 state, metrics = step(state, batch)
                 used, batch = batch, report.next_batch(batches, metrics)
                 report.step_done(done, metrics, used["index"])
@@ -151,7 +166,7 @@ def train(request: Request) -> bool:
                 if fit_prior.is_due(done):
                     with report.pause():
                         state = fit_prior(state)
-                is_last = done == num_steps or interrupts.requested
+                is_last = done == num_steps or asked_to_stop()
                 if is_last or done % config.train.validate_every == 0:
                     with report.pause():
                         scores = validate(done, state, report)
@@ -163,10 +178,10 @@ def train(request: Request) -> bool:
     session.draw_curves(run)
     if done < num_steps:
         print(f"stopped at step {done} of {num_steps}; go on: python train.py --workdir {workdir}")
-        if interrupts.terminated:
+        if not interrupts.by_hand:
             sys.exit(cli.TEMPORARY_FAILURE)
     return done == num_steps
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    cli.run_main(main, end=processes.end)

@@ -13,15 +13,16 @@ PACKAGE = ROOT / "vvae"
 # A room, and the rooms that it may enter; a name covers everything below it.
 ALLOWED = {
     "config": (),
-    "cli": ("config",),
+    "cli": ("config", "processes"),
     "runtime": (),
+    "processes": (),
     "video": (),
     "distributions": (),
     "lpips": (),
     "data": ("data", "video"),
     "models": ("models", "distributions"),
     "objectives": ("distributions", "models.contract"),
-    "training": ("training", "objectives"),
+    "training": ("training", "objectives", "processes"),
     "streaming": ("models", "distributions", "video"),
     "coding": ("models", "distributions"),
     "tiling": ("models", "distributions"),
@@ -34,6 +35,7 @@ ALLOWED = {
     "analysis": (
         "analysis",
         "run",
+        "processes",
         "config",
         "video",
         "data",
@@ -49,6 +51,7 @@ ALLOWED = {
     ),
     "session": (
         "run",
+        "processes",
         "config",
         "data",
         "distributions",

@@ -196,7 +196,7 @@ def test_a_second_signal_ends_at_once():
         "with session.Interrupts() as interrupts:\n"
         "    assert not interrupts.requested\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    assert interrupts.requested and interrupts.terminated\n"
+        "    assert interrupts.requested and not interrupts.by_hand\n"
         "print('stopping', flush=True)\n"
         "try:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
@@ -211,7 +211,7 @@ def test_a_second_signal_ends_at_once():
 def test_without_a_signal_the_handlers_are_those_from_before():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with session.Interrupts() as interrupts:
-        assert not interrupts.requested and not interrupts.terminated
+        assert not interrupts.requested and not interrupts.by_hand
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 

@@ -1,5 +1,6 @@
 """Command lines: settings from the arguments, and errors of one line."""
 
+import argparse
 import contextlib
 import difflib
 import errno
@@ -15,6 +16,7 @@ from pathlib import Path
 import tyro
 
 from vvae.config import Config
+from vvae.processes import Group
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -22,6 +24,41 @@ NUMERICAL_ERROR = 3
 TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: run it again
 _ROOT = Path(__file__).resolve().parent.parent
 _PLAIN_WORDS = {"true": "True", "false": "False", "none": "None"}
+PROCESS_OPTIONS = tuple(
+    f"--parallel.{name}" for name in ("coordinator", "num_processes", "process_id", "timeout")
+)
+
+
+def add_process_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a run of several processes; they are of a start, not of the run."""
+    help_texts = (
+        ("HOST:PORT", "of the first of several processes, or auto: docs/distributed.md"),
+        ("N", "how many processes there are"),
+        ("K", "which of them this one is, from 0"),
+        ("SECONDS", "without a sign of one process after which all end (60)"),
+    )
+    for name, (metavar, text) in zip(PROCESS_OPTIONS, help_texts):
+        spellings = (name, name.replace("_", "-")) if "_" in name else (name,)
+        kind = str if name.endswith("coordinator") else int
+        parser.add_argument(*spellings, dest=name, type=kind, metavar=metavar, help=text)
+
+
+def read_group(options: argparse.Namespace) -> Group | None:
+    """Returns what `add_process_options` has read; None for a run of one process.
+
+    Raises:
+      ValueError: for an option without --parallel.coordinator, or values that do not fit.
+    """
+    coordinator, num_processes, process_id, timeout = (
+        getattr(options, name) for name in PROCESS_OPTIONS
+    )
+    if coordinator is None:
+        for name in PROCESS_OPTIONS[1:]:
+            if getattr(options, name) is not None:
+                raise ValueError(f"{name} needs --parallel.coordinator HOST:PORT")
+        return None
+    given = {} if timeout is None else {"timeout": timeout}
+    return Group(coordinator, num_processes, process_id, **given)
 
 
 def parse_settings(
@@ -60,7 +97,7 @@ def parse_settings(
         raise ValueError(_one_line(complaint.getvalue())) from None
 
 
-def run_main(main: Callable[[list[str]], int]) -> None:
+def run_main(main: Callable[[list[str]], int], end: Callable[[int], None] = sys.exit) -> None:
     """Runs a program: its status is the exit status; what the user can mend is one line, status 2.
 
     Ctrl-C where nothing can be saved is one line and status 130; SIGTERM is status 75, by which a
@@ -69,7 +106,7 @@ def run_main(main: Callable[[list[str]], int]) -> None:
     An error that vvae raised on purpose (ValueError, MemoryError, or OSError of a file) is printed
     as one line; a FloatingPointError (a loss that is not finite) is one line and status 3; any
     other error is a fault of the program and keeps its traceback, as every one does where the
-    environment sets VVAE_TRACEBACK.
+    environment sets VVAE_TRACEBACK. `end` is called with the status.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TEMPORARY_FAILURE))
     # Names of files that are no UTF-8 can be printed so, with escapes.
@@ -88,7 +125,7 @@ def run_main(main: Callable[[list[str]], int]) -> None:
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         status = NUMERICAL_ERROR
-    sys.exit(status)
+    end(status)
 
 
 def describe_unknown(kind: str, word: str, known) -> str:

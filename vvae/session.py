@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import math
 import signal
 import sys
@@ -12,13 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vvae import figures, objectives
+from vvae import figures, objectives, processes
 from vvae import run as runs
 from vvae.analysis import density, latents
 from vvae.analysis.baselines import fit_block_pca, fit_frame_pca
-from vvae.analysis.batches import choose_examples, map_clips, spread_evenly
+from vvae.analysis.batches import (
+    choose_examples,
+    map_clips,
+    map_clips_on_all,
+    spread_evenly,
+)
 from vvae.analysis.reconstruct import compare_videos, to_codes, write_comparison
-from vvae.config import Config, Optim, Train
+from vvae.config import Config, Optim, Train, identity
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset, describe_flaws, find_label_problems
 from vvae.data.loader import (
@@ -192,12 +198,24 @@ def print_epochs(config: Config, num_steps: int) -> None:
 
 
 def begin_run(workdir: Path, config: Config, dataset: Dataset, num_steps: int) -> runs.Run:
-    """Creates the run directory, or checks that it may be continued with these settings."""
+    """Creates the run directory, or checks that it may be continued with these settings.
+
+    With several processes the first one writes, and all others must have the same settings and
+    data.
+    """
+    processes.require_same("the settings", json.dumps(identity(config), sort_keys=True))
+    processes.require_same("the data set", f"{dataset.fingerprint}, broken: {dataset.broken}")
+    processes.do_first(lambda: _write_start(workdir, config, dataset, num_steps))
+    return runs.open_run(workdir)
+
+
+def _write_start(workdir: Path, config: Config, dataset: Dataset, num_steps: int) -> None:
     data_path = str(Path(dataset.root).resolve())
     if runs.is_run(workdir):
         run = runs.open_run(workdir)
         runs.check_identity(run, config, dataset.fingerprint)
-        return runs.record_start(run, config, data_path)
+        runs.record_start(run, config, data_path)
+        return
     facts = {
         "path": data_path,
         "fingerprint": dataset.fingerprint,
@@ -214,7 +232,7 @@ def begin_run(workdir: Path, config: Config, dataset: Dataset, num_steps: int) -
         "num_clipped": dataset.num_clipped,
         "left_out_splits": dataset.left_out_splits,
     }
-    return runs.create_run(workdir, config, facts, dataset.class_names)
+    runs.create_run(workdir, config, facts, dataset.class_names)
 
 
 # --- optimizer, step, state ----------------------------------------------------------------------
@@ -345,8 +363,8 @@ def open_batches(dataset: Dataset, config: Config, runner, first_step: int):
         config.train.batch_size,
         config.train.seed,
         start_step=first_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=processes.index(),
+        process_count=processes.count(),
         augmentation=Augmentation(data.flip, data.crop, data.brightness),
     )
     return prefetch(batches, lambda item: runner.place_batch(item[1]))
@@ -379,9 +397,9 @@ class Interrupts:
         return self._received is not None
 
     @property
-    def terminated(self) -> bool:
-        """Whether that was SIGTERM, by which schedulers take a machine back."""
-        return self._received == signal.SIGTERM
+    def by_hand(self) -> bool:
+        """Whether that was Ctrl-C, and not SIGTERM, by which schedulers take a machine back."""
+        return self._received == signal.SIGINT
 
     def _request(self, number: int, _) -> None:
         self._received = number
@@ -414,7 +432,7 @@ def make_profile(run: runs.Run, first_step: int) -> StepProfile:
     steps = run.config.train.profiled_steps()
     if steps is not None and steps[1] <= first_step:
         print(f"train.profile={run.config.train.profile}: these steps are done, nothing is traced")
-    return StepProfile(steps if jax.process_index() == 0 else None, run.workdir / "profile")
+    return StepProfile(steps if processes.is_first() else None, run.workdir / "profile")
 
 
 class Report:
@@ -426,12 +444,14 @@ class Report:
         `clips` are the training clips, to be named where the loss is not finite.
         """
         config = run.config
-        tensorboard = (
-            open_tensorboard(run.workdir / "tensorboard") if config.train.tensorboard else None
-        )
-        self._log = MetricsLog(run.metrics, tensorboard)
-        self._log.cut_after(first_step)
-        self._progress = Progress(first_step, run.num_steps, disable=jax.process_index() != 0)
+        self._log = None
+        if processes.is_first():
+            tensorboard = (
+                open_tensorboard(run.workdir / "tensorboard") if config.train.tensorboard else None
+            )
+            self._log = MetricsLog(run.metrics, tensorboard)
+            self._log.cut_after(first_step)
+        self._progress = Progress(first_step, run.num_steps, disable=not processes.is_first())
         self._frames_per_step = config.train.batch_size * config.data.num_frames
         self._runner, self._schedule = runner, schedule
         self._log_every = config.train.log_every
@@ -512,7 +532,7 @@ class Report:
 
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:
         """Adds a line to metrics.jsonl; only the first process does."""
-        if jax.process_index() == 0:
+        if self._log is not None:
             self._log.write(step, kind, values)
 
     def say(self, text: str) -> None:
@@ -595,7 +615,8 @@ class PriorFits:
             params=replace_clip_prior(host.params, _as_float32(mixture)),
             ema_params=replace_clip_prior(host.ema_params, _as_float32(averaged)),
         )
-        return self._runner.place_state(host)
+        # EM ends where rounding leads it, which may differ between machines.
+        return self._runner.place_state(processes.share(host))
 
     def _infer(self, params) -> Gaussian:
         return map_clips(functools.partial(self._encode, params), self._clips, self._batch_size)
@@ -630,7 +651,9 @@ class Validation:
     def __call__(self, step: int, state: TrainState, report: Report) -> dict[str, float]:
         """Returns the scores, which are logged too; warns where a level has collapsed."""
         params = variables(state, ema=True)
-        measured = map_clips(lambda b: self._measure(params, b), self._clips, self._batch_size)
+        measured = map_clips_on_all(
+            lambda b: self._measure(params, b), self._clips, self._batch_size
+        )
         levels = density.collect_levels(self._model, measured, self._clips.mask_NT)
         scores = {"val_elbo": float(measured["elbo"].mean(dtype=np.float64))}
         for name, kl_N in measured["kl"].items():
@@ -657,7 +680,7 @@ class Validation:
         }
 
     def _draw(self, step: int, params) -> None:
-        if jax.process_index() != 0:
+        if not processes.is_first():
             return
         videos = self._shown.read(np.arange(len(self._shown)))
         mean_video = self._reconstruct(params, videos, self._shown.mask_NT)
@@ -667,7 +690,9 @@ class Validation:
 
 
 def draw_curves(run: runs.Run) -> None:
-    """Draws metrics.jsonl as curves.png in the run directory."""
+    """Draws metrics.jsonl as curves.png in the run directory; only the first process does."""
+    if not processes.is_first():
+        return
     rows = read_metrics(run.metrics)
 
     def curve(kind: str, name: str):

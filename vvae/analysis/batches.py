@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vvae import processes
 from vvae.data.clips import Clips
 from vvae.data.loader import eval_batches
 
@@ -17,6 +18,9 @@ MAX_FPS = 60.0
 def map_clips(function: Callable[[dict[str, np.ndarray]], Any], clips: Clips, batch_size: int):
     """Applies a function to every clip, in batches of one fixed size.
 
+    With several processes each computes every P-th batch, and all of them return all results: bit
+    by bit what one process returns, since the batches are the same.
+
     Args:
       function: batch (see `vvae.data.loader.eval_batches`) -> pytree of arrays [B, ...]; jitted by
         the caller, so that it is compiled once.
@@ -26,12 +30,27 @@ def map_clips(function: Callable[[dict[str, np.ndarray]], Any], clips: Clips, ba
     Returns:
       The pytree with NumPy arrays [N, ...], in the order of the clips.
     """
-    parts = []
-    for batch in eval_batches(clips, batch_size):
-        valid_B = batch["valid"]
-        output = jax.device_get(function(batch))
-        parts.append(jax.tree.map(lambda array, valid_B=valid_B: array[valid_B], output))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    own = eval_batches(clips, batch_size * processes.count(), processes.index(), processes.count())
+    parts = [jax.device_get(function(batch)) for batch in own]
+    stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
+    # [P, own batches, B, ...] -> [own batches, P, B, ...], the order of the clips.
+    return jax.tree.map(
+        lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[3:])[: len(clips)],
+        processes.gather(stacked),
+    )
+
+
+def map_clips_on_all(function, clips: Clips, batch_size: int):
+    """As `map_clips`, for a function that all devices of all processes compute together.
+
+    Args:
+      function: this process' part of a batch -> pytree of arrays [B, ...] of all of it, as
+        `Runner.map_eval` makes them.
+      clips, batch_size: as in `map_clips`.
+    """
+    own = eval_batches(clips, batch_size, processes.index(), processes.count())
+    parts = [function(batch) for batch in own]
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(clips)], *parts)
 
 
 def choose_examples(clips: Clips, count: int) -> np.ndarray:

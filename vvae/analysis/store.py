@@ -16,8 +16,10 @@ interrupted extraction has left is overwritten from the last such part on. At th
 as they are, into features.npz; on the way there the disk holds them twice.
 """
 
+import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import itertools
@@ -33,11 +35,12 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
+from vvae import processes
+from vvae.analysis.batches import map_clips
 from vvae.analysis.features import get_pooling
 from vvae.analysis.result import Result
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
-from vvae.data.loader import eval_batches
 from vvae.models import contract
 from vvae.run import write_json
 
@@ -113,18 +116,24 @@ def store_features(
         "num_clips": total,
         "shapes": _measure_shapes(encode, params, dataset, batch_size),
     }
-    if _is_complete(folder, plan):
+    # What the first process has, it alone writes.
+    complete, done = processes.share(
+        np.array([_is_complete(folder, plan), _read_progress(folder, plan)], np.int64)
+    )
+    if complete:
         _remove_arrays(folder)
         return _describe(dataset, plan, resumed=total)
-    done = _read_progress(folder, plan)
+    latents = _encode_parts(
+        functools.partial(encode, params), dataset, parts, int(done), batch_size
+    )
+    if not processes.is_first():
+        collections.deque(latents, maxlen=0)  # its share of the work
+        return _describe(dataset, plan, resumed=int(done))
     if done == 0:
         _start_anew(folder, plan)
-    with _open_arrays(folder, plan, done) as files:
-        for part in parts:
-            if part.row < done:
-                continue
-            _append(files, encode, params, dataset.splits[part.split], part, batch_size)
-            written = part.row + part.stop - part.start
+    with _open_arrays(folder, plan, int(done)) as files:
+        for written, arrays in latents:
+            _append(files, arrays)
             write_json(folder / RECORD, {**plan, "clips_done": written, "complete": False})
             if on_part is not None:
                 on_part(written, total)
@@ -134,7 +143,7 @@ def store_features(
     _pack(folder)
     write_json(folder / RECORD, {**plan, "clips_done": total, "complete": True})
     _remove_arrays(folder)
-    return _describe(dataset, plan, resumed=done)
+    return _describe(dataset, plan, resumed=int(done))
 
 
 def make_encoder(model, pooling: str) -> Callable:
@@ -277,13 +286,21 @@ def _open_arrays(folder: Path, plan: dict[str, Any], done: int) -> Iterator[dict
         yield files
 
 
-def _append(files, encode, params, clips: Clips, part: _Part, batch_size: int) -> None:
+def _encode_parts(
+    encode: Callable, dataset: Dataset, parts: list[_Part], done: int, batch_size: int
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Yields (clips done with it, arrays of the part) for the parts that are to do."""
+    for part in parts:
+        if part.row >= done:
+            clips = dataset.splits[part.split].select(np.arange(part.start, part.stop))
+            arrays = map_clips(lambda b: encode(b["video"], b["mask"]), clips, batch_size)
+            yield part.row + len(clips), arrays
+
+
+def _append(files: dict[str, BinaryIO], latents: dict[str, np.ndarray]) -> None:
     """Adds a part to the arrays and makes sure that it is on disk."""
-    chosen = clips.select(np.arange(part.start, part.stop))
-    for batch in eval_batches(chosen, batch_size):
-        latents = jax.device_get(encode(params, batch["video"], batch["mask"]))
-        for name, file in files.items():
-            file.write(np.ascontiguousarray(latents[name][batch["valid"]], "<f4").tobytes())
+    for name, file in files.items():
+        file.write(np.ascontiguousarray(latents[name], "<f4").tobytes())
     for file in files.values():
         file.flush()
         os.fsync(file.fileno())

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from vvae import processes
 from vvae.training.state import TrainState
 
 _STEP_NAMES = ocp.path.step.standard_name_format(step_prefix="step", step_format_fixed_length=8)
@@ -268,10 +268,7 @@ class Checkpointer:
             path = self._find_path(later)
             numbered = (path.with_name(f"damaged-{path.name}-{n}") for n in itertools.count(1))
             aside.append(next(path for path in numbered if not path.exists()))
-            if jax.process_index() == 0:
-                path.rename(aside[-1])
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("damaged checkpoints are put aside")
+            processes.do_first(lambda path=path, to=aside[-1]: path.rename(to))
         self._manager.reload()
         return tuple(aside)
 

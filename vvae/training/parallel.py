@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -63,6 +64,21 @@ class Runner:
         """Copies a placed tree, such as the state or the metrics, to NumPy arrays."""
         return jax.tree.map(np.array, tree)
 
+    def share_flag(self, flag: bool) -> Callable[[], bool]:
+        """Begins to find out whether a flag is set in any process.
+
+        All processes make the same calls between the same steps. The answer comes from the devices
+        in their order of work, so that asking before a step and reading after it waits for nothing
+        but the step before.
+
+        Returns:
+          What waits for the answer, which is the same in every process.
+        """
+        if jax.process_count() == 1:
+            return lambda: flag
+        answer = self._any(self.place_batch(np.full(self.num_local_devices, flag)))
+        return lambda: bool(np.asarray(answer))
+
     def _check_batch(self, batch: Any) -> None:
         for size in {leaf.shape[0] for leaf in jax.tree.leaves(batch)}:
             if size % self.num_local_devices:
@@ -77,6 +93,12 @@ class PmapRunner(Runner):
 
     def __init__(self, devices: Sequence[jax.Device]):
         super().__init__(devices, mesh_devices=_keep_local(devices))
+        self._any = jax.pmap(
+            lambda flag_B: jax.lax.pmax(flag_B.any(), _AXIS),
+            axis_name=_AXIS,
+            out_axes=None,
+            devices=self.devices,
+        )
 
     def place_batch(self, batch: Any) -> Any:
         """Copies this process' part of a batch, arrays [B, ...], to its devices.
@@ -133,6 +155,7 @@ class MeshRunner(Runner):
 
     def __init__(self, devices: Sequence[jax.Device]):
         super().__init__(devices, mesh_devices=devices)
+        self._any = jax.jit(jnp.any, out_shardings=self._replicated)
 
     def place_batch(self, batch: Any) -> Any:
         """Copies this process' part of a batch, arrays [B, ...], to its devices.
