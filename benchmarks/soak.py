@@ -1,21 +1,34 @@
-"""Does a long training grow? Memory, open files, threads and steps per second of a real train.py.
+"""Does a long training grow, and does it survive being killed? Of a real train.py.
 
     python -m benchmarks.soak [--steps 20000]
+    python -m benchmarks.soak --kills 100 [--at_once 2]
 
-Trains configs/tiny.py on noise with a validation and a checkpoint every hundredth of the way, and
-looks at the process (/proc, so Linux) whenever metrics.jsonl has new lines. Prints the medians of
-the second and of the last quarter of the way and the growth between them; the first quarter is
-warm-up, the evaluation at the end is not looked at. Writes benchmarks/results/soak.json.
+The first trains configs/tiny.py on noise with a validation and a checkpoint every hundredth of the
+way, and looks at the process (/proc, so Linux) whenever metrics.jsonl has new lines: memory, open
+files, threads and steps per second. Prints the medians of the second and of the last quarter of the
+way and the growth between them; the first quarter is warm-up, the evaluation at the end is not
+looked at.
+
+The second trains a smaller network once without a kill, then again and again, each time killed
+(SIGKILL) at random moments of its life and started again until it is finished, and compares: the
+SHA-256 of every array of the last checkpoint, every line of metrics.jsonl without its timings, and
+what was evaluated.
+
+Both write their part of benchmarks/results/soak.json.
 """
 
 import argparse
+import itertools
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,25 +41,41 @@ SECONDS = 0.2
 UNITS = {"memory": "MB", "open_files": "", "threads": "", "steps_per_second": "1/s"}
 
 
-def main() -> None:
-    """Trains, looks on, prints what has grown."""
+def main() -> int:
+    """Does the one or the other. Returns the exit status: 1 if a killed run has differed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=20_000)
-    steps = parser.parse_args().steps
-    if steps < 400:
-        parser.error(f"--steps {steps}: needs at least 400 for the medians to mean anything")
+    parser.add_argument("--kills", type=int, help="kill trainings so many times instead")
+    parser.add_argument("--at_once", type=int, default=2, help="trainings beside each other")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        samples = _watch_training(Path(folder), steps)
+        if options.kills is not None:
+            return _report_kills(kill_trainings(Path(folder), options.kills, options.at_once))
+        if options.steps < 400:
+            parser.error(f"--steps {options.steps}: needs 400 for the medians to mean anything")
+        _report_growth(_watch_training(Path(folder), options.steps), options.steps)
+    return 0
+
+
+def _report_growth(samples: list[dict[str, float]], steps: int) -> None:
     rows = compare_quarters(samples, steps)
     for name, row in rows.items():
         print(
             f"{name:17} {row['second_quarter']:10.4g} -> {row['last_quarter']:10.4g} "
             f"{UNITS[name]:4} {row['growth']:+.2%}"
         )
+    every = max(1, len(samples) // 40)
+    course = [[sample["step"], round(sample["memory"])] for sample in samples[::every]]
     content = {"command": f"python -m benchmarks.soak --steps {steps}", "cores": os.cpu_count()}
     content |= {"steps": steps, "samples": len(samples), "rows": rows}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "soak.json").write_text(json.dumps(content, indent=2) + "\n")
+    _store(content | {"memory_by_step": course})
+
+
+def _store(part: dict) -> None:
+    """Writes what was measured now beside what the file says of the rest."""
+    path = RESULTS / "soak.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | part, indent=2) + "\n")
 
 
 def compare_quarters(samples: list[dict[str, float]], steps: int) -> dict[str, dict[str, float]]:
@@ -125,5 +154,126 @@ def _tail(folder: Path) -> str:
     return (folder / "printed").read_text()[-2000:]
 
 
+# --- kills ----------------------------------------------------------------------------------------
+
+KILL_STEPS = 200
+KILL_SETTINGS = f"""--data.height 8 --data.width 8 --data.num_frames 4 --data.workers 1
+    --model.widths 4 --model.hidden 8 --model.latent_dim 2 --model.clip_latent_dim 1
+    --model.prior standard --model.linear false --train.batch_size 4
+    --train.num_steps {KILL_STEPS} --train.log_every 1 --train.validate_every 10
+    --evaluate.tasks density --evaluate.num_samples 2"""
+TIMING = ("frames_per_second", "flop_utilization", "data_wait")
+
+
+def kill_trainings(folder: Path, num_kills: int, at_once: int) -> dict:
+    """Kills trainings so many times; returns what came of it.
+
+    Args:
+      folder: an empty one.
+      num_kills: over all trainings, each of which ends after the kill that completes the number.
+      at_once: trainings beside each other.
+    """
+    videos = _write_videos(folder / "videos")
+    started = time.monotonic()
+    if _start(folder / "whole", videos).wait():
+        raise RuntimeError(f"train.py failed:\n{_tail(folder / 'whole')}")
+    expected = _read_result(folder / "whole" / "run")
+    killer = _Killer(num_kills, time.monotonic() - started)
+    with ThreadPoolExecutor(at_once) as threads:
+        tasks = [
+            threads.submit(_train_killed, folder / f"run{n}", videos, killer, expected)
+            for n in range(at_once)
+        ]
+        runs = [run for task in tasks for run in task.result()]
+    steps = sorted(step for run in runs for step in run["killed_at_steps"])
+    return {
+        "kills": num_kills,
+        "trainings": len(runs),
+        "identical": sum(run["identical"] for run in runs),
+        "killed_before_the_first_step": steps.count(0),
+        "killed_at_steps": steps,
+        "steps": KILL_STEPS,
+    }
+
+
+def _report_kills(found: dict) -> int:
+    print(
+        f"{found['kills']} kills in {found['trainings']} trainings of {found['steps']} steps: "
+        f"{found['identical']} ended as the one without a kill"
+    )
+    command = f"python -m benchmarks.soak --kills {found['kills']}"
+    _store({"killed": {"command": command} | found})
+    return found["identical"] != found["trainings"]
+
+
+class _Killer:
+    """Says when to kill: so many times in all, at moments that are uniform over a whole life."""
+
+    def __init__(self, num_kills: int, seconds: float):
+        self._left, self._seconds = num_kills, seconds
+        self._lock = threading.Lock()
+        self._random = np.random.default_rng(0)
+
+    def draw(self) -> float | None:
+        """Returns the seconds until the kill of the next start; None if all are done."""
+        with self._lock:
+            if self._left == 0:
+                return None
+            self._left -= 1
+            return self._random.uniform(0, self._seconds)
+
+    def give_back(self) -> None:
+        """Says that the last kill came too late: the training was finished."""
+        with self._lock:
+            self._left += 1
+
+
+def _train_killed(folder: Path, videos: Path, killer: _Killer, expected: dict) -> list[dict]:
+    """Trains from the beginning to the end until no kill is left; each training is killed."""
+    runs = []
+    for number in itertools.count():
+        place, steps = folder.with_name(f"{folder.name}_{number}"), []
+        while (seconds := killer.draw()) is not None:
+            process = _start(place, videos)
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            if process.wait() == 0:
+                killer.give_back()
+                break
+            if process.returncode != -signal.SIGKILL:
+                raise RuntimeError(f"ended with {process.returncode}:\n{_tail(place)}")
+            steps.append(_find_step(place / "run" / "metrics.jsonl"))
+        if seconds is None and not steps:
+            return runs
+        if seconds is None and _start(place, videos).wait():
+            raise RuntimeError(f"did not go on:\n{_tail(place)}")
+        identical = _read_result(place / "run") == expected
+        runs.append({"identical": identical, "killed_at_steps": steps})
+        print(f"{'identical' if identical else 'DIFFERS'}: killed at steps {steps}", flush=True)
+
+
+def _start(place: Path, videos: Path) -> subprocess.Popen:
+    place.mkdir(exist_ok=True)
+    command = [sys.executable, str(ROOT / "train.py"), str(ROOT / "configs" / "tiny.py")]
+    command += [*KILL_SETTINGS.split(), "--data.path", str(videos), "--workdir", str(place / "run")]
+    command += ["--data.cache_dir", str(place / "cache")]
+    with open(place / "printed", "w") as printed:
+        return subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT)
+
+
+def _read_result(workdir: Path) -> dict:
+    """What a finished training has come to."""
+    latest = max((workdir / "checkpoints").glob("step_*"))
+    record = json.loads((latest / "record" / "metadata").read_text())
+    rows = [
+        {name: value for name, value in row.items() if name not in TIMING}
+        for row in read_metrics(workdir / "metrics.jsonl")
+    ]
+    density = (workdir / "eval" / "density.json").read_text()
+    return {"step": latest.name, "record": record, "rows": rows, "density": density}
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

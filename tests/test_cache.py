@@ -1,17 +1,31 @@
 """The cache of decoded clips: decoded once, written whole, kept within its limit."""
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vvae.data.cache import Broken, Entry, cache_videos, identify_file, open_codes
+from vvae.data.cache import (
+    Broken,
+    Entry,
+    Limits,
+    _check_digest,
+    cache_videos,
+    identify_file,
+    open_codes,
+)
 from vvae.data.cache_room import Cache
+from vvae.data.clips import gather_clips
+from vvae.data.listing import Video
 from vvae.data.sampling import ClipFormat, Sampling
 from vvae.video import VideoError, write_video
 
 FORMAT = ClipFormat("rgb", 6, 8, Sampling(4))
+VIDEO = Video("/a.mp4", "a.mp4", None, "a.mp4", None)
 CLIP_FILE_BYTES = FORMAT.clip_bytes + 128  # with the header of the .npy file
 
 
@@ -34,7 +48,9 @@ def fill(paths, cache, clip_format=FORMAT, num_workers=0):
 
 
 def find_files(cache):
-    return {path.name: path for path in cache.folder.iterdir()}
+    """The files of entries, whole or not."""
+    kinds = (".npy", ".json", ".tmp")
+    return {path.name: path for path in cache.folder.iterdir() if path.name.endswith(kinds)}
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -44,7 +60,9 @@ def test_clips_are_decoded_once(tmp_path, cache, num_workers):
     entries, decoded = fill(paths, cache, num_workers=num_workers)
     assert decoded == [0, 1, 2]
     for k, entry in entries.items():
-        np.testing.assert_array_equal(open_codes(entry.codes_path).reshape(-1, 6, 8, 3), frames[k])
+        np.testing.assert_array_equal(
+            open_codes(entry.codes.path, entry.codes.digest).reshape(-1, 6, 8, 3), frames[k]
+        )
         assert entry.num_frames == 8 and entry.mask_NT.shape == (2, 4)
     written = {name: path.stat().st_mtime_ns for name, path in find_files(cache).items()}
 
@@ -67,9 +85,9 @@ def test_clips_are_decoded_once(tmp_path, cache, num_workers):
 def test_codes_are_mapped_read_only(tmp_path, cache):
     write_noise(tmp_path / "a.mp4")
     entries, _ = fill([tmp_path / "a.mp4"], cache)
-    codes = open_codes(entries[0].codes_path)
+    codes = open_codes(entries[0].codes.path)
     assert isinstance(codes, np.memmap) and not codes.flags.writeable
-    assert os.path.getsize(entries[0].codes_path) == CLIP_FILE_BYTES
+    assert os.path.getsize(entries[0].codes.path) == CLIP_FILE_BYTES
 
 
 def test_entry_lost_while_in_use_is_an_error_in_words(tmp_path, cache):
@@ -125,7 +143,7 @@ def again_of(entry):
 
     class Same:
         def __eq__(self, other):
-            return other.codes_path == entry.codes_path
+            return other.codes == entry.codes
 
     return Same()
 
@@ -133,15 +151,100 @@ def again_of(entry):
 def test_damaged_entry_is_decoded_anew(tmp_path, cache):
     frames = write_noise(tmp_path / "a.mp4")
     entries, _ = fill([tmp_path / "a.mp4"], cache)
-    os.truncate(entries[0].codes_path, 200)
+    os.truncate(entries[0].codes.path, 200)
     open_codes.cache_clear()
     entries, decoded = fill([tmp_path / "a.mp4"], cache)
     assert decoded == [0]
-    np.testing.assert_array_equal(open_codes(entries[0].codes_path)[0], frames)
+    np.testing.assert_array_equal(open_codes(entries[0].codes.path)[0], frames)
     details = next(p for n, p in find_files(cache).items() if n.endswith(".json"))
     for text in ("{", "{}", "3", "[" * 10**5, '{"mask": 0, "codes_bytes": 848}'):
         details.write_text(text)
         assert fill([tmp_path / "a.mp4"], cache)[1] == [0]
+
+
+@pytest.mark.parametrize("place", [0.02, 0.5, 0.999])
+def test_a_flipped_bit_in_a_cached_clip_is_found_and_the_video_decoded_again(
+    tmp_path, cache, place
+):
+    frames = write_noise(tmp_path / "a.mp4", 8)
+    entries, _ = fill([tmp_path / "a.mp4"], cache)
+    clips = gather_clips(FORMAT, [VIDEO], [entries[0]], [])
+    np.testing.assert_array_equal(clips.read([0, 1]).reshape(-1, 6, 8, 3), frames)
+    path = Path(entries[0].codes.path)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    open_codes.cache_clear()
+    _check_digest.cache_clear()  # as in another process
+    with pytest.raises(ValueError, match=rf"{path.name} is damaged: its SHA-256 .*same command"):
+        clips.read([0])
+    entries, decoded = fill([tmp_path / "a.mp4"], cache)
+    assert decoded == [0]
+    clips = gather_clips(FORMAT, [VIDEO], [entries[0]], [])
+    np.testing.assert_array_equal(clips.read([0, 1]).reshape(-1, 6, 8, 3), frames)
+
+
+def test_entries_in_use_by_another_process_are_not_removed_until_it_dies(tmp_path):
+    """Two runs share a cache that has room for one of them."""
+    paths = [tmp_path / f"{k}.mp4" for k in range(3)]
+    for path in paths:
+        write_noise(path)
+    cache = Cache(tmp_path / "cache", 2 * (CLIP_FILE_BYTES + 500))
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from vvae.data.cache import cache_videos\n"
+        "from vvae.data.cache_room import Cache\n"
+        "from vvae.data.sampling import ClipFormat, Sampling\n"
+        "folder, limit, *paths = sys.argv[1:]\n"
+        "cache = Cache(Path(folder), int(limit))\n"
+        "held = list(cache_videos(paths, ClipFormat('rgb', 6, 8, Sampling(4)), cache, 0))\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    arguments = [str(cache.folder), str(cache.limit_bytes), *map(str, paths[:2])]
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    with other:
+        assert other.stdout.readline() == "held\n"
+        make_older(cache, seconds=100)
+        with pytest.raises(
+            ValueError, match=r"cache .* is full: other runs use .*--data\.cache_gb"
+        ):
+            fill(paths[2:], cache)
+        assert len(find_files(cache)) == 4
+        other.kill()
+    fill(paths[2:], cache)
+    assert len(find_files(cache)) == 4  # one of the others had to go
+    assert not list(cache.folder.glob("*.lease"))
+    assert fill(paths[2:], cache)[1] == []
+
+
+def test_what_is_in_use_goes_when_it_is_no_longer(tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        write_noise(tmp_path / name)
+    cache = Cache(tmp_path / "cache", CLIP_FILE_BYTES + 500)
+    entries, _ = fill([tmp_path / "a.mp4"], cache)
+    clips = gather_clips(FORMAT, [VIDEO], [entries.pop(0)], []).select([0])
+    with pytest.raises(ValueError, match="is full: other runs use"):
+        fill([tmp_path / "b.mp4"], cache)
+    assert clips.read([0]).shape == (1, *FORMAT.clip_shape)
+    del clips
+    assert fill([tmp_path / "b.mp4"], cache)[1] == [0]
+
+
+def test_frames_beyond_the_limit_are_broken_until_it_is_raised(tmp_path, cache):
+    write_noise(tmp_path / "a.mp4")
+    paths, small = [str(tmp_path / "a.mp4")], Limits(max_pixels=47)
+    [(_, entry, _)] = cache_videos(paths, FORMAT, cache, 0, limits=small)
+    assert "frames of 8x6, 0 megapixels, are more than" in entry.reason
+    assert find_files(cache) == {}
+    assert fill(paths, cache)[1] == [0]
 
 
 def test_no_temporary_file_stays(tmp_path, cache):
@@ -163,7 +266,9 @@ def test_two_openings_at_once_agree(tmp_path, cache):
         openings = [threads.submit(fill, paths, cache) for _ in range(2)]
         for opening in openings:
             for k, entry in opening.result()[0].items():
-                np.testing.assert_array_equal(open_codes(entry.codes_path)[0], frames[k])
+                np.testing.assert_array_equal(
+                    open_codes(entry.codes.path, entry.codes.digest)[0], frames[k]
+                )
 
 
 def test_limit_is_checked_before_decoding(tmp_path):
@@ -188,8 +293,8 @@ def test_least_recently_opened_data_make_room(tmp_path):
     paths = [tmp_path / f"{k}.mp4" for k in range(4)]
     for path in paths:
         write_noise(path)
-    # Room for three entries, each a clip and less than 400 bytes of details, not for four.
-    cache = Cache(tmp_path / "cache", 3 * (CLIP_FILE_BYTES + 400))
+    # Room for three entries, each a clip and less than 500 bytes of details, not for four.
+    cache = Cache(tmp_path / "cache", 3 * (CLIP_FILE_BYTES + 500))
     for k in range(3):
         fill([paths[k]], cache)
         make_older(cache, seconds=100)
@@ -213,7 +318,7 @@ def test_own_data_are_never_removed(tmp_path):
         write_noise(path)
     cache = Cache(tmp_path / "cache", 10**9)
     fill(paths[:2], cache)
-    tight = Cache(cache.folder, 2 * (CLIP_FILE_BYTES + 400))
+    tight = Cache(cache.folder, 2 * (CLIP_FILE_BYTES + 500))
     with pytest.raises(ValueError, match="raise --data"):
         fill(paths, tight)
     assert fill(paths[:2], cache)[1] == []

@@ -1,10 +1,12 @@
 """Listing of folders, split folders and manifests. Only names count: the files are empty."""
 
 import os
+from collections import Counter
 
 import pytest
 
 from vvae.data.listing import list_videos
+from vvae.data.splits import assign_splits
 
 
 def touch(root, *names):
@@ -180,3 +182,14 @@ def test_manifests_of_real_sets(shared_data):
     gestures = list_videos(shared_data("gestures"))
     assert len(gestures) == 237
     assert {video.split for video in gestures} == {"train", "val", "test", "extra"}
+
+
+def test_a_hundred_thousand_files_in_a_folder(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for number in range(100_000):
+        os.mknod(tmp_path / "videos" / f"{number}.mp4")
+    videos = assign_splits(list_videos(tmp_path))
+    assert len({video.name for video in videos}) == 100_000
+    assert {video.label for video in videos} == {"videos"}
+    counts = Counter(video.split for video in videos)
+    assert counts == {"train": 80_000, "val": 10_000, "test": 10_000}

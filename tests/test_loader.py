@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vvae.data.cache import Entry
+from vvae.data.cache import CodesFile, Entry
 from vvae.data.clips import gather_clips
 from vvae.data.listing import Video
 from vvae.data.loader import (
@@ -33,7 +33,9 @@ def make_clips(folder, codes_NTHWC, mask_NT=None, view="gray"):
         path = folder / f"{start:03}.npy"
         np.save(path, codes_NTHWC[rows])
         frame_NT = np.zeros_like(mask_NT[rows], np.int32)
-        entries.append(Entry(str(path), mask_NT[rows], frame_NT, frame_NT * 1.0, 0, 0, 0))
+        entries.append(
+            Entry(CodesFile(str(path)), mask_NT[rows], frame_NT, frame_NT * 1.0, 0, 0, 0)
+        )
         videos.append(Video(f"/v/{start}", f"{start}", f"class {start % 3}", f"{start}", None))
     clip_format = ClipFormat(view, height, width, Sampling(num_frames))
     return gather_clips(clip_format, videos, entries, ["class 0", "class 1", "class 2"])

@@ -26,10 +26,19 @@ def test_nothing_to_do():
     assert run(math.factorial, [], 2) == {}
 
 
-def test_workers_are_other_processes_and_one_item_needs_none():
-    found = run(eval, ["__import__('os').getpid()"] * 2, 2)
+@pytest.mark.parametrize("num_items", [1, 2])
+def test_workers_are_other_processes(num_items):
+    """Even for a single item, of which a decoder may die."""
+    found = run(eval, ["__import__('os').getpid()"] * num_items, 2)
     assert os.getpid() not in found.values()
-    assert run(eval, ["__import__('os').getpid()"], 2) == {0: os.getpid()}
+    assert run(eval, ["__import__('os').getpid()"], 0) == {0: os.getpid()}
+
+
+def test_an_item_that_never_ends_costs_only_its_process():
+    forever = "__import__('threading').Event().wait()"
+    found = dict(run_in_workers(eval, ["1 + 1", forever, "2 + 2"], 1, seconds=5))
+    assert str(found.pop(1)) == "not decoded within 5 s"
+    assert found == {0: 2, 2: 4}
 
 
 def test_workers_that_decode_import_no_jax():

@@ -107,9 +107,15 @@ class Data:
     """Most the decoded clips may take on disk, in GB."""
     workers: int | None = _runtime(None)
     """Processes that decode videos; None is one a processor core."""
+    max_megapixels: float = _runtime(64.0)
+    """Most a frame of a file may have; a larger one is broken. Decoding takes 14 bytes a pixel in
+    each worker."""
+    decode_seconds: float = _runtime(3600.0)
+    """Longest that a worker may decode one video; then it is broken, and the worker replaced."""
 
     def __post_init__(self):
         _require_positive("data", self, "height", "width", "num_frames", "frame_stride", "cache_gb")
+        _require_positive("data", self, "max_megapixels", "decode_seconds")
         _require_at_least_zero("data", self, "crop")
         _require_fraction("data", self, "brightness")
         workers = self.workers

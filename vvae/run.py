@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from vvae import config as settings
 from vvae import runtime
 from vvae.config import Config
+from vvae.data.cache import Limits
 from vvae.data.dataset import ClipFormat, Dataset, Sampling, open_dataset, open_unsplit
 from vvae.data.performers import write_performers
 from vvae.data.tiles import cut_tiles
@@ -240,6 +241,7 @@ def _decoding(config: Config) -> dict[str, Any]:
         "cache_limit_bytes": int(config.data.cache_gb * 1e9),
         "num_workers": count_workers(config),
         "on_error": config.data.on_error,
+        "limits": Limits(int(config.data.max_megapixels * 1e6), config.data.decode_seconds),
     }
 
 

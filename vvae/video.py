@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import re
+import tokenize
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from PIL import Image
 
 VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".npy", ".webm")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
+# Twice an 8K frame; reading frames of this size takes about 0.9 GB. A header may promise any size.
+MAX_PIXELS = 64_000_000
+_INT_MAX = 2**31 - 1
 NOMINAL_FPS = 25.0  # of what carries no time: folders of images, .npy arrays, a single frame
 # With its assembly, x264 writes one of several files for the same frames (measured, also on one
 # thread); the videos written here are small enough to do without.
@@ -43,6 +47,10 @@ class VideoError(ValueError):
     def __reduce__(self):
         # Exception pickles its one-line message; worker processes need both arguments back.
         return type(self), (self.path, self.reason)
+
+
+class FrameTooLargeError(VideoError):
+    """Frames of more pixels than the reader was allowed."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +112,19 @@ def read_stated_length(path: str | os.PathLike) -> int | None:
             return stream.frames or guess
     except (OSError, ValueError, EOFError, IndexError, TypeError, av.error.FFmpegError):
         return None
+    except (SyntaxError, tokenize.TokenError):  # of the header of an array
+        return None
 
 
 def read_frames(
-    path: str | os.PathLike, size: tuple[int, int] | None = None
+    path: str | os.PathLike, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads a whole video.
 
     Args:
         path: Video file, folder of image frames, or .npy array.
         size: (height, width) to resize to, or None for the video's own size.
+        max_pixels: most pixels of a frame of the file.
 
     Returns:
         times_F float64, seconds since the first frame; frames_FHWC uint8 RGB.
@@ -121,12 +132,12 @@ def read_frames(
     Raises:
         VideoError: see `iterate_frames`.
     """
-    times, frames = zip(*iterate_frames(path, size))
+    times, frames = zip(*iterate_frames(path, size, max_pixels))
     return np.array(times, np.float64), np.stack(frames)
 
 
 def iterate_frames(
-    path: str | os.PathLike, size: tuple[int, int] | None = None
+    path: str | os.PathLike, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Yields the real frames of a video in the order of display, one at a time.
 
@@ -146,6 +157,8 @@ def iterate_frames(
     Args:
         path: Video file, folder of image frames, or .npy array.
         size: (height, width) to resize to, or None for the video's own size.
+        max_pixels: most pixels of a frame of the file, rows times columns; what a header promises
+            is looked at before memory for it is asked for.
 
     Yields:
         (seconds since the first frame, uint8 [H, W, 3] RGB).
@@ -153,16 +166,17 @@ def iterate_frames(
     Raises:
         VideoError: no such file, not a video, no frames, damaged or cut in the middle (the message
             says after which frame), a size that changes.
+        FrameTooLargeError: frames of more than `max_pixels`.
     """
     path = Path(path)
     if not path.exists():
         raise VideoError(path, "no such file or folder")
     if path.is_dir():
-        frames = _iterate_image_folder(path)
+        frames = _iterate_image_folder(path, max_pixels)
     elif path.suffix.lower() == ".npy":
-        frames = _iterate_npy(path)
+        frames = _iterate_npy(path, max_pixels)
     else:
-        frames = _iterate_file(path)
+        frames = _iterate_file(path, max_pixels)
     number, shape = -1, None
     for number, (time, frame) in enumerate(frames):
         if shape not in (None, frame.shape):
@@ -263,8 +277,25 @@ class _FramePlugin(PyAVPlugin):
         # imageio would return bare pixels: no timestamp, no rotation, no mark of damage.
         return frame
 
+    def limit_pixels(self, path: Path, max_pixels: int) -> None:
+        """Refuses larger frames: those of the header here, later ones in the decoder."""
+        context = self._video_stream.codec_context
+        if context is None:
+            raise VideoError(path, "not a readable video (its codec is not known)")
+        _check_pixels(path, context.height, context.width, max_pixels)
+        context.options = {**context.options, "max_pixels": str(min(max_pixels, _INT_MAX))}
 
-def _iterate_file(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+
+def _check_pixels(path: Path, height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise FrameTooLargeError(
+            path,
+            f"frames of {width}x{height}, {height * width / 1e6:.0f} megapixels, are more than the "
+            f"{max_pixels / 1e6:.0f} that data.max_megapixels allows",
+        )
+
+
+def _iterate_file(path: Path, max_pixels: int) -> Iterator[tuple[float, np.ndarray]]:
     number, first, time, end = 0, None, 0.0, 0.0
     # A frame is handed out when the next one is there: the last of a cut file may be half of one.
     held = None
@@ -273,6 +304,7 @@ def _iterate_file(path: Path) -> Iterator[tuple[float, np.ndarray]]:
     to_rgb = functools.partial(VideoReformatter().reformat, format="rgb24", threads=1)
     try:
         with iio.imopen(path, "r", plugin=_FramePlugin) as file:
+            file.limit_pixels(path, max_pixels)
             step = 1.0 / (file.metadata()["fps"] or NOMINAL_FPS)
             # One thread: several files are read at a time by several processes.
             for frame in file.iter(format=None, thread_count=1):
@@ -351,11 +383,15 @@ def _rotate(path: Path, frame: np.ndarray, degrees: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(frame, turns)) if turns % 4 else frame
 
 
-def _iterate_image_folder(folder: Path) -> Iterator[tuple[float, np.ndarray]]:
+def _iterate_image_folder(folder: Path, max_pixels: int) -> Iterator[tuple[float, np.ndarray]]:
     names = sorted(filter(_is_image, os.listdir(folder)), key=_natural_key)
     for number, name in enumerate(names):
         try:
+            with Image.open(folder / name) as opened:
+                _check_pixels(folder / name, opened.height, opened.width, max_pixels)
             image = iio.imread(folder / name, plugin="pillow", index=0, rotate=True)
+        except VideoError:
+            raise
         except (OSError, ValueError, SyntaxError) as error:
             raise VideoError(
                 folder, f"frame {number} ({name}) is unreadable ({_first_line(error)})"
@@ -377,17 +413,20 @@ def _image_to_rgb(path: Path, image: np.ndarray) -> np.ndarray:
     return np.repeat(image[..., :1], 3, axis=-1) if gray else np.ascontiguousarray(image[..., :3])
 
 
-def _iterate_npy(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+def _iterate_npy(path: Path, max_pixels: int) -> Iterator[tuple[float, np.ndarray]]:
     try:
         frames = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise VideoError(path, f"not a readable .npy array ({_first_line(error)})") from error
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError) as error:
+        # NumPy's words about a damaged header name objects by where they lie in memory.
+        reason = re.sub(r" object at 0x[0-9a-f]+", "", _first_line(error))
+        raise VideoError(path, f"not a readable .npy array ({reason})") from error
     if frames.ndim == 3:
         frames = frames[..., None]
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] not in (1, 3):
         raise VideoError(
             path, f"{frames.dtype} {frames.shape}; expected uint8 [T, H, W] or [T, H, W, 1 or 3]"
         )
+    _check_pixels(path, *frames.shape[1:3], max_pixels)
     for number, frame in enumerate(frames):
         yield number / NOMINAL_FPS, _image_to_rgb(path, np.array(frame))
 

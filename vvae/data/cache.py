@@ -3,30 +3,63 @@
 One entry a video: `KEY.npy`, uint8 [N, T, H, W, C], which readers map into memory, and `KEY.json`
 with the frames' numbers, times and masks, or the reason why the video is broken. The key is a hash
 of the file's identity and the clip format. Both files are written under temporary names and then
-renamed; the .json comes last and makes the entry valid.
+renamed; the .json comes last and makes the entry valid. It holds the SHA-256 of the .npy file,
+which is compared when a process first reads that.
 """
 
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from vvae.data.cache_room import TEMPORARY_SUFFIX, Cache, CacheRoom
+from vvae.data.cache_room import TEMPORARY_SUFFIX, Cache, CacheRoom, Lease
 from vvae.data.sampling import ClipFormat, decode_clips
 from vvae.data.views import get_view
 from vvae.data.workers import WorkerError, run_in_workers
-from vvae.video import VideoError
+from vvae.video import MAX_PIXELS, FrameTooLargeError, VideoError
 
 FORMAT_VERSION = 1
 _MAX_OPEN_FILES = 512
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What decoding one video may take.
+
+    Attributes:
+        max_pixels: most pixels of a frame of the file.
+        seconds: most time, in a worker process; None for any.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    seconds: float | None = None
+
+
+NO_TIME_LIMIT = Limits()
+
+
+@dataclass(frozen=True)
+class CodesFile:
+    """The cached array of one video.
+
+    Attributes:
+        path: the .npy file, uint8 [N, T, H, W, C].
+        digest: its SHA-256, in hexadecimal; None if it is not known.
+        lease: keeps it from being removed by others.
+    """
+
+    path: str
+    digest: str | None = None
+    lease: Lease | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -34,7 +67,7 @@ class Entry:
     """The clips of one video in the cache.
 
     Attributes:
-        codes_path: the .npy file, uint8 [N, T, H, W, C].
+        codes: the cached array.
         mask_NT, frame_NT, time_NT: as in `sampling.VideoClips`.
         num_padded: clips whose last frame was repeated to fill them.
         num_frames: frames in the video file.
@@ -42,7 +75,7 @@ class Entry:
         num_clipped: values of valid frames that are clipped, see `views.encode_view`.
     """
 
-    codes_path: str
+    codes: CodesFile
     mask_NT: np.ndarray
     frame_NT: np.ndarray
     time_NT: np.ndarray
@@ -66,6 +99,7 @@ class _Job:
     key: str
     folder: Path
     clip_format: ClipFormat
+    max_pixels: int
 
     @property
     def codes_path(self) -> Path:
@@ -102,6 +136,7 @@ def cache_videos(
     cache: Cache,
     num_workers: int,
     progress: Callable[[int, int], None] | None = None,
+    limits: Limits = NO_TIME_LIMIT,
 ) -> Iterator[tuple[int, Entry | Broken, bool]]:
     """Yields `(position, entry, decoded)` for every video, decoding those that the cache lacks.
 
@@ -111,9 +146,11 @@ def cache_videos(
         cache: where the entries are.
         num_workers: worker processes that decode; 0 decodes here.
         progress: called with (videos decoded so far, videos to decode).
+        limits: of one video; what goes beyond them counts as broken, until they are raised.
 
     Yields:
-        Cached videos first, then the others in the order in which they are ready. `decoded` says
+        Entries, which no other run removes while they, or clips made of them, are there. Cached
+        videos first, then the others in the order in which they are ready. `decoded` says
         whether the video was decoded now.
 
     Raises:
@@ -121,16 +158,19 @@ def cache_videos(
             is certain by then, else as soon as it is.
     """
     _make_folder(cache.folder)
-    jobs, unidentified = _make_jobs(paths, clip_format, cache.folder)
+    jobs, unidentified = _make_jobs(paths, clip_format, cache.folder, limits)
+    keys = {job.key for job in jobs.values()}
+    lease = Lease(cache.folder, keys)
     known = {position: entry for position, job in jobs.items() if (entry := _load_entry(job))}
     missing = [position for position in jobs if position not in known]
-    keys = {job.key for job in jobs.values()}
     room = CacheRoom(cache, keys, clip_format.clip_bytes)
     room.own_bytes = sum(entry.num_bytes for entry in known.values())
     room.reserve(len(missing))
     for position, entry in (unidentified | known).items():
-        yield position, entry, False
-    results = run_in_workers(_fill_entry, [jobs[position] for position in missing], num_workers)
+        yield position, _hold(entry, lease), False
+    results = run_in_workers(
+        _fill_entry, [jobs[position] for position in missing], num_workers, limits.seconds
+    )
     with contextlib.closing(results):
         for num_done, (index, entry) in enumerate(results, start=1):
             if isinstance(entry, WorkerError):
@@ -139,25 +179,51 @@ def cache_videos(
             room.reserve(len(missing) - num_done)
             if progress is not None:
                 progress(num_done, len(missing))
-            yield missing[index], entry, True
+            yield missing[index], _hold(entry, lease), True
+
+
+def _hold(entry: Entry | Broken, lease: Lease) -> Entry | Broken:
+    if isinstance(entry, Broken):
+        return entry
+    return replace(entry, codes=replace(entry.codes, lease=lease))
 
 
 @functools.lru_cache(maxsize=_MAX_OPEN_FILES)
-def open_codes(codes_path: str) -> np.ndarray:
+def open_codes(path: str, digest: str | None = None) -> np.ndarray:
     """Maps the clips of one video into memory, uint8 [N, T, H, W, C], read-only.
 
     The most recently used maps are kept open, few enough for the limits of the system.
 
+    Args:
+        path, digest: as in `CodesFile`.
+
     Raises:
         FileNotFoundError: if the entry has been removed since the data set was opened.
+        ValueError: if the file is not what was written; the entry is removed.
     """
     try:
-        return np.load(codes_path, mmap_mode="r")
+        if digest is not None:
+            _check_digest(path, digest)
+        return np.load(path, mmap_mode="r")
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{codes_path} was removed from the cache while in use: start again, with a larger "
+            f"{path} was removed from the cache while in use: start again, with a larger "
             "--data.cache_gb if other runs share this cache"
         ) from error
+
+
+@functools.cache
+def _check_digest(path: str, digest: str) -> None:
+    """Reads a file through once, the first time that this process uses it."""
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != digest:
+        with contextlib.suppress(OSError):
+            Path(path).with_suffix(".json").unlink()
+        raise ValueError(
+            f"{path} is damaged: its SHA-256 is not that of what was written. The entry is "
+            "removed; the same command decodes the video again"
+        )
 
 
 def _make_folder(folder: Path) -> None:
@@ -171,13 +237,14 @@ def _make_folder(folder: Path) -> None:
 
 
 def _make_jobs(
-    paths: Sequence[str], clip_format: ClipFormat, folder: Path
+    paths: Sequence[str], clip_format: ClipFormat, folder: Path, limits: Limits
 ) -> tuple[dict[int, _Job], dict[int, Broken]]:
     """Returns, by position, what can be decoded and what is not even there."""
     jobs, unidentified = {}, {}
     for position, path in enumerate(paths):
         try:
-            jobs[position] = _Job(path, _compute_key(path, clip_format), folder, clip_format)
+            key = _compute_key(path, clip_format)
+            jobs[position] = _Job(path, key, folder, clip_format, limits.max_pixels)
         except VideoError as error:
             unidentified[position] = Broken(_strip_path(error, path))
     return jobs, unidentified
@@ -195,12 +262,18 @@ def _fill_entry(job: _Job) -> Entry | Broken:
     if entry is not None:
         return entry
     try:
-        clips = decode_clips(job.path, job.clip_format)
+        clips = decode_clips(job.path, job.clip_format, job.max_pixels)
+    except FrameTooLargeError as error:
+        return Broken(_strip_path(error, job.path))  # not kept: the limit is not the video's
     except VideoError as error:
         details = {"error": _strip_path(error, job.path)}
     else:
-        _write_atomically(job.codes_path, lambda file: _write_array(file, clips.codes_NTHWC))
+        digest = hashlib.sha256()
+        _write_atomically(
+            job.codes_path, lambda file: _write_array(file, clips.codes_NTHWC, digest)
+        )
         details = {
+            "digest": digest.hexdigest(),
             "mask": clips.mask_NT.tolist(),
             "frame": clips.frame_NT.tolist(),
             "time": clips.time_NT.tolist(),
@@ -233,7 +306,7 @@ def _parse_entry(job: _Job, details: dict, num_bytes: int) -> Entry | Broken:
     if "error" in details:
         return Broken(str(details["error"]), num_bytes)
     return Entry(
-        codes_path=str(job.codes_path),
+        codes=CodesFile(str(job.codes_path), str(details["digest"])),
         mask_NT=np.array(details["mask"], bool),
         frame_NT=np.array(details["frame"], np.int32),
         time_NT=np.array(details["time"], np.float64),
@@ -244,10 +317,14 @@ def _parse_entry(job: _Job, details: dict, num_bytes: int) -> Entry | Broken:
     )
 
 
-def _write_array(file: BinaryIO, array: np.ndarray) -> None:
+def _write_array(file: BinaryIO, array: np.ndarray, digest) -> None:
+    """Writes an .npy file, and its bytes into a digest."""
     # Not np.save, whose error does not say that the disk is full.
-    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-    file.write(np.ascontiguousarray(array).data)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    for part in (header.getbuffer(), np.ascontiguousarray(array).data):
+        digest.update(part)
+        file.write(part)
 
 
 def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vvae.data.cache import Entry, open_codes
+from vvae.data.cache import CodesFile, Entry, open_codes
 from vvae.data.listing import Video
 from vvae.data.sampling import ClipFormat
 from vvae.data.views import View, get_view
@@ -27,7 +27,7 @@ class Clips:
         frame_NT: int32, a frame's number in its file.
         time_NT: float64, a frame's time in its file, s.
         position_N: int32, a clip's number within its video.
-        codes_paths: for each video, the cached array that `read` reads from.
+        codes_files: for each video, the cached array that `read` reads from.
         corner_V: int32 [V, 2], first row and column of the frames that are read, for the tiles of
             `vvae.data.tiles`; whole frames begin at (0, 0).
     """
@@ -40,7 +40,7 @@ class Clips:
     frame_NT: np.ndarray
     time_NT: np.ndarray
     position_N: np.ndarray
-    codes_paths: tuple[str, ...]
+    codes_files: tuple[CodesFile, ...]
     corner_V: np.ndarray
 
     def __len__(self) -> int:
@@ -64,13 +64,15 @@ class Clips:
         Raises:
             IndexError: for a number out of range.
             FileNotFoundError: if the cache has lost them since they were opened.
+            ValueError: if the cache holds other bytes than were written.
         """
         codes_NTHWC = np.empty((len(ids), *self.clip_format.clip_shape), np.uint8)
         height, width = codes_NTHWC.shape[2:4]
         for row, clip in enumerate(ids):
             video = self.video_index_N[clip]
             y, x = self.corner_V[video]
-            codes_THWC = open_codes(self.codes_paths[video])[self.position_N[clip]]
+            file = self.codes_files[video]
+            codes_THWC = open_codes(file.path, file.digest)[self.position_N[clip]]
             codes_NTHWC[row] = codes_THWC[:, y : y + height, x : x + width]
         return codes_NTHWC
 
@@ -87,7 +89,7 @@ class Clips:
             frame_NT=self.frame_NT[ids],
             time_NT=self.time_NT[ids],
             position_N=self.position_N[ids],
-            codes_paths=tuple(self.codes_paths[k] for k in used),
+            codes_files=tuple(self.codes_files[k] for k in used),
             corner_V=self.corner_V[used],
         )
 
@@ -111,6 +113,6 @@ def gather_clips(
         frame_NT=np.concatenate([entry.frame_NT for entry in entries]),
         time_NT=np.concatenate([entry.time_NT for entry in entries]),
         position_N=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
-        codes_paths=tuple(entry.codes_path for entry in entries),
+        codes_files=tuple(entry.codes for entry in entries),
         corner_V=np.zeros((len(videos), 2), np.int32),
     )

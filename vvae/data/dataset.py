@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vvae.data.cache import Entry, cache_videos, identify_file
+from vvae.data.cache import NO_TIME_LIMIT, Entry, Limits, cache_videos, identify_file
 from vvae.data.cache_room import Cache
 from vvae.data.clips import NO_LABEL, Clips, gather_clips
 from vvae.data.listing import MAIN_SPLITS, Video, list_videos
@@ -89,6 +89,7 @@ def open_dataset(
     on_error: Literal["skip", "raise"] = "skip",
     extra_splits: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
+    limits: Limits = NO_TIME_LIMIT,
 ) -> Dataset:
     """Opens the splits `train`, `val` and `test` (if there is one) of a data set, and extra ones.
 
@@ -103,6 +104,7 @@ def open_dataset(
         extra_splits: names of other splits to open. Their labels count only if they are classes of
             the main splits.
         progress: called with (videos decoded, videos to decode).
+        limits: of one video; what goes beyond them counts as broken.
 
     Raises:
         ValueError: if the folder, its splits or the cache limit do not allow it, an extra split is
@@ -123,7 +125,8 @@ def open_dataset(
     opened = [video for side in sides.values() for video in side]
     check_groups(opened)
     named = (video for video in opened if video.split in MAIN_SPLITS)
-    opening = _Opening(root, clip_format, Cache(Path(cache_dir), cache_limit_bytes), num_workers)
+    cache = Cache(Path(cache_dir), cache_limit_bytes)
+    opening = _Opening(root, clip_format, cache, num_workers, limits)
     decoded = _decode(opened, opening, on_error, progress)
     left_out = Counter(video.split for video in listed if video.split not in sides)
     return _assemble(opening, sides, decoded, list_class_names(named), dict(left_out))
@@ -139,6 +142,7 @@ def open_unsplit(
     on_error: Literal["skip", "raise"] = "skip",
     class_names: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    limits: Limits = NO_TIME_LIMIT,
 ) -> Dataset:
     """Opens every video of a folder as the one split `UNSPLIT`, whatever split it states.
 
@@ -148,8 +152,8 @@ def open_unsplit(
     Args:
         class_names: the classes of a trained model; labels that are none of them are counted in
             `unknown_labels`. By default the labels of these videos.
-        root, clip_format, cache_dir, cache_limit_bytes, num_workers, on_error, progress: as in
-            `open_dataset`.
+        root, clip_format, cache_dir, cache_limit_bytes, num_workers, on_error, progress, limits:
+            as in `open_dataset`.
 
     Raises:
         ValueError, VideoError: as `open_dataset`, except for splits.
@@ -157,7 +161,8 @@ def open_unsplit(
     videos = list_videos(root)
     if class_names is None:
         class_names = list_class_names(videos)
-    opening = _Opening(root, clip_format, Cache(Path(cache_dir), cache_limit_bytes), num_workers)
+    cache = Cache(Path(cache_dir), cache_limit_bytes)
+    opening = _Opening(root, clip_format, cache, num_workers, limits)
     decoded = _decode(videos, opening, on_error, progress)
     return _assemble(opening, {UNSPLIT: videos}, decoded, tuple(class_names), {})
 
@@ -206,6 +211,7 @@ class _Opening:
     clip_format: ClipFormat
     cache: Cache
     num_workers: int
+    limits: Limits
 
 
 @dataclass
@@ -227,7 +233,9 @@ def _decode(
         raise ValueError(f"data.on_error must be skip or raise, got {on_error!r}")
     decoded = _Decoded()
     paths = [video.path for video in videos]
-    results = cache_videos(paths, opening.clip_format, opening.cache, opening.num_workers, progress)
+    results = cache_videos(
+        paths, opening.clip_format, opening.cache, opening.num_workers, progress, opening.limits
+    )
     with contextlib.closing(results):
         for position, entry, is_new in results:
             video = videos[position]

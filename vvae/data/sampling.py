@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from vvae.data.views import encode_view, find_decode_factor, get_view
-from vvae.video import VideoError, iterate_frames
+from vvae.video import MAX_PIXELS, VideoError, iterate_frames
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,14 @@ class VideoClips:
     num_clipped: int
 
 
-def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> VideoClips:
+def decode_clips(
+    path: str | os.PathLike, clip_format: ClipFormat, max_pixels: int = MAX_PIXELS
+) -> VideoClips:
     """Decodes all clips of one video.
 
     The kept frames are held in memory at the size of the clips, 12 KB each at 64x64; for a view
-    with flow and small clips at an integer multiple of it, see `views.find_decode_factor`.
+    with flow and small clips at an integer multiple of it, see `views.find_decode_factor`. A frame
+    of the file has at most `max_pixels`.
 
     Raises:
         VideoError: if the video cannot be read to its end, or has no frame that the view can show.
@@ -100,7 +103,7 @@ def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> VideoClips
     factor = find_decode_factor(view, clip_format.height, clip_format.width)
     size = (factor * clip_format.height, factor * clip_format.width)
     kept, num_frames = [], 0
-    for time, frame in iterate_frames(path, size):
+    for time, frame in iterate_frames(path, size, max_pixels):
         if num_frames % sampling.frame_stride == 0:
             kept.append((num_frames, time, frame))
         num_frames += 1

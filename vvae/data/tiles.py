@@ -51,7 +51,7 @@ def cut_tiles(clips: Clips, height: int, width: int) -> Clips:
         frame_NT=np.repeat(clips.frame_NT, number, axis=0),
         time_NT=np.repeat(clips.time_NT, number, axis=0),
         position_N=np.repeat(clips.position_N, number),
-        codes_paths=tuple(path for path in clips.codes_paths for _ in range(number)),
+        codes_files=tuple(file for file in clips.codes_files for _ in range(number)),
         corner_V=(clips.corner_V[:, None] + corners).reshape(-1, 2).astype(np.int32),
     )
 

@@ -28,27 +28,33 @@ class WorkerError(RuntimeError):
 
 
 def run_in_workers(
-    function: Callable[[Any], Any], items: Sequence[Any], num_workers: int
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    num_workers: int,
+    seconds: float | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """Yields `(position, function(item))` for every item, in the order in which they end.
 
     Args:
         function: a function at the top level of an importable module.
         items: its arguments; they and the results must be picklable.
-        num_workers: processes to start, at most one an item. With 0, or for a single item, the
-            function is called here instead, in order.
+        num_workers: processes to start, at most one an item. With 0 the function is called here
+            instead, in order.
+        seconds: most time for one item, after which its process is killed; None for any. Not
+            applied with 0 workers.
 
     An exception raised by the function is raised here. A WorkerError takes the place of the result
-    if the process died (it was killed, or the decoder crashed); the other items go on. The
+    if the process died (it was killed, or the decoder crashed) or took too long; the other items go
+    on, in another process. The
     processes end when the iterator is exhausted or closed, and when this process dies.
     """
     if num_workers < 0:
         raise ValueError(f"data.num_workers must be at least 0, got {num_workers}")
-    if num_workers == 0 or len(items) <= 1:
+    if num_workers == 0:
         for position, item in enumerate(items):
             yield position, function(item)
         return
-    pool = _Pool(function, items)
+    pool = _Pool(function, items, seconds)
     try:
         pool.start(min(num_workers, len(items)))
         for _ in items:
@@ -86,8 +92,9 @@ def serve() -> None:
 class _Pool:
     """Processes, each with a thread that hands it one item after the other."""
 
-    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any]):
+    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any], seconds: float | None):
         self.function = function
+        self.seconds = seconds
         self.waiting = collections.deque(enumerate(items))
         self.done: queue.SimpleQueue = queue.SimpleQueue()
         self.processes: list[subprocess.Popen] = []
@@ -123,19 +130,47 @@ class _Pool:
 
     def _run(self, process: subprocess.Popen, position: int, item: Any) -> bool:
         """Runs one item and stores what came of it; False if the process died of it."""
+        limit = _Limit(process, self.seconds)
         try:
-            process.stdin.write(pickle.dumps((self.function, item)))
-            process.stdin.flush()
-            result, error = pickle.load(process.stdout)
+            with limit:
+                process.stdin.write(pickle.dumps((self.function, item)))
+                process.stdin.flush()
+                result, error = pickle.load(process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
-            lost = WorkerError("the worker process died (out of memory, or a crash of the decoder)")
-            self.done.put((position, lost, None))
+            self.done.put((position, WorkerError(limit.explain()), None))
             return False
         except Exception as failure:
             self.done.put((position, None, failure))
             return False
         self.done.put((position, result, error))
         return True
+
+
+class _Limit:
+    """A context in which a process is killed after so many seconds."""
+
+    def __init__(self, process: subprocess.Popen, seconds: float | None):
+        self.seconds, self.process, self.is_over = seconds, process, False
+        self.timer = None if seconds is None else threading.Timer(seconds, self._end)
+
+    def __enter__(self) -> "_Limit":
+        if self.timer is not None:
+            self.timer.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+    def _end(self) -> None:
+        self.is_over = True
+        self.process.kill()
+
+    def explain(self) -> str:
+        """Says why the process has died."""
+        if self.is_over:
+            return f"not decoded within {self.seconds:g} s"
+        return "the worker process died (out of memory, or a crash of the decoder)"
 
 
 def _start_process() -> subprocess.Popen:
