@@ -154,6 +154,7 @@ def train(request: Request) -> bool:
         with explain, session.Interrupts() as interrupts, report, profile:
             batch = next(batches)
             report.describe_step(measure_step(step, state, batch))
+            processes.wait_for_all()  # compiled now, by some later than by others
             for done in range(first_step + 1, num_steps + 1):
                 profile.begin(done)
                 asked_to_stop = runner.share_flag(interrupts.requested)
@@ -171,6 +172,7 @@ def train(request: Request) -> bool:
                     with report.pause():
                         scores = validate(done, state, report)
                         checkpointer.save(done, state, {"next_step": done}, scores)
+                        processes.wait_for_all()  # the first one has drawn a sheet
                 if is_last:
                     break
         batches.close()

@@ -1,10 +1,11 @@
 """One process of a run of several: `python distributed_worker.py ID COUNT PORT DIRECTORY`.
 
 Trains and evaluates with pmap and with mesh on two devices a process, saves a checkpoint of each,
-and what evaluation returned.
+and what evaluation returned; then goes back behind a damaged checkpoint.
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ jax.distributed.initialize(f"127.0.0.1:{port}", process_count, process_id)
 import numpy as np
 from tiny_vae import make_adam, make_batch, make_state, make_step, score
 
+from vvae import processes, session
 from vvae.training.checkpoint import Checkpointer
 from vvae.training.parallel import make_runner
 from vvae.training.state import variables
@@ -54,6 +56,22 @@ def run(kind):
     np.savez(directory / f"{kind}_{process_id}.npz", loss=loss, **scores)
 
 
+def go_back(saved):
+    """Damages the newest checkpoint of a copy and goes on from the one before it."""
+    copy, shape = directory / "damaged", jax.eval_shape(lambda: make_state(make_adam()))
+
+    def damage():
+        shutil.copytree(saved, copy)
+        (copy / "step_00000003" / "record" / "metadata").unlink()
+
+    processes.do_first(damage)
+    with Checkpointer(copy) as checkpointer:
+        state = session.restore_state(checkpointer, shape, fallback=True)
+        np.savez(directory / f"back_{process_id}.npz", step=state.step, steps=checkpointer.steps)
+        checkpointer.save(3, state.replace(step=np.array(3, np.int32)), {}, {"val_elbo": 0.0})
+
+
 for kind in ("pmap", "mesh"):
     run(kind)
+go_back(directory / "pmap")
 jax.distributed.shutdown()

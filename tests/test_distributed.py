@@ -66,3 +66,13 @@ def test_two_processes_agree_with_one(results, kind):
             np.testing.assert_allclose(saved["loss"], metrics["loss"], rtol=1e-5)
             np.testing.assert_array_equal(saved["index"], make_batch(3)["index"])
             assert_close({name: saved[name] for name in expected_scores}, expected_scores)
+
+
+def test_two_processes_go_on_from_the_checkpoint_before_a_damaged_one(results):
+    for process_id in range(2):
+        with np.load(results / f"back_{process_id}.npz") as saved:
+            assert saved["step"] == 2
+            assert saved["steps"].max() == 2
+    assert (results / "damaged" / "damaged-step_00000003-1" / "state").is_dir()
+    with Checkpointer(results / "damaged", read_only=True) as checkpointer:
+        assert checkpointer.latest_step == 3

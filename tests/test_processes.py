@@ -25,7 +25,7 @@ SETTINGS = f"""--data.height 8 --data.width 8 --data.num_frames 4 --data.workers
     --train.num_steps {NUM_STEPS} --train.log_every 1 --train.validate_every 6
     --evaluate.num_samples 2 --evaluate.tasks density features"""
 TIMING = {"frames_per_second", "flop_utilization", "data_wait"}
-TIMEOUT = 10
+TIMEOUT = 30
 # So long a survivor may take to end; a hang would be longer.
 HANGS = 6 * TIMEOUT
 

@@ -4,6 +4,7 @@ With one process, which is the rule, every function here does the obvious thing 
 several, all of them make the same calls in the same order.
 """
 
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import numpy as np
 
 AUTO = "auto"
 _MAX_MESSAGE = 2000
+_LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
+_barrier_numbers = itertools.count()
 # Statuses with which all processes of a run end together: done, and stopped on request.
 _JOINT_STATUSES = (0, 75)
 
@@ -110,6 +113,19 @@ def is_first() -> bool:
     return index() == 0
 
 
+def wait_for_all() -> None:
+    """Waits until all processes are here, however long that takes.
+
+    Where one may be much later than another: an exchange between devices gives up after a while
+    (between CPUs after 30 s). A process that is lost ends the waiting like everything else.
+    """
+    if count() > 1:
+        from jax._src import distributed  # as Orbax does; jax.distributed itself has no barrier
+
+        name = f"vvae-{next(_barrier_numbers)}"
+        distributed.global_state.client.wait_at_barrier(name, _LONGEST_WAIT_MS)
+
+
 def gather(tree: Any) -> Any:
     """Returns the arrays of all processes, [P, ...] in their order, bit by bit, in every process.
 
@@ -122,6 +138,7 @@ def gather(tree: Any) -> Any:
     arrays, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
     if count() == 1:
         return jax.tree.unflatten(structure, [array[None] for array in arrays])
+    wait_for_all()
     # As bytes: jax would make 32-bit numbers of others. In one piece: each has a price.
     pieces = [array.reshape(-1).view(np.uint8) for array in arrays]
     everything = multihost_utils.process_allgather(np.concatenate(pieces))

@@ -48,6 +48,7 @@ def map_clips_on_all(function, clips: Clips, batch_size: int):
         `Runner.map_eval` makes them.
       clips, batch_size: as in `map_clips`.
     """
+    processes.wait_for_all()
     own = eval_batches(clips, batch_size, processes.index(), processes.count())
     parts = [function(batch) for batch in own]
     return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(clips)], *parts)
