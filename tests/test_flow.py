@@ -274,7 +274,7 @@ def test_workers_compute_the_same_codes(tmp_path):
     for position, entry, is_new in cache_videos(paths, clip_format, cache, num_workers=2):
         here = decode_clips(paths[position], clip_format)
         assert is_new
-        np.testing.assert_array_equal(np.load(entry.codes_path), here.codes_NTHWC)
+        np.testing.assert_array_equal(np.load(entry.codes.path), here.codes_NTHWC)
         assert entry.num_clipped == here.num_clipped
 
 

@@ -14,6 +14,7 @@ from vvae.data.workers import run_in_workers
 from vvae.video import VideoError, VideoInfo, probe
 
 _MAX_ROWS = 20
+_SECONDS = 3600.0  # that decoding a video may take, as data.decode_seconds by default
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def summarize(
     videos = list_videos(root)
     infos: dict[str, VideoInfo] = {}
     broken: dict[str, str] = {}
-    results = run_in_workers(_probe_or_explain, [video.path for video in videos], num_workers)
+    paths = [video.path for video in videos]
+    results = run_in_workers(_probe_or_explain, paths, num_workers, _SECONDS)
     for num_done, (position, info) in enumerate(results, start=1):
         video = videos[position]
         if isinstance(info, VideoInfo):
