@@ -7,6 +7,7 @@ several, all of them make the same calls in the same order.
 import itertools
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 AUTO = "auto"
 _MAX_MESSAGE = 2000
+_GRACE_SECONDS = 2.0
 _LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
 _barrier_numbers = itertools.count()
 # Statuses with which all processes of a run end together: done, and stopped on request.
@@ -214,6 +216,9 @@ def end(status: int) -> None:
     if status not in _JOINT_STATUSES and _is_connected():
         sys.stdout.flush()
         sys.stderr.flush()
+        if is_first():
+            # The others end at once when they lose the first one: time for their last words.
+            time.sleep(_GRACE_SECONDS)
         os._exit(status)
     sys.exit(status)
 
