@@ -411,7 +411,10 @@ def _reconstruct(question: _Question):
 
     model, params, _, folder = question.arguments
     dataset = _add_training(question.run, question.data)
-    return reconstruct.reconstruct(model, params, dataset, folder, **question.common)
+    lpips_nets = question.run.config.evaluate.lpips
+    return reconstruct.reconstruct(
+        model, params, dataset, folder, **question.common, lpips_nets=lpips_nets
+    )
 
 
 def _density(question: _Question):
@@ -565,6 +568,19 @@ def _moderate(question: _Question):
     return _record_options(result, given)
 
 
+def _latents(question: _Question):
+    from vvae.analysis import latent_export
+    from vvae.config import to_dict
+
+    data = question.data
+    return latent_export.export_latents(
+        *question.arguments,
+        batch_size=question.run.config.train.batch_size,
+        settings=to_dict(question.run.config),
+        statistics_split=data.split if data.is_new else "train",
+    )
+
+
 # Task -> the function that answers it; each calls one function of vvae.analysis.
 _ANSWERS = {
     "reconstruct": _reconstruct,
@@ -577,6 +593,7 @@ _ANSWERS = {
     "anomaly": _anomaly,
     "segment": _segment,
     "moderate": _moderate,
+    "latents": _latents,
 }
 
 

@@ -110,6 +110,7 @@ def train(request: Request) -> bool:
         f"run directory: {workdir} ({'continued' if runs.is_run(workdir) else 'new'})", flush=True
     )
     session.print_estimate(config, runner, num_parts)
+    session.print_objective(config)
 
     # Data: decoded once into the cache, then read from it.
     dataset = processes.do_together(lambda: runs.cut_data(config, session.open_data(config)))
@@ -131,7 +132,7 @@ def train(request: Request) -> bool:
         # The state: 1. of the run that is continued, 2. another run's parameters, 3. fresh.
         if checkpointer.latest_step is not None:
             fallback = config.checkpoint.fallback
-            abstract_state = session.describe_state(model, tx)
+            abstract_state = session.describe_state(model, tx, session.start_critic(config))
             host_state = session.restore_state(checkpointer, abstract_state, fallback)
         else:
             host_state = session.make_state(model, tx, dataset, config)

@@ -12,6 +12,7 @@ from vvae.data.clips import gather_clips
 from vvae.data.listing import Video
 from vvae.data.loader import (
     Augmentation,
+    Cuts,
     channel_statistics,
     eval_batches,
     pixel_statistics,
@@ -338,3 +339,65 @@ def test_statistics_of_nearly_constant_data_have_a_floor(tmp_path):
 
 def test_view_of_clips(clips):
     assert clips.view == get_view("gray")
+
+
+def test_lengths_follow_the_schedule_from_any_step_on(clips, codes):
+    cuts = Cuts(lengths=((0, 1), (5, 2), (12, 3)))
+    whole = take(clips, 14, 4, seed=2)
+    cut = take(clips, 14, 4, seed=2, cuts=cuts)
+    assert [batch["video"].shape[1] for _, batch in cut] == [1] * 5 + [2] * 7 + [3] * 2
+    offsets = set()
+    for (_, old), (_, new) in zip(whole, cut):
+        length = new["video"].shape[1]
+        np.testing.assert_array_equal(new["index"], old["index"])
+        for row in range(4):
+            found = [
+                start
+                for start in range(4 - length)
+                if (old["video"][row, start : start + length] == new["video"][row]).all()
+            ]
+            assert len(found) == 1
+            offsets.add((length, found[0]))
+            part = old["mask"][row, found[0] : found[0] + length]
+            np.testing.assert_array_equal(new["mask"][row], part)
+    assert offsets == {(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (3, 0)}
+    for (step, expected), (again, batch) in zip(
+        cut[4:], take(clips, 10, 4, seed=2, cuts=cuts, start_step=4)
+    ):
+        assert step == again
+        np.testing.assert_array_equal(batch["video"], expected["video"])
+
+
+def test_images_are_one_frame_that_alone_counts(clips):
+    whole = take(clips, 20, 4, seed=2)
+    mixed = take(clips, 20, 4, seed=2, cuts=Cuts(images=0.5))
+    frames, count = set(), 0
+    for (_, old), (_, new) in zip(whole, mixed):
+        for row in range(4):
+            if (new["video"][row] == old["video"][row]).all():
+                np.testing.assert_array_equal(new["mask"][row], old["mask"][row])
+                continue
+            count += 1
+            (frame,) = [t for t in range(3) if (old["video"][row, t] == new["video"][row, 0]).all()]
+            np.testing.assert_array_equal(new["video"][row], old["video"][row, [frame] * 3])
+            assert new["mask"][row].tolist() == [old["mask"][row, frame], False, False]
+            frames.add(frame)
+    assert frames == {0, 1, 2} and 25 <= count <= 55  # of 80; 40 expected
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Cuts(lengths=((1, 3),)), "begin at step 0 and rise"),
+        (lambda: Cuts(lengths=((0, 3), (0, 2))), "begin at step 0 and rise"),
+        (lambda: Cuts(images=1.5), r"must be in \[0, 1\]"),
+    ],
+)
+def test_cuts_that_cannot_be(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_cuts_longer_than_the_clips_are_refused(clips):
+    with pytest.raises(ValueError, match="cuts of 4 frames do not fit into clips of 3"):
+        take(clips, 1, 4, seed=0, cuts=Cuts(lengths=((0, 4),)))

@@ -162,3 +162,33 @@ def test_a_metric_that_is_not_finite_is_null_in_json():
     text = json.dumps(make_psnr(math.nan, split="test").as_json(), allow_nan=False)
     assert json.loads(text)["value"] is None
     assert json.loads(text)["card"]["unit"] == "dB"
+
+
+def test_seam_index_in_closed_form():
+    """Error 1 behind the border and 0 before it: every border pair has step 1, others 0.5 or 0."""
+    x = np.zeros((2, 4, 6, 8, 1), np.float32)
+    y = x.copy()
+    y[0, :, 3:] = 1.0  # one step, at row 3
+    y[0, :, 5] += 0.5  # and one of 0.5 at row 5
+    y[1] = np.random.default_rng(0).normal(size=y[1].shape)
+    index = metrics.seam_index(x, y, 2, np.array([3]))
+    # Pairs: rows 1..5; at the border 1, elsewhere (0.5^2 at row 5) / 4.
+    np.testing.assert_allclose(index[0], 1.0 / (0.25 / 4), rtol=1e-5)
+    swapped = metrics.seam_index(x.swapaxes(2, 3), y.swapaxes(2, 3), 3, np.array([3]))
+    np.testing.assert_allclose(swapped, index, rtol=1e-5)
+    noise = np.random.default_rng(1).normal(size=(1, 3, 400, 40, 1)).astype(np.float32)
+    even = metrics.seam_index(0 * noise, noise, 2, np.arange(8, 400, 8))
+    np.testing.assert_allclose(even, 1.0, atol=0.05)
+
+
+@pytest.mark.parametrize("borders", [np.array([], int), np.arange(1, 4)])
+def test_seam_index_needs_pairs_of_both_kinds(borders):
+    x = np.zeros((1, 4, 4, 4, 1), np.float32)
+    with pytest.raises(ValueError, match="pairs with and without a border"):
+        metrics.seam_index(x, x, 1, borders)
+
+
+def test_first_frame_gap_counts_valid_frames_of_clips_with_both():
+    psnr = np.array([[30.0, 26.0, 28.0], [20.0, 21.0, 99.0], [10.0, 99.0, 99.0], [99.0, 5.0, 5.0]])
+    mask = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 1, 1]], bool)
+    np.testing.assert_allclose(metrics.first_frame_gap(psnr, mask), [3.0, -1.0])

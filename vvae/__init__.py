@@ -21,6 +21,8 @@ _HOMES = {
     "decode_chunk": "vvae.streaming",
     "encode_video": "vvae.streaming",
     "decode_video": "vvae.streaming",
+    "normalize": "vvae.latent_statistics",
+    "denormalize": "vvae.latent_statistics",
     "elbo": "vvae.objectives",
     "iwae": "vvae.objectives",
 }

@@ -15,9 +15,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 DEFAULT_TASKS = ("reconstruct", "density", "classify", "generate")
-TASKS = (*DEFAULT_TASKS, "features", "cluster", "search", "anomaly", "segment", "moderate")
+TASKS = (
+    *DEFAULT_TASKS,
+    "features",
+    "cluster",
+    "search",
+    "anomaly",
+    "segment",
+    "moderate",
+    "latents",
+)
 TILE_TASKS = ("density", "anomaly")
-CAUSAL_TASKS = ("reconstruct", "density")
+CAUSAL_TASKS = ("reconstruct", "density", "latents")
+ONLY_CAUSAL_TASKS = ("latents",)
 
 DEFAULT_BASELINES = ("random_encoder", "frame_pca", "chance")
 BASELINES = (
@@ -101,6 +111,9 @@ class Data:
     """Augmentation: shift a clip by up to this many pixels."""
     brightness: float = 0.0
     """Augmentation: change a clip's brightness by up to this fraction."""
+    images: float = 0.0
+    """Share of training clips that are one of their frames alone, for model.kind=causal. They take
+    as much time as whole clips."""
     cache_dir: str | None = _runtime(None)
     """Where decoded clips are kept; None is the user's cache folder."""
     cache_gb: float = _runtime(20.0)
@@ -117,7 +130,7 @@ class Data:
         _require_positive("data", self, "height", "width", "num_frames", "frame_stride", "cache_gb")
         _require_positive("data", self, "max_megapixels", "decode_seconds")
         _require_at_least_zero("data", self, "crop")
-        _require_fraction("data", self, "brightness")
+        _require_fraction("data", self, "brightness", "images")
         workers = self.workers
         _require(workers is None or workers >= 0, "data.workers", workers, "must not be negative")
 
@@ -202,10 +215,26 @@ class Causal:
 
 @dataclass(frozen=True)
 class Objective:
-    """The ELBO and what is done to it while training; reported ELBOs have none of it."""
+    """The ELBO and what is done to it while training; reported ELBOs have none of it.
+
+    The settings from likelihood to wavelet are weights of sums over a clip's elements; all but
+    likelihood need model.kind=causal.
+    """
 
     beta: float = 1.0
     """Weight of the KL."""
+    likelihood: float = 1.0
+    """Weight of the negative log-likelihood."""
+    l1: float = 0.0
+    """Weight of the absolute error of the decoded video in [-1, 1]."""
+    mse: float = 0.0
+    """Weight of its squared error."""
+    lpips: float = 0.0
+    """Weight of the perceptual distance LPIPS, of frames of gray or rgb (extra `perceptual`)."""
+    lpips_net: Literal["alexnet", "vgg16"] = "vgg16"
+    """Network of that distance."""
+    wavelet: float = 0.0
+    """Weight of the absolute error of Haar coefficients in time, rows and columns."""
     kl_warmup: float = 0.1
     """Fraction of the training over which that weight grows from 0."""
     free_bits: float = 0.0
@@ -215,9 +244,32 @@ class Objective:
     the end of kl_warmup on; between them it follows the gradient."""
 
     def __post_init__(self):
-        _require_at_least_zero("objective", self, "beta", "free_bits")
+        _require_at_least_zero("objective", self, "beta", "free_bits", "likelihood")
+        _require_at_least_zero("objective", self, "l1", "mse", "lpips", "wavelet")
         _require_positive("objective", self, "prior_every")
         _require_fraction("objective", self, "kl_warmup")
+
+
+@dataclass(frozen=True)
+class Critic:
+    """A critic of patches of videos that model.kind=causal is trained against."""
+
+    weight: float = 0.0
+    """Of the critic's gradient, in units of the norm of that of all other terms; 0 for none."""
+    start: int = 0
+    """First step, counted from 0, that it takes part in."""
+    lecam: float = 0.0
+    """Weight of the LeCam penalty in its loss."""
+    learning_rate: float = 1e-4
+    """Of its Adam, with decays 0.5 and 0.9; constant."""
+    width: int = 32
+    """Channels after its first convolution."""
+    depth: int = 3
+    """Convolutions that halve rows and columns."""
+
+    def __post_init__(self):
+        _require_at_least_zero("critic", self, "weight", "start", "lecam")
+        _require_positive("critic", self, "learning_rate", "width", "depth")
 
 
 @dataclass(frozen=True)
@@ -238,6 +290,8 @@ class Optim:
     """Factor on the learning rate of the likelihood's scale, which has far to go."""
     ema_decay: float = 0.995
     """Decay of the moving average of the parameters, which evaluation uses."""
+    freeze: Literal["none", "encoder"] = "none"
+    """encoder: only the decoder of model.kind=causal is trained, such as after --init_from."""
 
     def __post_init__(self):
         _require_positive("optim", self, "learning_rate", "clip_norm", "sigma_rate")
@@ -255,6 +309,10 @@ class Train:
     """Steps; None to count in epochs."""
     num_epochs: int | None = None
     """Passes over the training clips; None to count in steps."""
+    clip_lengths: tuple[int, ...] = ()
+    """Frames of the clips in equal parts of the training, such as 5 9 17, each at most
+    data.num_frames, for model.kind=causal; () for whole clips. Speeds are told as if they were
+    whole."""
     accumulate: int | None = None
     """Parts of a device's batch that are computed one after the other; None is parts of about 32
     frames on a CPU, where they are fastest, and the whole on accelerators."""
@@ -351,6 +409,8 @@ class Evaluate:
     """anomaly: side, in pixels of the view, of the squares of the scores `..._block`."""
     regret_steps: int = _runtime(5)
     """anomaly: gradient steps of the likelihood regret; 0 leaves it out."""
+    lpips: tuple[Literal["alexnet", "vgg16"], ...] = _runtime(())
+    """reconstruct: networks of the perceptual distances that are measured (extra `perceptual`)."""
 
     def __post_init__(self):
         rate = self.false_positive_rate
@@ -376,6 +436,7 @@ class Config:
     model: Model = Model()
     causal: Causal = Causal()
     objective: Objective = Objective()
+    critic: Critic = Critic()
     optim: Optim = Optim()
     train: Train = Train()
     parallel: Parallel = Parallel()
@@ -385,10 +446,14 @@ class Config:
     def __post_init__(self):
         if self.model.kind == "sequential":
             self._check_size()
+            self._check_causal_only()
         else:
             self.check_tasks(self.evaluate.tasks)
         if self.data.tile is not None:
             self._check_tile()
+        for length in self.train.clip_lengths:
+            rule = f"must be between 1 and data.num_frames={self.data.num_frames}"
+            _require(1 <= length <= self.data.num_frames, "train.clip_lengths", length, rule)
         parts, batch_size = self.train.accumulate, self.train.batch_size
         if parts is not None:
             _require(
@@ -407,6 +472,18 @@ class Config:
             rule += f"{len(self.model.widths)} times"
             _require(value % scale == 0, f"data.{name}", value, rule)
 
+    def _check_causal_only(self):
+        rule = "needs model.kind=causal"
+        for name in ("l1", "mse", "lpips", "wavelet"):
+            value = getattr(self.objective, name)
+            _require(value == 0.0, f"objective.{name}", value, rule)
+        _require(self.data.images == 0.0, "data.images", self.data.images, rule)
+        _require(not self.train.clip_lengths, "train.clip_lengths", self.train.clip_lengths, rule)
+        likelihood = self.objective.likelihood
+        _require(likelihood == 1.0, "objective.likelihood", likelihood, "other than 1 " + rule)
+        _require(self.critic.weight == 0.0, "critic.weight", self.critic.weight, rule)
+        _require(self.optim.freeze == "none", "optim.freeze", self.optim.freeze, rule)
+
     def _check_tile(self):
         tile, size = self.data.tile, (self.data.height, self.data.width)
         fits = tile > 0 and size[0] % tile == 0 and size[1] % tile == 0
@@ -420,6 +497,10 @@ class Config:
             rule = f"model.kind=causal answers {', '.join(CAUSAL_TASKS)} so far"
             for task in tasks:
                 _require(task in CAUSAL_TASKS, "evaluate.tasks", task, rule)
+        else:
+            for task in tasks:
+                known = task not in ONLY_CAUSAL_TASKS
+                _require(known, "evaluate.tasks", task, "needs model.kind=causal")
         rule = f"needs whole frames, and data.tile={self.data.tile} cuts them; of tiles there are "
         rule += ", ".join(TILE_TASKS)
         for task in tasks:
@@ -431,6 +512,9 @@ class Config:
         if self.model.kind == "causal":
             rule = "model.kind=causal has a gaussian one"
             _require(likelihood == "gaussian", "model.likelihood", likelihood, rule)
+        if self.objective.lpips:
+            rule = "objective.lpips needs pictures: gray or rgb"
+            _require(view in ("gray", "rgb"), "data.view", view, rule)
         if likelihood == "bernoulli":
             _require(view == "otsu", "data.view", view, "model.likelihood=bernoulli needs otsu")
             rule = "must be False for model.likelihood=bernoulli: its start is a Gaussian one"

@@ -116,6 +116,46 @@ def difference_mse(x_BTHWC: jax.Array, y_BTHWC: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(error[:, 1:] - error[:, :-1]), axis=(-3, -2, -1))
 
 
+def seam_index(x: jax.Array, y: jax.Array, axis: int, borders: np.ndarray) -> jax.Array:
+    """How much of the error is in steps across borders, 1 without seams; [B, ...] -> [B].
+
+    The mean squared step of the error y - x from a neighbour to the next, over pairs that a border
+    lies between, divided by that over all other pairs.
+
+    Args:
+      x, y: videos of equal shapes.
+      axis: of the neighbours.
+      borders: int, numbers of the first neighbours behind a border, between 1 and the size - 1.
+
+    Raises:
+      ValueError: if there is no border, or nothing but borders.
+    """
+    _check_same_shape(x, y)
+    is_border = np.zeros(x.shape[axis], bool)
+    is_border[borders] = True
+    is_border = is_border[1:]
+    if is_border.all() or not is_border.any():
+        raise ValueError(f"borders={borders}: pairs with and without a border are needed")
+    error = _as_float(y) - _as_float(x)
+    steps = jnp.square(jnp.diff(error, axis=axis))
+    others = tuple(a for a in range(1, steps.ndim) if a != axis % steps.ndim)
+    energy_BN = steps.mean(others)
+    inside_B = energy_BN[:, ~is_border].mean(1)
+    return energy_BN[:, is_border].mean(1) / jnp.maximum(inside_B, 1e-12)
+
+
+def first_frame_gap(psnr_NT: np.ndarray, mask_NT: np.ndarray) -> np.ndarray:
+    """PSNR of the first frame minus the mean of the valid later ones, dB; float64 [n].
+
+    Of the clips whose first frame and at least one later frame are valid, in their order.
+    """
+    later_NT = mask_NT[:, 1:]
+    kept = mask_NT[:, 0] & later_NT.any(axis=1)
+    psnr_NT = psnr_NT[kept].astype(np.float64)
+    total = np.where(later_NT[kept], psnr_NT[:, 1:], 0.0).sum(axis=1)
+    return psnr_NT[:, 0] - total / later_NT[kept].sum(axis=1)
+
+
 def pair_mask(mask_NT: np.ndarray) -> np.ndarray:
     """True where a frame and the one before it are valid; bool [N, T] -> [N, T-1]."""
     return mask_NT[:, 1:] & mask_NT[:, :-1]

@@ -12,8 +12,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from vvae import figures, objectives, processes
+from vvae import fidelity, figures, lpips, objectives, processes
 from vvae import run as runs
 from vvae.analysis import density, latents
 from vvae.analysis.baselines import fit_block_pca, fit_frame_pca
@@ -24,11 +25,12 @@ from vvae.analysis.batches import (
     spread_evenly,
 )
 from vvae.analysis.reconstruct import compare_videos, to_codes, write_comparison
-from vvae.config import Config, Optim, Train, identity
+from vvae.config import Config, Objective, Optim, Train, identity
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset, describe_flaws, find_label_problems
 from vvae.data.loader import (
     Augmentation,
+    Cuts,
     channel_statistics,
     pixel_statistics,
     train_batches,
@@ -39,20 +41,23 @@ from vvae.models import contract, mixture_prior
 from vvae.models.bottleneck import GaussianLatents
 from vvae.models.causal import CausalVideoVAE
 from vvae.models.contract import init_variables
+from vvae.models.critic import PatchCritic
 from vvae.models.ppca import FrameSpectrum, start_at_ppca, start_blocks_at_ppca, whiten_blocks
 from vvae.models.sequential import SequentialVAE, replace_clip_prior
 from vvae.training import estimate, optimizer
+from vvae.training.adversarial_step import Adversary, adversarial_step
 from vvae.training.checkpoint import Checkpointer, DamagedError
 from vvae.training.cost import StepCost
 from vvae.training.finite import FiniteGuard
 from vvae.training.log import MetricsLog, Progress, open_tensorboard, read_metrics
 from vvae.training.parallel import prefetch
 from vvae.training.profile import StepProfile
-from vvae.training.state import TrainState, init_state, variables
+from vvae.training.state import CriticState, TrainState, init_critic, init_state, variables
 from vvae.training.step import train_step
 
 _INITIALISATION_STREAM = 0
 _VALIDATION_STREAM = 2
+_CRITIC_STREAM = 3
 _SHEET_CLIPS = 4
 # Frames that are computed at a time on a CPU: more leave its caches (benchmarks/train_step.py).
 _CPU_FRAMES = 32
@@ -246,6 +251,20 @@ def make_schedule(optim: Optim, num_steps: int):
     )
 
 
+def print_objective(config: Config) -> None:
+    """Prints the weight of every term of the loss."""
+    objective, critic = config.objective, config.critic
+    terms = [f"{objective.likelihood:g} x -log p(x | z)", f"{objective.beta:g} x KL"]
+    names = {"l1": "|error|", "mse": "error^2", "lpips": f"LPIPS ({objective.lpips_net})"}
+    for name, text in {**names, "wavelet": "|Haar error|"}.items():
+        weight = getattr(objective, name)
+        terms += [f"{weight:g} x {text}"] if weight else []
+    if critic.weight:
+        begin = f", from step {critic.start}, LeCam {critic.lecam:g}"
+        terms.append(f"{critic.weight:g} x critic (adaptive{begin})")
+    print(f"objective: {' + '.join(terms)}", flush=True)
+
+
 def make_optimizer(config: Config, schedule):
     """Returns the optax transformation."""
     has_scale = config.model.likelihood != "bernoulli"
@@ -254,26 +273,104 @@ def make_optimizer(config: Config, schedule):
         clip_norm=config.optim.clip_norm,
         weight_decay=config.optim.weight_decay,
         fast={"log_sigma": config.optim.sigma_rate} if has_scale else None,
+        frozen=_find_frozen(config),
     )
+
+
+def _find_frozen(config: Config) -> tuple[str, ...]:
+    if config.optim.freeze == "none":
+        return ()
+    model = runs.build_model(config, runs.clip_format(config).clip_shape[-1])
+    return model.encoder_modules()
 
 
 def make_step(model, tx, config: Config, num_steps: int, num_parts: int):
     """Returns (state, batch, axis_name) -> (state, metrics), to be compiled by a runner."""
+    settings = {
+        "tx": tx,
+        "seed": config.train.seed,
+        "ema_decay": config.optim.ema_decay,
+        "num_micro": num_parts,
+    }
+    if config.critic.weight:
+        render, adversary = _make_render(model, config, num_steps), _make_adversary(model, config)
+        return functools.partial(
+            adversarial_step, render_fn=render, adversary=adversary, **settings
+        )
+    return functools.partial(train_step, loss_fn=_make_loss(model, config, num_steps), **settings)
+
+
+def _make_loss(model, config: Config, num_steps: int):
+    """Returns the loss of a model without a critic."""
     objective = config.objective
+    if _looks_at_videos(objective):
+        render = _make_render(model, config, num_steps)
+        return lambda *arguments: render(*arguments)[:2]
     warmup_steps = round(objective.kl_warmup * num_steps)
 
     def compute_loss(params, batch, key, step):
         beta = objectives.beta_schedule(step, objective.beta, warmup_steps)
         return objectives.negative_elbo(model, params, batch, key, beta, objective.free_bits)
 
-    return functools.partial(
-        train_step,
-        loss_fn=compute_loss,
-        tx=tx,
-        seed=config.train.seed,
-        ema_decay=config.optim.ema_decay,
-        num_micro=num_parts,
+    return compute_loss
+
+
+def _looks_at_videos(objective: Objective) -> bool:
+    terms = (objective.l1, objective.mse, objective.lpips, objective.wavelet)
+    return any(terms) or objective.likelihood != 1.0
+
+
+def _make_render(model, config: Config, num_steps: int):
+    """Returns the loss with all terms but the critic's, and the decoded video."""
+    objective = config.objective
+    warmup_steps = round(objective.kl_warmup * num_steps)
+    weights = fidelity.Weights(
+        likelihood=objective.likelihood,
+        free_bits=objective.free_bits,
+        l1=objective.l1,
+        mse=objective.mse,
+        lpips=objective.lpips,
+        wavelet=objective.wavelet,
     )
+    perceive = None
+    if objective.lpips:
+        network = lpips.load_weights(objective.lpips_net)
+        perceive = functools.partial(lpips.frame_lpips, network, objective.lpips_net)
+
+    def render(params, batch, key, step):
+        beta = objectives.beta_schedule(step, objective.beta, warmup_steps)
+        return fidelity.rendition_loss(model, params, batch, key, beta, weights, perceive)
+
+    return render
+
+
+def _make_critic(config: Config) -> tuple[PatchCritic, optax.GradientTransformation]:
+    """Returns the critic and its optimizer."""
+    critic = PatchCritic(config.critic.width, config.critic.depth)
+    return critic, optax.adam(config.critic.learning_rate, b1=0.5, b2=0.9)
+
+
+def _make_adversary(model, config: Config) -> Adversary:
+    critic, tx = _make_critic(config)
+    return Adversary(
+        score=lambda params, video: critic.apply({"params": params}, video),
+        to_real=lambda batch: contract.as_unit_range(batch["video"]),
+        last_kernel=model.last_kernel,
+        tx=tx,
+        weight=config.critic.weight,
+        lecam=config.critic.lecam,
+        start=config.critic.start,
+    )
+
+
+def start_critic(config: Config) -> CriticState | None:
+    """Returns the state of a fresh critic; None where there is none."""
+    if not config.critic.weight:
+        return None
+    critic, tx = _make_critic(config)
+    key = jax.random.fold_in(jax.random.key(config.train.seed), _CRITIC_STREAM)
+    video = jnp.zeros((1, *runs.clip_format(config).clip_shape))
+    return init_critic(jax.jit(critic.init)(key, video)["params"], tx)
 
 
 def make_state(model, tx, dataset: Dataset, config: Config) -> TrainState:
@@ -291,7 +388,7 @@ def make_state(model, tx, dataset: Dataset, config: Config) -> TrainState:
             if isinstance(model.bottleneck, GaussianLatents):
                 beta = config.objective.beta
                 params = start_blocks_at_ppca(model, params, stats, variance_D, beta)
-        return init_state(params, stats, tx)
+        return init_state(params, stats, tx, start_critic(config))
     mean_HWC, std = pixel_statistics(clips)
     stats = {"mean": jnp.asarray(mean_HWC), "std": jnp.float32(std)}
     if model.linear:
@@ -302,12 +399,12 @@ def make_state(model, tx, dataset: Dataset, config: Config) -> TrainState:
     return init_state(params, stats, tx)
 
 
-def describe_state(model, tx) -> TrainState:
+def describe_state(model, tx, critic: CriticState | None = None) -> TrainState:
     """Returns the shapes and dtypes of `make_state`, without looking at the data."""
 
     def start(key):
         fresh = init_variables(model, key)
-        return init_state(fresh["params"], fresh["stats"], tx)
+        return init_state(fresh["params"], fresh["stats"], tx, critic)
 
     return jax.eval_shape(start, jax.random.key(0))
 
@@ -335,7 +432,7 @@ def restore_state(
 
 
 def take_parameters(state: TrainState, workdir: str) -> TrainState:
-    """Returns the state with the best parameters of another run.
+    """Returns the state with the best parameters of another run, and their standardisation.
 
     Raises:
       ValueError: if that run's network has other parameters.
@@ -351,13 +448,17 @@ def take_parameters(state: TrainState, workdir: str) -> TrainState:
             f"--init_from {workdir}: its network differs in {differing[0]} "
             f"({shapes[1].get(differing[0])}, here {shapes[0].get(differing[0])})"
         )
-    params = jax.tree.map(jnp.asarray, other["params"])
-    return state.replace(params=params, ema_params=jax.tree.map(jnp.copy, params))
+    params, stats = (jax.tree.map(jnp.asarray, other[name]) for name in ("params", "stats"))
+    ema_params = jax.tree.map(jnp.copy, params)
+    return state.replace(params=params, ema_params=ema_params, stats=stats)
 
 
 def open_batches(dataset: Dataset, config: Config, runner, first_step: int):
     """Returns the iterator of training batches on the devices, from first_step on."""
     data = config.data
+    lengths = config.train.clip_lengths
+    num_steps = count_steps(config.train, dataset)
+    starts = [round(part * num_steps / len(lengths)) for part in range(len(lengths))]
     batches = train_batches(
         dataset.splits["train"],
         config.train.batch_size,
@@ -366,6 +467,7 @@ def open_batches(dataset: Dataset, config: Config, runner, first_step: int):
         process_index=processes.index(),
         process_count=processes.count(),
         augmentation=Augmentation(data.flip, data.crop, data.brightness),
+        cuts=Cuts(tuple(zip(starts, lengths, strict=True)), data.images),
     )
     return prefetch(batches, lambda item: runner.place_batch(item[1]))
 

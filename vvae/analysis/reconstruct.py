@@ -1,5 +1,6 @@
 """How well does the model give videos back? Beside the mean frame and PCA with as many numbers."""
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vvae import figures, metrics
+from vvae import figures, lpips, metrics
 from vvae.analysis.baselines import FramePCA, fit_frame_pca, reconstruct_frames
 from vvae.analysis.batches import (
     choose_examples,
@@ -24,6 +25,7 @@ from vvae.data.dataset import Dataset
 from vvae.data.views import View, view_to_rgb
 from vvae.metrics import Metric
 from vvae.models import contract
+from vvae.models.causal import CausalVideoVAE
 
 NUM_EXAMPLES = 4
 ERROR_SCALE = 64.0
@@ -42,6 +44,10 @@ FRAME_METRICS = {
         "mean squared error of the difference of a frame from the one before it",
     ),
 }
+LPIPS_METRICS = {
+    f"lpips_{net}": ("", f"LPIPS 0.1 of a frame, {net} (Zhang et al. 2018), frames in [-1, 1]")
+    for net in lpips.NETS
+}
 CODES = "8-bit codes of the view; reconstructions clipped to [0, 255], not rounded"
 BY_VIDEO = "mean over the valid frames of a video, then over videos"
 WORST = "mean over the worst 5 % of all valid frames"
@@ -52,12 +58,15 @@ def to_codes(x: jax.Array) -> jax.Array:
     return jnp.clip((x + 1.0) * 127.5, 0.0, 255.0)
 
 
-@jax.jit
-def score_frames(x_BTHWC: jax.Array, y_BTHWC: jax.Array) -> dict[str, jax.Array]:
+@functools.partial(jax.jit, static_argnames="lpips_nets")
+def score_frames(
+    x_BTHWC: jax.Array, y_BTHWC: jax.Array, lpips_nets: tuple[str, ...] = ()
+) -> dict[str, jax.Array]:
     """Computes every metric of FRAME_METRICS that frames of this size allow.
 
     Args:
       x_BTHWC, y_BTHWC: videos in 8-bit units.
+      lpips_nets: networks of LPIPS_METRICS that are computed too.
 
     Returns:
       name -> [B, T], or [B, T-1] for `difference_mse`.
@@ -70,6 +79,9 @@ def score_frames(x_BTHWC: jax.Array, y_BTHWC: jax.Array) -> dict[str, jax.Array]
     }
     if min(x_BTHWC.shape[2:4]) >= metrics.SSIM_WINDOW:
         scores["ssim"] = metrics.frame_ssim(x_BTHWC, y_BTHWC)
+    in_unit_range = [jnp.asarray(a).astype(jnp.float32) / 127.5 - 1.0 for a in (x_BTHWC, y_BTHWC)]
+    for net in lpips_nets:
+        scores[f"lpips_{net}"] = lpips.frame_lpips(lpips.load_weights(net), net, *in_unit_range)
     return scores
 
 
@@ -92,7 +104,7 @@ def summarize_frames(
       has (differences of clips of one frame) are left out.
     """
     summary = {}
-    for name, (unit, definition) in FRAME_METRICS.items():
+    for name, (unit, definition) in (FRAME_METRICS | LPIPS_METRICS).items():
         counted_NT = _mask_of(name, mask_NT)
         if name not in scores or not counted_NT.any():
             continue
@@ -119,6 +131,7 @@ def reconstruct(
     batch_size: int,
     split: str = "test",
     seed: int = 0,
+    lpips_nets: tuple[str, ...] = (),
 ) -> Result:
     """Measures and shows reconstructions from posterior means.
 
@@ -130,9 +143,10 @@ def reconstruct(
       batch_size: clips at a time.
       split: which split is measured.
       seed: of the PCA's solver and sampling.
+      lpips_nets: networks of the perceptual distances that are measured; views gray and rgb.
 
     Raises:
-      ValueError: if a split is missing.
+      ValueError: if a split is missing, or LPIPS cannot be measured.
     """
     clips, train = require_split(dataset, split), require_split(dataset, "train")
     num_numbers = model.count_numbers(clips.clip_format.clip_shape[0])
@@ -145,7 +159,9 @@ def reconstruct(
         return decode(params, batch["video"], batch["mask"])
 
     methods = {"vae": run_model, **_baselines(pca)}
-    scores = {name: _score_split(run, clips, batch_size) for name, run in methods.items()}
+    scores = {
+        name: _score_split(run, clips, batch_size, lpips_nets) for name, run in methods.items()
+    }
     context = describe_data(dataset, split)
     rows = {
         name: summarize_frames(
@@ -153,6 +169,10 @@ def reconstruct(
         )
         for name, text in _describe_methods(pca, num_numbers).items()
     }
+    if isinstance(model, CausalVideoVAE):
+        for name, row in rows.items():
+            row |= _measure_seams(model, methods[name], clips, batch_size, row["psnr"].card)
+            row |= _measure_gap(scores[name]["psnr"], clips, row["psnr"].card)
     folder = Path(folder)
     _draw_positions(folder / "reconstruct_positions.png", scores, clips)
     _draw_examples(folder, run_model, clips, batch_size)
@@ -192,8 +212,70 @@ def _describe_methods(pca: FramePCA, num_numbers: int) -> dict[str, str]:
     }
 
 
-def _score_split(run: Callable, clips: Clips, batch_size: int) -> dict[str, np.ndarray]:
-    return map_clips(lambda batch: score_frames(batch["video"], run(batch)), clips, batch_size)
+def _score_split(
+    run: Callable, clips: Clips, batch_size: int, lpips_nets: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    def score(batch):
+        return score_frames(batch["video"], run(batch), lpips_nets)
+
+    return map_clips(score, clips, batch_size)
+
+
+# Axis of [B, T, H, W, C], and what lies between two neighbours along it.
+_SEAMS = {
+    "seam_time": (1, "latent frames (the border of any two chunks is one of these)"),
+    "seam_rows": (2, "rows of latents (the border of any two tiles is one of these)"),
+    "seam_columns": (3, "columns of latents (the border of any two tiles is one of these)"),
+}
+
+
+def _measure_seams(model: CausalVideoVAE, run: Callable, clips: Clips, batch_size: int, card):
+    """Seam indices at the borders of latents, of clips without masked frames."""
+    whole = clips.select(np.flatnonzero(clips.mask_NT.all(axis=1)))
+    shape = clips.clip_format.clip_shape
+    borders = {}
+    for (name, (axis, _)), size in zip(_SEAMS.items(), model.block_shape, strict=True):
+        start = 1 if axis == 1 else size  # the first frame is a latent frame of its own
+        inner = np.arange(start, shape[axis - 1], size)
+        if len(inner) and len(inner) < shape[axis - 1] - 1:
+            borders[name] = inner
+    if not len(whole) or not borders:
+        return {}
+
+    def measure(batch):
+        pair = batch["video"], run(batch)
+        return {n: metrics.seam_index(*pair, _SEAMS[n][0], b) for n, b in borders.items()}
+
+    found = map_clips(measure, whole, batch_size)
+    return {
+        name: _make_like(
+            card,
+            name,
+            values.mean(dtype=np.float64),
+            "",
+            "mean squared step of the error across a border, over that elsewhere; borders between "
+            + _SEAMS[name][1],
+            f"mean over the {len(whole)} clips without masked frames",
+        )
+        for name, values in found.items()
+    }
+
+
+def _measure_gap(psnr_NT: np.ndarray, clips: Clips, card):
+    """PSNR of the first frame against that of the later ones."""
+    gaps = metrics.first_frame_gap(psnr_NT, clips.mask_NT)
+    if not len(gaps):
+        return {}
+    definition = "PSNR of the first frame minus the mean of the later ones"
+    gap = _make_like(card, "first_frame_gap", gaps.mean(), "dB", definition, "mean over clips")
+    return {"first_frame_gap": gap}
+
+
+def _make_like(card, name, value, unit, definition, aggregation) -> Metric:
+    """A metric of the same data, split and method as that of a card."""
+    own = ("name", "unit", "definition", "aggregation")
+    context = {key: entry for key, entry in card.items() if key not in own}
+    return metrics.make_metric(name, value, unit, definition, aggregation, **context)
 
 
 def _write_notes(scores, context) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from vvae.data.views import mirror_codes
 _NUM_THREADS = 2
 _NUM_AHEAD = 3
 _AUGMENTATION_STREAM = 1  # keeps its random numbers apart from those of the shuffling
+_CUT_STREAM = 2
 _CHUNK_BYTES = 4 * 2**20
 
 
@@ -44,6 +45,35 @@ class Augmentation:
 _NO_AUGMENTATION = Augmentation()
 
 
+@dataclass(frozen=True)
+class Cuts:
+    """Which part of a clip is trained on. By default all of it.
+
+    Attributes:
+        lengths: (first step, frames) by rising step, from step 0 on: from that step on all clips of
+            a batch are that long, cut out anywhere; () for whole clips.
+        images: share of clips that are one of their frames alone: a clip of which only the first
+            frame counts, and all others are masked.
+    """
+
+    lengths: tuple[tuple[int, int], ...] = ()
+    images: float = 0.0
+
+    def __post_init__(self):
+        steps = [step for step, _ in self.lengths]
+        if steps and (steps[0] != 0 or steps != sorted(set(steps))):
+            raise ValueError(f"cuts.lengths begin at step 0 and rise, got {self.lengths}")
+        if not 0 <= self.images <= 1:
+            raise ValueError(f"cuts.images must be in [0, 1], got {self.images}")
+
+    def find_length(self, step: int, whole: int) -> int:
+        """Returns the number of frames at a step, for clips of so many."""
+        return next((n for first, n in reversed(self.lengths) if step >= first), whole)
+
+
+_WHOLE = Cuts()
+
+
 def train_batches(
     clips: Clips,
     batch_size: int,
@@ -52,6 +82,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     augmentation: Augmentation = _NO_AUGMENTATION,
+    cuts: Cuts = _WHOLE,
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Yields `(step, batch)` without end, in an order that only seed and step decide.
 
@@ -65,6 +96,7 @@ def train_batches(
         start_step: the first step to yield.
         process_index, process_count: this process gets its contiguous part of each global batch.
         augmentation: random changes, drawn from seed, step and clip number.
+        cuts: parts of the clips, drawn likewise.
 
     Yields:
         step, and video uint8 [b, T, H, W, C], mask bool [b, T], index int32 [b] (clip number in
@@ -80,6 +112,10 @@ def train_batches(
         raise ValueError("there are no clips to make batches of")
     if augmentation.brightness and not any(clips.view.intensity_channels):
         raise ValueError(f"brightness does not apply to the view {clips.view.name}: leave it at 0")
+    whole = clips.clip_format.clip_shape[0]
+    for _, length in cuts.lengths:
+        if not 1 <= length <= whole:
+            raise ValueError(f"cuts of {length} frames do not fit into clips of {whole}")
 
     @functools.lru_cache(maxsize=2)
     def shuffle(epoch: int) -> np.ndarray:
@@ -93,7 +129,7 @@ def train_batches(
             for row, clip in enumerate(ids):
                 random = _seed_augmentation(seed, step, int(clip))
                 batch["video"][row] = _augment(batch["video"][row], augmentation, random, clips)
-        return step, batch
+        return step, batch if cuts == _WHOLE else _cut_batch(batch, cuts, seed, step)
 
     return _load_ahead(load, itertools.count(start_step))
 
@@ -224,9 +260,31 @@ def _load_ahead(load: Callable[[int], Any], positions: Iterable[int]) -> Iterato
                 future.cancel()
 
 
-def _seed_augmentation(seed: int, step: int, clip: int) -> np.random.Generator:
-    counter = [0, 0, _AUGMENTATION_STREAM, clip]
+def _seed_augmentation(
+    seed: int, step: int, clip: int, stream: int = _AUGMENTATION_STREAM
+) -> np.random.Generator:
+    counter = [0, 0, stream, clip]
     return np.random.Generator(np.random.Philox(key=[seed, step], counter=counter))
+
+
+def _cut_batch(batch: dict[str, np.ndarray], cuts: Cuts, seed: int, step: int):
+    """Replaces the clips of a batch by parts of them."""
+    video, mask = batch["video"], batch["mask"]
+    whole = video.shape[1]
+    length = cuts.find_length(step, whole)
+    cut_video = np.empty((len(video), length, *video.shape[2:]), video.dtype)
+    cut_mask = np.zeros((len(video), length), bool)
+    for row, clip in enumerate(batch["index"]):
+        random = _seed_augmentation(seed, step, int(clip), _CUT_STREAM)
+        # Each number is drawn whether it is used or not: one setting does not change the other's.
+        is_image, start = random.random() < cuts.images, random.integers(whole - length + 1)
+        frame = random.integers(whole)
+        if is_image:
+            cut_video[row], cut_mask[row, 0] = video[row, frame], mask[row, frame]
+        else:
+            part = slice(start, start + length)
+            cut_video[row], cut_mask[row] = video[row, part], mask[row, part]
+    return batch | {"video": cut_video, "mask": cut_mask}
 
 
 def _augment(

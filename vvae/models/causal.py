@@ -275,6 +275,16 @@ class CausalVideoVAE(nn.Module):
         scale = self.spatial_compression
         return 1 + (t - 1) * self.temporal_compression, h * scale, w * scale
 
+    @nn.nowrap
+    def encoder_modules(self) -> tuple[str, ...]:
+        """Names of the modules whose parameters the latents depend on."""
+        return ("encoder", "linear_encoder") if self.stem == "pca" else ("encoder",)
+
+    @nn.nowrap
+    def last_kernel(self, params) -> jax.Array:
+        """Kernel of the decoder's last convolution."""
+        return params["decoder"]["head"]["conv"]["kernel"]
+
     # --- inference -----------------------------------------------------------------------------
 
     def encode(self, x_BTHWC: jax.Array, mask_BT: jax.Array):
@@ -390,6 +400,10 @@ class CausalVideoVAE(nn.Module):
         Only what is in the video counts, not what its latents cover beyond it.
         """
         mean = contract.crop(self._extend_outputs(None, z_BthwZ)[1], x_BTHWC.shape[1:4])
+        return self._frame_log_prob(x_BTHWC, mean)
+
+    def _frame_log_prob(self, x_BTHWC: jax.Array, mean: jax.Array) -> jax.Array:
+        """As `frame_log_likelihood`, from the standardised mean video."""
         log_sigma = self.effective_log_sigma().reshape(1, 1, 1, 1, -1)
         x, std = self._standardize(x_BTHWC), self._per_video(self.std_C)
         return likelihood.gaussian_8bit_log_prob(mean, log_sigma, x, std).sum((2, 3, 4))
@@ -414,6 +428,10 @@ class CausalVideoVAE(nn.Module):
 
     def terms(self, x_BTHWC, mask_BT, key_B, num_samples: int) -> Terms:
         """See `vvae.models.contract.terms`; key_B holds one key a clip."""
+        return self.terms_and_video(x_BTHWC, mask_BT, key_B, num_samples)[0]
+
+    def terms_and_video(self, x_BTHWC, mask_BT, key_B, num_samples: int):
+        """As `terms`, with the mean videos of the samples, [K * B, T, H, W, C] in [-1, 1] units."""
         posterior = self.encode(x_BTHWC, mask_BT)
         z_KBthwZ = self.bottleneck.sample(posterior, key_B, num_samples)
         valid_Bt = self.latent_mask(mask_BT)
@@ -425,15 +443,18 @@ class CausalVideoVAE(nn.Module):
 
         # The samples join the batch axis, [K, B, ...] -> [K * B, ...], for the network.
         x, mask = (jnp.tile(a, (num_samples,) + (1,) * (a.ndim - 1)) for a in (x_BTHWC, mask_BT))
-        log_likelihood_BT = self.frame_log_likelihood(x, z_KBthwZ.reshape(-1, *z_KBthwZ.shape[2:]))
+        outputs = self._extend_outputs(None, z_KBthwZ.reshape(-1, *z_KBthwZ.shape[2:]))[1]
+        outputs = contract.crop(outputs, x.shape[1:4])
+        log_likelihood_BT = self._frame_log_prob(x, outputs)
         log_likelihood_B = jnp.sum(log_likelihood_BT * mask, axis=1)
         kl_B = sum_valid(self.bottleneck.kl_by_dim(posterior).sum(-1))
-        return Terms(
+        terms = Terms(
             log_likelihood=log_likelihood_B.reshape(num_samples, -1),
             log_prior=sum_valid(self.bottleneck.log_prior(z_KBthwZ)),
             log_posterior=sum_valid(self.bottleneck.log_posterior(posterior, z_KBthwZ)),
             kl_by_level={"grid": jnp.broadcast_to(kl_B, (num_samples, *kl_B.shape))},
         )
+        return terms, self._unstandardize(outputs)
 
     @nn.nowrap
     def latent_mask(self, mask_BT: jax.Array) -> jax.Array:

@@ -169,6 +169,25 @@ def terms(
     return model.apply(params, as_unit_range(x_BTHWC), mask_BT, key_B, num_samples, method="terms")
 
 
+def terms_and_video(
+    model: nn.Module,
+    params: Params,
+    x_BTHWC: jax.Array,
+    key: jax.Array,
+    mask_BT: jax.Array | None = None,
+    index_B: jax.Array | None = None,
+) -> tuple[Terms, jax.Array]:
+    """As `terms` for one sample of a CausalVideoVAE, with its mean video [B, T, H, W, C].
+
+    For losses that look at what is decoded; the video is in [-1, 1] units, not clipped.
+    """
+    check_video(x_BTHWC)
+    mask_BT = full_mask(x_BTHWC, mask_BT)
+    key_B = split_key(key, x_BTHWC, index_B)
+    x_BTHWC = as_unit_range(x_BTHWC)
+    return model.apply(params, x_BTHWC, mask_BT, key_B, 1, method="terms_and_video")
+
+
 def sample(
     model: nn.Module, params: Params, key: jax.Array, num_clips: int, num_frames: int
 ) -> jax.Array:

@@ -1,6 +1,7 @@
 """Settings -> learning-rate schedule and optax transformation."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +49,7 @@ def make_optimizer(
     b1: float = 0.9,
     b2: float = 0.999,
     fast: Mapping[str, float] | None = None,
+    frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """Makes AdamW (Loshchilov and Hutter 2019); without weight decay it is Adam.
 
@@ -60,17 +62,38 @@ def make_optimizer(
       fast: name of a parameter -> multiplier of its learning rate. Adam moves every scalar by
         about the learning rate a step, which is slow for a learned noise scale such as
         `log_sigma`.
+      frozen: names of top-level modules whose parameters stay as they are, to the last bit.
 
     Returns:
-      The transformation. Its `init` raises ValueError where a name in `fast` is no parameter.
+      The transformation. Its `init` raises ValueError where a name in `fast` is no parameter, or
+      one in `frozen` no module.
     """
-    return optax.chain(
+    moving = optax.chain(
         optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
         optax.scale_by_adam(b1, b2),
         optax.add_decayed_weights(weight_decay, mask=_mask_kernels),
         _scale_by_name(fast or {}),
         optax.scale_by_learning_rate(schedule),
     )
+    if not frozen:
+        return moving
+    # What is frozen is not seen at all: it adds nothing to the norm that is clipped.
+    return optax.partition(
+        {"moving": moving, "frozen": optax.set_to_zero()},
+        functools.partial(_label_frozen, tuple(frozen)),
+    )
+
+
+def _label_frozen(frozen: tuple[str, ...], params: Any) -> Any:
+    if missing := sorted(set(frozen) - set(params)):
+        raise ValueError(
+            f"frozen names {', '.join(missing)}, which is no module: choose from "
+            f"{', '.join(sorted(params))}"
+        )
+    labels = {name: "frozen" if name in frozen else "moving" for name in params}
+    return {
+        name: jax.tree.map(lambda _, name=name: labels[name], tree) for name, tree in params.items()
+    }
 
 
 def _name_leaf(path: tuple) -> str:

@@ -9,6 +9,22 @@ import optax
 
 
 @flax.struct.dataclass
+class CriticState:
+    """The state of the critic that a model is trained against.
+
+    Attributes:
+      params: of the critic, float32.
+      opt_state: of its own optax transformation.
+      mean_real, mean_fake: scalars, moving averages of its scores (`vvae.adversarial`).
+    """
+
+    params: Any
+    opt_state: optax.OptState
+    mean_real: jax.Array
+    mean_fake: jax.Array
+
+
+@flax.struct.dataclass
 class TrainState:
     """The state of training, a pytree of arrays.
 
@@ -18,6 +34,7 @@ class TrainState:
       stats: the untrained collection of the model, such as {"mean": [H, W, C], "std": []}.
       opt_state: state of the optax transformation.
       ema_params: exponential moving average of `params`, of the same structure.
+      critic: None where there is none.
     """
 
     step: jax.Array
@@ -25,9 +42,21 @@ class TrainState:
     stats: Any
     opt_state: optax.OptState
     ema_params: Any
+    critic: CriticState | None = None
 
 
-def init_state(params: Any, stats: Any, tx: optax.GradientTransformation) -> TrainState:
+def init_critic(params: Any, tx: optax.GradientTransformation) -> CriticState:
+    """Returns the state of a critic before the first step."""
+    zero = jnp.zeros((), jnp.float32)
+    return CriticState(params, tx.init(params), zero, jnp.copy(zero))
+
+
+def init_state(
+    params: Any,
+    stats: Any,
+    tx: optax.GradientTransformation,
+    critic: CriticState | None = None,
+) -> TrainState:
     """Returns the state before the first step; the average starts at `params`."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -36,6 +65,7 @@ def init_state(params: Any, stats: Any, tx: optax.GradientTransformation) -> Tra
         opt_state=tx.init(params),
         # A copy, because a step donates its state and no buffer can be donated twice.
         ema_params=jax.tree.map(jnp.copy, params),
+        critic=critic,
     )
 
 

@@ -1,5 +1,6 @@
 """One update of the parameters as a pure function, the only place with a collective (pmean)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -54,46 +55,56 @@ def train_step(
     Raises:
       ValueError: B is not a multiple of `num_micro`.
     """
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _TRAINING_STREAM), state.step)
+    key = step_key(seed, state.step)
 
     def compute_loss(params: Any, micro_batch: Batch) -> tuple[jax.Array, Metrics]:
         variables = {"params": params, "stats": state.stats}
         loss, metrics = loss_fn(variables, micro_batch, key, state.step)
         return loss, {**metrics, "loss": loss}
 
-    grads, metrics = _compute_gradients(compute_loss, state.params, batch, num_micro)
+    compute_grad = jax.grad(compute_loss, has_aux=True)
+    grads, metrics = average_parts(functools.partial(compute_grad, state.params), batch, num_micro)
     if axis_name is not None:
         # The mean of the gradients: the gradient of a mean would be the local one under pmap.
         grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
 
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
-    updated = _apply_gradients(state, grads, tx, ema_decay)
-    kept = state.replace(step=updated.step)
-    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept)
+    updated = apply_gradients(state, grads, tx, ema_decay)
+    state = choose_state(finite, updated, state)
     return state, {**metrics, "grad_norm": grad_norm, "finite": finite.astype(jnp.float32)}
 
 
-def _compute_gradients(
-    compute_loss: Callable[[Any, Batch], tuple[jax.Array, Metrics]],
-    params: Any,
-    batch: Batch,
-    num_micro: int,
-) -> tuple[Any, Metrics]:
-    """Returns gradients and metrics, averaged over micro-batches."""
-    compute_grad = jax.grad(compute_loss, has_aux=True)
-    if num_micro == 1:
-        return compute_grad(params, batch)
+def step_key(seed: int, step: jax.Array) -> jax.Array:
+    """Returns the key of a training step."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _TRAINING_STREAM), step)
 
-    def add_gradients(total: Any, micro_batch: Batch) -> tuple[Any, Metrics]:
-        grads, metrics = compute_grad(params, micro_batch)
-        return jax.tree.map(jnp.add, total, grads), metrics
 
-    total, metrics = jax.lax.scan(
-        add_gradients, jax.tree.map(jnp.zeros_like, params), _split_batch(batch, num_micro)
-    )
-    grads = jax.tree.map(lambda g: g / num_micro, total)
-    return grads, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
+def choose_state(finite: jax.Array, updated: TrainState, before: TrainState) -> TrainState:
+    """Returns the updated state, or the one before it, but for the step, if it is not finite."""
+    kept = before.replace(step=updated.step)
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept)
+
+
+def average_parts(compute: Callable[[Batch], Any], batch: Batch, num_parts: int) -> Any:
+    """Returns what a function computes of a batch, averaged over parts computed one by one.
+
+    Args:
+      compute: batch -> tree of float arrays, means over its examples.
+      batch: arrays [B, ...].
+      num_parts: divides B.
+    """
+    if num_parts == 1:
+        return compute(batch)
+    parts = _split_batch(batch, num_parts)
+
+    def add(total: Any, part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, compute(part)), None
+
+    shapes = jax.eval_shape(compute, jax.tree.map(lambda a: a[0], parts))
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda array: array / num_parts, total)
 
 
 def _split_batch(batch: Batch, num_micro: int) -> Batch:
@@ -112,9 +123,10 @@ def _split_batch(batch: Batch, num_micro: int) -> Batch:
     )
 
 
-def _apply_gradients(
+def apply_gradients(
     state: TrainState, grads: Any, tx: optax.GradientTransformation, ema_decay: float
 ) -> TrainState:
+    """Returns the state after an update of the model by these gradients."""
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
@@ -122,5 +134,8 @@ def _apply_gradients(
         step=state.step + 1,
         params=params,
         opt_state=opt_state,
-        ema_params=optax.incremental_update(params, state.ema_params, 1 - decay),
+        # In this form the average of a parameter that stays is that parameter, to the last bit.
+        ema_params=jax.tree.map(
+            lambda new, mean: mean + (1 - decay) * (new - mean), params, state.ema_params
+        ),
     )

@@ -1,0 +1,150 @@
+"""One update of a model and of the critic that judges it, as a pure function."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vvae import adversarial
+from vvae.training.state import CriticState, TrainState
+from vvae.training.step import (
+    Batch,
+    Metrics,
+    apply_gradients,
+    average_parts,
+    choose_state,
+    step_key,
+)
+
+# (variables, batch, key, step) -> (loss, metrics, fake video).
+RenderFn = Callable[[dict[str, Any], Batch, jax.Array, jax.Array], tuple]
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversary:
+    """What a model is trained against.
+
+    Attributes:
+      score: (critic's parameters, video in [-1, 1]) -> scores of patches.
+      to_real: batch -> the video that the critic compares with, in [-1, 1].
+      last_kernel: parameters of the model -> the kernel that its weight is found by.
+      tx: the critic's optimizer.
+      weight: of the critic in the model's loss, in units of the other terms' gradient.
+      lecam: weight of the LeCam penalty in the critic's loss.
+      start: first step, counted from 0, that it takes part in.
+    """
+
+    score: Callable[[Any, jax.Array], jax.Array]
+    to_real: Callable[[Batch], jax.Array]
+    last_kernel: Callable[[Any], jax.Array]
+    tx: optax.GradientTransformation
+    weight: float
+    lecam: float
+    start: int
+
+
+def adversarial_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    render_fn: RenderFn,
+    adversary: Adversary,
+    tx: optax.GradientTransformation,
+    seed: int,
+    ema_decay: float,
+    num_micro: int = 1,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """Makes one update of the model and one of its critic, by the same forward pass.
+
+    The critic's weight is computed from gradients that are averaged over the batch, so that it
+    depends on neither devices nor parts.
+
+    Args:
+      state: with a critic; donated where the caller compiles it so.
+      batch, tx, seed, ema_decay, num_micro, axis_name: as in `train_step`.
+      render_fn: the model's loss without the critic, its metrics and what it decodes.
+      adversary: the critic.
+
+    Returns:
+      The next state and metrics, as `train_step`, with "critic_loss", "critic_real", "critic_fake"
+      (mean scores) and "critic_weight". A step in which anything is not finite leaves both as they
+      were.
+    """
+    key = step_key(seed, state.step)
+    compute = functools.partial(_compute_slopes, state, key, render_fn, adversary)
+    slopes, metrics = average_parts(compute, batch, num_micro)
+    if axis_name is not None:
+        slopes, metrics = jax.lax.pmean((slopes, metrics), axis_name)
+
+    is_active = (state.step >= adversary.start).astype(jnp.float32)
+    weight = (
+        is_active
+        * adversary.weight
+        * adversarial.adaptive_weight(
+            adversary.last_kernel(slopes["model"]), adversary.last_kernel(slopes["deceive"])
+        )
+    )
+    grads = jax.tree.map(lambda a, b: a + weight * b, slopes["model"], slopes["deceive"])
+    updated = apply_gradients(state, grads, tx, ema_decay)
+    critic = _update_critic(state.critic, slopes["critic"], metrics, adversary)
+    critic = jax.tree.map(lambda new, old: jnp.where(is_active, new, old), critic, state.critic)
+
+    grad_norm, critic_norm = optax.tree.norm(grads), optax.tree.norm(slopes["critic"])
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & jnp.isfinite(critic_norm)
+    state = choose_state(finite, updated.replace(critic=critic), state)
+    metrics |= {"critic_weight": weight, "grad_norm": grad_norm}
+    return state, {**metrics, "finite": finite.astype(jnp.float32)}
+
+
+def _compute_slopes(
+    state: TrainState, key: jax.Array, render_fn: RenderFn, adversary: Adversary, batch: Batch
+) -> tuple[dict[str, Any], Metrics]:
+    """Gradients of the model's own loss, of deceiving the critic, and of the critic's loss."""
+
+    def judge_model(params: Any):
+        variables = {"params": params, "stats": state.stats}
+        loss, metrics, fake = render_fn(variables, batch, key, state.step)
+        deceive = adversarial.deceive_loss(adversary.score(state.critic.params, fake))
+        return (loss, deceive), (metrics, fake)
+
+    losses, pull_back, (metrics, fake) = jax.vjp(judge_model, state.params, has_aux=True)
+    one, zero = (jnp.full_like(losses[0], value) for value in (1.0, 0.0))
+    (model,), (deceive,) = pull_back((one, zero)), pull_back((zero, one))
+
+    def judge_critic(params: Any):
+        real = adversary.score(params, adversary.to_real(batch))
+        made = adversary.score(params, jax.lax.stop_gradient(fake))
+        penalty = adversarial.lecam_penalty(
+            real, made, state.critic.mean_real, state.critic.mean_fake
+        )
+        loss = adversarial.hinge_loss(real, made) + adversary.lecam * penalty
+        return loss, {
+            "critic_loss": loss,
+            "critic_real": jnp.mean(real),
+            "critic_fake": jnp.mean(made),
+        }
+
+    critic, critic_metrics = jax.grad(judge_critic, has_aux=True)(state.critic.params)
+    slopes = {"model": model, "deceive": deceive, "critic": critic}
+    return slopes, {**metrics, **critic_metrics, "loss": losses[0]}
+
+
+def _update_critic(
+    critic: CriticState, grads: Any, metrics: Metrics, adversary: Adversary
+) -> CriticState:
+    updates, opt_state = adversary.tx.update(grads, critic.opt_state, critic.params)
+
+    def average(mean: jax.Array, new: jax.Array) -> jax.Array:
+        return mean + (1.0 - adversarial.LECAM_DECAY) * (new - mean)
+
+    return CriticState(
+        params=optax.apply_updates(critic.params, updates),
+        opt_state=opt_state,
+        mean_real=average(critic.mean_real, metrics["critic_real"]),
+        mean_fake=average(critic.mean_fake, metrics["critic_fake"]),
+    )
