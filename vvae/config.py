@@ -447,10 +447,9 @@ class Config:
         if self.model.kind == "sequential":
             self._check_size()
             self._check_causal_only()
-        else:
-            self.check_tasks(self.evaluate.tasks)
         if self.data.tile is not None:
             self._check_tile()
+        self.check_tasks(self.evaluate.tasks)
         for length in self.train.clip_lengths:
             rule = f"must be between 1 and data.num_frames={self.data.num_frames}"
             _require(1 <= length <= self.data.num_frames, "train.clip_lengths", length, rule)
@@ -489,7 +488,6 @@ class Config:
         fits = tile > 0 and size[0] % tile == 0 and size[1] % tile == 0
         rule = f"must divide data.height and data.width, {size[0]}x{size[1]}"
         _require(fits, "data.tile", tile, rule)
-        self.check_tasks(self.evaluate.tasks)
 
     def check_tasks(self, tasks):
         """Raises ValueError for a task that the model or tiles of frames cannot answer."""
