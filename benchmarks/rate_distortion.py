@@ -1,0 +1,383 @@
+"""Rate against distortion: a trained CausalVideoVAE, PCA of 4-frame blocks, H.264 and JPEG.
+
+    python -m benchmarks.rate_distortion --workdir RUN --data.path VIDEOS
+
+Every clip of the test split whose frames are all real is coded by itself, by all methods:
+
+vae         posterior means in steps of so many posterior standard deviations, `vvae.coding`
+pca_blocks  principal components of blocks of f_t x f_s x f_s pixels, the blocks of a latent
+pca_frames  principal components of whole blocks of f_t frames
+h264        libx264, yuv420p and yuv444p, preset slow, one clip a stream
+jpeg        each frame by itself, 4:2:0 and 4:4:4, Huffman tables made for it
+
+Both PCAs are fitted to the training split, one basis for first frames and one for the blocks after
+them, as the VAE has it; coefficients are quantised in one step for all components (which is best
+at high rates: reverse water-filling) and coded under the very tables of the VAE, those of a
+normal distribution, with the variance of the training split. The number of components that are
+kept is chosen in hindsight, at every rate, for the PCA alone.
+
+Bits are -log2 P of the codes for vae and pca (a file of `compress` is at most a few per cent
+longer), all slices but no parameter sets or SEI for H.264, and the scan of a JPEG file without
+headers and tables: what is left out is in favour of H.264 and JPEG. PSNR is the mean over the
+frames of a video, then over videos, of RGB or gray codes.
+"""
+
+import argparse
+import dataclasses
+import io
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+
+from vvae import runtime
+
+runtime.prepare_jax()
+
+import av
+import jax
+import numpy as np
+from PIL import Image
+
+from benchmarks.results import RESULTS
+from vvae import coding, figures, metrics
+from vvae import run as runs
+from vvae.analysis.baselines import fit_block_pca, fit_first_pca
+from vvae.data.clips import Clips
+from vvae.models import contract
+from vvae.models.blocks import join_blocks, split_blocks
+from vvae.models.ppca import BlockPCA
+
+STEPS = (1.4, 2.0, 2.8, 3.4, 4.0, 4.8, 5.6, 8.0)
+PCA_STEPS = tuple(float(s) for s in np.geomspace(32, 362, 8))  # 8-bit units
+KEPT = (8, 16, 32, 64, 128)
+CRFS = tuple(range(20, 50, 3))
+QUALITIES = (1, 3, 6, 10, 15, 22, 30, 45, 60, 75)
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Bits per pixel (of a frame, all channels together), PSNR in dB, and the setting."""
+
+    rate: float
+    psnr: float
+    setting: str
+
+
+def main() -> None:
+    """Measures all curves, prints them, writes JSON and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--data.path", dest="data_path", required=True)
+    parser.add_argument("--split", default="test")
+    # "best" is by the ELBO, which a KL of another weight does not maximise.
+    parser.add_argument("--which", default="latest", help="checkpoint: latest, best or a step")
+    parser.add_argument("--picture", type=Path, default=Path("docs/rate_distortion.png"))
+    options = parser.parse_args()
+    run = runs.open_run(options.workdir)
+    which = int(options.which) if options.which.isdigit() else options.which
+    model, params = runs.load(options.workdir, which)
+    dataset = runs.open_data(run.config, options.data_path)
+    clips = keep_whole(dataset.splits[options.split])
+    train = dataset.splits["train"]
+    video_NTHWC = clips.read(np.arange(len(clips)))
+    score = Score(video_NTHWC, clips.video_index_N)
+    measures = {
+        "vae": lambda: measure_vae(model, params, score),
+        "pca_blocks": lambda: measure_block_pca(train, model.block_shape, score),
+        "jpeg": lambda: measure_jpeg(score),
+        "h264": lambda: measure_h264(score),
+        "pca_frames": lambda: measure_frame_pca(train, model.block_shape[0], score),
+    }
+    curves = {}
+    for name, measure in measures.items():
+        curves[name] = measure()
+        print(
+            name + ": " + "; ".join(f"{p.rate:.3f} {p.psnr:.2f}" for p in curves[name]), flush=True
+        )
+    gains = {
+        name: [gain_at(curve, point) for point in curves["vae"]]
+        for name, curve in curves.items()
+        if name != "vae"
+    }
+    report(curves, gains)
+    write(curves, gains, clips, options)
+
+
+def keep_whole(clips: Clips) -> Clips:
+    """Returns the clips without masked frames."""
+    return clips.select(np.flatnonzero(clips.mask_NT.all(axis=1)))
+
+
+class Score:
+    """Turns the bits and the reconstructions of all clips into a point of a curve."""
+
+    def __init__(self, video_NTHWC: np.ndarray, video_index_N: np.ndarray):
+        self.video_NTHWC = video_NTHWC
+        self._video_index_N = video_index_N
+
+    def __call__(self, bits: float, decoded_NTHWC: np.ndarray, setting: str) -> Point:
+        """Bits of all clips together, and their frames in 8-bit units, rounded here."""
+        codes = np.rint(np.clip(decoded_NTHWC, 0, 255)).astype(np.uint8)
+        error = np.square(codes.astype(np.float32) - self.video_NTHWC).mean(axis=(2, 3, 4))
+        psnr_NT = np.asarray(metrics.psnr_from_mse(error))
+        _, mean_V = metrics.video_means(psnr_NT, np.ones_like(psnr_NT, bool), self._video_index_N)
+        return Point(bits / math.prod(self.video_NTHWC.shape[:4]), float(mean_V.mean()), setting)
+
+
+def measure_vae(model, params, score: Score) -> list[Point]:
+    """One point a step: codes under the prior's table, each clip with steps of its own."""
+    encode = jax.jit(lambda x: contract.encode(model, params, x))
+    shape_THW = score.video_NTHWC.shape[1:4]
+    decode = jax.jit(lambda z: contract.decode(model, params, z, shape_THW))
+    posteriors = [jax.device_get(encode(video[None])) for video in score.video_NTHWC]
+    points = []
+    for step in STEPS:
+        bits, decoded = 0.0, []
+        for posterior in posteriors:
+            mean = np.asarray(model.posterior_mean(posterior))
+            log_std_Z = coding.sum_log_std(posterior) / coding.clip_size(mean)
+            quantiser = coding.choose_quantiser(model.bottleneck, log_std_Z, step)
+            codes = quantiser.quantise(mean)
+            bits += coding.count_bits(codes, quantiser)
+            decoded.append(np.asarray(decode(quantiser.dequantise(codes)))[0])
+        points.append(score(bits, 127.5 * (np.stack(decoded) + 1.0), f"step {step}"))
+    return points
+
+
+# --- PCA -----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class PcaCodec:
+    """Blocks of one shape, and what is known of them from training."""
+
+    pca: BlockPCA
+    coefficients_NK: np.ndarray
+
+    def code(self, step: float, kept: int) -> tuple[float, np.ndarray]:
+        """Returns the bits of all blocks and their decoded pixels [N, D]."""
+        std_K = np.sqrt(self.pca.variance_D[:kept])
+        kept = min(kept, int(np.sum(step / np.maximum(std_K, 1e-9) * 2**16 <= 2**20)))
+        if kept == 0:
+            return 0.0, np.tile(self.pca.mean_D, (len(self.coefficients_NK), 1))
+        std_K = std_K[:kept]
+        sizes = np.rint(np.clip(step / std_K * 2**16, 2**8, 2**20)).astype(int)
+        quantiser = coding.UniformSteps(tuple(sizes.tolist()))
+        codes = quantiser.quantise(self.coefficients_NK[:, :kept] / std_K)
+        values = quantiser.dequantise(codes) * std_K
+        return coding.count_bits(codes, quantiser), values @ self.pca.components_DD[:kept] + (
+            self.pca.mean_D
+        )
+
+
+def measure_block_pca(train: Clips, block_shape, score: Score) -> list[Point]:
+    """The best points over steps and numbers of components."""
+    frames, rows, columns = block_shape
+    video = score.video_NTHWC
+    shapes = ((1, rows, columns), block_shape)
+    parts = (video[:, :1], video[:, 1:])
+    pcas = (fit_first_pca(train, (rows, columns)), fit_block_pca(train, block_shape))
+    codecs, grids = [], []
+    for pca, part, shape in zip(pcas, parts, shapes):
+        blocks = split_blocks(part, shape)
+        grids.append(blocks.shape)
+        centred = blocks.reshape(-1, blocks.shape[-1]) - pca.mean_D
+        codecs.append(PcaCodec(pca, centred @ pca.components_DD.T))
+
+    def decode(step: float, kept: int) -> Point:
+        # A first frame has one value where a block has f_t: of the same step a quarter of the
+        # components is worth keeping, and its errors count once, not f_t times.
+        first = codecs[0].code(step, max(1, kept // frames if kept >= 96 else kept))
+        later = codecs[1].code(step, kept)
+        pieces = [
+            join_blocks(values.reshape(grid), shape)
+            for (_, values), grid, shape in zip((first, later), grids, shapes)
+        ]
+        setting = f"step {step:.1f}, {kept} components"
+        return score(first[0] + later[0], np.concatenate(pieces, axis=1), setting)
+
+    return upper_hull([decode(step, kept) for step in PCA_STEPS for kept in KEPT])
+
+
+def measure_frame_pca(train: Clips, frames: int, score: Score) -> list[Point]:
+    """PCA of whole frames: of the first one, and of blocks of the frames after it."""
+    whole = keep_whole(train)
+    videos = whole.read(np.arange(len(whole)))
+    codecs = []
+    for part in (slice(0, 1), slice(1, None)):
+        known, new = videos[:, part], score.video_NTHWC[:, part]
+        length = 1 if part.stop == 1 else frames
+        known, new = (a.reshape(-1, length * math.prod(a.shape[2:])) for a in (known, new))
+        pca = fit_wide_pca(known)
+        codecs.append(PcaCodec(pca, (new - pca.mean_D.astype(np.float32)) @ pca.components_DD.T))
+    shape = score.video_NTHWC.shape
+
+    def decode(step: float, kept: int) -> Point:
+        first, later = (codec.code(step, kept) for codec in codecs)
+        pieces = [values.reshape(shape[0], -1, *shape[2:]) for _, values in (first, later)]
+        setting = f"step {step:.1f}, {kept} components"
+        return score(first[0] + later[0], np.concatenate(pieces, axis=1), setting)
+
+    steps = [8.0 * step for step in PCA_STEPS[::3]]  # of far fewer and larger coefficients
+    return upper_hull([decode(step, kept) for step in steps for kept in (96, 500)])
+
+
+def fit_wide_pca(blocks_ND: np.ndarray) -> BlockPCA:
+    """PCA of fewer examples than dimensions, by the products of examples; up to 500 components."""
+    mean_D = blocks_ND.mean(axis=0, dtype=np.float64)
+    centred = blocks_ND.astype(np.float32) - mean_D.astype(np.float32)
+    values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
+    kept = min(500, len(values) - 1)
+    values, vectors = values[::-1][:kept], vectors[:, ::-1][:, :kept]
+    components = (vectors / np.sqrt(values)).T.astype(np.float32) @ centred
+    return BlockPCA(mean_D, components, values / len(blocks_ND))
+
+
+def upper_hull(points: list[Point]) -> list[Point]:
+    """Returns the points above all lines between others.
+
+    By rising rate and rising PSNR. What lies between two settings is so given the benefit of the
+    line between them, as a finer grid of settings would give it.
+    """
+    kept = []
+    for point in sorted(points, key=lambda p: (p.rate, -p.psnr)):
+        if kept and point.psnr <= kept[-1].psnr:
+            continue
+        while len(kept) > 1 and _slope(kept[-2], kept[-1]) <= _slope(kept[-1], point):
+            kept.pop()
+        if kept and point.rate == kept[-1].rate:
+            kept.pop()
+        kept.append(point)
+    return kept
+
+
+def _slope(first: Point, second: Point) -> float:
+    """dB by the rate; infinite between equal rates."""
+    distance = second.rate - first.rate
+    return (second.psnr - first.psnr) / distance if distance else math.inf
+
+
+# --- H.264 and JPEG ------------------------------------------------------------------------------
+
+
+def measure_h264(score: Score) -> list[Point]:
+    """The best points over rate factors and chroma formats."""
+    points = []
+    for pixel_format in ("yuv420p", "yuv444p"):
+        for crf in CRFS:
+            coded = [_code_h264(video, crf, pixel_format) for video in score.video_NTHWC]
+            bits = 8.0 * sum(size for size, _ in coded)
+            setting = f"{pixel_format}, crf {crf}"
+            points.append(score(bits, np.stack([frames for _, frames in coded]), setting))
+    return upper_hull(points)
+
+
+def _code_h264(video_THWC: np.ndarray, crf: int, pixel_format: str) -> tuple[int, np.ndarray]:
+    """Returns the bytes of all slices, and the decoded frames."""
+    rgb = np.broadcast_to(video_THWC, (*video_THWC.shape[:3], 3))
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.height, encoder.width = rgb.shape[1:3]
+    encoder.pix_fmt, encoder.time_base = pixel_format, Fraction(1, 25)
+    encoder.options = {"crf": str(crf), "preset": "slow"}
+    packets = []
+    for number, picture in enumerate(rgb):
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        frame.pts = number
+        packets += encoder.encode(frame)
+    packets += encoder.encode(None)
+    stream = b"".join(bytes(packet) for packet in packets)
+    decoder = av.CodecContext.create("h264", "r")
+    frames = [f for packet in packets for f in decoder.decode(packet)] + decoder.decode(None)
+    decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+    if len(decoded) != len(video_THWC):
+        raise ValueError(f"{len(decoded)} of {len(video_THWC)} frames came back")
+    return count_slices(stream), decoded[..., : video_THWC.shape[-1]]
+
+
+def count_slices(stream: bytes) -> int:
+    """Bytes of the slices of an H.264 stream: NAL units of types 1 and 5, without start codes."""
+    units = stream.replace(b"\x00\x00\x00\x01", b"\x00\x00\x01").split(b"\x00\x00\x01")[1:]
+    return sum(len(unit) for unit in units if unit[0] & 31 in (1, 5))
+
+
+def measure_jpeg(score: Score) -> list[Point]:
+    """The best points over qualities and chroma formats."""
+    points = []
+    for subsampling in ("4:2:0", "4:4:4"):
+        for quality in QUALITIES:
+            bits, decoded = 0.0, np.empty(score.video_NTHWC.shape, np.uint8)
+            for n, t in np.ndindex(decoded.shape[:2]):
+                size, decoded[n, t] = _code_jpeg(score.video_NTHWC[n, t], quality, subsampling)
+                bits += 8.0 * size
+            points.append(score(bits, decoded, f"{subsampling}, quality {quality}"))
+    return upper_hull(points)
+
+
+def _code_jpeg(frame_HWC: np.ndarray, quality: int, subsampling: str) -> tuple[int, np.ndarray]:
+    """Returns the bytes of the scan, and the decoded frame."""
+    is_gray = frame_HWC.shape[-1] == 1
+    picture = Image.fromarray(frame_HWC[..., 0] if is_gray else frame_HWC)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality, subsampling=subsampling, optimize=True)
+    decoded = np.asarray(Image.open(buffer)).reshape(frame_HWC.shape)
+    return count_scan(buffer.getvalue()), decoded
+
+
+def count_scan(data: bytes) -> int:
+    """Bytes of the entropy-coded scan of a baseline JPEG: between its header and the end marker."""
+    start = data.index(b"\xff\xda")
+    length = int.from_bytes(data[start + 2 : start + 4], "big")
+    return len(data) - (start + 2 + length) - 2
+
+
+# --- what is said --------------------------------------------------------------------------------
+
+
+def gain_at(curve: list[Point], point: Point) -> float | None:
+    """dB by which a point is above a curve at its rate; None beyond the curve's ends."""
+    rates = [p.rate for p in curve]
+    if not rates[0] <= point.rate <= rates[-1]:
+        return None
+    return float(point.psnr - np.interp(point.rate, rates, [p.psnr for p in curve]))
+
+
+def report(curves, gains) -> None:
+    """Prints the points of the VAE with their gains."""
+    names = list(gains)
+    print("vae: bits/pixel, PSNR, gain in dB at equal rate over " + ", ".join(names))
+    for k, point in enumerate(curves["vae"]):
+        found = [gains[name][k] for name in names]
+        text = "  ".join("   -" if g is None else f"{g:+.2f}" for g in found)
+        print(f"  {point.setting:9s} {point.rate:.4f}  {point.psnr:.2f}  {text}")
+
+
+def write(curves, gains, clips: Clips, options) -> None:
+    """Writes benchmarks/results/rate_distortion.json and the picture."""
+    content = {
+        "command": "python -m benchmarks.rate_distortion --workdir RUN --data.path VIDEOS",
+        "checkpoint": options.which,
+        "data": f"{len(clips)} whole clips of {len(clips.videos)} videos, split {options.split}, "
+        f"{clips.clip_format}",
+        "curves": {
+            name: [[round(p.rate, 5), round(p.psnr, 3), p.setting] for p in curve]
+            for name, curve in curves.items()
+        },
+        "gain_of_vae_db": gains,
+    }
+    (RESULTS / "rate_distortion.json").write_text(json.dumps(content, indent=1) + "\n")
+    lines = {
+        name: (np.array([p.rate for p in curve]), np.array([p.psnr for p in curve]))
+        for name, curve in curves.items()
+    }
+    figures.write_curves(
+        options.picture,
+        lines,
+        "bits per pixel, headers and tables not counted",
+        "PSNR in dB",
+        "Unseen environments, clips coded one by one",
+    )
+
+
+if __name__ == "__main__":
+    main()
