@@ -27,7 +27,7 @@ import numpy as np
 
 from vvae import video
 from vvae.models import contract
-from vvae.models.causal import CausalVideoVAE
+from vvae.models.grid import GridVideoVAE
 from vvae.models.contract import Params
 
 
@@ -57,12 +57,12 @@ def begin_encode() -> EncoderCache:
 
 
 def encode_chunk(
-    model: CausalVideoVAE, params: Params, cache: EncoderCache, x_BTHWC: jax.Array
+    model: GridVideoVAE, params: Params, cache: EncoderCache, x_BTHWC: jax.Array
 ) -> tuple[EncoderCache, Any]:
     """Encodes the next frames of videos.
 
     Args:
-      model: a CausalVideoVAE.
+      model: a GridVideoVAE.
       params: its variables.
       cache: of `begin_encode`, or what the call for the frames before has returned.
       x_BTHWC: the next frames, float in [-1, 1] or uint8, one or more; the same B, H, W and dtype
@@ -90,11 +90,11 @@ def encode_chunk(
     return EncoderCache(layers, pending), posterior
 
 
-def end_encode(model: CausalVideoVAE, params: Params, cache: EncoderCache) -> Any:
+def end_encode(model: GridVideoVAE, params: Params, cache: EncoderCache) -> Any:
     """Encodes the frames that fill no latent frame, by repeating the last one.
 
     Args:
-      model: a CausalVideoVAE.
+      model: a GridVideoVAE.
       params: its variables.
       cache: after the last frames.
 
@@ -115,12 +115,12 @@ def begin_decode() -> DecoderCache:
 
 
 def decode_chunk(
-    model: CausalVideoVAE, params: Params, cache: DecoderCache, z_BthwZ: jax.Array
+    model: GridVideoVAE, params: Params, cache: DecoderCache, z_BthwZ: jax.Array
 ) -> tuple[DecoderCache, jax.Array]:
     """Decodes the next latent frames of videos.
 
     Args:
-      model: a CausalVideoVAE.
+      model: a GridVideoVAE.
       params: its variables.
       cache: of `begin_decode`, or what the call for the latent frames before has returned.
       z_BthwZ: the next n latent frames, one or more.
@@ -147,7 +147,7 @@ def _check_stream(pending: tuple[jax.Array, ...], x_BTHWC: jax.Array) -> None:
         )
 
 
-def _empty_posterior(model: CausalVideoVAE, params: Params, x_BTHWC: jax.Array) -> Any:
+def _empty_posterior(model: GridVideoVAE, params: Params, x_BTHWC: jax.Array) -> Any:
     """The posterior of no latent frames, [B, 0, h, w, Z]."""
     shapes = jax.eval_shape(functools.partial(contract.encode, model), params, x_BTHWC[:, :1])
     return jax.tree.map(
@@ -164,12 +164,12 @@ _decode_chunk = jax.jit(decode_chunk, static_argnums=0)
 
 
 def encode_video(
-    model: CausalVideoVAE, params: Params, path, latents_per_chunk: int = 4
+    model: GridVideoVAE, params: Params, path, latents_per_chunk: int = 4
 ) -> Iterator[Any]:
     """Encodes a video file of any length, reading it as it goes.
 
     Args:
-      model: a CausalVideoVAE for RGB.
+      model: a GridVideoVAE for RGB.
       params: its variables.
       path: whatever `vvae.video.iterate_frames` reads.
       latents_per_chunk: latent frames that are computed at a time, which bounds the memory.
@@ -191,7 +191,7 @@ def encode_video(
 
 
 def encode_frames(
-    model: CausalVideoVAE, params: Params, frames: Iterable[np.ndarray], latents_per_chunk: int = 4
+    model: GridVideoVAE, params: Params, frames: Iterable[np.ndarray], latents_per_chunk: int = 4
 ) -> Iterator[Any]:
     """Encodes frames [H, W, C], uint8 or float in [-1, 1]; otherwise as `encode_video`."""
     if latents_per_chunk < 1:
@@ -210,12 +210,12 @@ def encode_frames(
 
 
 def decode_video(
-    model: CausalVideoVAE, params: Params, latents: Iterable[jax.Array], shape_THW
+    model: GridVideoVAE, params: Params, latents: Iterable[jax.Array], shape_THW
 ) -> Iterator[np.ndarray]:
     """Decodes latents of any length as they come.
 
     Args:
-      model: a CausalVideoVAE.
+      model: a GridVideoVAE.
       params: its variables.
       latents: pieces [1, n, h, w, Z], one after the other in time.
       shape_THW: frames, rows and columns of the video, to which the result is cropped.

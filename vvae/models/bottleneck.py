@@ -42,6 +42,15 @@ class GaussianLatents:
         """Channels that the encoder has to give."""
         return 2 * self.channels
 
+    @property
+    def has_standard_prior(self) -> bool:
+        """Whether p = N(0, I)."""
+        return True
+
+    def prior(self, shape: tuple[int, ...], dtype) -> Gaussian:
+        """Returns p, spread over the shape [..., Z]."""
+        return dist.standard_gaussian(shape, dtype)
+
     def posterior(self, outputs: jax.Array) -> Gaussian:
         """Reads the outputs of the encoder."""
         return dist.split_gaussian(outputs)
@@ -61,11 +70,12 @@ class GaussianLatents:
 
     def sample_prior(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Draws [*shape, Z] from the prior; the key is consumed."""
-        return jax.random.normal(key, (*shape, self.channels))
+        prior = self.prior((*shape, self.channels), jnp.float32)
+        return dist.sample_gaussian(prior, jax.random.normal(key, prior.mean.shape))
 
     def log_prior(self, z: jax.Array) -> jax.Array:
         """log p(z), [...]."""
-        return dist.gaussian_log_prob(dist.standard_gaussian(z.shape, z.dtype), z).sum(-1)
+        return dist.gaussian_log_prob(self.prior(z.shape, z.dtype), z).sum(-1)
 
     def log_posterior(self, posterior: Gaussian, z: jax.Array) -> jax.Array:
         """log q(z), [...]; z may have leading axes for samples."""
@@ -75,8 +85,60 @@ class GaussianLatents:
 
     def kl_by_dim(self, posterior: Gaussian) -> jax.Array:
         """KL(q || p) of each latent, [..., Z]."""
-        prior = dist.standard_gaussian(posterior.mean.shape, posterior.mean.dtype)
+        prior = self.prior(posterior.mean.shape, posterior.mean.dtype)
         return dist.gaussian_kl(posterior, prior)
+
+
+@dataclass(frozen=True)
+class ScaledLatents(GaussianLatents):
+    """As GaussianLatents, with p = N(prior_mean, prior_std^2) of each channel.
+
+    For latents that were published with their mean and standard deviation over many videos: what
+    the latents of videos look like, and what models of such latents divide them by.
+
+    Attributes:
+      channels: Z.
+      prior_mean, prior_std: Z numbers each; the standard deviations positive.
+    """
+
+    prior_mean: tuple[float, ...] = ()
+    prior_std: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, values in (("mean", self.prior_mean), ("std", self.prior_std)):
+            if len(values) != self.channels:
+                raise ValueError(f"{self.channels} channels of latents have a {name} of {values}")
+        if min(self.prior_std) <= 0:
+            raise ValueError(f"prior_std={self.prior_std}: must be positive")
+
+    @property
+    def has_standard_prior(self) -> bool:
+        """Whether p = N(0, I)."""
+        return set(self.prior_mean) == {0.0} and set(self.prior_std) == {1.0}
+
+    def prior(self, shape: tuple[int, ...], dtype) -> Gaussian:
+        """Returns p, spread over the shape [..., Z]."""
+        logvar = tuple(2.0 * math.log(std) for std in self.prior_std)
+        mean, logvar = (
+            jnp.broadcast_to(jnp.array(a, dtype).reshape((1,) * (len(shape) - 1) + (-1,)), shape)
+            for a in (self.prior_mean, logvar)
+        )
+        return Gaussian(mean, logvar)
+
+    def normalize(self, z: jax.Array) -> jax.Array:
+        """Returns (z - prior_mean) / prior_std, [..., Z]."""
+        mean, std = self._per_channel(z)
+        return (z - mean) / std
+
+    def denormalize(self, z: jax.Array) -> jax.Array:
+        """Returns z prior_std + prior_mean, [..., Z]: the inverse of `normalize`."""
+        mean, std = self._per_channel(z)
+        return z * std + mean
+
+    def _per_channel(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        lift = (1,) * (z.ndim - 1) + (-1,)
+        return tuple(jnp.array(a, z.dtype).reshape(lift) for a in (self.prior_mean, self.prior_std))
 
 
 @dataclass(frozen=True)
@@ -100,6 +162,11 @@ class FiniteScalars:
     def channels(self) -> int:
         """Z."""
         return len(self.levels)
+
+    @property
+    def has_standard_prior(self) -> bool:
+        """Whether p = N(0, I)."""
+        return False
 
     @property
     def num_outputs(self) -> int:

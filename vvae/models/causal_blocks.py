@@ -272,6 +272,28 @@ class Stage(nn.Module):
         return blocks(self.norm, self.dtype, self.extent, name="blocks")(x_BTHWC, past)
 
 
+def attend_within_frames(query_key_value: jax.Array, extent: Extent = None) -> jax.Array:
+    """Attention of one head among the positions of each frame; softmax at least in float32.
+
+    Args:
+      query_key_value: [B, T, H, W, 3 C], queries, keys and values in this order.
+      extent: see the module.
+
+    Returns:
+      [B, T, H, W, C].
+    """
+    *lead, height, width, channels = query_key_value.shape
+    joined = query_key_value.reshape(*lead, height * width, channels)
+    query, key, value = jnp.split(joined, 3, axis=-1)
+    scores = raise_precision(jnp.einsum("btqc,btkc->btqk", query, key))
+    scores = scores / math.sqrt(channels // 3)
+    if extent is not None:
+        scores = jnp.where(inside(extent, height, width).reshape(1, 1, 1, -1), scores, -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    y = jnp.einsum("btqk,btkc->btqc", weights, value)
+    return y.reshape(*lead, height, width, channels // 3)
+
+
 class FrameAttention(nn.Module):
     """Every position of a frame attends to all positions of that frame; one head; residual.
 
@@ -284,17 +306,10 @@ class FrameAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        batch, length, height, width, channels = x_BTHWC.shape
+        channels = x_BTHWC.shape[-1]
         h = Norm(self.norm, self.dtype, self.extent, name="norm")(x_BTHWC)
         h = nn.Dense(3 * channels, dtype=self.dtype, name="query_key_value")(h)
-        query, key, value = jnp.split(h.reshape(batch, length, height * width, -1), 3, axis=-1)
-        scores = raise_precision(jnp.einsum("btqc,btkc->btqk", query, key)) / math.sqrt(channels)
-        if self.extent is not None:
-            scores = jnp.where(
-                inside(self.extent, height, width).reshape(1, 1, 1, -1), scores, -jnp.inf
-            )
-        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        h = jnp.einsum("btqk,btkc->btqc", weights, value).reshape(x_BTHWC.shape)
+        h = attend_within_frames(h, self.extent)
         zeros = nn.initializers.zeros
         return x_BTHWC + nn.Dense(channels, dtype=self.dtype, kernel_init=zeros, name="out")(h), ()
 
@@ -310,7 +325,7 @@ class SpatialDown(nn.Module):
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         convolve = down_conv if self.extent is None else native_down_conv
         conv = DownConv(self.features, self.dtype, convolve, name="conv")
-        return _map_frames(conv, zero_outside(x_BTHWC, self.extent)), ()
+        return map_frames(conv, zero_outside(x_BTHWC, self.extent)), ()
 
 
 class SpatialUp(nn.Module):
@@ -324,10 +339,11 @@ class SpatialUp(nn.Module):
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         convolve = up_conv if self.extent is None else native_up_conv
         conv = UpConv(self.features, self.dtype, convolve, name="conv")
-        return _map_frames(conv, zero_outside(x_BTHWC, self.extent)), ()
+        return map_frames(conv, zero_outside(x_BTHWC, self.extent)), ()
 
 
-def _map_frames(layer, x_BTHWC: jax.Array) -> jax.Array:
+def map_frames(layer, x_BTHWC: jax.Array) -> jax.Array:
+    """Applies a layer of images [N, H, W, C] to every frame."""
     y_NHWC = layer(x_BTHWC.reshape(-1, *x_BTHWC.shape[2:]))
     return y_NHWC.reshape(*x_BTHWC.shape[:2], *y_NHWC.shape[1:])
 

@@ -1,0 +1,266 @@
+"""What models with a grid of latents have in common: sizes, pieces in time, likelihood and terms.
+
+A model says what its encoder and decoder are, and how much they compress. Everything else follows:
+videos of any length and size, streaming, the terms of the ELBO and samples.
+"""
+
+import math
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vvae.distributions import Gaussian
+from vvae.models import contract, likelihood
+from vvae.models.causal_blocks import Past
+from vvae.models.contract import Terms
+
+
+class GridVideoVAE(nn.Module):
+    """Base of models with latents on a grid of t x h x w positions; videos are [B, T, H, W, C].
+
+    A model has `temporal_compression` f_t, `spatial_compression` f_s and `bottleneck`, and makes
+    in `setup` the modules `encoder` and `decoder`, both (input, past) -> (output, past) as in
+    `causal_blocks`, and what `setup_likelihood` makes.
+
+    Attributes:
+      shape_HWC: size of the frames that `sample` draws, and the channels C that every video has.
+
+    Variables: "params" are learned; "stats" hold the standardisation, `mean` and `std` of each
+    channel [C] in [-1, 1] units. Gradients with respect to the stats are zero.
+    """
+
+    shape_HWC: tuple[int, int, int]
+
+    likelihood: ClassVar[str] = "gaussian"
+
+    def setup_likelihood(self, log_sigma: float) -> None:
+        """Makes the noise scale, which begins with this logarithm, and the standardisation."""
+        channels = self.shape_HWC[-1]
+        self.log_sigma = self.param("log_sigma", nn.initializers.constant(log_sigma), ())
+        self.mean_C = self.variable("stats", "mean", jnp.zeros, (channels,))
+        self.std_C = self.variable("stats", "std", jnp.ones, (channels,))
+
+    def run_encoder(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+        """Standardised frames -> what the bottleneck reads as a posterior."""
+        return self.encoder(x_BTHWC, past)
+
+    def run_decoder(self, z_BthwZ: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+        """Latents -> standardised frames."""
+        return self.decoder(z_BthwZ, past)
+
+    # --- sizes ---------------------------------------------------------------------------------
+
+    @nn.nowrap
+    def grid_shape(self, shape_THW: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Returns (t, h, w), the latents that cover a video of (T, H, W)."""
+        num_frames, height, width = shape_THW
+        scale = self.spatial_compression
+        t = 1 + math.ceil((num_frames - 1) / self.temporal_compression)
+        return t, math.ceil(height / scale), math.ceil(width / scale)
+
+    @property
+    def smallest_video(self) -> tuple[int, int, int, int]:
+        """(T, H, W, C) of a video of one latent; no parameter depends on the size."""
+        return 1, self.spatial_compression, self.spatial_compression, self.shape_HWC[-1]
+
+    @nn.nowrap
+    def count_numbers(self, num_frames: int) -> int:
+        """Returns how many numbers there are for each frame of shape_HWC, rounded up."""
+        grid = self.grid_shape((num_frames, *self.shape_HWC[:2]))
+        return math.ceil(math.prod(grid) * self.bottleneck.channels / num_frames)
+
+    @nn.nowrap
+    def covered_shape(self, shape_thw: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Returns (T, H, W), the frames, rows and columns that a grid of latents decodes to."""
+        t, h, w = shape_thw
+        scale = self.spatial_compression
+        return 1 + (t - 1) * self.temporal_compression, h * scale, w * scale
+
+    # --- inference -----------------------------------------------------------------------------
+
+    def encode(self, x_BTHWC: jax.Array, mask_BT: jax.Array):
+        """q(z | x); see `vvae.encode`."""
+        x_BTHWC = _hold_masked(x_BTHWC, mask_BT)
+        covered, _, _ = self.covered_shape(self.grid_shape(x_BTHWC.shape[1:4]))
+        missing = covered - x_BTHWC.shape[1]
+        x_BTHWC = jnp.pad(x_BTHWC, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")
+        return self.extend_encode(None, x_BTHWC)[1]
+
+    def extend_encode(self, past: Past, x_BTHWC: jax.Array):
+        """Encodes the next frames, of which there are as many as their latents cover.
+
+        Args:
+          past: what the call for the frames before has returned; None at the start.
+          x_BTHWC: 1 + n f_t frames at the start, n f_t later; H and W are filled up here.
+
+        Returns:
+          (past, posterior) after these frames.
+
+        Raises:
+          ValueError: for another number of channels or frames.
+        """
+        channels = self.shape_HWC[-1]
+        if x_BTHWC.shape[-1] != channels:
+            raise ValueError(f"the model takes videos of {channels} channels, got {x_BTHWC.shape}")
+        length = x_BTHWC.shape[1] - (past is None)
+        if length % self.temporal_compression or x_BTHWC.shape[1] < 1:
+            raise ValueError(
+                f"{x_BTHWC.shape[1]} frames are no whole number of latent frames of "
+                f"{self.temporal_compression}, the first of the video apart"
+            )
+        outputs, past = self.run_encoder(self.fill_up(self._standardize(x_BTHWC)), past)
+        return past, self.bottleneck.posterior(outputs)
+
+    @nn.nowrap
+    def fill_up(self, x_BTHWC: jax.Array) -> jax.Array:
+        """Repeats the last row and column up to whole latents."""
+        rows, columns = (-size % self.spatial_compression for size in x_BTHWC.shape[2:4])
+        return jnp.pad(x_BTHWC, ((0, 0), (0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
+
+    @nn.nowrap
+    def posterior_mean(self, posterior) -> jax.Array:
+        """Returns the most probable latents under the posterior, [B, t, h, w, Z]."""
+        return self.bottleneck.mean(posterior)
+
+    @nn.nowrap
+    def level_posteriors(self, posterior) -> dict[str, Gaussian]:
+        """Returns the Gaussian posterior of each level; none where the latents are codes."""
+        return {"grid": posterior} if isinstance(posterior, Gaussian) else {}
+
+    @nn.nowrap
+    def level_masks(self, mask_BT: jax.Array) -> dict[str, jax.Array]:
+        """Returns which latent frames have a real frame."""
+        return {"grid": self.latent_mask(mask_BT)}
+
+    @property
+    def standard_priors(self) -> frozenset[str]:
+        """Levels whose prior is N(0, I)."""
+        return frozenset({"grid"} if self.bottleneck.has_standard_prior else ())
+
+    def kl_by_dim(self, x_BTHWC, mask_BT, key_B) -> dict[str, jax.Array]:
+        """KL of each latent in nats, [B, t, h, w, Z]; 0 in latent frames without a real frame."""
+        kl = self.bottleneck.kl_by_dim(self.encode(x_BTHWC, mask_BT))
+        return {"grid": kl * self.latent_mask(mask_BT)[..., None, None, None]}
+
+    # --- likelihood ----------------------------------------------------------------------------
+
+    def decode(self, z_BthwZ: jax.Array) -> jax.Array:
+        """Mean of p(x | z), of all frames, rows and columns that z covers; see `vvae.decode`."""
+        return self.extend_decode(None, z_BthwZ)[1]
+
+    def extend_decode(self, past: Past, z_BthwZ: jax.Array) -> tuple[Past, jax.Array]:
+        """Decodes the next latent frames: 1 + (n - 1) f_t frames at the start, n f_t later.
+
+        Args:
+          past: what the call for the latent frames before has returned; None at the start.
+          z_BthwZ: n latent frames.
+
+        Returns:
+          (past, mean video in [-1, 1] units).
+
+        Raises:
+          ValueError: for another rank or number of channels.
+        """
+        past, outputs = self._extend_outputs(past, z_BthwZ)
+        return past, self._unstandardize(outputs)
+
+    def _extend_outputs(self, past: Past, z_BthwZ: jax.Array) -> tuple[Past, jax.Array]:
+        """As `extend_decode`, standardised."""
+        channels = self.bottleneck.channels
+        if z_BthwZ.ndim != 5 or z_BthwZ.shape[-1] != channels or z_BthwZ.shape[1] < 1:
+            raise ValueError(
+                f"latents have shape [B, t, h, w, {channels}] with t at least 1, not "
+                f"{z_BthwZ.shape}"
+            )
+        outputs, past = self.run_decoder(z_BthwZ, past)
+        return past, outputs
+
+    def frame_log_likelihood(self, x_BTHWC: jax.Array, z_BthwZ: jax.Array) -> jax.Array:
+        """log p(x_t | z), a density over 8-bit values, nats per frame, summed over pixels; [B, T].
+
+        Only what is in the video counts, not what its latents cover beyond it.
+        """
+        mean = contract.crop(self._extend_outputs(None, z_BthwZ)[1], x_BTHWC.shape[1:4])
+        return self._frame_log_prob(x_BTHWC, mean)
+
+    def _frame_log_prob(self, x_BTHWC: jax.Array, mean: jax.Array) -> jax.Array:
+        """As `frame_log_likelihood`, from the standardised mean video."""
+        log_sigma = self.effective_log_sigma().reshape(1, 1, 1, 1, -1)
+        x, std = self._standardize(x_BTHWC), self._per_video(self.std_C)
+        return likelihood.gaussian_8bit_log_prob(mean, log_sigma, x, std).sum((2, 3, 4))
+
+    def effective_log_sigma(self) -> jax.Array:
+        """log of the noise scale of each channel in standardised units, [C], softly floored."""
+        return likelihood.floor_log_sigma(self.log_sigma, self._stat(self.std_C))
+
+    def _stat(self, variable) -> jax.Array:
+        return jax.lax.stop_gradient(variable.value)
+
+    def _per_video(self, variable) -> jax.Array:
+        return self._stat(variable).reshape(1, 1, 1, 1, -1)
+
+    def _standardize(self, x: jax.Array) -> jax.Array:
+        return (x - self._per_video(self.mean_C)) / self._per_video(self.std_C)
+
+    def _unstandardize(self, x: jax.Array) -> jax.Array:
+        return x * self._per_video(self.std_C) + self._per_video(self.mean_C)
+
+    # --- the terms of the ELBO -----------------------------------------------------------------
+
+    def terms(self, x_BTHWC, mask_BT, key_B, num_samples: int) -> Terms:
+        """See `vvae.models.contract.terms`; key_B holds one key a clip."""
+        return self.terms_and_video(x_BTHWC, mask_BT, key_B, num_samples)[0]
+
+    def terms_and_video(self, x_BTHWC, mask_BT, key_B, num_samples: int):
+        """As `terms`, with the mean videos of the samples, [K * B, T, H, W, C] in [-1, 1] units."""
+        posterior = self.encode(x_BTHWC, mask_BT)
+        z_KBthwZ = self.bottleneck.sample(posterior, key_B, num_samples)
+        valid_Bt = self.latent_mask(mask_BT)
+
+        def sum_valid(value: jax.Array) -> jax.Array:
+            by_frame = value.sum((-1, -2))
+            valid = valid_Bt.reshape((1,) * (by_frame.ndim - 2) + valid_Bt.shape)
+            return jnp.sum(by_frame * valid, axis=-1)
+
+        # The samples join the batch axis, [K, B, ...] -> [K * B, ...], for the network.
+        x, mask = (jnp.tile(a, (num_samples,) + (1,) * (a.ndim - 1)) for a in (x_BTHWC, mask_BT))
+        outputs = self._extend_outputs(None, z_KBthwZ.reshape(-1, *z_KBthwZ.shape[2:]))[1]
+        outputs = contract.crop(outputs, x.shape[1:4])
+        log_likelihood_BT = self._frame_log_prob(x, outputs)
+        log_likelihood_B = jnp.sum(log_likelihood_BT * mask, axis=1)
+        kl_B = sum_valid(self.bottleneck.kl_by_dim(posterior).sum(-1))
+        terms = Terms(
+            log_likelihood=log_likelihood_B.reshape(num_samples, -1),
+            log_prior=sum_valid(self.bottleneck.log_prior(z_KBthwZ)),
+            log_posterior=sum_valid(self.bottleneck.log_posterior(posterior, z_KBthwZ)),
+            kl_by_level={"grid": jnp.broadcast_to(kl_B, (num_samples, *kl_B.shape))},
+        )
+        return terms, self._unstandardize(outputs)
+
+    @nn.nowrap
+    def latent_mask(self, mask_BT: jax.Array) -> jax.Array:
+        """Returns mask_Bt: True for latent frames with at least one real frame."""
+        missing = -(mask_BT.shape[1] - 1) % self.temporal_compression
+        later = jnp.pad(mask_BT[:, 1:], ((0, 0), (0, missing)))
+        later = later.reshape(mask_BT.shape[0], -1, self.temporal_compression).any(-1)
+        return jnp.concatenate([mask_BT[:, :1], later], axis=1)
+
+    # --- generation ----------------------------------------------------------------------------
+
+    @nn.nowrap
+    def sample(self, params, key, num_clips: int, num_frames: int) -> jax.Array:
+        """Prior samples of shape_HWC; see `vvae.sample`."""
+        shape_THW = (num_frames, *self.shape_HWC[:2])
+        z_BthwZ = self.bottleneck.sample_prior(key, (num_clips, *self.grid_shape(shape_THW)))
+        return contract.decode(self, params, z_BthwZ, shape_THW)
+
+
+def _hold_masked(x_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    """Replaces a masked frame by the last real frame before it, or by zeros if there is none."""
+    position_T = jnp.arange(mask_BT.shape[1])[None]
+    last_BT = jax.lax.cummax(jnp.where(mask_BT, position_T, -1), axis=1)
+    index = jnp.maximum(last_BT, 0)[..., None, None, None]
+    held = jnp.take_along_axis(x_BTHWC, index, axis=1)
+    return jnp.where(last_BT[..., None, None, None] >= 0, held, 0.0)
