@@ -1,4 +1,4 @@
-"""Measures and uses a trained run.
+"""Measures and uses a trained run, or published weights.
 
     python evaluate.py --workdir RUN                            the tasks that its settings name
     python evaluate.py reconstruct density --workdir RUN        some of them
@@ -12,10 +12,12 @@
     python evaluate.py moderate --workdir RUN --marks FILE.csv  learns unwanted content from marks
     python evaluate.py moderate --workdir RUN --data.path NEW   finds it in new videos
     python evaluate.py report --workdir RUN                     one HTML page of all of it
+    python evaluate.py reconstruct --pretrained FOLDER --data.path DIR    published weights
 
 Each task writes RUN/eval/TASK.json (values with what exactly was computed), pictures and videos,
 and prints a table. Answers about new videos lie in RUN/eval/NAME, by the last name of their folder;
-those about another folder of the same last name in NAME-2.
+those about another folder of the same last name in NAME-2. Answers of published weights lie in
+FOLDER/eval/NAME.
 """
 
 import argparse
@@ -59,6 +61,9 @@ def main(arguments: list[str]) -> int:
     if request.tasks == ["decompress"]:
         decompress(request)
         return 0
+    if request.pretrained is not None:
+        evaluate_pretrained(request.pretrained, request.data_path, request.clip)
+        return 0
     if request.group is not None:
         processes.connect(request.group)
     evaluate_run(
@@ -94,6 +99,15 @@ class ModerateRequest:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClipRequest:
+    """What published weights are given: the size of the frames, and their number in a clip."""
+
+    height: int = 256
+    width: int = 256
+    num_frames: int = 17
+
+
+@dataclasses.dataclass(frozen=True)
 class Request:
     """What the command line asks for."""
 
@@ -109,6 +123,8 @@ class Request:
     step: float | None = None
     lossless: bool = False
     group: processes.Group | None = None
+    pretrained: Path | None = None
+    clip: ClipRequest = ClipRequest()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -166,6 +182,15 @@ def read_request(arguments: list[str]) -> Request:
         "--lossless", action="store_true", help="decompress: write the frames bit by bit"
     )
     cli.add_process_options(parser)
+    parser.add_argument(
+        "--pretrained",
+        type=Path,
+        metavar="FOLDER",
+        help="reconstruct: published weights, a folder with config.json and .safetensors files",
+    )
+    for name, default in dataclasses.asdict(ClipRequest()).items():
+        text = f"--pretrained: of the clips ({default})"
+        parser.add_argument(f"--data.{name}", dest=name, type=int, metavar="N", help=text)
     options = parser.parse_intermixed_args(arguments)
     operands = _take_operands(options)
     for task in options.tasks:
@@ -177,12 +202,13 @@ def read_request(arguments: list[str]) -> Request:
     if options.tasks == ["check"]:
         if options.data_path is None:
             raise ValueError("check needs a folder of videos: --data.path DIR")
-    elif options.workdir is None and options.tasks != ["compare"]:
+    elif options.pretrained is None and options.workdir is None and options.tasks != ["compare"]:
         raise ValueError("give the run to evaluate: --workdir RUN")
     which = int(options.which) if options.which.isdigit() else options.which
     _check_search(options)
     _check_moderate(options)
     _check_compress(options)
+    clip = _read_clip(options)
     return Request(
         options.tasks,
         options.workdir,
@@ -196,11 +222,15 @@ def read_request(arguments: list[str]) -> Request:
         options.step,
         options.lossless,
         _read_group(options),
+        options.pretrained,
+        clip,
     )
 
 
 def _read_group(options) -> processes.Group | None:
     group = cli.read_group(options)
+    if group is not None and options.pretrained is not None:
+        raise ValueError("--pretrained is the work of one process: no --parallel.coordinator")
     if group is not None and set(options.tasks) & set(OTHER_TASKS):
         raise ValueError(
             f"{options.tasks[0]} is the work of one process: no --parallel.coordinator"
@@ -223,6 +253,21 @@ def _take_operands(options) -> tuple[Path, ...]:
     operands = tuple(Path(path) for path in options.tasks[1:])
     options.tasks = [task]
     return operands
+
+
+def _read_clip(options) -> ClipRequest:
+    """Returns the clips that published weights are given, and checks what goes with them."""
+    names = [field.name for field in dataclasses.fields(ClipRequest)]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.pretrained is None:
+        if given:
+            raise ValueError(f"--data.{min(given)} is an option of --pretrained: a run has its own")
+    elif options.tasks != ["reconstruct"] or options.data_path is None or options.workdir:
+        raise ValueError(
+            "published weights answer reconstruct, without a run: "
+            "reconstruct --pretrained FOLDER --data.path DIR"
+        )
+    return ClipRequest(**given)
 
 
 def _check_compress(options) -> None:
@@ -320,6 +365,53 @@ def evaluate_run(
         report(workdir)
 
 
+def evaluate_pretrained(weights: Path, data_path: str, clip: ClipRequest) -> None:
+    """Reconstructs the videos of a folder with published weights.
+
+    The test split is measured, or the validation split where there is none; PCA is fitted to the
+    training split, which the weights do not know.
+
+    Args:
+      weights: the folder of the weights; the answer goes into its eval/NAME.
+      data_path: folder of videos.
+      clip: what the weights are given.
+
+    Raises:
+      ValueError: if the weights or the data cannot be read.
+    """
+    from vvae import config as settings
+    from vvae import run as runs
+    from vvae.analysis import new_videos, reconstruct
+    from vvae.analysis.result import format_result, write_result
+    from vvae.data.dataset import describe_flaws
+    from vvae.pretrained.load import load_pretrained
+
+    model, params = load_pretrained(weights)
+    config = settings.Config(
+        data=settings.Data(path=data_path, view="rgb", **dataclasses.asdict(clip)),
+        model=settings.Model(kind="causal"),
+        evaluate=settings.Evaluate(tasks=("reconstruct",)),
+    )
+    dataset = runs.open_data(config, data_path)
+    for line in describe_flaws(dataset):
+        print(line)
+    split = _choose_split(dataset)
+    model = model.clone(shape_HWC=(clip.height, clip.width, model.shape_HWC[-1]))
+    folder = new_videos.open_folder(weights / "eval", data_path)
+    # A clip at a time: these networks are large.
+    result = reconstruct.reconstruct(model, params, dataset, folder, batch_size=1, split=split)
+    write_result(result, folder)
+    print(f"\n{format_result(result)}\n\npictures, videos and JSON files: {folder}")
+
+
+def _choose_split(dataset) -> str:
+    """Returns the split that is measured."""
+    if "test" in dataset.splits:
+        return "test"
+    print("note: the data have no test split; the validation split is measured")
+    return "val"
+
+
 @contextlib.contextmanager
 def _open_folder(run, data_path: str | None) -> Iterator[Path]:
     """Gives the folder of the answers; that of all processes but the first is thrown away."""
@@ -361,10 +453,7 @@ def _open_data(run, data_path: str | None) -> _TaskData:
 
     if data_path is None:
         known = runs.open_data(run.config, run.record["data"]["path"])
-        split = "test" if "test" in known.splits else "val"
-        if split == "val":
-            print("note: the data have no test split; the validation split is measured")
-        return _TaskData(known, split, is_new=False)
+        return _TaskData(known, _choose_split(known), is_new=False)
     new = runs.open_new_data(run.config, data_path, run.class_names)
     for line in describe_flaws(new):
         print(line)

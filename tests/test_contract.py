@@ -1,4 +1,4 @@
-"""What every model offers, held by the same tests for both: pure, under jit, vmap and grad."""
+"""What every model offers, held by the same tests for all: pure, under jit, vmap and grad."""
 
 import functools
 
@@ -25,6 +25,10 @@ MODELS = {
     "sequential": make_sequential,
     "causal": lambda: tiny_causal.make_named("standard"),
     "causal_codes": lambda: tiny_causal.make_named("codes"),
+    "wan21": lambda: tiny_causal.make_named("wan21"),
+    "wan22": lambda: tiny_causal.make_named("wan22"),
+    "ltx": lambda: tiny_causal.make_named("ltx"),
+    "vidtok": lambda: tiny_causal.make_named("vidtok"),
 }
 
 

@@ -30,6 +30,7 @@ ALLOWED = {
     "coding": ("models", "distributions"),
     "tiling": ("models", "distributions"),
     "sharding": ("models", "distributions"),
+    "pretrained": ("pretrained", "models", "distributions"),
     "cards": (),
     "metrics": ("cards",),
     "figures": ("video",),
@@ -80,6 +81,7 @@ ONLY_USERS = {
     "scenedetect": {"analysis.rivals"},
     "cv2": {"data.flow"},
     "constriction": {"coding"},
+    "safetensors": {"pretrained.folder"},
 }
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_causal import make_model, make_variables, make_video
+from tiny_causal import IMPORTED, make_model, make_named, make_variables, make_video
 
 from vvae import tiling
 from vvae.models import contract
@@ -131,6 +131,22 @@ def test_shares_add_up_to_one(size, tile, overlap):
         total[2 * start : 2 * start + len(weights)] += weights
     np.testing.assert_allclose(total, 1, rtol=1e-6)
     assert np.all(np.diff(axis.starts) <= min(tile, size) - overlap)
+
+
+@pytest.mark.parametrize("name", IMPORTED)
+def test_of_imported_models_one_tile_that_is_the_frame_is_exact(name):
+    """And exact tiles are refused: their windows are not known."""
+    model, variables = make_named(name)
+    x = make_video(1, 1, (8, 8))
+    encode = jax.jit(tiling.encode_blended, static_argnums=(0, 3))
+    posterior = encode(model, variables, x, (16, 16))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5),
+        posterior,
+        jax.jit(contract.encode, static_argnums=0)(model, variables, x),
+    )
+    with pytest.raises(ValueError, match=f"what a {type(model).__name__} sees .* not known"):
+        tiling.decode_tiled(model, variables, posterior.mean)
 
 
 def test_impossible_tiles_say_why(attentive):

@@ -7,8 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vvae.models import causal
-from vvae.models.bottleneck import FiniteScalars, GaussianLatents
+from vvae.models.bottleneck import FiniteScalars, GaussianLatents, ScaledLatents
 from vvae.models.causal import CausalVideoVAE
+from vvae.models.grid import GridVideoVAE
+from vvae.pretrained.ltx import LTXVAE, Decoding, Encoding
+from vvae.pretrained.vidtok import VidTokVAE
+from vvae.pretrained.wan import WanVAE
 
 SETTINGS = {
     "standard": {},
@@ -19,6 +23,47 @@ SETTINGS = {
     "patch8": {"stem": "patch", "widths": (4, 4, 4, 4), "temporal_compression": 8},
     "pca": {"stem": "pca", "widths": (4,), "components": 7},
 }
+
+_LATENTS = ScaledLatents(3, prior_mean=(0.3, -0.2, 0.1), prior_std=(1.5, 0.7, 1.0))
+IMPORTED: dict[str, GridVideoVAE] = {
+    "wan21": WanVAE(
+        (8, 8, 2), (4, 4), (1, 2, 2), 1, (True, True), residual=False, bottleneck=_LATENTS
+    ),
+    "wan22": WanVAE(
+        (8, 8, 2), (4, 8), (1, 1), 1, (True,), residual=True, patch=2, bottleneck=_LATENTS
+    ),
+    "ltx_causal": LTXVAE(
+        (8, 8, 2),
+        Encoding((4, 6), (1, 1, 1), ("conv", "")),
+        Decoding((4,), (1, 1), (True,), (False,), (1,), causal=True),
+        patch=2,
+        bottleneck=_LATENTS,
+    ),
+}
+"""Networks of published weights, for two-channel videos and 4x4 pixels a latent as well."""
+
+_STEPS = ((True, True), (True, False)), ((True, False), (True, True))
+LOOKING_AHEAD: dict[str, GridVideoVAE] = {
+    "ltx": LTXVAE(
+        (8, 8, 2),
+        Encoding((8, 8), (1, 1), ("spatiotemporal",), merged=True),
+        Decoding((8,), (1, 1), (True,), (True,), (2,)),
+        patch=2,
+        bottleneck=_LATENTS,
+    ),
+    "vidtok": VidTokVAE(
+        (8, 8, 2),
+        base=4,
+        multiples=(1, 1, 2),
+        depth=1,
+        down=(*_STEPS[0], (False, False)),
+        up=((False, False), *_STEPS[1]),
+        bottleneck=_LATENTS,
+    ),
+}
+"""Such networks whose encoder is causal and whose decoder is not."""
+
+NAMES = [*SETTINGS, *IMPORTED]
 
 
 def make_model(**settings) -> CausalVideoVAE:
@@ -35,8 +80,9 @@ def make_model(**settings) -> CausalVideoVAE:
 
 @functools.cache
 def make_named(name: str):
-    """(model, variables) of one of SETTINGS."""
-    model = make_model(**SETTINGS[name])
+    """(model, variables) of one of NAMES or LOOKING_AHEAD."""
+    imported = IMPORTED | LOOKING_AHEAD
+    model = imported[name] if name in imported else make_model(**SETTINGS[name])
     return model, make_variables(model)
 
 
@@ -50,7 +96,7 @@ def make_variables(model, seed=0):
         if path[-1].key == "kernel":
             values *= 1.5 / np.sqrt(np.prod(shape.shape[:-1]))
         else:
-            values = 0.2 * values + (path[-1].key == "scale")
+            values = 0.2 * values + (path[-1].key in ("scale", "gamma"))
         return values.astype(np.float32)
 
     channels = model.shape_HWC[-1]
@@ -58,7 +104,7 @@ def make_variables(model, seed=0):
         "mean": rng.uniform(-0.3, 0.3, channels).astype(np.float32),
         "std": rng.uniform(0.3, 0.6, channels).astype(np.float32),
     }
-    if model.stem == "pca":
+    if getattr(model, "stem", None) == "pca":
         stats["basis"] = make_basis(shapes["stats"]["basis"], rng)
     return {"params": jax.tree_util.tree_map_with_path(draw, shapes["params"]), "stats": stats}
 
@@ -76,7 +122,7 @@ def make_basis(shapes, rng):
 
 
 def make_exact(name: str):
-    """(model, variables) of one of SETTINGS in float64, to be used under jax.enable_x64."""
+    """(model, variables) of one of NAMES in float64, to be used under jax.enable_x64."""
     model, variables = make_named(name)
     return model.clone(dtype=jnp.float64), jax.tree.map(np.float64, variables)
 

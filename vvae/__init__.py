@@ -8,6 +8,8 @@ import importlib
 
 _HOMES = {
     "load": "vvae.run",
+    "load_pretrained": "vvae.pretrained.load",
+    "save_pretrained": "vvae.pretrained.load",
     "encode": "vvae.models.contract",
     "decode": "vvae.models.contract",
     "reconstruct": "vvae.models.contract",

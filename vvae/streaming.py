@@ -27,8 +27,8 @@ import numpy as np
 
 from vvae import video
 from vvae.models import contract
-from vvae.models.grid import GridVideoVAE
 from vvae.models.contract import Params
+from vvae.models.grid import GridVideoVAE
 
 
 @flax.struct.dataclass
@@ -130,8 +130,14 @@ def decode_chunk(
       n f_t later. H, W and the end of the video are not cropped, since only the caller knows them.
 
     Raises:
-      ValueError: for another shape than the model or the stream takes.
+      ValueError: for another shape than the model or the stream takes, or if the decoder of the
+        model looks ahead.
     """
+    if not model.decodes_causally:
+        raise ValueError(
+            f"the decoder of this {type(model).__name__} looks ahead: it decodes whole videos "
+            "(vvae.decode), not pieces"
+        )
     layers, x_BTHWC = model.apply(params, cache.layers, z_BthwZ, method="extend_decode")
     return DecoderCache(layers), x_BTHWC
 

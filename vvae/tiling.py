@@ -23,6 +23,7 @@ from vvae.models import contract
 from vvae.models.bottleneck import GaussianLatents
 from vvae.models.causal import CausalVideoVAE
 from vvae.models.contract import Params
+from vvae.models.grid import GridVideoVAE
 
 Interval = tuple[int, int]
 """First and last index, both included; beyond the frame where a window reaches over its border."""
@@ -31,9 +32,9 @@ _MIDDLE_REACH = 4  # two residual blocks of two convolutions
 _END_REACH = 1  # the first or the last convolution
 
 
-def is_local(model: CausalVideoVAE) -> bool:
-    """Whether latents and pixels see windows, and not whole frames."""
-    return not model.attention and model.norm == "position"
+def is_local(model: GridVideoVAE) -> bool:
+    """Whether latents and pixels see windows that are known, and not whole frames."""
+    return isinstance(model, CausalVideoVAE) and not model.attention and model.norm == "position"
 
 
 def encoder_window(model: CausalVideoVAE, latents: Interval) -> Interval:
@@ -144,7 +145,7 @@ def decode_tiled(
 
 
 def encode_blended(
-    model: CausalVideoVAE,
+    model: GridVideoVAE,
     params: Params,
     x_BTHWC: jax.Array,
     tile: tuple[int, int] = (16, 16),
@@ -153,7 +154,7 @@ def encode_blended(
     """Encodes overlapping tiles and cross-fades means and log-variances; approximate.
 
     Args:
-      model: a CausalVideoVAE with Gaussian latents.
+      model: a GridVideoVAE with Gaussian latents.
       params: its variables.
       x_BTHWC: float video in [-1, 1], or uint8.
       tile: rows and columns of latents in a tile.
@@ -179,7 +180,7 @@ def encode_blended(
 
 
 def decode_blended(
-    model: CausalVideoVAE,
+    model: GridVideoVAE,
     params: Params,
     z_BthwZ: jax.Array,
     tile: tuple[int, int] = (16, 16),
@@ -197,12 +198,17 @@ def decode_blended(
     return _map_windows(lambda z: contract.decode(model, params, z), z_BthwZ, axes)
 
 
-def _check_local(model: CausalVideoVAE) -> None:
-    if not is_local(model):
-        raise ValueError(
-            f"a model with attention={model.attention} and norm={model.norm!r} sees whole frames: "
-            "tiles cannot be exact (encode_blended and decode_blended come close)"
+def _check_local(model: GridVideoVAE) -> None:
+    if is_local(model):
+        return
+    reason = f"what a {type(model).__name__} sees of a frame is not known"
+    if isinstance(model, CausalVideoVAE):
+        reason = (
+            f"a model with attention={model.attention} and norm={model.norm!r} sees whole frames"
         )
+    raise ValueError(
+        f"{reason}: tiles cannot be exact (encode_blended and decode_blended come close)"
+    )
 
 
 def _cut_exactly(

@@ -14,7 +14,7 @@ import numpy as np
 from vvae import coding, metrics, streaming, video
 from vvae.analysis.result import Result
 from vvae.data.views import encode_view, get_view
-from vvae.models.causal import CausalVideoVAE
+from vvae.models.grid import GridVideoVAE
 
 VIEWS = ("rgb", "gray")
 LATENTS_PER_CHUNK = 4
@@ -22,7 +22,7 @@ MAX_DENOMINATOR = 10**5
 
 
 def compress(
-    model: CausalVideoVAE,
+    model: GridVideoVAE,
     params,
     source: str | os.PathLike,
     target: str | os.PathLike,
@@ -33,7 +33,7 @@ def compress(
     """Writes the coded latents of a video, and measures size and quality of what was written.
 
     Args:
-      model: a CausalVideoVAE.
+      model: a GridVideoVAE.
       params: its variables.
       source: whatever `vvae.video.iterate_frames` reads; any length and size.
       target: the file to write.
@@ -76,7 +76,7 @@ def compress(
 
 
 def decompress(
-    model: CausalVideoVAE,
+    model: GridVideoVAE,
     params,
     source: str | os.PathLike,
     target: str | os.PathLike,
@@ -105,7 +105,7 @@ def decompress(
     return header
 
 
-def decode_file(model: CausalVideoVAE, params, path: str | os.PathLike) -> Iterator[np.ndarray]:
+def decode_file(model: GridVideoVAE, params, path: str | os.PathLike) -> Iterator[np.ndarray]:
     """Decodes a file of coded latents; yields uint8 [n, H, W, C]. Raises as `decompress`."""
     header = _read_header_of(model, params, path)
     latents = (
@@ -117,14 +117,14 @@ def decode_file(model: CausalVideoVAE, params, path: str | os.PathLike) -> Itera
 
 
 def _check_model(model) -> None:
-    if not isinstance(model, CausalVideoVAE):
+    if not isinstance(model, GridVideoVAE):
         raise ValueError(
             f"compress and decompress are for CausalVideoVAE (model.kind=causal), whose latents "
             f"have a fixed prior, not for {type(model).__name__}"
         )
 
 
-def _read_header_of(model: CausalVideoVAE, params, path) -> coding.Header:
+def _read_header_of(model: GridVideoVAE, params, path) -> coding.Header:
     """Reads a header; ValueError if the file is not of this model."""
     _check_model(model)
     header = coding.read_header(path)
@@ -156,7 +156,7 @@ class _Latents:
     kl_bits: float
 
 
-def _spool_latents(model: CausalVideoVAE, params, frames, spool) -> _Latents:
+def _spool_latents(model: GridVideoVAE, params, frames, spool) -> _Latents:
     """Writes the posterior means of all frames to a file, as float32."""
     sum_log_std_Z, kl_bits = np.zeros(model.bottleneck.channels), 0.0
     for posterior in streaming.encode_frames(model, params, frames, LATENTS_PER_CHUNK):

@@ -21,7 +21,7 @@ from vvae.data.dataset import Dataset
 from vvae.data.views import View
 from vvae.metrics import Metric
 from vvae.models import contract
-from vvae.models.causal import CausalVideoVAE
+from vvae.models.grid import GridVideoVAE
 from vvae.models.sequential import level_kl
 
 MAX_CHUNK = 10
@@ -100,7 +100,7 @@ def density(
     )
     bound["elbo"] = measured["elbo"][chosen_ids].astype(np.float64)
     row = _summarize_bound(measured, clips, context)
-    if isinstance(model, CausalVideoVAE):
+    if isinstance(model, GridVideoVAE):
         row |= _measure_rates(model, params, clips, batch_size, context)
     row |= _summarize_iwae(bound, num_samples, context | describe_clips(chosen))
     for name, level in levels.items():
@@ -209,7 +209,7 @@ def _summarize_bound(measured, clips: Clips, context) -> dict[str, Metric]:
 
 
 def _measure_rates(
-    model: CausalVideoVAE, params, clips: Clips, batch_size: int, context
+    model: GridVideoVAE, params, clips: Clips, batch_size: int, context
 ) -> dict[str, Metric]:
     """Two rates of a grid of latents: by the ELBO, and of its codes."""
     encode = jax.jit(functools.partial(contract.encode, model))

@@ -15,6 +15,9 @@ import numpy as np
 from vvae import distributions as dist
 from vvae.distributions import Gaussian
 
+# The limits of log-variances in the VAEs of Stable Diffusion and of all that followed them.
+_PUBLISHED_LOGVAR = (-30.0, 20.0)
+
 
 @flax.struct.dataclass
 class Codes:
@@ -111,6 +114,11 @@ class ScaledLatents(GaussianLatents):
                 raise ValueError(f"{self.channels} channels of latents have a {name} of {values}")
         if min(self.prior_std) <= 0:
             raise ValueError(f"prior_std={self.prior_std}: must be positive")
+
+    def posterior(self, outputs: jax.Array) -> Gaussian:
+        """Reads the outputs of the encoder; log-variances are clipped as those published are."""
+        mean, logvar = jnp.split(dist.raise_precision(outputs), 2, axis=-1)
+        return Gaussian(mean, jnp.clip(logvar, *_PUBLISHED_LOGVAR))
 
     @property
     def has_standard_prior(self) -> bool:

@@ -42,6 +42,11 @@ class GridVideoVAE(nn.Module):
         self.mean_C = self.variable("stats", "mean", jnp.zeros, (channels,))
         self.std_C = self.variable("stats", "std", jnp.ones, (channels,))
 
+    @property
+    def decodes_causally(self) -> bool:
+        """Whether no frame is decoded from later latents."""
+        return True
+
     def run_encoder(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         """Standardised frames -> what the bottleneck reads as a posterior."""
         return self.encoder(x_BTHWC, past)

@@ -1,0 +1,198 @@
+"""Tiny models with random weights of every published family, as diffusers builds them.
+
+`GOLDEN` names those whose folders, with inputs and outputs, lie in tests/golden, which
+`python tests/write_golden.py` writes. Needs the extra `parity`; imports it only where it is used.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+GOLDEN_FOLDER = Path(__file__).resolve().parent / "golden"
+GOLDEN = ("wan21", "wan22", "ltx", "ltx_merged", "vidtok", "vidtok_fsq")
+
+_WAN = {"base_dim": 4, "z_dim": 3, "num_res_blocks": 1}
+_WAN |= {"latents_mean": [0.1, -0.2, 0.3], "latents_std": [1.0, 2.0, 0.5]}
+_WAN22 = _WAN | {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
+_LTX = {
+    "latent_channels": 5,
+    "patch_size": 2,
+    "block_out_channels": (4, 6, 6),
+    "down_block_types": ("LTXVideoDownBlock3D",) * 3,
+    "layers_per_block": (1, 1, 1, 1),
+    "spatio_temporal_scaling": (True, True, False),
+    "downsample_type": ("conv",) * 3,
+    "decoder_block_out_channels": (4, 6),
+    "decoder_layers_per_block": (1, 1, 1),
+    "decoder_spatio_temporal_scaling": (True, True),
+    "decoder_inject_noise": (False,) * 3,
+    "upsample_residual": (False, False),
+    "upsample_factor": (1, 1),
+}
+_VIDTOK = {"ch": 4, "ch_mult": [1, 2, 2], "z_channels": 3, "num_res_blocks": 1}
+_SHORT = {"dim_mult": [1, 2, 2], "temperal_downsample": [True, True]}
+
+SETTINGS = {
+    "wan21": ("AutoencoderKLWan", _WAN | _SHORT),
+    "wan21_full": ("AutoencoderKLWan", _WAN | {"num_res_blocks": 2}),
+    "wan21_odd": (
+        "AutoencoderKLWan",
+        _WAN | _SHORT | {"base_dim": 6, "dim_mult": [1, 3, 5], "num_res_blocks": 2},
+    ),
+    "wan21_time2": ("AutoencoderKLWan", _WAN | _SHORT | {"temperal_downsample": [False, True]}),
+    "wan22": ("AutoencoderKLWan", _WAN22 | _SHORT),
+    "wan22_full": (
+        "AutoencoderKLWan",
+        _WAN22 | {"decoder_base_dim": 8, "num_res_blocks": 2, "scale_factor_spatial": 16},
+    ),
+    "qwen": ("AutoencoderKLQwenImage", _WAN | _SHORT),
+    "vidtok": ("AutoencoderVidTok", _VIDTOK),
+    "vidtok_fsq": (
+        "AutoencoderVidTok",
+        _VIDTOK | {"double_z": False, "regularizer": "fsq", "codebook_size": 8**3},
+    ),
+    "vidtok_time2": (
+        "AutoencoderVidTok",
+        _VIDTOK | {"ch": 6, "ch_mult": [1, 2], "tempo_ds": [0], "tempo_us": [1]},
+    ),
+    "ltx": ("AutoencoderKLLTXVideo", _LTX),
+    "ltx_causal": (
+        "AutoencoderKLLTXVideo",
+        _LTX | {"decoder_causal": True, "decoder_layers_per_block": (1, 2, 1)},
+    ),
+    "ltx_merged": (
+        "AutoencoderKLLTXVideo",
+        _LTX
+        | {
+            "block_out_channels": (8, 8, 8, 8),
+            "down_block_types": ("LTXVideo095DownBlock3D",) * 3,
+            "layers_per_block": (1, 1, 1, 1),
+            "spatio_temporal_scaling": (True,) * 3,
+            "downsample_type": ("spatial", "temporal", "spatiotemporal"),
+            "decoder_block_out_channels": (8, 16),
+            "decoder_layers_per_block": (1, 1, 1),
+            "decoder_spatio_temporal_scaling": (True, True),
+            "decoder_inject_noise": (False,) * 3,
+            "upsample_residual": (True, True),
+            "upsample_factor": (2, 2),
+        },
+    ),
+}
+"""Name -> (class of diffusers, settings)."""
+
+
+def make_model(name: str, seed: int = 0):
+    """Returns a model of diffusers of one of SETTINGS, no parameter left at its initial value.
+
+    Biases are as large as what they are added to: otherwise some position of so few channels is
+    almost zero before a norm, and the gradients of diffusers itself are off by 1e-3 in float32.
+    """
+    import diffusers
+    import torch
+
+    kind, settings = SETTINGS[name]
+    model = getattr(diffusers, kind)(**settings).eval().requires_grad_(False)
+    rng = np.random.default_rng(seed)
+    for parameter in model.parameters():
+        values = rng.normal(size=parameter.shape)
+        if parameter.ndim > 1 and parameter[0].numel() > 1:
+            values /= np.sqrt(parameter[0].numel())
+        elif float(parameter.mean()) == 1.0:  # scales
+            values = 1.0 + 0.2 * values
+        parameter.copy_(torch.from_numpy(values))
+    for name, buffer in model.named_buffers():
+        if name in ("latents_mean", "latents_std"):
+            buffer.copy_(torch.from_numpy(rng.uniform(0.5, 2.0, buffer.shape)))
+    return model
+
+
+def make_video(length: int, size=(16, 16), channels: int = 3, seed: int = 0) -> np.ndarray:
+    """Returns float32 noise in [-1, 1], [1, T, H, W, C]."""
+    rng = np.random.default_rng(seed)
+    return rng.uniform(-1, 1, (1, length, *size, channels)).astype(np.float32)
+
+
+def weigh(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the weights of the sum whose gradient is compared, float32."""
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+def run_reference(model, x_BTHWC: np.ndarray) -> dict[str, np.ndarray]:
+    """What diffusers computes, channels last, in the precision of x.
+
+    Returns:
+      `mean` and `logvar` of the posterior, `y`, the decoded mean, and `slope`, the gradient by x of
+      the weighted sum of mean and y; pixels of y that are (almost) clipped have no weight.
+    """
+    import torch
+
+    x = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x_BTHWC, -1, 1))).requires_grad_()
+    outputs = _encode(model, x)
+    decoded = model.decode(outputs["mean"])
+    y = getattr(decoded, "sample", decoded)
+
+    def move(a):
+        return np.ascontiguousarray(np.moveaxis(a.detach().numpy(), 1, -1))
+
+    found = {name: move(output) for name, output in outputs.items()} | {"y": move(y)}
+    weights = [np.moveaxis(w, -1, 1) for w in weights_of(found["mean"], found["y"])]
+    latents, pixels = (torch.from_numpy(np.ascontiguousarray(w)) for w in weights)
+    ((latents * outputs["mean"]).sum() + (pixels * y).sum()).backward()
+    return found | {"slope": move(x.grad)}
+
+
+def _encode(model, x_BCTHW) -> dict:
+    """`mean` and `logvar`, or the values of finite scalars as `mean`, as a pipeline gets them."""
+    import torch
+
+    if type(model).__name__ == "AutoencoderVidTok":
+        # Its own forward does this before it calls encode.
+        first = x_BCTHW[:, :, :1].repeat((1, 1, model.temporal_compression_ratio - 1, 1, 1))
+        x_BCTHW = torch.cat([first, x_BCTHW], dim=2)
+    encoded = model.encode(x_BCTHW)
+    if isinstance(encoded, tuple):
+        return {"mean": encoded[0]}
+    return {"mean": encoded.latent_dist.mean, "logvar": encoded.latent_dist.logvar}
+
+
+def weights_of(mean: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the weights of latents and pixels; see `run_reference`."""
+    return weigh(mean.shape).astype(mean.dtype), weigh(y.shape) * (np.abs(y) < 0.999).astype(
+        y.dtype
+    )
+
+
+def run_ours(model, params, x_BTHWC: np.ndarray, expected: dict) -> dict[str, np.ndarray]:
+    """What `run_reference` returns, computed by us."""
+    import jax
+    import jax.numpy as jnp
+
+    from vvae.models import contract
+
+    weights = weights_of(expected["mean"], expected["y"])
+
+    @jax.jit
+    def run(params, x):
+        def read(x):
+            posterior = contract.encode(model, params, x)
+            mean = model.posterior_mean(posterior)
+            y = contract.decode(model, params, mean, x.shape[1:4])
+            total = jnp.sum(weights[0] * mean) + jnp.sum(weights[1] * y)
+            found = {"mean": mean, "y": y}
+            if "logvar" in expected:
+                found["logvar"] = posterior.logvar
+            return total, found
+
+        (_, found), slope = jax.value_and_grad(read, has_aux=True)(x)
+        return found | {"slope": slope}
+
+    return jax.tree.map(np.asarray, run(params, x_BTHWC))
+
+
+def assert_same(found: dict, expected: dict, tolerance: float) -> None:
+    """Every element of every array to the tolerance, in standard deviations of the expected."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype and value.std() > 0, name
+        error = np.abs(found[name] - value).max() / value.std()
+        assert error <= tolerance, f"{name}: {error:.1e} standard deviations"

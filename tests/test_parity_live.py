@@ -1,0 +1,146 @@
+"""Imported models beside diffusers itself, element by element; needs the extra `parity`.
+
+Each model is built by diffusers with random weights, saved, loaded by us, and both run on the same
+video. In float64 what differs is rounding alone.
+"""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra parity: pip install '.[parity]'")
+pytest.importorskip("diffusers", reason="needs the extra parity: pip install '.[parity]'")
+
+import diffusers
+import torch
+from diffusers.models import normalization
+from diffusers.models.autoencoders import autoencoder_vidtok
+from published import (
+    SETTINGS,
+    assert_same,
+    make_model,
+    make_video,
+    run_ours,
+    run_reference,
+)
+
+from vvae.models import contract
+from vvae.pretrained.load import load_pretrained, save_pretrained
+
+torch.set_num_threads(1)
+# Every length of one model, and of the others a first frame alone and with two latent frames.
+LENGTHS = [("wan21", length) for length in (1, 5, 9, 13, 17, 21)]
+LENGTHS += [(name, 9) for name in SETTINGS if name != "wan21"] + [("wan22", 1)]
+
+
+@functools.cache
+def make_pair(name, folder):
+    """(model of diffusers, our model, our variables) of one of SETTINGS."""
+    reference = make_model(name)
+    reference.save_pretrained(folder)
+    return reference, *load_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    root = tmp_path_factory.mktemp("published")
+    return lambda name: make_pair(name, root / name)
+
+
+def double(reference, model, params):
+    """The same in float64, to be used under jax.enable_x64."""
+    exact = type(reference).from_config(reference.config).eval().requires_grad_(False).double()
+    exact.load_state_dict(reference.state_dict())
+    return exact, model.clone(dtype=np.dtype("float64")), jax.tree.map(np.float64, params)
+
+
+class _Float64Torch:
+    """The module torch, whose float32 is float64."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+
+@pytest.fixture
+def keep_float64(monkeypatch):
+    """Lets diffusers compute in float64 where it rounds to float32 on the way: before pixels are
+    repeated or interpolated, and in norms."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    for module in (normalization, autoencoder_vidtok):
+        monkeypatch.setattr(module, "torch", _Float64Torch())
+
+
+@pytest.mark.parametrize(("name", "length"), LENGTHS)
+def test_float64_is_the_same(pair, keep_float64, name, length):
+    with jax.enable_x64(True):
+        reference, model, params = double(*pair(name))
+        x = make_video(length).astype(np.float64)
+        expected = run_reference(reference, x)
+        assert_same(run_ours(model, params, x, expected), expected, 1e-10)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_float32_is_the_same(pair, name):
+    reference, model, params = pair(name)
+    x = make_video(5, size=(32, 16))
+    expected = run_reference(reference, x)
+    assert_same(run_ours(model, params, x, expected), expected, 1e-4)
+
+
+@pytest.mark.parametrize("length", [2, 3, 4, 7])
+def test_other_lengths_are_those_of_the_video_with_its_last_frame_repeated(pair, length):
+    """diffusers drops frames beyond the last whole four; we keep them."""
+    reference, model, params = pair("wan21")
+    x = make_video(length)
+    padded = np.concatenate([x, *[x[:, -1:]] * (-(length - 1) % 4)], axis=1)
+    expected = run_reference(reference, padded)
+    found = contract.encode(model, params, x)
+    y = contract.decode(model, params, found.mean, x.shape[1:4])
+    assert_same(
+        {"mean": np.asarray(found.mean), "y": np.asarray(y)},
+        {"mean": expected["mean"], "y": expected["y"][:, :length]},
+        1e-4,
+    )
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_diffusers_loads_what_we_write(pair, name, tmp_path):
+    reference, model, params = pair(name)
+    save_pretrained(tmp_path / "ours", model, params)
+    kind = getattr(diffusers, read_class(tmp_path / "ours"))
+    again, report = kind.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    state = reference.state_dict()
+    assert again.state_dict().keys() == state.keys()
+    for key, value in again.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    x = make_video(5)
+    expected = run_reference(reference, x)
+    assert_same(run_reference(again.eval().requires_grad_(False), x), expected, 0.0)
+
+
+def read_class(folder):
+    from vvae.pretrained.folder import read_config
+
+    return read_config(folder)["_class_name"]
+
+
+@pytest.mark.slow
+def test_full_size_wan_is_the_same(tmp_path):
+    """126.9 M random parameters; 5 frames of 64x64. Values alone: the tiny ones have gradients."""
+    torch.manual_seed(0)
+    reference = diffusers.AutoencoderKLWan().eval().requires_grad_(False)
+    assert sum(p.numel() for p in reference.parameters()) == 126_892_531
+    reference.save_pretrained(tmp_path)
+    model, params = load_pretrained(tmp_path)
+    x = make_video(5, size=(64, 64))
+    expected = run_reference(reference, x)
+    posterior = jax.jit(contract.encode, static_argnums=0)(model, params, x)
+    y = jax.jit(contract.decode, static_argnums=0)(model, params, expected["mean"])
+    found = {"mean": posterior.mean, "logvar": posterior.logvar, "y": y}
+    found = {name: np.asarray(value) for name, value in found.items()}
+    assert_same(found, {name: expected[name] for name in found}, 1e-4)

@@ -1,0 +1,271 @@
+"""Published weights: golden parity, folders that come back, and errors that say what is wrong."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from published import GOLDEN, GOLDEN_FOLDER, assert_same, run_ours
+from safetensors.numpy import load_file, save_file
+
+import vvae
+from vvae.models import contract
+from vvae.models.bottleneck import ScaledLatents
+from vvae.pretrained import folder as folders
+from vvae.pretrained.load import load_pretrained, save_pretrained
+
+
+@pytest.fixture
+def copy_of(tmp_path):
+    """Returns a function: name -> a copy of a golden folder, to be damaged."""
+    return lambda name: shutil.copytree(GOLDEN_FOLDER / name, tmp_path / name)
+
+
+def change_config(folder, **changes):
+    path = folder / folders.CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def change_tensors(folder, change):
+    tensors = load_file(folder / folders.WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / folders.WEIGHTS)
+
+
+# --- parity --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_values_and_gradients(name):
+    """What diffusers computed with these weights, in float32."""
+    model, params = load_pretrained(GOLDEN_FOLDER / name)
+    golden = dict(np.load(GOLDEN_FOLDER / name / "golden.npz"))
+    x = golden.pop("x")
+    assert_same(run_ours(model, params, x, golden), golden, 1e-4)
+
+
+def test_golden_files_are_small():
+    size = sum(path.stat().st_size for path in GOLDEN_FOLDER.rglob("*") if path.is_file())
+    assert size < 2e6
+
+
+def test_the_latents_come_with_their_mean_and_standard_deviation():
+    model, _ = vvae.load_pretrained(GOLDEN_FOLDER / "wan21")
+    assert model.bottleneck == ScaledLatents(3, (0.1, -0.2, 0.3), (1.0, 2.0, 0.5))
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 3)), jnp.float32)
+    normalized = model.bottleneck.normalize(z)
+    np.testing.assert_allclose(normalized[..., 1], (z[..., 1] + 0.2) / 2.0, rtol=1e-6)
+    np.testing.assert_allclose(model.bottleneck.denormalize(normalized), z, rtol=1e-5, atol=1e-6)
+
+
+def test_the_prior_of_the_latents_has_their_mean_and_standard_deviation():
+    """The closed forms against those of N(0, 1) for normalised latents."""
+    bottleneck = ScaledLatents(2, (0.5, -1.0), (2.0, 0.25))
+    assert not bottleneck.has_standard_prior
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(7, 2)), jnp.float32)
+    standard = -0.5 * (bottleneck.normalize(z) ** 2 + np.log(2 * np.pi))
+    expected = (standard - np.log([[2.0, 0.25]])).sum(-1)
+    np.testing.assert_allclose(bottleneck.log_prior(z), expected, rtol=1e-5)
+    draws = np.asarray(bottleneck.sample_prior(jax.random.key(0), (20_000,)))
+    np.testing.assert_allclose(draws.mean(0), (0.5, -1.0), atol=0.05)
+    np.testing.assert_allclose(draws.std(0), (2.0, 0.25), rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ((2, (0.0,), (1.0, 1.0)), r"2 channels of latents have a mean of \(0.0,\)"),
+        ((2, (0.0, 0.0), (1.0,)), "2 channels of latents have a std of"),
+        ((1, (0.0,), (0.0,)), r"prior_std=\(0.0,\)"),
+    ],
+)
+def test_impossible_latents_say_why(settings, text):
+    with pytest.raises(ValueError, match=text):
+        ScaledLatents(*settings)
+
+
+# --- folders -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_written_folder_is_the_one_that_was_read(name, tmp_path):
+    """Every tensor, bit by bit; and the model and its variables when it is read again."""
+    model, params = load_pretrained(GOLDEN_FOLDER / name)
+    save_pretrained(tmp_path / "out", model, params)
+    expected = load_file(GOLDEN_FOLDER / name / folders.WEIGHTS)
+    written = load_file(tmp_path / "out" / folders.WEIGHTS)
+    assert written.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_array_equal(written[key], value)
+    again, params_again = load_pretrained(tmp_path / "out")
+    assert again == model
+    jax.tree.map(np.testing.assert_array_equal, params_again, params)
+
+
+def test_weights_may_lie_in_several_files(copy_of):
+    folder = copy_of("wan21")
+    tensors = load_file(folder / folders.WEIGHTS)
+    names = sorted(tensors)
+    for number, part in enumerate((names[:40], names[40:]), 1):
+        path = folder / f"diffusion_pytorch_model-0000{number}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, path)
+    (folder / folders.WEIGHTS).unlink()
+    expected = load_pretrained(GOLDEN_FOLDER / "wan21")
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(folder)[1], expected[1])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_types_are_read_as_float32(copy_of, dtype):
+    folder = copy_of("wan21")
+    change_tensors(folder, lambda t: t.update({k: v.astype(dtype) for k, v in t.items()}))
+    kernel = load_pretrained(folder)[1]["params"]["decoder"]["conv_in"]["kernel"]
+    whole = load_pretrained(GOLDEN_FOLDER / "wan21")[1]["params"]["decoder"]["conv_in"]["kernel"]
+    assert kernel.dtype == jnp.float32
+    np.testing.assert_array_equal(kernel, np.asarray(whole).astype(dtype).astype(np.float32))
+
+
+def test_only_published_families_with_published_variables_are_written(tmp_path):
+    model, params = load_pretrained(GOLDEN_FOLDER / "wan21")
+    stats = {"mean": jnp.zeros(3), "std": jnp.full(3, 0.5)}
+    with pytest.raises(ValueError, match=r"standardises videos by .*0\.5"):
+        save_pretrained(tmp_path / "out", model, params | {"stats": stats})
+    with pytest.raises(ValueError, match="CausalVideoVAE has no published form; only WanVAE"):
+        save_pretrained(tmp_path / "out", vvae.CausalVideoVAE((8, 8, 3)), params)
+    assert not (tmp_path / "out").exists()
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def test_missing_extra_and_misshapen_tensors_are_listed(copy_of):
+    folder = copy_of("wan21")
+
+    def change(tensors):
+        tensors["decoder.third.weight"] = tensors.pop("decoder.conv_in.weight")
+        tensors["quant_conv.bias"] = np.zeros(5, np.float32)
+        tensors["post_quant_conv.bias"] = np.zeros(3, np.int32)
+
+    change_tensors(folder, change)
+    with pytest.raises(ValueError) as error:
+        load_pretrained(folder)
+    for text in (
+        str(folder),
+        "missing: decoder.conv_in.weight;",
+        "extra: decoder.third.weight;",
+        "misshapen: quant_conv.bias is (5,) and should be (6,)",
+        "of another type: post_quant_conv.bias (I32)",
+    ):
+        assert text in str(error.value)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.999, 0.0001])
+def test_a_file_that_is_cut_says_so(copy_of, share):
+    path = copy_of("wan21") / folders.WEIGHTS
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(ValueError, match=rf"{path} cannot be read: \S"):
+        load_pretrained(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"_class_name": "AutoencoderKLMochi"}, "class 'AutoencoderKLMochi', which cannot be read"),
+        ({"_class_name": None}, "it has no _class_name"),
+        ({"window": 3}, "unknown settings of AutoencoderKLWan: window=3"),
+        ({"base_dim": "4"}, "base_dim='4' is not of the type of 96"),
+        ({"z_dim": True}, "z_dim=True is not of the type of 16"),
+        ({"is_residual": 1}, "is_residual=1 is not of the type of False"),
+        ({"num_res_blocks": 0}, "num_res_blocks=0: must be at least 1"),
+        ({"attn_scales": [1.0]}, r"attn_scales=\(1.0,\): must be empty"),
+        ({"dim_mult": [1, 2]}, "temperal_downsample="),
+        ({"latents_std": [1.0]}, r"3 channels of latents have a std of \(1.0,\)"),
+        ({"out_channels": 4}, "in_channels=3 and out_channels=4"),
+        ({"patch_size": 2}, "whole squares of patch_size=2"),
+        ({"base_dim": 3}, r"misshapen: .*decoder.conv_in.weight is \(8, 3, 3, 3, 3\) and should"),
+        ({"is_residual": True}, r"missing: .*decoder\.up_blocks\.0\.upsampler\.resample"),
+    ],
+)
+def test_another_config_says_why(copy_of, changes, text):
+    folder = copy_of("wan21")
+    change_config(folder, **changes)
+    with pytest.raises(ValueError, match=text) as error:
+        load_pretrained(folder)
+    assert str(folder) in str(error.value)
+
+
+def test_folders_without_weights_say_so(tmp_path, copy_of):
+    with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+        load_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+        load_pretrained(tmp_path)
+    folder = copy_of("wan21")
+    (folder / folders.WEIGHTS).unlink()
+    with pytest.raises(ValueError, match="holds no weights: neither diffusion_pytorch_model"):
+        load_pretrained(folder)
+
+
+def test_latents_of_another_width_say_so():
+    model, params = load_pretrained(GOLDEN_FOLDER / "wan21")
+    with pytest.raises(ValueError, match=r"\[B, t, h, w, 3\].*\(1, 1, 2, 2, 4\)"):
+        contract.decode(model, params, jnp.zeros((1, 1, 2, 2, 4)))
+    with pytest.raises(ValueError, match="videos of 3 channels"):
+        contract.encode(model, params, jnp.zeros((1, 1, 16, 16, 4)))
+
+
+# --- evaluate.py ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """A folder of two training videos and a test video, of three 16x16 frames."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 2), ("test", 1)):
+        folder = tmp_path / "videos" / split / "noise"
+        folder.mkdir(parents=True)
+        for number in range(count):
+            frames = rng.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+            np.save(folder / f"{number}.npy", frames)
+    return tmp_path / "videos"
+
+
+SMALL = ["--data.height", "16", "--data.width", "16", "--data.num_frames", "3"]
+
+
+def test_reconstruct_measures_published_weights(copy_of, videos, capsys):
+    """The error of the test video is that which its reconstruction has."""
+    import evaluate
+
+    folder = copy_of("wan21")
+    arguments = ["reconstruct", "--pretrained", str(folder), "--data.path", str(videos), *SMALL]
+    assert evaluate.main(arguments) == 0
+    answers = folder / "eval" / "videos"
+    assert (answers / "reconstruct.png").exists() and str(answers) in capsys.readouterr().out
+    rows = json.loads((answers / "reconstruct.json").read_text())["rows"]
+    assert rows.keys() == {"vae", "pca", "mean_frame"}
+    x = np.load(videos / "test" / "noise" / "0.npy")[None]
+    y = contract.reconstruct(*load_pretrained(folder), x)
+    error = (np.clip((np.asarray(y) + 1) * 127.5, 0, 255) - x.astype(np.float64)) ** 2
+    assert rows["vae"]["mse"]["value"] == pytest.approx(error.mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["density", "--pretrained", "W", "--data.path", "D"], "published weights answer"),
+        (["reconstruct", "--pretrained", "W"], "published weights answer reconstruct"),
+        (
+            ["reconstruct", "--workdir", "R", "--data.height", "8"],
+            r"--data\.height is an option of",
+        ),
+    ],
+)
+def test_what_published_weights_cannot_answer_says_so(arguments, text):
+    import evaluate
+
+    with pytest.raises(ValueError, match=text):
+        evaluate.main(arguments)

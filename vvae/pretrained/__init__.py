@@ -1,0 +1,1 @@
+"""Published weights as (model, params); one file for each family of models."""

@@ -1,0 +1,224 @@
+"""A folder of published weights as diffusers writes it: config.json beside .safetensors files.
+
+Names and axes are translated by rule, so that reading and writing are one another's inverse: the
+path of a parameter is the name of its tensor, and the channel axes of a PyTorch tensor go behind
+its others (see `pretrained.layers`).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+_PARTS = "diffusion_pytorch_model-*-of-*.safetensors"
+_LEAVES = {"kernel": "weight", "scale": "weight"}
+_TYPES = {"F64", "F32", "F16", "BF16"}
+
+Path_ = tuple[str, ...]
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Returns config.json, lists as tuples.
+
+    Raises:
+      ValueError: if the folder has none, or if it is no JSON object with a _class_name.
+    """
+    path = folder / CONFIG
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("_class_name"), str):
+        raise ValueError(f"{path} is not the configuration of a model: it has no _class_name")
+    return {name: _freeze(value) for name, value in record.items()}
+
+
+def _freeze(value):
+    return tuple(map(_freeze, value)) if isinstance(value, list) else value
+
+
+def fill_settings(record: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a record, those that it lacks by default.
+
+    Args:
+      record: of `read_config`; names that begin with an underscore are no settings.
+      defaults: name -> value; its type is that which the record must have.
+
+    Raises:
+      ValueError: for an unknown setting, or one of another type.
+    """
+    given = {name: value for name, value in record.items() if not name.startswith("_")}
+    unknown = sorted(given.keys() - defaults.keys())
+    if unknown:
+        listed = ", ".join(f"{name}={given[name]!r}" for name in unknown)
+        raise ValueError(f"unknown settings of {record['_class_name']}: {listed}")
+    for name, value in given.items():
+        _check_type(name, value, defaults[name])
+    return defaults | given
+
+
+def _check_type(name: str, value, default) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if default is None:
+        fits = value is None or isinstance(value, tuple) or (isinstance(value, int) and is_number)
+    elif isinstance(default, bool | str | tuple):
+        fits = isinstance(value, type(default))
+    else:
+        fits = is_number and (isinstance(default, float) or isinstance(value, int))
+    if not fits:
+        raise ValueError(f"{name}={value!r} is not of the type of {default!r}")
+    if isinstance(default, int) and is_number and value < 1:
+        raise ValueError(f"{name}={value!r}: must be at least 1")
+
+
+# --- names and axes -----------------------------------------------------------------------------
+
+
+def tensor_name(path: Path_) -> str:
+    """Returns the published name of a parameter: ("a.0", "kernel") is "a.0.weight"."""
+    return ".".join([*path[:-1], _LEAVES.get(path[-1], path[-1])])
+
+
+def tensor_shape(path: Path_, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the published shape of a parameter of this shape."""
+    if path[-1] == "kernel":
+        return (shape[-1], shape[-2], *shape[:-2])
+    return (shape[-1], *shape[:-1]) if path[-1] == "gamma" else shape
+
+
+def from_tensor(path: Path_, tensor: np.ndarray) -> np.ndarray:
+    """Returns a published tensor with the axes of the parameter."""
+    if path[-1] == "kernel":
+        return tensor.transpose(*range(2, tensor.ndim), 1, 0)
+    return np.moveaxis(tensor, 0, -1) if path[-1] == "gamma" else tensor
+
+
+def to_tensor(path: Path_, parameter: np.ndarray) -> np.ndarray:
+    """The inverse of `from_tensor`."""
+    if path[-1] == "kernel":
+        return parameter.transpose(-1, -2, *range(parameter.ndim - 2))
+    return np.moveaxis(parameter, -1, 0) if path[-1] == "gamma" else parameter
+
+
+def list_paths(params) -> dict[Path_, Any]:
+    """Returns path -> leaf of a dictionary of dictionaries."""
+    return {
+        tuple(entry.key for entry in path): leaf for path, leaf in jax.tree.leaves_with_path(params)
+    }
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def find_tensors(folder: Path) -> dict[str, tuple[Path, tuple[int, ...], str]]:
+    """Returns tensor name -> (file, shape, type) of a folder, from the headers of its files.
+
+    Raises:
+      ValueError: if there is no file of weights, if one is damaged, or if the extra is missing.
+    """
+    paths = sorted(folder.glob(WEIGHTS)) or sorted(folder.glob(_PARTS))
+    if not paths:
+        raise ValueError(f"{folder} holds no weights: neither {WEIGHTS} nor {_PARTS}")
+    found = {}
+    for path in paths:
+        with _open(path) as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                tensor = file.get_slice(name)
+                found[name] = path, tuple(tensor.get_shape()), tensor.get_dtype()
+    return found
+
+
+def read_params(folder: Path, shapes) -> Any:
+    """Reads parameters; nothing is read if one is missing, misshapen or too many.
+
+    Args:
+      folder: with the files of weights.
+      shapes: tree of the parameters, leaves with `shape`.
+
+    Returns:
+      The tree, float32; numbers published as float64 stay so where jax takes them.
+
+    Raises:
+      ValueError: with the list of what is missing, extra and misshapen, or for a damaged file.
+    """
+    wanted = list_paths(shapes)
+    found = find_tensors(folder)
+    problems = _compare(wanted, found)
+    if problems:
+        raise ValueError(f"{folder}: the weights are not those of config.json: {problems}")
+    leaves = [_read(path, *found[tensor_name(path)]) for path in wanted]
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def _compare(wanted: dict[Path_, Any], found: dict) -> str:
+    shapes = {tensor_name(path): tensor_shape(path, leaf.shape) for path, leaf in wanted.items()}
+    misshapen = [
+        f"{name} is {found[name][1]} and should be {shape}"
+        for name, shape in shapes.items()
+        if name in found and found[name][1] != shape
+    ]
+    other = [f"{name} ({found[name][2]})" for name in found if found[name][2] not in _TYPES]
+    parts = {
+        "missing": sorted(shapes.keys() - found.keys()),
+        "extra": sorted(found.keys() - shapes.keys()),
+        "misshapen": misshapen,
+        "of another type": other,
+    }
+    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in parts.items() if names)
+
+
+def _read(path: Path_, file_path: Path, shape: tuple[int, ...], kind: str) -> jax.Array:
+    # Opened anew for each tensor: what is mapped of a file counts as memory until it is closed.
+    with _open(file_path) as file:
+        tensor = np.asarray(file.get_tensor(tensor_name(path)))
+        dtype = jnp.result_type(np.float64 if kind == "F64" else np.float32)
+        return jax.block_until_ready(
+            jnp.array(np.ascontiguousarray(from_tensor(path, tensor), dtype))
+        )
+
+
+def _open(path: Path):
+    safetensors = _import_safetensors()
+    try:
+        return safetensors.safe_open(path, framework="numpy")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _import_safetensors():
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError as error:
+        raise ValueError(
+            "published weights need the package safetensors: pip install '.[pretrained]'"
+        ) from error
+    return safetensors
+
+
+def write_folder(folder: Path, config: dict[str, Any], params) -> None:
+    """Writes config.json and the parameters; a file that is there is replaced as a whole.
+
+    Args:
+      folder: made if missing.
+      config: the settings and _class_name.
+      params: tree of arrays.
+    """
+    save = _import_safetensors().numpy.save_file
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        tensor_name(path): np.ascontiguousarray(to_tensor(path, np.asarray(leaf)))
+        for path, leaf in list_paths(params).items()
+    }
+    part = folder / f".{WEIGHTS}"
+    save(tensors, part, metadata={"format": "pt"})
+    part.replace(folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,94 @@
+"""Published weights in, published weights out: folders as diffusers writes them."""
+
+import functools
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vvae.models import contract
+from vvae.models.bottleneck import ScaledLatents
+from vvae.models.contract import Params
+from vvae.models.grid import GridVideoVAE
+from vvae.pretrained import folder as folders
+from vvae.pretrained import ltx, vidtok, wan
+from vvae.pretrained.layers import LOG_SIGMA
+
+_FAMILIES = (wan, ltx, vidtok)
+_OWN = ("log_sigma",)  # parameters that are not published
+
+
+def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
+    """Reads published weights: a folder with config.json and .safetensors files.
+
+    Args:
+      path: the folder, as `save_pretrained` of diffusers writes it, of an AutoencoderKLWan (Wan 2.1
+        or 2.2), an AutoencoderKLQwenImage, an AutoencoderKLLTXVideo or an AutoencoderVidTok.
+
+    Returns:
+      (model, params), to be used with `vvae.encode`, `vvae.decode`, ... The latents' published mean
+      and standard deviation are `model.bottleneck.prior_mean` and `.prior_std`;
+      `model.bottleneck.normalize(z)` applies them.
+
+    Raises:
+      ValueError: for another class, an unknown setting, a damaged file, or with the list of
+        tensors that are missing, extra and misshapen.
+    """
+    folder = Path(path)
+    record = folders.read_config(folder)
+    name = record["_class_name"]
+    classes = {name: family for family in _FAMILIES for name in family.DEFAULTS}
+    if name not in classes:
+        raise ValueError(
+            f"{folder / folders.CONFIG} is of the class {name!r}, which cannot be read: only "
+            f"{', '.join(classes)}"
+        )
+    family = classes[name]
+    try:
+        model = family.build(folders.fill_settings(record, family.DEFAULTS[name]))
+    except ValueError as error:
+        raise ValueError(f"{folder / folders.CONFIG}: {error}") from error
+    shapes = jax.eval_shape(functools.partial(contract.init_variables, model), jax.random.key(0))
+    published = {name: leaf for name, leaf in shapes["params"].items() if name not in _OWN}
+    latents = jax.ShapeDtypeStruct((model.bottleneck.channels,), jnp.float32)
+    params = folders.read_params(folder, published | dict.fromkeys(family.BUFFERS, latents))
+    if family.BUFFERS:
+        mean, std = (tuple(map(float, params.pop(name))) for name in family.BUFFERS)
+        bottleneck = ScaledLatents(model.bottleneck.channels, mean, std)
+        model = model.clone(bottleneck=bottleneck)
+    channels = model.shape_HWC[-1]
+    return model, {
+        "params": params | {"log_sigma": jnp.float32(LOG_SIGMA)},
+        "stats": {"mean": jnp.zeros(channels), "std": jnp.ones(channels)},
+    }
+
+
+def save_pretrained(path: str | os.PathLike, model: GridVideoVAE, params: Params) -> None:
+    """Writes weights as a folder that diffusers and `load_pretrained` read.
+
+    Args:
+      path: the folder; made if missing.
+      model: of `load_pretrained`, or one of its families.
+      params: its variables. The standardisation must be the identity and the noise scale is not
+        written: published weights have neither.
+
+    Raises:
+      ValueError: for another model, or another standardisation.
+    """
+    families = {family.MODEL: family for family in _FAMILIES}
+    if type(model) not in families:
+        known = ", ".join(family.__name__ for family in families)
+        raise ValueError(f"{type(model).__name__} has no published form; only {known}")
+    stats = params["stats"]
+    if np.any(stats["mean"]) or np.any(stats["std"] != 1):
+        raise ValueError(
+            f"the model standardises videos by {stats}, which published weights cannot say"
+        )
+    published = {name: leaf for name, leaf in params["params"].items() if name not in _OWN}
+    family, latents = families[type(model)], model.bottleneck
+    if family.BUFFERS:
+        values = (np.float32(latents.prior_mean), np.float32(latents.prior_std))
+        published |= dict(zip(family.BUFFERS, values, strict=True))
+    folders.write_folder(Path(path), family.describe(model), published)
