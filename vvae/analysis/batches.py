@@ -1,5 +1,6 @@
 """Runs a function over all clips of a split, and chooses clips to show."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,8 @@ def map_clips(function: Callable[[dict[str, np.ndarray]], Any], clips: Clips, ba
     stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
     # [P, own batches, B, ...] -> [own batches, P, B, ...], the order of the clips.
     return jax.tree.map(
-        lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[3:])[: len(clips)],
+        # The size is given: arrays without elements, such as differences of one frame, have no -1.
+        lambda a: a.swapaxes(0, 1).reshape(math.prod(a.shape[:3]), *a.shape[3:])[: len(clips)],
         processes.gather(stacked),
     )
 
