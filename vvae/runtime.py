@@ -1,7 +1,5 @@
 """What must be set before jax starts, and where the user's caches are. Imports no jax."""
 
-import contextlib
-import ctypes
 import importlib.util
 import os
 from pathlib import Path
@@ -15,17 +13,12 @@ def cache_folder() -> Path:
     return Path(base) / "vvae"
 
 
-# The number of M_ARENA_MAX in glibc's malloc.h, and how many arenas there shall be.
-_M_ARENA_MAX, _NUM_ARENAS = -8, 2
-
-
 def prepare_jax() -> None:
     """Sets what jax reads when it starts, unless the environment says otherwise.
 
     Compiled programs are kept in the user's cache folder. Without an accelerator, XLA optimises
     less: compiling is several times faster and the convolutions are as fast (measured).
     """
-    _share_arenas()
     environment = os.environ
     environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "jax"))
     environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
@@ -34,15 +27,3 @@ def prepare_jax() -> None:
     if not any(importlib.util.find_spec(name) for name in _ACCELERATOR_PLUGINS):
         environment.setdefault("JAX_PLATFORMS", "cpu")
         environment.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
-
-
-def _share_arenas() -> None:
-    """Lets threads share memory that others of them have freed, where malloc is glibc's.
-
-    By default dozens of threads have arenas of their own, between which nothing moves: the memory
-    of a long training then grows (measured by benchmarks/soak.py).
-    """
-    if "MALLOC_ARENA_MAX" in os.environ:
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _NUM_ARENAS)
