@@ -10,9 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:  # what needs no array starts without NumPy
+    import numpy as np
 
 AUTO = "auto"
 _MAX_MESSAGE = 2000
@@ -135,6 +136,7 @@ def gather(tree: Any) -> Any:
       tree: arrays of the same shapes and dtypes in every process.
     """
     import jax
+    import numpy as np
     from jax.experimental import multihost_utils
 
     arrays, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
@@ -201,7 +203,7 @@ def require_same(what: str, text: str) -> None:
     """
     texts = gather(_to_bytes(text))
     for number, other in enumerate(texts):
-        if not np.array_equal(other, texts[0]):
+        if not (other == texts[0]).all():
             raise ValueError(
                 f"{what} of process {number} and of process 0 differ: {_to_text(other)}, "
                 f"{_to_text(texts[0])}"
@@ -228,10 +230,12 @@ def _is_connected() -> bool:
     return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
-def _to_bytes(text: str) -> np.ndarray:
+def _to_bytes(text: str) -> "np.ndarray":
+    import numpy as np
+
     data = text.encode("utf-8", "backslashreplace")[:_MAX_MESSAGE].ljust(_MAX_MESSAGE, b"\0")
     return np.frombuffer(data, np.uint8)
 
 
-def _to_text(array: np.ndarray) -> str:
+def _to_text(array: "np.ndarray") -> str:
     return array.tobytes().rstrip(b"\0").decode("utf-8", "replace")
