@@ -8,8 +8,8 @@ video. Needs OpenCV (`pip install '.[vision]'`). A few minutes on two CPU cores;
 what it reaches. The view was chosen by inner accuracy in three of the training folds; the held-out
 accuracy was printed beside it. Without a linear path: with five labels a class, 0.90 of held-out
 training environments instead of 0.78 by posterior means (0.90 instead of 0.90 by means in units of
-their uncertainty), with all labels 0.966 instead of 0.944 (one seed, 600 steps; 300 keep the
-cross-validation over five seeds within 90 minutes).
+their uncertainty), with all labels 0.966 instead of 0.944 (one seed, 600 steps; 300 should keep the
+cross-validation over five seeds within 90 minutes, which was not timed).
 """
 
 from vvae.config import Config, Data, Evaluate, Model, Train

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from vvae.analysis import few_labels, finetune, predictions
+from vvae.analysis import few_labels, finetune, predictions, probe
 from vvae.config import Evaluate
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset
 from vvae.models.sequential import SequentialVAE, init_variables
@@ -67,7 +67,7 @@ def test_interval_is_that_of_a_t_test():
 def test_coordinates_in_the_span_give_the_fit_to_the_vectors():
     train, test, _ = make_rows()
     wide = np.random.default_rng(2).normal(size=(6, 40))  # more features than videos
-    train, test = few_labels._normalize(train @ wide), few_labels._normalize(test @ wide)
+    train, test = probe.normalize_rows(train @ wide), probe.normalize_rows(test @ wide)
     plain = LogisticRegression(C=few_labels.REGULARIZATION, max_iter=500).fit(train, LABEL)
     found = few_labels.classify_by_products(train @ train.T, test @ train.T, LABEL)
     np.testing.assert_array_equal(found, plain.predict(test))

@@ -12,6 +12,8 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from vvae.analysis import probe as probes
+
 LABELS_PER_CLASS = (1, 5, 10, 50)
 NUM_DRAWS = 20
 CONFIDENCE = 0.95
@@ -98,7 +100,7 @@ def measure_few_labels(
 
 def _measure_row(train_VF, test_VF, train_label_V, test_label_V, subsets) -> list[np.ndarray]:
     mean_F = train_VF.mean(axis=0, dtype=np.float64)
-    train, test = (_normalize(x - mean_F) for x in (train_VF, test_VF))
+    train, test = (probes.normalize_rows(x - mean_F) for x in (train_VF, test_VF))
     # One thread: these matrices are small, and more threads wait for each other.
     with threadpool_limits(1):
         gram_VV, cross_UV = train @ train.T, test @ train.T
@@ -109,12 +111,6 @@ def _measure_row(train_VF, test_VF, train_label_V, test_label_V, subsets) -> lis
             return float(np.mean(found == test_label_V))
 
         return [np.array([recognise(chosen) for chosen in draws]) for draws in subsets]
-
-
-def _normalize(vector_VF: np.ndarray) -> np.ndarray:
-    """Vectors of length 1; zeros stay zeros."""
-    length_V1 = np.linalg.norm(vector_VF, axis=1, keepdims=True)
-    return vector_VF / np.maximum(length_V1, 1e-12)
 
 
 def classify_by_products(

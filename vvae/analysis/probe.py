@@ -184,7 +184,7 @@ def knn_scores(
       [V, num_classes], rows sum to 1.
     """
     mean_F, scale_F = fit_standardization(train_VF)
-    train, test = (_normalize((x - mean_F) / scale_F) for x in (train_VF, test_VF))
+    train, test = (normalize_rows((x - mean_F) / scale_F) for x in (train_VF, test_VF))
     cosine = test @ train.T
     nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :MAX_NEIGHBOURS]
     weight = np.exp((np.take_along_axis(cosine, nearest, axis=1) - 1.0) / NEIGHBOUR_TEMPERATURE)
@@ -194,7 +194,8 @@ def knn_scores(
     return scores / scores.sum(axis=1, keepdims=True)
 
 
-def _normalize(x_VF: np.ndarray) -> np.ndarray:
+def normalize_rows(x_VF: np.ndarray) -> np.ndarray:
+    """Returns vectors [V, F] of length 1; zeros stay zeros."""
     return x_VF / np.maximum(np.linalg.norm(x_VF, axis=1, keepdims=True), 1e-12)
 
 

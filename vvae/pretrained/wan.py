@@ -180,9 +180,7 @@ class ResidualDown(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        layers = [
-            ResBlock(self.features, self.dtype, name=f"resnets.{i}") for i in range(self.depth)
-        ]
+        layers = _make_blocks(self.features, self.depth, self.dtype)
         if self.step:
             layers.append(Halve(self.in_time, self.dtype, name="downsampler"))
         y, past = chain(layers, x, past)
@@ -200,9 +198,7 @@ class ResidualUp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        layers = [
-            ResBlock(self.features, self.dtype, name=f"resnets.{i}") for i in range(self.depth)
-        ]
+        layers = _make_blocks(self.features, self.depth, self.dtype)
         if not self.step:
             return chain(layers, x, past)
         layers.append(Double(self.features, self.in_time, self.dtype, name="upsampler"))
@@ -223,9 +219,7 @@ class Up(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        layers = [
-            ResBlock(self.features, self.dtype, name=f"resnets.{i}") for i in range(self.depth)
-        ]
+        layers = _make_blocks(self.features, self.depth, self.dtype)
         if self.step:
             half = self.features // 2
             layers.append(Double(half, self.in_time, self.dtype, name="upsamplers.0"))
