@@ -526,7 +526,7 @@ def write_label_curves(
       ticks: S texts under the axis, such as numbers of labels.
       title: above everything.
     """
-    figure = _new_chart((720, 420))
+    figure = _new_chart((860, 420))
     axes = figure.add_subplot()
     for number, (name, (mean_S, low_S, high_S)) in enumerate(curves.items()):
         # A little apart, so that intervals do not hide each other.
@@ -537,7 +537,7 @@ def write_label_curves(
     axes.set(xlabel="labelled training videos a class", ylabel="top-1 accuracy", title=title)
     axes.set_ylim(0.0, 1.02)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=9, loc="lower right")
+    axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _save(figure, path)
 
 
