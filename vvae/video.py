@@ -12,7 +12,7 @@ import os
 import re
 import tokenize
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,12 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from imageio.plugins.pyav import PyAVPlugin
 from PIL import Image
+
+from vvae.planes import make_shrinker
+
+Size = tuple[int, int]  # (height, width)
+# (seconds since the first frame, uint8 RGB [H, W, 3] of the size asked for, size in the file)
+Frames = Iterator[tuple[float, np.ndarray, Size]]
 
 VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".npy", ".webm")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
@@ -172,17 +178,17 @@ def iterate_frames(
     if not path.exists():
         raise VideoError(path, "no such file or folder")
     if path.is_dir():
-        frames = _iterate_image_folder(path, max_pixels)
+        frames = _iterate_image_folder(path, size, max_pixels)
     elif path.suffix.lower() == ".npy":
-        frames = _iterate_npy(path, max_pixels)
+        frames = _iterate_npy(path, size, max_pixels)
     else:
-        frames = _iterate_file(path, max_pixels)
+        frames = _iterate_file(path, size, max_pixels)
     number, shape = -1, None
-    for number, (time, frame) in enumerate(frames):
-        if shape not in (None, frame.shape):
-            raise VideoError(path, f"frame {number} is {frame.shape[:2]}, others {shape[:2]}")
-        shape = frame.shape
-        yield time, frame if size is None else _resize(frame, size)
+    for number, (time, frame, own_shape) in enumerate(frames):
+        if shape not in (None, own_shape):
+            raise VideoError(path, f"frame {number} is {own_shape}, others {shape}")
+        shape = own_shape
+        yield time, frame
     if number < 0:
         raise VideoError(path, "holds no video frames")
 
@@ -277,6 +283,14 @@ class _FramePlugin(PyAVPlugin):
         # imageio would return bare pixels: no timestamp, no rotation, no mark of damage.
         return frame
 
+    def close(self) -> None:
+        # imageio's own collects Python's garbage, for the sake of filters, which are not used here:
+        # tens of ms a file.
+        self._video_stream = None
+        if self._container is not None:
+            self._container.close()
+        self.request.finish()
+
     def limit_pixels(self, path: Path, max_pixels: int) -> None:
         """Refuses larger frames: those of the header here, later ones in the decoder."""
         context = self._video_stream.codec_context
@@ -295,13 +309,11 @@ def _check_pixels(path: Path, height: int, width: int, max_pixels: int) -> None:
         )
 
 
-def _iterate_file(path: Path, max_pixels: int) -> Iterator[tuple[float, np.ndarray]]:
+def _iterate_file(path: Path, size: Size | None, max_pixels: int) -> Frames:
     number, first, time, end = 0, None, 0.0, 0.0
     # A frame is handed out when the next one is there: the last of a cut file may be half of one.
     held = None
-    # One converter for all frames, in this thread: starting threads for each small frame takes
-    # several times as long as its conversion.
-    to_rgb = functools.partial(VideoReformatter().reformat, format="rgb24", threads=1)
+    to_rgb = _make_converter(size)
     try:
         with iio.imopen(path, "r", plugin=_FramePlugin) as file:
             file.limit_pixels(path, max_pixels)
@@ -311,11 +323,12 @@ def _iterate_file(path: Path, max_pixels: int) -> Iterator[tuple[float, np.ndarr
                 if frame.is_corrupt:
                     raise VideoError(path, f"frame {number} is damaged")
                 time = end if frame.time is None else frame.time
-                end = time + (float(frame.duration * frame.time_base) or step)
+                end = time + (frame.duration * float(frame.time_base) or step)
                 first = time if first is None else first
                 if held is not None:
                     yield held
-                held = time - first, _rotate(path, to_rgb(frame).to_ndarray(), frame.rotation)
+                turns = _count_turns(path, frame.rotation)
+                held = time - first, to_rgb(frame, turns), _turn((frame.height, frame.width), turns)
                 number += 1
     except VideoError:
         raise
@@ -375,15 +388,37 @@ def _find_stated_end(container) -> tuple[float | None, list]:
     return None, [stream]
 
 
-def _rotate(path: Path, frame: np.ndarray, degrees: int) -> np.ndarray:
-    """Turns a frame anticlockwise by the container's rotation."""
+def _make_converter(size: Size | None) -> Callable[[av.VideoFrame, int], np.ndarray]:
+    """Returns (frame, quarter turns anticlockwise) -> uint8 RGB of the size, turned."""
+    # One converter for all frames, in this thread: starting threads for each small frame takes
+    # several times as long as its conversion.
+    to_rgb = functools.partial(VideoReformatter().reformat, format="rgb24", threads=1)
+    shrink = make_shrinker()
+
+    def convert(frame: av.VideoFrame, turns: int) -> np.ndarray:
+        before = None if size is None else _turn(size, turns)
+        rgb_HWC = None if before is None else shrink(frame, before)
+        if rgb_HWC is None:
+            rgb_HWC = _resize(to_rgb(frame).to_ndarray(), before)
+        return np.ascontiguousarray(np.rot90(rgb_HWC, turns)) if turns else rgb_HWC
+
+    return convert
+
+
+def _count_turns(path: Path, degrees: int) -> int:
+    """Returns the container's rotation in quarter turns anticlockwise, 0 to 3."""
     turns, rest = divmod(degrees, 90)
     if rest:
         raise VideoError(path, f"rotated by {degrees} degrees; only multiples of 90 can be read")
-    return np.ascontiguousarray(np.rot90(frame, turns)) if turns % 4 else frame
+    return turns % 4
 
 
-def _iterate_image_folder(folder: Path, max_pixels: int) -> Iterator[tuple[float, np.ndarray]]:
+def _turn(size: Size, turns: int) -> Size:
+    """Returns the size after so many quarter turns; as well, the size before them."""
+    return size[::-1] if turns % 2 else size
+
+
+def _iterate_image_folder(folder: Path, size: Size | None, max_pixels: int) -> Frames:
     names = sorted(filter(_is_image, os.listdir(folder)), key=_natural_key)
     for number, name in enumerate(names):
         try:
@@ -396,7 +431,8 @@ def _iterate_image_folder(folder: Path, max_pixels: int) -> Iterator[tuple[float
             raise VideoError(
                 folder, f"frame {number} ({name}) is unreadable ({_first_line(error)})"
             ) from error
-        yield number / NOMINAL_FPS, _image_to_rgb(folder / name, image)
+        rgb_HWC = _image_to_rgb(folder / name, image)
+        yield number / NOMINAL_FPS, _resize(rgb_HWC, size), rgb_HWC.shape[:2]
 
 
 def _image_to_rgb(path: Path, image: np.ndarray) -> np.ndarray:
@@ -413,7 +449,7 @@ def _image_to_rgb(path: Path, image: np.ndarray) -> np.ndarray:
     return np.repeat(image[..., :1], 3, axis=-1) if gray else np.ascontiguousarray(image[..., :3])
 
 
-def _iterate_npy(path: Path, max_pixels: int) -> Iterator[tuple[float, np.ndarray]]:
+def _iterate_npy(path: Path, size: Size | None, max_pixels: int) -> Frames:
     try:
         frames = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError) as error:
@@ -428,14 +464,15 @@ def _iterate_npy(path: Path, max_pixels: int) -> Iterator[tuple[float, np.ndarra
         )
     _check_pixels(path, *frames.shape[1:3], max_pixels)
     for number, frame in enumerate(frames):
-        yield number / NOMINAL_FPS, _image_to_rgb(path, np.array(frame))
+        rgb_HWC = _image_to_rgb(path, np.array(frame))
+        yield number / NOMINAL_FPS, _resize(rgb_HWC, size), rgb_HWC.shape[:2]
 
 
-def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resize(frame: np.ndarray, size: Size | None) -> np.ndarray:
     """Resizes uint8 [H, W, 3]: area mean where it shrinks, bilinear where it grows."""
-    height, width = size
-    if frame.shape[:2] == (height, width):
+    if size is None or frame.shape[:2] == tuple(size):
         return frame
+    height, width = size
     grows = height > frame.shape[0] or width > frame.shape[1]
     # swscale's "area" was faster but turned white into 253 and lost up to 0.5 of the mean.
     method = Image.Resampling.BILINEAR if grows else Image.Resampling.BOX
