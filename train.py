@@ -174,6 +174,7 @@ def train(request: Request) -> bool:
                         scores = validate(done, state, report)
                         checkpointer.save(done, state, {"next_step": done}, scores)
                         processes.wait_for_all()  # the first one has drawn a sheet
+                        runtime.release_memory()
                 if is_last:
                     break
         batches.close()
