@@ -94,11 +94,12 @@ def _measure_seed(module, options: argparse.Namespace, seed: int) -> list[Measur
 
 
 def _describe_machine() -> str:
-    """Returns the kind of the first device that jax has, and the number of CPU cores."""
+    """Returns the kind of the first device that jax has, and how many CPU cores may be used."""
     runtime.prepare_jax()
     import jax
 
-    return f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{jax.devices()[0].device_kind}, CPU cores: {cores}"
 
 
 if __name__ == "__main__":
