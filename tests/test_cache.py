@@ -14,6 +14,7 @@ from vvae.data.cache import (
     Entry,
     Limits,
     _check_digest,
+    _find_layout,
     cache_videos,
     identify_file,
     open_codes,
@@ -88,6 +89,20 @@ def test_codes_are_mapped_read_only(tmp_path, cache):
     codes = open_codes(entries[0].codes.path)
     assert isinstance(codes, np.memmap) and not codes.flags.writeable
     assert os.path.getsize(entries[0].codes.path) == CLIP_FILE_BYTES
+
+
+def test_clips_cut_off_after_they_were_first_read_are_no_clips(tmp_path, cache):
+    frames = write_noise(tmp_path / "a.mp4", 8)
+    entries, _ = fill([tmp_path / "a.mp4"], cache)
+    clips = gather_clips(FORMAT, [VIDEO], [entries[0]], [])
+    np.testing.assert_array_equal(clips.read([1, 0]), frames.reshape(2, 4, 6, 8, 3)[::-1])
+    os.truncate(entries[0].codes.path, CLIP_FILE_BYTES)
+    np.testing.assert_array_equal(clips.read([0])[0], frames[:4])
+    with pytest.raises(ValueError, match="is damaged: it ends within clip 1"):
+        clips.read([1])
+    os.unlink(entries[0].codes.path)
+    with pytest.raises(FileNotFoundError, match="was removed from the cache while in use"):
+        clips.read([0])
 
 
 def test_entry_lost_while_in_use_is_an_error_in_words(tmp_path, cache):
@@ -174,8 +189,8 @@ def test_a_flipped_bit_in_a_cached_clip_is_found_and_the_video_decoded_again(
     content = bytearray(path.read_bytes())
     content[int(place * len(content))] ^= 1
     path.write_bytes(content)
-    open_codes.cache_clear()
-    _check_digest.cache_clear()  # as in another process
+    for known in (open_codes, _find_layout, _check_digest):
+        known.cache_clear()  # as in another process
     with pytest.raises(ValueError, match=rf"{path.name} is damaged: its SHA-256 .*same command"):
         clips.read([0])
     entries, decoded = fill([tmp_path / "a.mp4"], cache)

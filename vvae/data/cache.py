@@ -1,6 +1,6 @@
 """Decoded clips on disk, so that a video is decoded once.
 
-One entry a video: `KEY.npy`, uint8 [N, T, H, W, C], which readers map into memory, and `KEY.json`
+One entry a video: `KEY.npy`, uint8 [N, T, H, W, C], from which clips are read, and `KEY.json`
 with the frames' numbers, times and masks, or the reason why the video is broken. The key is a hash
 of the file's identity and the clip format. Both files are written under temporary names and then
 renamed; the .json comes last and makes the entry valid. It holds the SHA-256 of the .npy file,
@@ -27,7 +27,7 @@ from vvae.data.views import get_view
 from vvae.data.workers import WorkerError, run_in_workers
 from vvae.video import MAX_PIXELS, FrameTooLargeError, VideoError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: frames are shrunk as planes of brightness and colour
 _MAX_OPEN_FILES = 512
 
 
@@ -201,10 +201,48 @@ def open_codes(path: str, digest: str | None = None) -> np.ndarray:
         FileNotFoundError: if the entry has been removed since the data set was opened.
         ValueError: if the file is not what was written; the entry is removed.
     """
-    try:
+    with _naming_loss(path):
         if digest is not None:
             _check_digest(path, digest)
         return np.load(path, mmap_mode="r")
+
+
+def read_clip(file: CodesFile, number: int, corner: tuple[int, int], out_THWC: np.ndarray) -> None:
+    """Reads one clip of a video, or a part of its frames.
+
+    Args:
+        file: of the video.
+        number: of the clip.
+        corner: first row and column.
+        out_THWC: uint8, filled with the frames from there on; contiguous.
+
+    Raises:
+        FileNotFoundError, ValueError: as in `open_codes`.
+    """
+    (y, x), (height, width) = corner, out_THWC.shape[1:3]
+    offset, shape = _find_layout(file.path, file.digest)
+    if shape[1:] != out_THWC.shape:
+        mapped_THWC = open_codes(file.path, file.digest)[number]
+        out_THWC[:] = mapped_THWC[:, y : y + height, x : x + width]
+        return
+    # A tenth of the time of mapping the file, which must be done again where there are many.
+    with _naming_loss(file.path), open(file.path, "rb", buffering=0) as handle:
+        handle.seek(offset + number * out_THWC.nbytes)
+        if handle.readinto(memoryview(out_THWC).cast("B")) != out_THWC.nbytes:
+            raise ValueError(f"{file.path} is damaged: it ends within clip {number}")
+
+
+@functools.cache
+def _find_layout(path: str, digest: str | None) -> tuple[int, tuple[int, ...]]:
+    """Returns where the array begins in its file, and its shape."""
+    mapped = open_codes(path, digest)
+    return mapped.offset, mapped.shape
+
+
+@contextlib.contextmanager
+def _naming_loss(path: str) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path} was removed from the cache while in use: start again, with a larger "

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vvae.data.cache import CodesFile, Entry, open_codes
+from vvae.data.cache import CodesFile, Entry, read_clip
 from vvae.data.listing import Video
 from vvae.data.sampling import ClipFormat
 from vvae.data.views import View, get_view
@@ -67,13 +67,9 @@ class Clips:
             ValueError: if the cache holds other bytes than were written.
         """
         codes_NTHWC = np.empty((len(ids), *self.clip_format.clip_shape), np.uint8)
-        height, width = codes_NTHWC.shape[2:4]
-        for row, clip in enumerate(ids):
-            video = self.video_index_N[clip]
-            y, x = self.corner_V[video]
-            file = self.codes_files[video]
-            codes_THWC = open_codes(file.path, file.digest)[self.position_N[clip]]
-            codes_NTHWC[row] = codes_THWC[:, y : y + height, x : x + width]
+        for codes_THWC, clip in zip(codes_NTHWC, ids, strict=True):
+            video, number = self.video_index_N[clip], int(self.position_N[clip])
+            read_clip(self.codes_files[video], number, self.corner_V[video], codes_THWC)
         return codes_NTHWC
 
     def select(self, ids: Sequence[int] | np.ndarray) -> "Clips":
