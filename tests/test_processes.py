@@ -89,19 +89,28 @@ class Run:
     def start_two(self, others=()):
         return start_two("train.py", *self.arguments, others=others)
 
-    def finish_one(self):
-        return finish([start("train.py", *self.arguments, num_devices=4)])
+    def start_one(self):
+        return [start("train.py", *self.arguments, num_devices=4)]
 
-    def send_at(self, num_lines, victim, number):
-        """Starts two processes and sends a signal to one when the log has so many lines."""
+    def send_at(self, num_lines, begin, victim, number):
+        """Begins and sends a signal to one of the processes when the log has so many lines."""
         self.workdir.mkdir(parents=True, exist_ok=True)
         with Watch(self.workdir) as watch:
-            started = self.start_two()
+            started = begin()
             for name in watch.names(is_alive=lambda: started[0].poll() is None):
                 if name == "metrics.jsonl" and len(self.read_lines()) >= num_lines:
                     started[victim].send_signal(number)
                     return started
         raise AssertionError(f"ended without the event: {started[0].communicate()}")
+
+    def kill_one(self, victim):
+        """Kills one of two processes after two steps; the other one must end by itself."""
+        num_lines = len(self.read_lines()) + 2
+        started = self.send_at(num_lines, self.start_two, victim, signal.SIGKILL)
+        assert started[victim].wait() == -signal.SIGKILL
+        survivor = started[1 - victim]
+        _, errors = survivor.communicate(timeout=HANGS)
+        assert survivor.returncode not in (0, 75), errors
 
     def read_lines(self):
         """The lines of the log by kind and step, without what they took."""
@@ -128,12 +137,13 @@ def uninterrupted(folder, tmp_path_factory):
     return run
 
 
-def assert_close(lines, expected):
+def assert_trained_alike(lines, expected):
+    """Losses, gradients and all else that a step has reported are those expected."""
+    lines = {key: row for key, row in lines.items() if key[0] == "train"}
+    assert len(lines) == NUM_STEPS
     for key, row in lines.items():
-        assert row.keys() == expected[key].keys()
-        for name in row:
-            if isinstance(row[name], float):
-                np.testing.assert_allclose(row[name], expected[key][name], rtol=1e-5, err_msg=name)
+        for name in row.keys() - {"kind"}:
+            np.testing.assert_allclose(row[name], expected[key][name], rtol=1e-5, err_msg=name)
 
 
 def test_only_the_first_process_writes(uninterrupted):
@@ -161,17 +171,14 @@ def test_evaluation_is_the_same_bit_by_bit_for_one_process_and_for_two(uninterru
 def test_stopped_killed_and_continued_by_as_many_or_by_one(uninterrupted, folder, tmp_path):
     """A signal to one process stops both at the same step; a kill of one ends the other."""
     run, expected = Run(folder, tmp_path), uninterrupted.read_lines()
-    printed = finish(run.send_at(1, victim=1, number=signal.SIGTERM), status=75)
+    printed = finish(run.send_at(1, run.start_two, victim=1, number=signal.SIGTERM), status=75)
     assert f"go on: python train.py --workdir {run.workdir}" in printed[0][0]
     stop = max(step for _, step in run.read_lines())
     assert 1 <= stop < NUM_STEPS
     alone = Run(folder, tmp_path / "alone")
     shutil.copytree(run.workdir, alone.workdir)
 
-    survivor, killed = run.send_at(len(run.read_lines()) + 2, victim=1, number=signal.SIGKILL)
-    _, errors = survivor.communicate(timeout=HANGS)
-    assert killed.wait() == -signal.SIGKILL
-    assert survivor.returncode not in (0, 75), errors
+    run.kill_one(victim=1)
     assert len(run.read_lines()) < len(expected)
 
     finish(run.start_two())
@@ -181,12 +188,18 @@ def test_stopped_killed_and_continued_by_as_many_or_by_one(uninterrupted, folder
     assert run.read_files() == uninterrupted.read_files()
 
     # One process of four devices goes on from the same checkpoint: losses and gradients.
-    alone.finish_one()
-    lines = {key: row for key, row in alone.read_lines().items() if key[0] == "train"}
-    assert len(lines) == NUM_STEPS
-    for key, row in lines.items():
-        for name in row.keys() - {"kind"}:
-            np.testing.assert_allclose(row[name], expected[key][name], rtol=1e-5, err_msg=name)
+    finish(alone.start_one())
+    assert_trained_alike(alone.read_lines(), expected)
+
+
+def test_begun_by_one_process_and_continued_by_two(uninterrupted, folder, tmp_path):
+    """A kill of the first of two, to which the other one is connected, ends both as well."""
+    run = Run(folder, tmp_path)
+    finish(run.send_at(1, run.start_one, victim=0, number=signal.SIGTERM), status=75)
+    assert 1 <= max(step for _, step in run.read_lines()) < NUM_STEPS
+    run.kill_one(victim=0)
+    finish(run.start_two())
+    assert_trained_alike(run.read_lines(), uninterrupted.read_lines())
 
 
 def test_what_one_process_lacks_ends_all_with_its_reason(folder, tmp_path):
