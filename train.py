@@ -5,6 +5,7 @@ python train.py --data.path FOLDER                  your own videos
 python train.py configs/article.py --optim.learning_rate 3e-4
 python train.py --workdir RUN                       continues RUN with its own settings
 python train.py --init_from RUN                     starts from the parameters of RUN
+python train.py configs/published.py --init_from FOLDER --data.path FOLDER     published weights
 python train.py --workdir RUN --parallel.coordinator auto     one of several: docs/distributed.md
 """
 
@@ -66,7 +67,10 @@ def read_request(arguments: list[str]) -> Request:
         "--workdir", type=Path, metavar="RUN", help="run directory, new or to go on with"
     )
     parser.add_argument(
-        "--init_from", "--init-from", metavar="RUN", help="run to take the first parameters from"
+        "--init_from",
+        "--init-from",
+        metavar="RUN",
+        help="run, or folder of published weights, to take the first parameters from",
     )
     cli.add_process_options(parser)
     if {"-h", "--help"} & set(arguments):
@@ -101,7 +105,7 @@ def train(request: Request) -> bool:
     from vvae.training.cost import measure_step
     from vvae.training.parallel import make_runner
 
-    config, workdir = request.config, request.workdir
+    config, workdir = session.adopt_network(request.config, request.init_from), request.workdir
 
     # Devices, and what the work will take.
     runner = make_runner(config.parallel.kind)

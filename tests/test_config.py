@@ -7,7 +7,7 @@ import pytest
 
 from vvae import config as settings
 from vvae.cli import parse_settings
-from vvae.config import Config, Data, Evaluate, Model, Train
+from vvae.config import Causal, Config, Data, Evaluate, Model, Optim, Train
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 
@@ -72,6 +72,20 @@ def test_arguments_change_settings():
     assert config.data.flip is True
     assert config.model.widths == (8, 16)
     assert config.data.path == "a"
+
+
+@pytest.mark.parametrize("option", ["--optim.freeze", "--causal.stem"])
+def test_none_is_a_word_where_a_setting_has_it(option):
+    start = Config(
+        model=Model(kind="causal"),
+        causal=Causal(stem="patch"),
+        optim=Optim(freeze="encoder"),
+        evaluate=Evaluate(tasks=("density",)),
+    )
+    section, name = option[2:].split(".")
+    changed = parse_settings([option, "none", "--train.profile", "none"], start)
+    assert getattr(getattr(changed, section), name) == "none"
+    assert changed.train.profile is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import difflib
 import errno
 import io
@@ -10,6 +11,7 @@ import re
 import signal
 import sys
 import traceback
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -80,7 +82,7 @@ def parse_settings(
     for word in arguments:
         if word.startswith("--") and difflib.get_close_matches(word, options, n=1, cutoff=0.8):
             raise ValueError(describe_unknown("option", word, options))
-    arguments = [_PLAIN_WORDS.get(word, word) for word in arguments]
+    arguments = _spell_values(arguments)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -95,6 +97,27 @@ def parse_settings(
         if not stop.code:
             raise
         raise ValueError(_one_line(complaint.getvalue())) from None
+
+
+def _spell_values(arguments: list[str]) -> list[str]:
+    """Returns the arguments with true, false and none as Python has them, where they mean that."""
+    choices, option, spelt = _find_choices(Config), "", []
+    for word in arguments:
+        option = word if word.startswith("--") else option
+        is_choice = word in choices.get(option.replace("-", "_"), ())
+        spelt.append(word if is_choice else _PLAIN_WORDS.get(word, word))
+    return spelt
+
+
+def _find_choices(section: type, prefix: str = "__") -> dict[str, tuple]:
+    """Returns option -> its words, of every setting that is one of several; with underscores."""
+    found = {}
+    for name, hint in typing.get_type_hints(section).items():
+        if dataclasses.is_dataclass(hint):
+            found |= _find_choices(hint, f"{prefix}{name}.")
+        elif typing.get_origin(hint) is typing.Literal:
+            found[prefix + name] = typing.get_args(hint)
+    return found
 
 
 def run_main(main: Callable[[list[str]], int], end: Callable[[int], None] = sys.exit) -> None:

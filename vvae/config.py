@@ -26,8 +26,8 @@ TASKS = (
     "latents",
 )
 TILE_TASKS = ("density", "anomaly")
-CAUSAL_TASKS = ("reconstruct", "density", "latents")
-ONLY_CAUSAL_TASKS = ("latents",)
+GRID_TASKS = ("reconstruct", "density", "latents")
+ONLY_GRID_TASKS = ("latents",)
 
 DEFAULT_BASELINES = ("random_encoder", "frame_pca", "chance")
 BASELINES = (
@@ -112,8 +112,8 @@ class Data:
     brightness: float = 0.0
     """Augmentation: change a clip's brightness by up to this fraction."""
     images: float = 0.0
-    """Share of training clips that are one of their frames alone, for model.kind=causal. They take
-    as much time as whole clips."""
+    """Share of training clips that are one of their frames alone, for model.kind=causal or
+    published. They take as much time as whole clips."""
     cache_dir: str | None = _runtime(None)
     """Where decoded clips are kept; None is the user's cache folder."""
     cache_gb: float = _runtime(20.0)
@@ -137,10 +137,14 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """SequentialVAE: a latent a frame with dynamics, and one latent a clip; or CausalVideoVAE."""
+    """SequentialVAE: a latent a frame with dynamics, and one latent a clip; or CausalVideoVAE, or a
+    network with published weights."""
 
-    kind: Literal["sequential", "causal"] = "sequential"
-    """sequential: the settings below; causal: a grid of latents, by the settings causal.*."""
+    kind: Literal["sequential", "causal", "published"] = "sequential"
+    """sequential: the settings below; causal: a grid of latents, by the settings causal.*;
+    published: the network of the weights that --init_from names."""
+    network: str = ""
+    """The published network, as JSON; written here by --init_from FOLDER."""
     widths: tuple[int, ...] = (32, 64, 128)
     """Channels after each stride-2 convolution; their number is how often a frame is halved, () for
     dense layers alone."""
@@ -166,6 +170,8 @@ class Model:
     """Activations of the convolutional networks."""
 
     def __post_init__(self):
+        fits = not self.network or self.kind == "published"
+        _require(fits, "model.network", self.network, "needs model.kind=published")
         rule = "must be greater than 0"
         _require(min(self.widths, default=1) > 0, "model.widths", self.widths, rule)
         _require_positive("model", self, "hidden", "latent_dim", "num_components")
@@ -218,7 +224,7 @@ class Objective:
     """The ELBO and what is done to it while training; reported ELBOs have none of it.
 
     The settings from likelihood to wavelet are weights of sums over a clip's elements; all but
-    likelihood need model.kind=causal.
+    likelihood need model.kind=causal or published.
     """
 
     beta: float = 1.0
@@ -252,7 +258,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Critic:
-    """A critic of patches of videos that model.kind=causal is trained against."""
+    """A critic of patches of videos that models with a grid of latents are trained against."""
 
     weight: float = 0.0
     """Of the critic's gradient, in units of the norm of that of all other terms; 0 for none."""
@@ -291,7 +297,8 @@ class Optim:
     ema_decay: float = 0.995
     """Decay of the moving average of the parameters, which evaluation uses."""
     freeze: Literal["none", "encoder"] = "none"
-    """encoder: only the decoder of model.kind=causal is trained, such as after --init_from."""
+    """encoder: only the decoder is trained, such as after --init_from; not of
+    model.kind=sequential."""
 
     def __post_init__(self):
         _require_positive("optim", self, "learning_rate", "clip_norm", "sigma_rate")
@@ -311,8 +318,8 @@ class Train:
     """Passes over the training clips; None to count in steps."""
     clip_lengths: tuple[int, ...] = ()
     """Frames of the clips in equal parts of the training, such as 5 9 17, each at most
-    data.num_frames, for model.kind=causal; () for whole clips. Speeds are told as if they were
-    whole."""
+    data.num_frames, for model.kind=causal or published; () for whole clips. Speeds are told as if
+    they were whole."""
     accumulate: int | None = None
     """Parts of a device's batch that are computed one after the other; None is parts of about 32
     frames on a CPU, where they are fastest, and the whole on accelerators."""
@@ -446,7 +453,7 @@ class Config:
     def __post_init__(self):
         if self.model.kind == "sequential":
             self._check_size()
-            self._check_causal_only()
+            self._check_grid_only()
         if self.data.tile is not None:
             self._check_tile()
         self.check_tasks(self.evaluate.tasks)
@@ -471,8 +478,8 @@ class Config:
             rule += f"{len(self.model.widths)} times"
             _require(value % scale == 0, f"data.{name}", value, rule)
 
-    def _check_causal_only(self):
-        rule = "needs model.kind=causal"
+    def _check_grid_only(self):
+        rule = "needs model.kind=causal or published"
         for name in ("l1", "mse", "lpips", "wavelet"):
             value = getattr(self.objective, name)
             _require(value == 0.0, f"objective.{name}", value, rule)
@@ -491,14 +498,14 @@ class Config:
 
     def check_tasks(self, tasks):
         """Raises ValueError for a task that the model or tiles of frames cannot answer."""
-        if self.model.kind == "causal":
-            rule = f"model.kind=causal answers {', '.join(CAUSAL_TASKS)} so far"
+        if self.model.kind == "sequential":
             for task in tasks:
-                _require(task in CAUSAL_TASKS, "evaluate.tasks", task, rule)
+                known = task not in ONLY_GRID_TASKS
+                _require(known, "evaluate.tasks", task, "needs model.kind=causal or published")
         else:
+            rule = f"model.kind={self.model.kind} answers {', '.join(GRID_TASKS)} so far"
             for task in tasks:
-                known = task not in ONLY_CAUSAL_TASKS
-                _require(known, "evaluate.tasks", task, "needs model.kind=causal")
+                _require(task in GRID_TASKS, "evaluate.tasks", task, rule)
         rule = f"needs whole frames, and data.tile={self.data.tile} cuts them; of tiles there are "
         rule += ", ".join(TILE_TASKS)
         for task in tasks:
@@ -507,8 +514,8 @@ class Config:
 
     def _check_likelihood(self):
         likelihood, view = self.model.likelihood, self.data.view
-        if self.model.kind == "causal":
-            rule = "model.kind=causal has a gaussian one"
+        if self.model.kind != "sequential":
+            rule = f"model.kind={self.model.kind} has a gaussian one"
             _require(likelihood == "gaussian", "model.likelihood", likelihood, rule)
         if self.objective.lpips:
             rule = "objective.lpips needs pictures: gray or rgb"

@@ -36,7 +36,9 @@ from vvae.data.tiles import cut_tiles
 from vvae.models import contract
 from vvae.models.bottleneck import FiniteScalars, GaussianLatents
 from vvae.models.causal import CausalVideoVAE
+from vvae.models.grid import GridVideoVAE
 from vvae.models.sequential import SequentialVAE
+from vvae.pretrained.load import build_network
 from vvae.training.checkpoint import Checkpointer
 
 PACKAGES = ("vvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "imageio", "av")
@@ -260,11 +262,31 @@ def frame_size(config: Config) -> tuple[int, int]:
     return (data.height, data.width) if data.tile is None else (data.tile, data.tile)
 
 
-def build_model(config: Config, num_channels: int) -> SequentialVAE | CausalVideoVAE:
-    """Returns the model that the settings describe, for frames of num_channels channels."""
-    shape_HWC = (*frame_size(config), num_channels)
-    build = _build_sequential if config.model.kind == "sequential" else _build_causal
-    return build(config, shape_HWC)
+def build_model(config: Config, num_channels: int) -> SequentialVAE | GridVideoVAE:
+    """Returns the model that the settings describe, for frames of num_channels channels.
+
+    Raises:
+      ValueError: if a published network is not there, or takes other videos.
+    """
+    builders = {
+        "sequential": _build_sequential,
+        "causal": _build_causal,
+        "published": _build_published,
+    }
+    return builders[config.model.kind](config, (*frame_size(config), num_channels))
+
+
+def _build_published(config: Config, shape_HWC: tuple[int, int, int]) -> GridVideoVAE:
+    if not config.model.network:
+        raise ValueError("model.kind=published needs --init_from FOLDER, of published weights")
+    model = build_network(config.model.network)
+    channels = model.shape_HWC[-1]
+    if channels != shape_HWC[-1]:
+        raise ValueError(
+            f"data.view={config.data.view!r} has {shape_HWC[-1]} channel(s), and the published "
+            f"network takes videos of {channels}"
+        )
+    return model.clone(shape_HWC=shape_HWC)
 
 
 def _build_causal(config: Config, shape_HWC: tuple[int, int, int]) -> CausalVideoVAE:

@@ -7,6 +7,7 @@ import math
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -42,8 +43,10 @@ from vvae.models.bottleneck import GaussianLatents
 from vvae.models.causal import CausalVideoVAE
 from vvae.models.contract import init_variables
 from vvae.models.critic import PatchCritic
+from vvae.models.grid import GridVideoVAE
 from vvae.models.ppca import FrameSpectrum, start_at_ppca, start_blocks_at_ppca, whiten_blocks
 from vvae.models.sequential import SequentialVAE, replace_clip_prior
+from vvae.pretrained.load import describe_network, is_published, load_pretrained
 from vvae.training import estimate, optimizer
 from vvae.training.adversarial_step import Adversary, adversarial_step
 from vvae.training.checkpoint import Checkpointer, DamagedError
@@ -91,10 +94,42 @@ def count_parts(config: Config, runner) -> int:
     return clips // max(n for n in range(1, clips + 1) if clips % n == 0 and n <= wanted)
 
 
+def adopt_network(config: Config, init_from: str | None) -> Config:
+    """Returns the settings with the network of the published weights that training starts from.
+
+    Args:
+      config: the settings.
+      init_from: published weights, or a run; None for a fresh start.
+
+    Raises:
+      ValueError: for published weights without model.kind=published, or the other way round.
+    """
+    if config.model.kind != "published":
+        if init_from is not None and is_published(init_from):
+            raise ValueError(
+                f"--init_from {init_from} holds published weights: they need "
+                f"model.kind=published, not {config.model.kind}; see configs/published.py"
+            )
+        return config
+    if init_from is None:
+        return config
+    if is_published(init_from):
+        network = describe_network(load_pretrained(init_from)[0])
+    else:
+        network = runs.open_run(init_from).config.model.network
+    return replace(config, model=replace(config.model, network=network))
+
+
 def print_estimate(config: Config, runner, num_parts: int) -> None:
-    """Prints what the training will take, before anything long begins."""
-    train, network = config.train, _describe_network(config)
+    """Prints what the training will take, before anything long begins.
+
+    Of published networks, which have no formula, only the number of parameters.
+    """
     num_parameters = count_parameters(config)
+    if config.model.kind == "published":
+        print(f"estimate: {num_parameters:,} parameters of a published network", flush=True)
+        return
+    train, network = config.train, _describe_network(config)
     frames = train.batch_size * config.data.num_frames
     frames_at_once = frames // (num_parts * runner.num_devices)
     memory = estimate.estimate_bytes(network, num_parameters, frames_at_once)
@@ -197,7 +232,7 @@ def count_steps(train: Train, dataset: Dataset) -> int:
 
 def print_epochs(config: Config, num_steps: int) -> None:
     """Prints what training in epochs will take, which is known once the data are."""
-    if config.train.num_epochs is not None:
+    if config.train.num_epochs is not None and config.model.kind != "published":
         text = _estimate_duration(config, num_steps)
         print(f"estimate: {config.train.num_epochs} epochs, {text}", flush=True)
 
@@ -389,6 +424,11 @@ def make_state(model, tx, dataset: Dataset, config: Config) -> TrainState:
                 beta = config.objective.beta
                 params = start_blocks_at_ppca(model, params, stats, variance_D, beta)
         return init_state(params, stats, tx, start_critic(config))
+    if isinstance(model, GridVideoVAE):
+        # Published weights take videos as they are; the parameters are replaced by theirs.
+        channels = model.shape_HWC[-1]
+        stats = {"mean": jnp.zeros(channels), "std": jnp.ones(channels)}
+        return init_state(params, stats, tx, start_critic(config))
     mean_HWC, std = pixel_statistics(clips)
     stats = {"mean": jnp.asarray(mean_HWC), "std": jnp.float32(std)}
     if model.linear:
@@ -431,13 +471,17 @@ def restore_state(
     return state
 
 
-def take_parameters(state: TrainState, workdir: str) -> TrainState:
-    """Returns the state with the best parameters of another run, and their standardisation.
+def take_parameters(state: TrainState, source: str) -> TrainState:
+    """Returns the state with other parameters, and their standardisation.
+
+    Args:
+      state: the state.
+      source: a run, whose best parameters are taken, or a folder of published weights.
 
     Raises:
-      ValueError: if that run's network has other parameters.
+      ValueError: if that network has other parameters.
     """
-    _, other = runs.load(workdir)
+    _, other = load_pretrained(source) if is_published(source) else runs.load(source)
     shapes = [
         {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
         for tree in (state.params, other["params"])
@@ -445,7 +489,7 @@ def take_parameters(state: TrainState, workdir: str) -> TrainState:
     differing = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
     if differing:
         raise ValueError(
-            f"--init_from {workdir}: its network differs in {differing[0]} "
+            f"--init_from {source}: its network differs in {differing[0]} "
             f"({shapes[1].get(differing[0])}, here {shapes[0].get(differing[0])})"
         )
     params, stats = (jax.tree.map(jnp.asarray, other[name]) for name in ("params", "stats"))

@@ -17,7 +17,7 @@ no term.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -182,6 +182,8 @@ class CausalVideoVAE(GridVideoVAE):
     dtype: Any = jnp.float32
     extent: Extent = None
 
+    last_layer: ClassVar[tuple[str, ...]] = ("decoder", "head", "conv")
+
     def setup(self):
         self._check_settings()
         finest = self.extent
@@ -242,13 +244,8 @@ class CausalVideoVAE(GridVideoVAE):
 
     @nn.nowrap
     def encoder_modules(self) -> tuple[str, ...]:
-        """Names of the modules whose parameters the latents depend on."""
+        """See `GridVideoVAE`."""
         return ("encoder", "linear_encoder") if self.stem == "pca" else ("encoder",)
-
-    @nn.nowrap
-    def last_kernel(self, params) -> jax.Array:
-        """Kernel of the decoder's last convolution."""
-        return params["decoder"]["head"]["conv"]["kernel"]
 
     # --- networks ------------------------------------------------------------------------------
 

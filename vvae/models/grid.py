@@ -4,7 +4,9 @@ A model says what its encoder and decoder are, and how much they compress. Every
 videos of any length and size, streaming, the terms of the ELBO and samples.
 """
 
+import functools
 import math
+import operator
 from typing import ClassVar
 
 import flax.linen as nn
@@ -34,6 +36,7 @@ class GridVideoVAE(nn.Module):
     shape_HWC: tuple[int, int, int]
 
     likelihood: ClassVar[str] = "gaussian"
+    last_layer: ClassVar[tuple[str, ...]] = ("decoder", "conv_out", "conv")
 
     def setup_likelihood(self, log_sigma: float) -> None:
         """Makes the noise scale, which begins with this logarithm, and the standardisation."""
@@ -46,6 +49,16 @@ class GridVideoVAE(nn.Module):
     def decodes_causally(self) -> bool:
         """Whether no frame is decoded from later latents."""
         return True
+
+    @nn.nowrap
+    def encoder_modules(self) -> tuple[str, ...]:
+        """Names of the modules whose parameters the latents depend on."""
+        return ("encoder",)
+
+    @nn.nowrap
+    def last_kernel(self, params) -> jax.Array:
+        """Kernel of the decoder's last convolution, which stands under `last_layer`."""
+        return functools.reduce(operator.getitem, (*self.last_layer, "kernel"), params)
 
     def run_encoder(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         """Standardised frames -> what the bottleneck reads as a posterior."""

@@ -33,11 +33,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, where: str) -> dict[str, Any]:
+    """Returns the settings of a config.json, lists as tuples; `where` it stands, for errors.
+
+    Raises:
+      ValueError: if it is no JSON object with a _class_name.
+    """
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} cannot be read: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("_class_name"), str):
-        raise ValueError(f"{path} is not the configuration of a model: it has no _class_name")
+        raise ValueError(f"{where} is not the configuration of a model: it has no _class_name")
     return {name: _freeze(value) for name, value in record.items()}
 
 

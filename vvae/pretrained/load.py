@@ -1,8 +1,10 @@
 """Published weights in, published weights out: folders as diffusers writes them."""
 
 import functools
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,8 @@ from vvae.pretrained.layers import LOG_SIGMA
 
 _FAMILIES = (wan, ltx, vidtok)
 _OWN = ("log_sigma",)  # parameters that are not published
+# Where the description of a network has what its folder has as tensors.
+_SCALES = ("_latents_mean", "_latents_std")
 
 
 def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
@@ -38,16 +42,8 @@ def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
     """
     folder = Path(path)
     record = folders.read_config(folder)
-    name = record["_class_name"]
-    classes = {name: family for family in _FAMILIES for name in family.DEFAULTS}
-    if name not in classes:
-        raise ValueError(
-            f"{folder / folders.CONFIG} is of the class {name!r}, which cannot be read: only "
-            f"{', '.join(classes)}"
-        )
-    family = classes[name]
     try:
-        model = family.build(folders.fill_settings(record, family.DEFAULTS[name]))
+        family, model = _build(record)
     except ValueError as error:
         raise ValueError(f"{folder / folders.CONFIG}: {error}") from error
     shapes = jax.eval_shape(functools.partial(contract.init_variables, model), jax.random.key(0))
@@ -55,9 +51,7 @@ def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
     latents = jax.ShapeDtypeStruct((model.bottleneck.channels,), jnp.float32)
     params = folders.read_params(folder, published | dict.fromkeys(family.BUFFERS, latents))
     if family.BUFFERS:
-        mean, std = (tuple(map(float, params.pop(name))) for name in family.BUFFERS)
-        bottleneck = ScaledLatents(model.bottleneck.channels, mean, std)
-        model = model.clone(bottleneck=bottleneck)
+        model = _scale(model, *(params.pop(name) for name in family.BUFFERS))
     channels = model.shape_HWC[-1]
     return model, {
         "params": params | {"log_sigma": jnp.float32(LOG_SIGMA)},
@@ -77,18 +71,73 @@ def save_pretrained(path: str | os.PathLike, model: GridVideoVAE, params: Params
     Raises:
       ValueError: for another model, or another standardisation.
     """
-    families = {family.MODEL: family for family in _FAMILIES}
-    if type(model) not in families:
-        known = ", ".join(family.__name__ for family in families)
-        raise ValueError(f"{type(model).__name__} has no published form; only {known}")
+    family = _find_family(model)
     stats = params["stats"]
     if np.any(stats["mean"]) or np.any(stats["std"] != 1):
         raise ValueError(
             f"the model standardises videos by {stats}, which published weights cannot say"
         )
     published = {name: leaf for name, leaf in params["params"].items() if name not in _OWN}
-    family, latents = families[type(model)], model.bottleneck
+    latents = model.bottleneck
     if family.BUFFERS:
         values = (np.float32(latents.prior_mean), np.float32(latents.prior_std))
         published |= dict(zip(family.BUFFERS, values, strict=True))
     folders.write_folder(Path(path), family.describe(model), published)
+
+
+def is_published(path: str | os.PathLike) -> bool:
+    """Whether a folder holds published weights, rather than a run or nothing."""
+    try:
+        return bool(folders.read_config(Path(path)))
+    except ValueError:
+        return False
+
+
+def describe_network(model: GridVideoVAE) -> str:
+    """Returns what a published network is, without its weights, as JSON for `build_network`.
+
+    Raises:
+      ValueError: for another model.
+    """
+    family, latents = _find_family(model), model.bottleneck
+    record = family.describe(model)
+    if family.BUFFERS:
+        record |= dict(zip(_SCALES, (latents.prior_mean, latents.prior_std), strict=True))
+    return json.dumps(record)
+
+
+def build_network(text: str) -> GridVideoVAE:
+    """Returns the model that `describe_network` has described.
+
+    Raises:
+      ValueError: for anything else.
+    """
+    family, model = _build(folders.parse_config(text, "the description of a published network"))
+    if family.BUFFERS:
+        record = json.loads(text)
+        model = _scale(model, *(record[name] for name in _SCALES))
+    return model
+
+
+def _build(record: dict[str, Any]) -> tuple[Any, GridVideoVAE]:
+    """Returns the family and the model of a config.json."""
+    name = record["_class_name"]
+    classes = {name: family for family in _FAMILIES for name in family.DEFAULTS}
+    if name not in classes:
+        raise ValueError(f"the class {name!r} cannot be read: only {', '.join(classes)}")
+    family = classes[name]
+    return family, family.build(folders.fill_settings(record, family.DEFAULTS[name]))
+
+
+def _find_family(model: GridVideoVAE):
+    families = {family.MODEL: family for family in _FAMILIES}
+    if type(model) not in families:
+        known = ", ".join(family.__name__ for family in families)
+        raise ValueError(f"{type(model).__name__} has no published form; only {known}")
+    return families[type(model)]
+
+
+def _scale(model: GridVideoVAE, mean, std) -> GridVideoVAE:
+    """Returns the model with this mean and standard deviation of its latents."""
+    scales = (tuple(map(float, values)) for values in (mean, std))
+    return model.clone(bottleneck=ScaledLatents(model.bottleneck.channels, *scales))

@@ -7,7 +7,7 @@ Causal in both directions: latent frame 0 is frame 0 alone, latent frame i the f
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -326,6 +326,8 @@ class WanVAE(GridVideoVAE):
     bottleneck: ScaledLatents = ScaledLatents(16, _MEAN, _STD)
     dtype: Any = jnp.float32
 
+    last_layer: ClassVar[tuple[str, ...]] = ("decoder", "conv_out")
+
     def setup(self):
         if len(self.in_time) != len(self.multiples) - 1:
             raise ValueError(
@@ -350,6 +352,11 @@ class WanVAE(GridVideoVAE):
     def spatial_compression(self) -> int:
         """f_s."""
         return 2 ** len(self.in_time) * self.patch
+
+    @nn.nowrap
+    def encoder_modules(self) -> tuple[str, ...]:
+        """See `GridVideoVAE`."""
+        return ("encoder", "quant_conv")
 
     def run_encoder(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         """Frames -> mean and log-variance."""
