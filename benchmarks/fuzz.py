@@ -1,6 +1,6 @@
 """Hostile videos: thousands of mutated files through the reader, each in a worker process.
 
-    python -m benchmarks.fuzz --clips CLIPS [--files 2000] [--seconds 30] [--workers 2]
+    python -m benchmarks.fuzz --clips CLIPS [--files 2000] [--size 24 32] [--seconds 30]
 
 CLIPS is a folder of small videos of many formats; files of up to 60 kB are mutated, beside .npy
 arrays and a .gif animation that are made here: bits flipped, bytes overwritten, cut, pieces doubled
@@ -13,11 +13,13 @@ n is drawn from n alone. Every file must end in frames or in a VideoError:
   display); and what is read is the same when memory that nobody has written holds other bytes
   (every file is read twice, under MALLOC_PERTURB_ of glibc with two values).
 
-Prints what came of the files, names every failure, keeps its file in --keep, writes
+With --size frames are resized, as for training, which most are before they become RGB. Prints what
+came of the files, names every failure, keeps its file in --keep, and writes its part of
 benchmarks/results/fuzz.json. Exit status 1 if there is a failure.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -81,6 +83,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=Path, required=True)
     parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--size", type=int, nargs=2, help="rows and columns (those of the file)")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--megabytes", type=float, default=300.0)
     parser.add_argument("--workers", type=int, default=2)
@@ -97,12 +100,16 @@ def main() -> int:
     for name, count in sorted(outcomes.items(), key=lambda item: -item[1]):
         print(f"{count:6} {name}")
     print(f"{len(failures)} failures in {len(mutants)} files; {megabytes:.0f} MB at most a worker")
-    command = f"python -m benchmarks.fuzz --clips CLIPS --files {options.files}"
+    sized = "" if options.size is None else f" --size {' '.join(map(str, options.size))}"
+    command = f"python -m benchmarks.fuzz --clips CLIPS --files {options.files}{sized}"
     content = {"command": command, "files": len(mutants), "sources": len(sources)}
     content |= {"failures": [f"{m.number} {m.kind} {m.source}: {why}" for m, why in failures]}
     content |= {"outcomes": dict(sorted(outcomes.items())), "megabytes_at_most": round(megabytes)}
     content |= {"seconds_a_file_at_most": options.seconds}
-    (RESULTS / "fuzz.json").write_text(json.dumps(content, indent=2) + "\n")
+    path = RESULTS / "fuzz.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known["resized" if sized else "as_they_are"] = content
+    path.write_text(json.dumps(known, indent=2) + "\n")
     return bool(failures)
 
 
@@ -223,12 +230,12 @@ MUTATIONS = tuple(
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read(path: str) -> Reading:
-    """Reads a file to its end or to the error, keeping no frame."""
+def read(path: str, size: tuple[int, int] | None = None) -> Reading:
+    """Reads a file to its end or to the error, keeping no frame; resized to a size."""
     digests, error, fault = [], None, None
     Path("/proc/self/clear_refs").write_text("5")  # the highest resident size begins anew
     try:
-        for _, frame in iterate_frames(path, max_pixels=MAX_PIXELS):
+        for _, frame in iterate_frames(path, size, MAX_PIXELS):
             digests.append(hashlib.sha256(repr(frame.shape).encode() + frame.tobytes()).hexdigest())
     except VideoError as failure:
         error = failure.reason
@@ -243,7 +250,7 @@ def read_all(
     sources: list[Path], mutants: list[Mutant], options: argparse.Namespace
 ) -> tuple[list[tuple[Mutant, str]], Counter, float]:
     """Reads every mutant twice; returns failures, how often what came of it, most megabytes."""
-    whole = {path.name: read(str(path)).digests for path in sources}
+    whole = {path.name: read(str(path), options.size).digests for path in sources}
     readings = [_read_under(value, mutants, options) for value in PERTURBATIONS]
     failures, outcomes = [], Counter()
     for mutant, first, second in zip(mutants, *readings):
@@ -294,7 +301,8 @@ def _read_under(
 ) -> list[Reading | WorkerError]:
     os.environ["MALLOC_PERTURB_"] = perturbation  # read by the workers when they start
     paths = [mutant.path for mutant in mutants]
-    readings = dict(run_in_workers(read, paths, options.workers, options.seconds))
+    work = functools.partial(read, size=options.size)
+    readings = dict(run_in_workers(work, paths, options.workers, options.seconds))
     return [readings[position] for position in range(len(paths))]
 
 

@@ -25,12 +25,13 @@ def sources(tmp_path_factory):
     return fuzz.find_sources(clips, made)
 
 
-def test_mutated_files_end_in_frames_or_in_a_videoerror(sources, tmp_path, monkeypatch):
+@pytest.mark.parametrize("size", [None, (8, 12)])
+def test_mutated_files_end_in_frames_or_in_a_videoerror(sources, tmp_path, monkeypatch, size):
     monkeypatch.setitem(os.environ, "MALLOC_PERTURB_", "0")  # put back afterwards
     assert len(sources) == 6
     mutants = [fuzz.write_mutant(sources, number, tmp_path) for number in range(96)]
     assert {mutant.kind for mutant in mutants} == {name for name, _ in fuzz.MUTATIONS}
-    options = argparse.Namespace(workers=2, seconds=60.0, megabytes=300.0)
+    options = argparse.Namespace(workers=2, seconds=60.0, megabytes=300.0, size=size)
     failures, outcomes, _ = fuzz.read_all(sources, mutants, options)
     assert failures == []
     assert outcomes.total() == 96 and len(outcomes) == 3

@@ -74,6 +74,16 @@ def test_what_describes_no_network(text):
         pretrained.build_network(text)
 
 
+@pytest.mark.parametrize("value", [None, 3, [[1.0]], "ab"])
+def test_scales_that_are_no_numbers(value):
+    record = json.loads(pretrained.describe_network(pretrained.load_pretrained(golden("ltx"))[0]))
+    record["_latents_std"] = value
+    if value is None:
+        del record["_latents_std"]
+    with pytest.raises(ValueError, match=r"_latents_std|could not convert"):
+        pretrained.build_network(json.dumps(record))
+
+
 @pytest.mark.parametrize("name", ["wan21", "ltx", "vidtok"])
 def test_the_modules_of_the_encoder_are_what_the_latents_depend_on(name):
     """Exactly: their gradient is zero by all other parameters, and the decoder's kernel is last."""

@@ -112,11 +112,16 @@ def build_network(text: str) -> GridVideoVAE:
     Raises:
       ValueError: for anything else.
     """
-    family, model = _build(folders.parse_config(text, "the description of a published network"))
-    if family.BUFFERS:
-        record = json.loads(text)
-        model = _scale(model, *(record[name] for name in _SCALES))
-    return model
+    record = folders.parse_config(text, "the description of a published network")
+    family, model = _build(record)
+    if not family.BUFFERS:
+        return model
+    try:
+        return _scale(model, *(record[name] for name in _SCALES))
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"the description of a published network has no {' and '.join(_SCALES)}: {error!r}"
+        ) from error
 
 
 def _build(record: dict[str, Any]) -> tuple[Any, GridVideoVAE]:
