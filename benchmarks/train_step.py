@@ -21,12 +21,10 @@ processor time on one core most of all (`taskset -c 0 python -m benchmarks.train
 import argparse
 import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
 from unittest import mock
 
 import flax.linen as nn
@@ -38,6 +36,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import torch_twin
+from benchmarks.timing import measure
 from vvae import objectives
 from vvae.models import contract, sequential
 from vvae.models.sequential import Latents, SequentialVAE
@@ -237,30 +236,6 @@ def count_flops(case: Case, params) -> tuple[int, int]:
             once = names[0] == "static_prior" or names[:2] == ["clip_encoder", "head"]
             dense += 2 * array.size * (1 if once else case.num_frames)
     return spatial, spatial + dense
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Median seconds of a step: on the clock, and of processor time over all threads."""
-
-    wall_s: float
-    cpu_s: float
-
-
-def measure(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, Timing]:
-    """Times each step, all of them run in turn in each repeat."""
-    for run in steps.values():
-        run()
-    timings: dict[str, list[Timing]] = {name: [] for name in steps}
-    for _ in range(repeats):
-        for name, run in steps.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
-            timings[name].append(Timing(time.perf_counter() - wall, time.process_time() - cpu))
-    return {
-        name: Timing(median(t.wall_s for t in times), median(t.cpu_s for t in times))
-        for name, times in timings.items()
-    }
 
 
 def run_case(case: Case, repeats: int, device: str) -> dict:

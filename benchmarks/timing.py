@@ -1,0 +1,30 @@
+"""Steps of several programs in one process, timed in turn."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median seconds of a step: on the clock, and of processor time over all threads."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def measure(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, Timing]:
+    """Times each step, all of them run in turn in each repeat."""
+    for run in steps.values():
+        run()
+    timings: dict[str, list[Timing]] = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, run in steps.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            timings[name].append(Timing(time.perf_counter() - wall, time.process_time() - cpu))
+    return {
+        name: Timing(median(t.wall_s for t in times), median(t.cpu_s for t in times))
+        for name, times in timings.items()
+    }
