@@ -5,9 +5,9 @@
 
 The first trains configs/tiny.py on noise with a validation and a checkpoint every hundredth of the
 way, and looks at the process (/proc, so Linux) whenever metrics.jsonl has new lines: memory, open
-files, threads and steps per second. Prints the medians of the second and of the last quarter of the
-way and the growth between them; the first quarter is warm-up, the evaluation at the end is not
-looked at.
+files, threads, steps per second, and the processor's time for a step, which other programs of the
+machine change less. Prints the medians of the second and of the last quarter of the way and the
+growth between them; the first quarter is warm-up, the evaluation at the end is not looked at.
 
 The second trains a smaller network once without a kill, then again and again, each time killed
 (SIGKILL) at random moments of its life and started again until it is finished, and compares: the
@@ -38,7 +38,7 @@ from vvae.training.log import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 0.2
-UNITS = {"memory": "MB", "open_files": "", "threads": "", "steps_per_second": "1/s"}
+UNITS = {"memory": "MB", "steps_per_second": "1/s", "processor_ms_per_step": "ms"}
 
 
 def main() -> int:
@@ -61,8 +61,8 @@ def _report_growth(samples: list[dict[str, float]], steps: int) -> None:
     rows = compare_quarters(samples, steps)
     for name, row in rows.items():
         print(
-            f"{name:17} {row['second_quarter']:10.4g} -> {row['last_quarter']:10.4g} "
-            f"{UNITS[name]:4} {row['growth']:+.2%}"
+            f"{name:21} {row['second_quarter']:10.4g} -> {row['last_quarter']:10.4g} "
+            f"{UNITS.get(name, ''):4} {row['growth']:+.2%}"
         )
     every = max(1, len(samples) // 40)
     course = [[sample["step"], round(sample["memory"])] for sample in samples[::every]]
@@ -82,7 +82,8 @@ def compare_quarters(samples: list[dict[str, float]], steps: int) -> dict[str, d
     """Returns medians of the second and the last quarter of the steps, and the growth.
 
     Args:
-      samples: in order: "step", "time" in s, "memory" in MB, "open_files", "threads".
+      samples: in order: "step", "time" in s, "memory" in MB, "open_files", "threads", and
+        "processor" in s, since the start.
       steps: of the whole training.
     """
     quarters = []
@@ -90,8 +91,10 @@ def compare_quarters(samples: list[dict[str, float]], steps: int) -> dict[str, d
         inside = [s for s in samples if first * steps <= s["step"] <= last * steps]
         names = ("memory", "open_files", "threads")
         medians = {name: statistics.median(s[name] for s in inside) for name in names}
-        span = inside[-1]["time"] - inside[0]["time"]
-        medians["steps_per_second"] = (inside[-1]["step"] - inside[0]["step"]) / span
+        begin, end = inside[0], inside[-1]
+        done, seconds, busy = (end[name] - begin[name] for name in ("step", "time", "processor"))
+        medians["steps_per_second"] = done / seconds
+        medians["processor_ms_per_step"] = 1e3 * busy / done
         quarters.append(medians)
     second, last = quarters
     return {
@@ -143,7 +146,10 @@ def _look_at(pid: int) -> dict[str, float]:
     status = dict(
         line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line
     )
+    # The name of the program, in brackets, may hold spaces; user and system time are 14 and 15.
+    times = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
     return {
+        "processor": sum(map(int, times)) / os.sysconf("SC_CLK_TCK"),
         "memory": int(status["VmRSS"].split()[0]) / 1e3,
         "open_files": len(os.listdir(process / "fd")),
         "threads": int(status["Threads"]),
