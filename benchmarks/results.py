@@ -59,7 +59,7 @@ class Measurement:
       row: its name.
       family: vae (quantities of a trained VAE alone), fusion (with untrained scores), baseline, or
         control (knows nothing of what can be seen).
-      metrics: name -> value.
+      metrics: name -> value; None where it was not run.
       seconds: wall time of training and measuring.
       parameters: numbers that training fits by gradients; 0 for none.
       frames_per_second: of training, where there is one.
@@ -68,7 +68,7 @@ class Measurement:
 
     row: str
     family: str
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     seconds: float
     parameters: int = 0
     frames_per_second: float | None = None
@@ -126,8 +126,11 @@ def _summarize_row(name: str, found: Sequence[tuple[int, Measurement]], board: B
     return row
 
 
-def _spread(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean and standard deviation over seeds (N - 1), which one seed does not have."""
+def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean and standard deviation over seeds (N - 1), which one seed does not have; None of both
+    where it was not run."""
+    if None in values:
+        return {"mean": None, "std": None}
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "std": std}
 

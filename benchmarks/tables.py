@@ -68,6 +68,7 @@ def _format_row(row: dict, columns: list[str]) -> str:
     name = row["row"].replace("|", "\\|")
     name = f"**{name}**" if row["headline"] else name
     cells = [_format_metric(row["metrics"].get(column)) for column in columns]
+    cells = cells if any(cells) else ["not run", *cells[1:]]
     parameters = f"{row['parameters']:,}" if row["parameters"] else ""
     return (
         f"| {name} | {row['family']} | {' | '.join(cells)} | {len(row['seeds'])} | "

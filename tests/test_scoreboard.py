@@ -68,6 +68,13 @@ def test_tables_come_from_the_files_and_show_losses(tmp_path):
         tables.write_tables(tmp_path, readme)
 
 
+def test_a_row_that_was_not_run_says_so(tmp_path):
+    rows = [*measure_toys(), (0, Measurement("c", "baseline", {"top1": None, "top5": None}, 1.0))]
+    write_board(tmp_path / "toy.json", summarize(BOARD, rows, "python toys"))
+    table = tables.format_board(read_board(tmp_path / "toy.json"))
+    assert "| c | baseline | not run |  | 1 | 1 |  |" in table
+
+
 def test_the_readme_is_what_the_files_say(tmp_path):
     copy = tmp_path / "README.md"
     copy.write_text(tables.README.read_text(encoding="utf-8"), encoding="utf-8")
