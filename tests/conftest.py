@@ -26,6 +26,18 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Compiled programs end with the file that needs them.
+
+    Each lies in several pieces of mapped memory. A process may have 65,530 pieces, and XLA crashes
+    beyond.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
 @pytest.fixture
 def shared_data():
     """Returns a function: name -> folder of real videos, or skips where it is missing."""
