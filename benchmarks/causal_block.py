@@ -15,12 +15,10 @@ of the mean square of the output by the input and by all parameters. Rows altern
 All give the same output (checked), of the same FLOPs. Times are medians over repeats.
 """
 
-import argparse
 import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -29,7 +27,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.timing import measure
+from benchmarks.timing import measure, read_options
 from vvae.models.causal_blocks import ResBlock
 
 EPSILON = 1e-6  # of the norm
@@ -176,11 +174,7 @@ def run_case(case: Case, repeats: int) -> dict:
 
 def main() -> None:
     """Reads the command line, measures every size, writes the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=9, help="runs of each step (default 9)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    args = parser.parse_args()
+    args = read_options(__doc__.splitlines()[0])
     torch.set_num_threads(args.threads)
     results = [run_case(case, args.repeats) for case in CASES]
     if args.json:

@@ -18,9 +18,7 @@ import argparse
 import importlib
 import json
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -29,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.timing import measure
 from vvae.data.dataset import ClipFormat, Sampling, open_unsplit
 from vvae.video import iterate_frames, write_video_pieces
 
@@ -231,16 +230,14 @@ def _seek_decord(path: str, size, starts: Sequence[int]) -> int:
 
 
 def _time_in_turn(ways: dict[str, Callable[[], int]], repeats: int) -> dict[str, float]:
-    """Items per second of each way: the median over repeats, after one that does not count."""
-    for way in ways.values():
-        way()
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            count = way()
-            rates[name].append(count / (time.perf_counter() - start))
-    return {name: statistics.median(found) for name, found in rates.items()}
+    """Items per second of each way, by the median over repeats after one that does not count."""
+    counts: dict[str, int] = {}
+
+    def run(name: str) -> None:
+        counts[name] = ways[name]()
+
+    timings = measure({name: partial(run, name) for name in ways}, repeats)
+    return {name: counts[name] / timing.wall_s for name, timing in timings.items()}
 
 
 def _print_rates(rates: dict[str, float], unit: str, peer: str = "OpenCV") -> list[dict]:

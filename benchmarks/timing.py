@@ -1,9 +1,21 @@
 """Steps of several programs in one process, timed in turn."""
 
+import argparse
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
+
+
+def read_options(description: str) -> argparse.Namespace:
+    """Reads the command line of a program that times steps: repeats, threads, json."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--repeats", type=int, default=9, help="runs of each step (default 9)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    return parser.parse_args()
 
 
 @dataclass(frozen=True)

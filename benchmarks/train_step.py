@@ -18,13 +18,10 @@ that others use too, threads wait for each other: there only ratios mean somethi
 processor time on one core most of all (`taskset -c 0 python -m benchmarks.train_step --threads 1`).
 """
 
-import argparse
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from unittest import mock
 
 import flax.linen as nn
@@ -36,7 +33,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import torch_twin
-from benchmarks.timing import measure
+from benchmarks.timing import measure, read_options
 from vvae import objectives
 from vvae.models import contract, sequential
 from vvae.models.sequential import Latents, SequentialVAE
@@ -277,11 +274,7 @@ def run_case(case: Case, repeats: int, device: str) -> dict:
 
 def main() -> None:
     """Reads the command line, measures every case, writes the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=9, help="runs of each step (default 9)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    args = parser.parse_args()
+    args = read_options(__doc__.splitlines()[0])
     torch.set_num_threads(args.threads)
     # What XLA does on NVIDIA's accelerators unless it is told otherwise.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 import pytest
 
-# Closing a video collects garbage; what jax has brought need not be looked through each time.
+# Validations and files of tests end with a collection of garbage; what jax has brought need not be
+# looked through each time.
 gc.collect()
 gc.freeze()
 

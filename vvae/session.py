@@ -412,8 +412,8 @@ def make_state(model, tx, dataset: Dataset, config: Config) -> TrainState:
     """Returns the state before the first step, standardised by the training clips."""
     seed = config.train.seed
     key = jax.random.fold_in(jax.random.key(seed), _INITIALISATION_STREAM)
-    params = jax.jit(functools.partial(init_variables, model))(key)["params"]
-    clips = dataset.splits["train"]
+    fresh = jax.jit(functools.partial(init_variables, model))(key)
+    params, clips = fresh["params"], dataset.splits["train"]
     if isinstance(model, CausalVideoVAE):
         mean_C, std_C = channel_statistics(clips)
         stats = {"mean": jnp.asarray(mean_C), "std": jnp.asarray(std_C)}
@@ -426,9 +426,7 @@ def make_state(model, tx, dataset: Dataset, config: Config) -> TrainState:
         return init_state(params, stats, tx, start_critic(config))
     if isinstance(model, GridVideoVAE):
         # Published weights take videos as they are; the parameters are replaced by theirs.
-        channels = model.shape_HWC[-1]
-        stats = {"mean": jnp.zeros(channels), "std": jnp.ones(channels)}
-        return init_state(params, stats, tx, start_critic(config))
+        return init_state(params, fresh["stats"], tx, start_critic(config))
     mean_HWC, std = pixel_statistics(clips)
     stats = {"mean": jnp.asarray(mean_HWC), "std": jnp.float32(std)}
     if model.linear:

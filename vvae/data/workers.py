@@ -8,8 +8,6 @@ only the item that it was working on with it.
 
 import collections
 import contextlib
-import gc
-import itertools
 import os
 import pickle
 import queue
@@ -72,15 +70,11 @@ def serve() -> None:
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # What a library prints must not run into the results.
     with results:
-        for number in itertools.count():
+        while True:
             try:
                 function, item = pickle.load(sys.stdin.buffer)
             except EOFError:
                 return
-            if number == 0:
-                # imageio collects garbage at every close; what the function imported is none.
-                gc.collect()
-                gc.freeze()
             try:
                 answer = (function(item), None)
             except Exception as error:
