@@ -321,32 +321,6 @@ def test_stems_are_orthonormal():
     np.testing.assert_array_equal(stem.fold(x, "patch")[..., 2:4], x[:, :, ::2, 1::2])
 
 
-def test_stacked_convolution_equals_the_native_one():
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, 5, 6, 7, 3)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 3, 4)), jnp.float32)
-    native = causal_blocks._convolve_native(x, kernel)
-    np.testing.assert_allclose(causal_blocks._convolve_stacked(x, kernel), native, atol=2e-5)
-
-
-def test_convolution_gradients_equal_the_native_ones():
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, 5, 6, 7, 3)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 3, 4)), jnp.float32)
-    weight = jnp.asarray(rng.normal(size=(2, 3, 6, 7, 4)), jnp.float32)
-
-    def slopes(convolve):
-        return jax.grad(lambda x, k: jnp.sum(weight * convolve(x, k) ** 2), (0, 1))(x, kernel)
-
-    native = slopes(causal_blocks._convolve_native)
-    for slope, expected in zip(slopes(causal_blocks.convolve_3d), native, strict=True):
-        scale = float(np.abs(expected).max())
-        np.testing.assert_allclose(slope, expected, rtol=0, atol=1e-5 * scale)
-    by_taps = causal_blocks._kernel_gradient_by_taps(x, weight)
-    expected = causal_blocks._kernel_gradient_native(x, weight)
-    np.testing.assert_allclose(by_taps, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-
-
 @pytest.mark.parametrize(
     ("size", "millions"), [("tiny", 0.055), ("small", 5.0), ("base", 40.0), ("large", 127.0)]
 )

@@ -173,7 +173,10 @@ def test_a_file_that_is_cut_says_so(copy_of, share):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"_class_name": "AutoencoderKLMochi"}, "class 'AutoencoderKLMochi' cannot be read: only AutoencoderKLWan"),
+        (
+            {"_class_name": "AutoencoderKLMochi"},
+            "class 'AutoencoderKLMochi' cannot be read: only AutoencoderKLWan",
+        ),
         ({"_class_name": None}, "it has no _class_name"),
         ({"window": 3}, "unknown settings of AutoencoderKLWan: window=3"),
         ({"base_dim": "4"}, "base_dim='4' is not of the type of 96"),

@@ -1,7 +1,9 @@
-"""Convolutions that halve and double an image: the one place that knows how a backend likes them.
+"""The convolutions of the networks: the one place that knows how a backend likes them.
 
-Both have 4x4 kernels, stride 2 and padding 1, so every tap position is used equally often and no
-checkerboard appears (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard).
+Those that halve and double an image have 4x4 kernels, stride 2 and padding 1, so every tap position
+is used equally often and no checkerboard appears (Odena et al. 2016,
+https://distill.pub/2016/deconv-checkerboard). Those that keep its size have 3x3 kernels, over one
+or more frames.
 """
 
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.nn import initializers
 
-from vvae.models import layers_cpu
+from vvae.models import layers_cpu, layers_cpu_3x3
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -114,6 +116,60 @@ def _native_up(y_NhwF: Array, kernel: Array) -> Array:
 def _native_kernel_gradient(x_NHWC: Array, y_NhwF: Array) -> Array:
     shape = jax.ShapeDtypeStruct((4, 4, x_NHWC.shape[-1], y_NhwF.shape[-1]), x_NHWC.dtype)
     (gradient,) = jax.linear_transpose(lambda kernel: _native_down(x_NHWC, kernel), shape)(y_NhwF)
+    return gradient
+
+
+@jax.custom_vjp
+def conv_3x3(x_BTHWC: Array, kernel: Array) -> Array:
+    """Convolves with a 3x3 kernel over frames: one zero on each side of a frame, none in time.
+
+    Lowers and differentiates as `down_conv` does, on CPUs to the products of `layers_cpu_3x3`.
+
+    Args:
+        x_BTHWC: floats [B, T + taps - 1, H, W, C].
+        kernel: [taps, 3, 3, C, F] over time, rows and columns, the dtype of x.
+
+    Returns:
+        [B, T, H, W, F], the dtype of x.
+    """
+    return lax.platform_dependent(x_BTHWC, kernel, cpu=layers_cpu_3x3.conv, default=native_conv_3x3)
+
+
+def _conv_3x3_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return conv_3x3(x, kernel), (x, kernel)
+
+
+def _conv_3x3_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    # The adjoint in x is the convolution with the kernel turned round, over all frames it reaches.
+    reach = kernel.shape[0] - 1
+    padded = jnp.pad(dy, ((0, 0), (reach, reach), (0, 0), (0, 0), (0, 0)))
+    dx = conv_3x3(padded, kernel[::-1, ::-1, ::-1].swapaxes(3, 4))
+    gradient = lax.platform_dependent(
+        x, dy, cpu=layers_cpu_3x3.kernel_gradient, default=_native_kernel_gradient_3x3
+    )
+    return dx, gradient
+
+
+conv_3x3.defvjp(_conv_3x3_forward, _conv_3x3_backward)
+
+
+def native_conv_3x3(x_BTHWC: Array, kernel: Array) -> Array:
+    """`conv_3x3` by the backend's own convolution everywhere; see `native_down_conv`."""
+    return lax.conv_general_dilated(
+        x_BTHWC,
+        kernel,
+        window_strides=(1, 1, 1),
+        padding=((0, 0), (1, 1), (1, 1)),
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+
+
+def _native_kernel_gradient_3x3(x_BTHWC: Array, y_BTHWF: Array) -> Array:
+    taps = 1 + x_BTHWC.shape[1] - y_BTHWF.shape[1]
+    shape = (taps, 3, 3, x_BTHWC.shape[-1], y_BTHWF.shape[-1])
+    kernel = jax.ShapeDtypeStruct(shape, x_BTHWC.dtype)
+    (gradient,) = jax.linear_transpose(lambda k: native_conv_3x3(x_BTHWC, k), kernel)(y_BTHWF)
     return gradient
 
 

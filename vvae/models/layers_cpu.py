@@ -54,7 +54,7 @@ def down_conv(x_NHWC: Array, kernel: Array) -> Array:
         [N, H / 2, W / 2, F], the dtype of x.
     """
     shape = _Shape.of_image(x_NHWC, kernel.shape[3])
-    image, weights = _lift_image(_widen(x_NHWC), shape), _lift_kernel(_widen(kernel), shape)
+    image, weights = _lift_image(widen(x_NHWC), shape), _lift_kernel(widen(kernel), shape)
     products = [v @ u for v, u in zip(image, weights)]
     return _lower_grid(products, shape).astype(x_NHWC.dtype)
 
@@ -70,7 +70,7 @@ def up_conv(y_NhwF: Array, kernel: Array) -> Array:
         [N, 2 h, 2 w, C], the dtype of y.
     """
     shape = _Shape.of_grid(y_NhwF, kernel.shape[2])
-    grid, weights = _lift_grid(_widen(y_NhwF), shape), _lift_kernel(_widen(kernel), shape)
+    grid, weights = _lift_grid(widen(y_NhwF), shape), _lift_kernel(widen(kernel), shape)
     products = [m @ u.T for m, u in zip(grid, weights)]
     return _lower_image(products, shape).astype(y_NhwF.dtype)
 
@@ -86,12 +86,12 @@ def kernel_gradient(x_NHWC: Array, y_NhwF: Array) -> Array:
         [4, 4, C, F], the dtype of x.
     """
     shape = _Shape.of_image(x_NHWC, y_NhwF.shape[3])
-    image, grid = _lift_image(_widen(x_NHWC), shape), _lift_grid(_widen(y_NhwF), shape)
-    products = [_multiply_transposed(v, m) for v, m in zip(image, grid)]
+    image, grid = _lift_image(widen(x_NHWC), shape), _lift_grid(widen(y_NhwF), shape)
+    products = [multiply_transposed(v, m) for v, m in zip(image, grid)]
     return _lower_kernel(products, shape).astype(x_NHWC.dtype)
 
 
-def _multiply_transposed(v: Array, m: Array) -> Array:
+def multiply_transposed(v: Array, m: Array) -> Array:
     """V^T M of V [P, K] and M [P, F].
 
     The transposition costs as much as the factor is wide: of many rows, M's is up to 1.5 times as
@@ -272,5 +272,6 @@ def _depth_to_space(d: Array) -> Array:
     return halves.reshape(images, 2 * rows, 2 * columns, depth // 4)
 
 
-def _widen(x: Array) -> Array:
+def widen(x: Array) -> Array:
+    """Returns x in float32 if it is narrower."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

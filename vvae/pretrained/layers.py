@@ -10,11 +10,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from vvae.distributions import raise_precision
 from vvae.models.causal_blocks import CausalConv, Past, map_frames, prepend_past, stack_frames
-from vvae.models.layers import down_conv, up_conv
+from vvae.models.layers import conv_3x3, down_conv, up_conv
 
 _SMALLEST_NORM = 1e-12  # of torch.nn.functional.normalize
 
@@ -170,8 +169,7 @@ class StackedConv(nn.Module):
 
 def convolve_frame(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves with a 3x3 kernel; one zero on every side."""
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x_NHWC, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
+    return conv_3x3(x_NHWC[None], kernel[None])[0]
 
 
 def halve(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
