@@ -322,7 +322,7 @@ class Train:
     they were whole."""
     accumulate: int | None = None
     """Parts of a device's batch that are computed one after the other; None is parts of about 32
-    frames of 64x64 or 128 of 32x32 on a CPU, where they are fastest, and the whole on
+    frames of 64x64 or 64 of 32x32 on a CPU, where they are fastest, and the whole on
     accelerators."""
     seed: int = 0
     """Of everything random."""

@@ -62,9 +62,10 @@ _INITIALISATION_STREAM = 0
 _VALIDATION_STREAM = 2
 _CRITIC_STREAM = 3
 _SHEET_CLIPS = 4
-# Pixels that are computed at a time on a CPU, 32 frames of 64x64: more leave its caches, and fewer
-# pay for the start of every operation (benchmarks/train_step.py).
-_CPU_PIXELS = 32 * 64 * 64
+# Frames that are computed at a time on a CPU, times the side of a square of as many pixels as each:
+# 32 of 64x64, 64 of 32x32. More leave its caches, and fewer pay for the start of every operation
+# (benchmarks/train_step.py).
+_CPU_SIDES = 32 * 64
 _MAX_MI_INPUTS = 1000
 # Clips that the mixture prior is fitted to, spread over the training clips.
 _MAX_PRIOR_CLIPS = 4096
@@ -91,8 +92,8 @@ def count_parts(config: Config, runner) -> int:
     clips = batch_size // runner.num_devices
     if jax.default_backend() != "cpu":
         return 1
-    height, width = runs.frame_size(config)
-    wanted = max(1, _CPU_PIXELS // (height * width * config.data.num_frames))
+    side = math.sqrt(math.prod(runs.frame_size(config)))
+    wanted = max(1, int(_CPU_SIDES / (side * config.data.num_frames)))
     return clips // max(n for n in range(1, clips + 1) if clips % n == 0 and n <= wanted)
 
 
