@@ -172,8 +172,7 @@ def _make_reader(x_BTHWC: Array, shape: _Shape) -> Callable[[Array], Array]:
     def read(position: Array) -> Array:
         first = _locate(position, shape)
         size = (clips, frames + taps - 1, _TILE * shape.rows + 2, *x.shape[3:])
-        window = lax.dynamic_slice(x, first, size)
-        stacked = jnp.concatenate([window[:, k : k + frames] for k in range(taps)], axis=-1)
+        stacked = _stack(lax.dynamic_slice(x, first, size), taps)
         return stacked.reshape(clips * frames, *stacked.shape[2:])
 
     return read
@@ -227,16 +226,14 @@ def _lift_inputs(x_NHWK: Array, shape: _Shape) -> list[Array]:
 
 def _lift_kernel(kernel: Array) -> list[Array]:
     """Kernel [taps, 3, 3, C, F] -> U."""
-    g = jnp.moveaxis(kernel, 0, 2).reshape(_KERNEL, _KERNEL, -1, kernel.shape[-1])
+    g = _stack_kernel(kernel)
     return [u for row in _combine(_TAPS, g) for u in _combine(_TAPS, row)]
 
 
 def _lower_kernel(products: Sequence[Array], shape: _Shape) -> Array:
     """U -> kernel [taps, 3, 3, C, F]."""
     rows = [jnp.stack(_combine(_TAPS.T, products[k : k + 4])) for k in range(0, 16, 4)]
-    g = jnp.stack(_combine(_TAPS.T, rows))
-    g = g.reshape(_KERNEL, _KERNEL, shape.taps, shape.channels, shape.features)
-    return jnp.moveaxis(g, 2, 0)
+    return _unstack_kernel(jnp.stack(_combine(_TAPS.T, rows)), shape.taps)
 
 
 def _lift_outputs(y_NHWF: Array, shape: _Shape) -> list[Array]:
@@ -288,12 +285,22 @@ def _stack(x_BTHWC: Array, taps: int) -> Array:
     return jnp.concatenate([x_BTHWC[:, k : k + length] for k in range(taps)], axis=-1)
 
 
+def _stack_kernel(kernel: Array) -> Array:
+    """[taps, 3, 3, C, F] -> [3, 3, taps C, F], for frames that `_stack` has stacked."""
+    return jnp.moveaxis(kernel, 0, 2).reshape(_KERNEL, _KERNEL, -1, kernel.shape[-1])
+
+
+def _unstack_kernel(g: Array, taps: int) -> Array:
+    """The inverse: nine matrices [taps C, F], in one or two axes, -> [taps, 3, 3, C, F]."""
+    kernel = g.reshape(_KERNEL, _KERNEL, taps, -1, g.shape[-1])
+    return jnp.moveaxis(kernel, 2, 0)
+
+
 def _conv_stacked(x_BTHWC: Array, kernel: Array) -> Array:
     stacked = _stack(x_BTHWC, kernel.shape[0])
-    flat_kernel = jnp.moveaxis(kernel, 0, 2).reshape(_KERNEL, _KERNEL, -1, kernel.shape[-1])
     y_NHWF = lax.conv_general_dilated(
         stacked.reshape(-1, *stacked.shape[2:]),
-        flat_kernel,
+        _stack_kernel(kernel),
         window_strides=(1, 1),
         padding=((1, 1), (1, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -312,5 +319,4 @@ def _kernel_gradient_by_taps(x_BTHWC: Array, y_BTHWF: Array) -> Array:
         for i in range(_KERNEL)
         for j in range(_KERNEL)
     ]
-    gradient = jnp.stack(products).reshape(_KERNEL, _KERNEL, taps, -1, features)
-    return jnp.moveaxis(gradient, 2, 0)
+    return _unstack_kernel(jnp.stack(products), taps)
