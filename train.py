@@ -103,7 +103,7 @@ def train(request: Request) -> bool:
     from vvae import session
     from vvae.training.checkpoint import Checkpointer
     from vvae.training.cost import measure_step
-    from vvae.training.parallel import make_runner
+    from vvae.training.parallel import make_runner, run_ahead
 
     config, workdir = session.adopt_network(request.config, request.init_from), request.workdir
 
@@ -133,32 +133,38 @@ def train(request: Request) -> bool:
     validate = session.Validation(model, runner, dataset, run)
 
     with Checkpointer(run.checkpoints) as checkpointer:
-        # The state: 1. of the run that is continued, 2. another run's parameters, 3. fresh.
+        # Of a run that is continued, the state.
+        abstract_state = session.describe_state(model, tx, session.start_critic(config))
+        host_state = None
         if checkpointer.latest_step is not None:
             fallback = config.checkpoint.fallback
-            abstract_state = session.describe_state(model, tx, session.start_critic(config))
             host_state = session.restore_state(checkpointer, abstract_state, fallback)
-        else:
+        first_step = 0 if host_state is None else int(host_state.step)
+        if first_step >= num_steps:
+            print(f"{workdir} is finished: all {num_steps} steps are done")
+            return True
+
+        # The step is compiled meanwhile: it needs the shapes alone.
+        batches = session.open_batches(dataset, config, runner, first_step)
+        batch = next(batches)
+        cost = run_ahead(measure_step, step, runner.describe_state(abstract_state), batch)
+
+        # Of a new one, another run's parameters, or fresh ones.
+        if host_state is None:
             host_state = session.make_state(model, tx, dataset, config)
             if request.init_from is not None:
                 host_state = session.take_parameters(host_state, request.init_from)
             # Fitted to the data, which may round differently on another machine.
             host_state = processes.share(host_state)
-        first_step = int(host_state.step)
-        if first_step >= num_steps:
-            print(f"{workdir} is finished: all {num_steps} steps are done")
-            return True
 
         # The loop. A step's metrics are fetched when the next one runs, so that no device waits.
         state = runner.place_state(host_state)
-        batches = session.open_batches(dataset, config, runner, first_step)
         clips = dataset.splits["train"]
         report = session.Report(run, clips, runner, schedule, first_step)
         profile = session.make_profile(run, first_step)
         explain = session.explain_memory(config, num_parts)
         with explain, session.Interrupts() as interrupts, report, profile:
-            batch = next(batches)
-            report.describe_step(measure_step(step, state, batch))
+            report.describe_step(cost.result())
             processes.wait_for_all()  # compiled now, by some later than by others
             for done in range(first_step + 1, num_steps + 1):
                 profile.begin(done)

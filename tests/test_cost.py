@@ -9,7 +9,7 @@ from tiny_vae import make_adam, make_batch, make_state, make_step
 
 from vvae.models.layers import down_conv, up_conv
 from vvae.training.cost import count_flops, measure_step
-from vvae.training.parallel import make_runner
+from vvae.training.parallel import make_runner, run_ahead
 
 KINDS = ("pmap", "mesh")
 
@@ -96,7 +96,9 @@ def test_flops_depend_on_the_batch_alone(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_measuring_a_step_neither_donates_nor_compiles_twice(kind):
+@pytest.mark.parametrize("is_placed", [True, False], ids=["placed", "described"])
+def test_measuring_a_step_neither_donates_nor_compiles_twice(kind, is_placed):
+    """In a thread, as training does, while there is no more of the state than its shapes."""
     compiled = []
 
     def listener(name, *_, **__):
@@ -104,9 +106,11 @@ def test_measuring_a_step_neither_donates_nor_compiles_twice(kind):
             compiled.append(name)
 
     step, state, batch = make_placed(kind, 2)
+    runner = make_runner(kind, jax.devices()[:2])
+    described = state if is_placed else runner.describe_state(jax.eval_shape(lambda: state))
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
-        cost = measure_step(step, state, batch)
+        cost = run_ahead(measure_step, step, described, batch).result()
         assert len(compiled) == 1
         state, _ = step(state, batch)
         jax.block_until_ready(state)

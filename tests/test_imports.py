@@ -129,6 +129,11 @@ def test_importing_vvae_loads_neither_jax_nor_numpy():
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
 
 
+def test_a_training_begins_without_what_draws_pictures():
+    check = "import sys, train, vvae.session; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+
+
 @pytest.mark.parametrize("program", ["train.py", "evaluate.py"])
 @pytest.mark.parametrize("arguments", [["--help"], ["--no.such.setting", "1"]])
 def test_help_and_usage_errors_come_without_jax(program, arguments):

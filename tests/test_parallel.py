@@ -18,7 +18,7 @@ from tiny_vae import (
 
 from vvae import objectives
 from vvae.models.sequential import SequentialVAE, init_variables
-from vvae.training.parallel import export_step, make_runner, prefetch
+from vvae.training.parallel import export_step, make_runner, prefetch, run_ahead
 from vvae.training.state import init_state, variables
 from vvae.training.step import train_step
 
@@ -190,3 +190,12 @@ def test_prefetch_keeps_the_order_and_places_two_ahead():
     assert next(items) == 0
     assert placed == [0, 1, 2]
     assert list(items) == [-1, -2, -3, -4]
+
+
+def test_what_runs_ahead_raises_where_it_is_asked_for():
+    def fail(size):
+        raise MemoryError(size)
+
+    ahead = run_ahead(fail, 7)
+    with pytest.raises(MemoryError, match="7"):
+        ahead.result()

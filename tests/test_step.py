@@ -51,6 +51,18 @@ def test_average_warms_up_to_its_decay():
     assert variables(state, ema=True) == {"params": state.ema_params, "stats": state.stats}
 
 
+def test_the_loss_is_traced_once_for_all_micro_batches():
+    tx, traced = optax.sgd(1e-3), []
+
+    def count_loss(*arguments):
+        traced.append(1)
+        return loss_fn(*arguments)
+
+    step = functools.partial(make_step(tx, num_micro=4), loss_fn=count_loss)
+    jax.eval_shape(step, make_state(tx), make_batch(0))
+    assert len(traced) == 1
+
+
 def test_accumulated_gradients_equal_those_of_the_whole_batch():
     """The trace of momentum after one step is the gradient."""
     tx = optax.trace(0.9)

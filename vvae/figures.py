@@ -3,14 +3,14 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib
-import matplotlib.image
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from vvae.video import write_video
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DPI = 100
 TILE_PIXELS = 96
@@ -53,7 +53,7 @@ def color_error(error: np.ndarray, full_scale: float) -> np.ndarray:
     Returns:
       uint8 [..., H, W, 3].
     """
-    colors = matplotlib.colormaps["magma"](np.clip(error / full_scale, 0.0, 1.0))
+    colors = _matplotlib().colormaps["magma"](np.clip(error / full_scale, 0.0, 1.0))
     return np.rint(colors[..., :3] * 255).astype(np.uint8)
 
 
@@ -288,7 +288,7 @@ def write_maps(
 
 def _scatter(axes, xy_N2: np.ndarray, category_N: np.ndarray, names: Sequence[str]) -> None:
     """Draws points in the colours and markers of their categories; those of none first, gray."""
-    colors, markers = matplotlib.colormaps["tab10"].colors, "o^sDvP"
+    colors, markers = _matplotlib().colormaps["tab10"].colors, "o^sDvP"
     none = category_N < 0
     axes.scatter(*xy_N2[none].T, s=8, color="lightgray", linewidths=0)
     for number, name in enumerate(names):
@@ -432,7 +432,7 @@ def _annotate(
 def overlay_heat(frames_FHWC: np.ndarray, heat_FHW: np.ndarray) -> np.ndarray:
     """Draws heat over frames, uint8 [F, H, W, 3]: clear at 0, yellow over red at 1 and above."""
     share = np.clip(heat_FHW, 0.0, 1.0)
-    colors = matplotlib.colormaps["autumn"](share)[..., :3] * 255
+    colors = _matplotlib().colormaps["autumn"](share)[..., :3] * 255
     weight = 0.75 * share[..., None]
     return np.rint((1.0 - weight) * frames_FHWC + weight * colors).astype(np.uint8)
 
@@ -447,8 +447,8 @@ def _render_scores(curve: ScoreCurve, threshold: float, width: int) -> np.ndarra
     return _rasterize(figure)
 
 
-def _rasterize(figure: Figure) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)
+def _rasterize(figure: "Figure") -> np.ndarray:
+    canvas = _add_canvas(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -479,7 +479,7 @@ def write_strips(
         parts = [part for tile in tiles[start : start + columns] for part in (gap, tile)]
         lines.append(np.concatenate([*parts, gap], axis=1))
     heading = _render_text(title, lines[0].shape[1])
-    matplotlib.image.imsave(path, np.concatenate([heading, *lines]), dpi=DPI)
+    _matplotlib().image.imsave(path, np.concatenate([heading, *lines]), dpi=DPI)
 
 
 def write_boundary_curves(
@@ -583,17 +583,31 @@ def _render_text(text: str, width: int) -> np.ndarray:
     return _rasterize(figure)
 
 
-def _new_figure(pixels: tuple[int, int]) -> Figure:
-    return Figure(figsize=(pixels[0] / DPI, pixels[1] / DPI), dpi=DPI)
+def _matplotlib():
+    """The library, imported with the first picture: a training begins sooner without it."""
+    import matplotlib
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure
+    import matplotlib.image
+
+    return matplotlib
 
 
-def _new_chart(pixels: tuple[int, int]) -> Figure:
+def _add_canvas(figure: "Figure"):
+    return _matplotlib().backends.backend_agg.FigureCanvasAgg(figure)
+
+
+def _new_figure(pixels: tuple[int, int]) -> "Figure":
+    return _matplotlib().figure.Figure(figsize=(pixels[0] / DPI, pixels[1] / DPI), dpi=DPI)
+
+
+def _new_chart(pixels: tuple[int, int]) -> "Figure":
     """A figure that makes room for its labels by itself."""
     figure = _new_figure(pixels)
     figure.set_layout_engine("constrained")
     return figure
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
-    FigureCanvasAgg(figure)
+def _save(figure: "Figure", path: str | os.PathLike) -> None:
+    _add_canvas(figure)
     figure.savefig(path, dpi=DPI)

@@ -28,7 +28,7 @@ def measure_step(step, state: Any, batch: Any) -> StepCost:
 
     Args:
       step: from `Runner.compile_step`; calling it with such arguments does not compile it again.
-      state: placed; it is not donated.
+      state: placed, which does not donate it, or `Runner.describe_state`.
       batch: placed.
     """
     memory = step.lower(state, batch).compile().memory_analysis()

@@ -11,6 +11,7 @@ an equal part of the batch; they agree to rounding (tested). A runner is made on
 """
 
 import collections
+import concurrent.futures
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -59,6 +60,13 @@ class Runner:
         # Through NumPy, because device_put may share the buffer of an array that is already there,
         # and donating the copy would delete the caller's array.
         return jax.device_put(jax.tree.map(np.asarray, state), self._replicated)
+
+    def describe_state(self, abstract_state: Any) -> Any:
+        """Returns the shapes and dtypes of a tree as those of what `place_state` makes of it."""
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._replicated),
+            abstract_state,
+        )
 
     def fetch(self, tree: Any) -> Any:
         """Copies a placed tree, such as the state or the metrics, to NumPy arrays."""
@@ -219,6 +227,17 @@ def prefetch(items: Iterable[Any], place: Callable[[Any], Any], depth: int = 2) 
         if len(placed) > depth:
             yield placed.popleft()
     yield from placed
+
+
+def run_ahead(function: Callable, *arguments: Any) -> concurrent.futures.Future:
+    """Begins to call a function in a thread of its own; a process waits for it at its end.
+
+    Compiling leaves Python to others for most of its time.
+    """
+    thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="vvae-ahead")
+    future = thread.submit(function, *arguments)
+    thread.shutdown(wait=False)
+    return future
 
 
 def export_step(

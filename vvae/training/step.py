@@ -97,6 +97,7 @@ def average_parts(compute: Callable[[Batch], Any], batch: Batch, num_parts: int)
     if num_parts == 1:
         return compute(batch)
     parts = _split_batch(batch, num_parts)
+    compute = jax.jit(compute, inline=True)  # is traced once, for its shapes and for the loop
 
     def add(total: Any, part: Batch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, compute(part)), None
