@@ -167,11 +167,11 @@ def train(request: Request) -> bool:
             report.describe_step(cost.result())
             processes.wait_for_all()  # compiled now, by some later than by others
             for done in range(first_step + 1, num_steps + 1):
-                profile.begin(done)
                 asked_to_stop = runner.share_flag(interrupts.requested)
-                state, metrics = step(state, batch)
-                used, batch = batch, report.next_batch(batches, metrics)
-                report.step_done(done, metrics, used["index"])
+                with profile.step(done):
+                    state, metrics = step(state, batch)
+                    used, batch = batch, report.next_batch(batches, metrics)
+                    report.step_done(done, metrics, used["index"])
                 if profile.is_due(done):
                     with report.pause():
                         report.say(f"profile: {profile.write()}, for TensorBoard and Perfetto")

@@ -32,8 +32,8 @@ def test_a_profile_holds_the_steps_that_were_asked_for(steps, done, traced, tmp_
     written = []
     with StepProfile(steps, tmp_path) as profile:
         for step in range(1, done + 1):
-            profile.begin(step)
-            compute(np.eye(4, dtype=np.float32)).block_until_ready()
+            with profile.step(step):
+                compute(np.eye(4, dtype=np.float32)).block_until_ready()
             if profile.is_due(step):
                 written.append((step, profile.write()))
     assert written == ([(steps[1], tmp_path)] if steps and steps[1] <= done else [])

@@ -1,5 +1,7 @@
 """A trace of some training steps, which TensorBoard and Perfetto open."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -9,17 +11,16 @@ class StepProfile:
     """Traces steps of the loop; a context, so that an interrupted trace is written too.
 
     with StepProfile((20, 25), folder) as profile:
-        for step in ...:
-            profile.begin(step)
-            state, metrics = ...
-            if profile.is_due(step):
+        for number in ...:
+            with profile.step(number):
+                state, metrics = ...
+            if profile.is_due(number):
                 profile.write()
     """
 
     def __init__(self, steps: tuple[int, int] | None, folder: Path):
         """Traces from the first to the last of `steps`, or nothing, into `folder`."""
         self._steps, self._folder = steps, Path(folder)
-        self._annotation = None
         self._is_running = False
 
     def __enter__(self) -> "StepProfile":
@@ -29,16 +30,17 @@ class StepProfile:
         if self._is_running:
             self.write()
 
-    def begin(self, step: int) -> None:
-        """Marks the beginning of a step, and starts the trace with the first one of it."""
-        if self._steps is None or not self._steps[0] <= step <= self._steps[1]:
+    @contextlib.contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Marks what is done inside as a step; the first one of the trace starts it."""
+        if self._steps is None or not self._steps[0] <= number <= self._steps[1]:
+            yield
             return
         if not self._is_running:
-            jax.profiler.start_trace(self._folder)
+            jax.profiler.start_trace(self._folder, profiler_options=_without_python())
             self._is_running = True
-        self._end_step()
-        self._annotation = jax.profiler.StepTraceAnnotation("train", step_num=step)
-        self._annotation.__enter__()
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            yield
 
     def is_due(self, step: int) -> bool:
         """Whether the trace ends with this step."""
@@ -46,12 +48,14 @@ class StepProfile:
 
     def write(self) -> Path:
         """Ends the trace, with what has run until now, and returns the folder that it is in."""
-        self._end_step()
         self._is_running = False
         jax.profiler.stop_trace()
         return self._folder
 
-    def _end_step(self) -> None:
-        if self._annotation is not None:
-            self._annotation.__exit__(None, None, None)
-            self._annotation = None
+
+def _without_python() -> jax.profiler.ProfileOptions:
+    """Calls in Python slow the steps, and those of a validation fill the trace: Perfetto's file
+    ends after a million events."""
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    return options
