@@ -8,8 +8,9 @@ of each position, as `vvae.models.causal_blocks.ResBlock` computes it, in float3
 the two finest resolutions of CausalVideoVAE small for clips of 17x64x64x3. A step is the gradient
 of the mean square of the output by the input and by all parameters. Rows alternate in one process:
   vvae            ResBlock
-  plain Flax      the same with nn.Conv
-  PyTorch         the same with conv3d, eager, channels_last_3d; and as it is stored by default
+  plain Flax      the same with nn.Conv (benchmarks/plain_flax.py)
+  PyTorch         benchmarks/torch_causal_twin.py: the same with conv3d, eager, channels_last_3d;
+                  and as it is stored by default
   torch.compile   conv3d, channels_last_3d, compiled
 
 All give the same output (checked), of the same FLOPs. Times are medians over repeats.
@@ -20,19 +21,21 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from torch.nn import functional as F
 
-from benchmarks.timing import measure, read_options
+from benchmarks import torch_twin
+from benchmarks.plain_flax import use_plain_layers
+from benchmarks.timing import find_peer, make_parser, measure
+from benchmarks.torch_causal_twin import KERNEL
+from benchmarks.torch_causal_twin import ResBlock as TorchResBlock
+from benchmarks.variables import draw_variables
 from vvae.models.causal_blocks import ResBlock
 
-EPSILON = 1e-6  # of the norm
 TOLERANCE = 1e-4
-KERNEL = 3
+BLOCK = ResBlock("position", jnp.float32)
 
 
 @dataclass(frozen=True)
@@ -51,26 +54,10 @@ class Case:
 CASES = (Case((2, 17, 64, 64, 24)), Case((2, 17, 32, 32, 48)))
 
 
-class PlainBlock(nn.Module):
-    """ResBlock with nn.Conv in the place of CausalConv."""
-
-    @nn.compact
-    def __call__(self, x_BTHWC):
-        h = x_BTHWC
-        for number in range(2):
-            h = nn.silu(nn.RMSNorm(epsilon=EPSILON)(h))
-            kernel, padding = (KERNEL,) * 3, ((KERNEL - 1, 0), (1, 1), (1, 1))
-            h = nn.Conv(h.shape[-1], kernel, padding=padding, name=f"conv_{number}")(h)
-        return x_BTHWC + h
-
-
-def make_inputs(case: Case) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Returns the input and the kernels [3, 3, 3, C, C] of both convolutions."""
-    rng, channels = np.random.default_rng(0), case.shape_BTHWC[-1]
-    shape = (KERNEL,) * 3 + (channels, channels)
-    scale = (KERNEL**3 * channels) ** -0.5
-    kernels = {f"conv_{k}": scale * rng.standard_normal(shape, np.float32) for k in range(2)}
-    return rng.standard_normal(case.shape_BTHWC, np.float32), kernels
+def make_inputs(case: Case) -> tuple[np.ndarray, dict]:
+    """Returns the input and the block's parameters."""
+    x = np.random.default_rng(0).standard_normal(case.shape_BTHWC, np.float32)
+    return x, draw_variables(lambda key: BLOCK.init(key, x[:1, :1], None))["params"]
 
 
 def make_jax(apply: Callable, params, x: np.ndarray) -> tuple[np.ndarray, Callable[[], None]]:
@@ -79,55 +66,26 @@ def make_jax(apply: Callable, params, x: np.ndarray) -> tuple[np.ndarray, Callab
     def compute_loss(params, x):
         return jnp.mean(jnp.square(apply(params, x)))
 
-    x = jnp.asarray(x)
+    params, x = jax.tree.map(jnp.asarray, (params, x))
     step = jax.jit(jax.grad(compute_loss, argnums=(0, 1))).lower(params, x).compile()
     return np.asarray(jax.jit(apply)(params, x)), lambda: jax.block_until_ready(step(params, x))
 
 
-def make_vvae(x: np.ndarray, kernels: dict[str, np.ndarray]):
+def make_vvae(x: np.ndarray, params):
     """See `make_jax`."""
-    block = ResBlock("position", jnp.float32)
-    params = _put(block.init(jax.random.key(0), x[:1, :1], None), kernels)
-    return make_jax(lambda params, x: block.apply(params, x, None)[0], params, x)
+    return make_jax(lambda params, x: BLOCK.apply({"params": params}, x, None)[0], params, x)
 
 
-def make_plain(x: np.ndarray, kernels: dict[str, np.ndarray]):
+def make_plain(x: np.ndarray, params):
     """See `make_jax`."""
-    block = PlainBlock()
-    return make_jax(block.apply, _put(block.init(jax.random.key(0), x[:1, :1]), kernels), x)
+    with use_plain_layers():
+        return make_vvae(x, params)
 
 
-def _put(variables, kernels: dict[str, np.ndarray]):
-    params = dict(variables["params"])
-    for name, kernel in kernels.items():
-        params[name] = params[name] | {"kernel": jnp.asarray(kernel)}
-    return {"params": params}
-
-
-class TorchBlock(torch.nn.Module):
-    """ResBlock in PyTorch, on [B, C, T, H, W]."""
-
-    def __init__(self, kernels: dict[str, np.ndarray]):
-        super().__init__()
-        weights = [np.ascontiguousarray(k.transpose(4, 3, 0, 1, 2)) for k in kernels.values()]
-        channels = weights[0].shape[0]
-        make = torch.nn.ParameterList
-        self.weights = make(map(torch.from_numpy, weights))
-        self.biases = make(torch.zeros(channels) for _ in weights)
-        self.scales = make(torch.ones(1, channels, 1, 1, 1) for _ in weights)
-
-    def forward(self, x):
-        h = x
-        for weight, bias, scale in zip(self.weights, self.biases, self.scales):
-            norm = torch.rsqrt(h.square().mean(dim=1, keepdim=True) + EPSILON)
-            h = F.silu(h * norm * scale)
-            h = F.conv3d(F.pad(h, (1, 1, 1, 1, KERNEL - 1, 0)), weight, bias)
-        return x + h
-
-
-def make_torch(x: np.ndarray, kernels: dict[str, np.ndarray], layout, compiled: bool = False):
+def make_torch(x: np.ndarray, params, layout, compiled: bool = False):
     """See `make_jax`; in a memory layout of PyTorch."""
-    block = TorchBlock(kernels).to(memory_format=layout)
+    block = TorchResBlock(x.shape[-1]).to(memory_format=layout)
+    torch_twin.load_flax(block, params)
     video = torch.from_numpy(np.moveaxis(x, -1, 1).copy()).contiguous(memory_format=layout)
     video.requires_grad_(True)
 
@@ -147,26 +105,26 @@ def make_torch(x: np.ndarray, kernels: dict[str, np.ndarray], layout, compiled: 
 
 def run_case(case: Case, repeats: int) -> dict:
     """Checks and measures one size; prints its table and returns its figures."""
-    x, kernels = make_inputs(case)
+    x, params = make_inputs(case)
     made = {
-        "PyTorch": make_torch(x, kernels, torch.channels_last_3d),
-        "PyTorch, contiguous": make_torch(x, kernels, torch.contiguous_format),
-        "torch.compile": make_torch(x, kernels, torch.channels_last_3d, compiled=True),
-        "vvae": make_vvae(x, kernels),
-        "plain Flax": make_plain(x, kernels),
+        "PyTorch": make_torch(x, params, torch.channels_last_3d),
+        "PyTorch, contiguous": make_torch(x, params, torch.contiguous_format),
+        "torch.compile": make_torch(x, params, torch.channels_last_3d, compiled=True),
+        "vvae": make_vvae(x, params),
+        "plain Flax": make_plain(x, params),
     }
     expected, _ = made["PyTorch"]
     for name, (output, _) in made.items():
         error = np.abs(output - expected).max()
         assert error < TOLERANCE, f"{case}: the output of {name} differs by {error:.1e}"
     timings = measure({name: step for name, (_, step) in made.items()}, repeats)
-    peer = min(timings[name].wall_s for name in timings if name.startswith("PyTorch"))
+    peer = find_peer(timings)
     print(f"\n{'x'.join(map(str, case.shape_BTHWC))}, forward and backward")
     print(f"{'':24}{'ms':>10}{'CPU ms':>9}{'GFLOP/s':>9}   x PyTorch (the faster layout)")
     for name, timing in timings.items():
         print(
             f"{name:24}{timing.wall_s * 1e3:10.1f}{timing.cpu_s * 1e3:9.0f}"
-            f"{case.gigaflops / timing.wall_s:9.0f}{peer / timing.wall_s:11.2f}"
+            f"{case.gigaflops / timing.wall_s:9.0f}{peer.wall_s / timing.wall_s:11.2f}"
         )
     rows = {name: asdict(timing) for name, timing in timings.items()}
     return {"shape": case.shape_BTHWC, "gigaflops": case.gigaflops, "median_seconds": rows}
@@ -174,7 +132,7 @@ def run_case(case: Case, repeats: int) -> dict:
 
 def main() -> None:
     """Reads the command line, measures every size, writes the JSON file."""
-    args = read_options(__doc__.splitlines()[0])
+    args = make_parser(__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(args.threads)
     results = [run_case(case, args.repeats) for case in CASES]
     if args.json:

@@ -9,13 +9,13 @@ from pathlib import Path
 from statistics import median
 
 
-def read_options(description: str) -> argparse.Namespace:
-    """Reads the command line of a program that times steps: repeats, threads, json."""
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Returns the command line of a program that times steps: repeats, threads, json."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--repeats", type=int, default=9, help="runs of each step (default 9)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    return parser.parse_args()
+    return parser
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,9 @@ def measure(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, Tim
         name: Timing(median(t.wall_s for t in times), median(t.cpu_s for t in times))
         for name, times in timings.items()
     }
+
+
+def find_peer(timings: dict[str, Timing]) -> Timing:
+    """Returns the faster memory layout of eager PyTorch, whose rows begin with its name."""
+    eager = [timing for name, timing in timings.items() if name.startswith("PyTorch")]
+    return min(eager, key=lambda timing: timing.wall_s)

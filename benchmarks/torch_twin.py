@@ -1,11 +1,12 @@
-"""SequentialVAE written in PyTorch, to be measured beside vvae's (extra `bench`).
+"""What the models written in PyTorch have in common, to be measured beside vvae's (extra `bench`).
 
-The same function of the same parameters, for prior="static" and otherwise the default settings,
-with all frames valid. Arrays are [N, C, H, W] in
-channels_last memory, PyTorch's fast layout for convolutions on CPUs.
+A twin is the same function of the same parameters, for the settings it is made with and all frames
+valid. Its modules bear the names of vvae's, by which `load_flax` takes over their arrays.
 """
 
+import abc
 import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -15,101 +16,35 @@ from torch.nn import functional as F
 LOGVAR_LIMIT = 14.0
 
 
-class TorchSequentialVAE(nn.Module):
-    """The twin of `vvae.models.sequential.SequentialVAE`; its modules bear the same names."""
+class Twin(nn.Module, abc.ABC):
+    """A model in PyTorch that vvae has too."""
 
-    def __init__(self, shape_HWC, widths, hidden, latent_dim, clip_latent_dim):
-        super().__init__()
-        height, width, channels = shape_HWC
-        scale = 2 ** len(widths)
-        self.grid = (height // scale, width // scale, widths[-1])
-        halve = {"kernel_size": 4, "stride": 2, "padding": 1}
-        image_widths = (channels, *widths[:-1])
-        self.encoder = nn.ModuleDict(
-            {
-                f"down_{i}": nn.Conv2d(c, f, **halve)
-                for i, (c, f) in enumerate(zip(image_widths, widths))
-            }
-        )
-        self.encoder["dense"] = nn.Linear(math.prod(self.grid), hidden)
-        num_pixels = math.prod(shape_HWC)
-        self.linear_encoder = nn.Linear(num_pixels, latent_dim, bias=False)
-        self.linear_decoder = nn.Linear(latent_dim, num_pixels, bias=False)
-        self.frame_head = nn.ModuleDict({"dense": nn.Linear(hidden, 2 * latent_dim)})
-        self.clip_encoder = nn.ModuleDict(
-            {
-                "conv": nn.Conv1d(2 * latent_dim, 64, 4),
-                "head": nn.ModuleDict({"dense": nn.Linear(64, 2 * clip_latent_dim)}),
-            }
-        )
-        self.static_prior = nn.ModuleDict(
-            {
-                "dense": nn.Linear(clip_latent_dim, 128),
-                "head": nn.ModuleDict({"dense": nn.Linear(128, 2 * latent_dim)}),
-            }
-        )
-        self.decoder = nn.ModuleDict(
-            {
-                "dense_0": nn.Linear(latent_dim + clip_latent_dim, hidden),
-                "dense_1": nn.Linear(hidden, math.prod(self.grid)),
-            }
-        )
-        for i, (c, f) in enumerate(zip(image_widths, widths)):
-            self.decoder[f"up_{i}"] = nn.ConvTranspose2d(f, c, **halve)
-        self.num_levels = len(widths)
-        self.log_sigma = nn.Parameter(torch.zeros(()))
+    @abc.abstractmethod
+    def reconstruct(self, video_BTHWC: torch.Tensor) -> list[torch.Tensor]:
+        """Encodes uint8 videos and decodes the posterior means.
 
-    def encode(self, x_BTHWC):
-        """Returns the means and log-variances of q(z | x) [B, T, Z] and q(w | x) [B, W]."""
-        batch, length = x_BTHWC.shape[:2]
-        h = x_BTHWC.flatten(0, 1).permute(0, 3, 1, 2)
-        for i in range(self.num_levels):
-            h = F.silu(self.encoder[f"down_{i}"](h))
-        h = F.silu(self.encoder["dense"](h.permute(0, 2, 3, 1).flatten(1)))
-        mean, logvar = _apply_head(self.frame_head, h.view(batch, length, -1))
-        frame = mean + self.linear_encoder(x_BTHWC.flatten(2)), logvar
-        past = F.pad(torch.cat(frame, -1).transpose(1, 2), (3, 0))
-        pooled = F.silu(self.clip_encoder["conv"](past)).mean(2)
-        return frame, _apply_head(self.clip_encoder["head"], pooled)
+        Returns:
+          Means and log-variances of each level of the posterior, then the mean video in [-1, 1]
+          units: the leaves of what vvae gives, in their order.
+        """
 
-    def decode(self, z_BTZ, w_BW):
-        """Returns the mean video [B, T, H, W, C]."""
-        batch, length = z_BTZ.shape[:2]
-        w_BTW = w_BW[:, None].expand(-1, length, -1)
-        h = F.silu(self.decoder["dense_0"](torch.cat((z_BTZ, w_BTW), -1).flatten(0, 1)))
-        h = F.silu(self.decoder["dense_1"](h)).view(-1, *self.grid).permute(0, 3, 1, 2)
-        for i in reversed(range(self.num_levels)):
-            h = self.decoder[f"up_{i}"](h if i == self.num_levels - 1 else F.silu(h))
-        video = h.permute(0, 2, 3, 1).unflatten(0, (batch, length))
-        return video + self.linear_decoder(z_BTZ).view(video.shape)
+    @abc.abstractmethod
+    def loss(self, video_BTHWC: torch.Tensor, draw: Callable = torch.randn_like) -> torch.Tensor:
+        """-E[log p(x | z)] + beta KL of uint8 videos, nats per clip, mean over the batch.
 
-    def prior(self, w_BW):
-        """Returns the mean and log-variance of p(z_t | w), [B, Z]."""
-        return _apply_head(self.static_prior["head"], F.silu(self.static_prior["dense"](w_BW)))
+        Args:
+          video_BTHWC: uint8.
+          draw: mean of a posterior -> standard normal noise of its shape.
+        """
 
-    def loss(self, video_BTHWC):
-        """Negative ELBO of uint8 videos, nats per clip, mean over the batch."""
-        x = video_BTHWC.float() / 127.5 - 1.0
-        frame, clip = self.encode(x)
-        z, w = _sample(*frame), _sample(*clip)
-        floor = math.log(2.0 / 256.0)
-        log_sigma = floor + F.softplus(self.log_sigma - floor)
-        error = (x - self.decode(z, w)).square().sum((1, 2, 3, 4)) * torch.exp(-2 * log_sigma)
-        log_likelihood = -0.5 * error - x[0].numel() * (log_sigma + 0.5 * math.log(2 * math.pi))
-        prior_mean, prior_logvar = self.prior(w)
-        frame_kl = _kl(*frame, prior_mean[:, None], prior_logvar[:, None]).sum((1, 2))
-        clip_kl = _kl(*clip, torch.zeros(()), torch.zeros(())).sum(1)
-        return (frame_kl + clip_kl - log_likelihood).mean()
+    def load_flax(self, variables) -> None:
+        """Takes over the variables of vvae's model: params as parameters, stats as buffers."""
+        load_flax(self, variables["params"] | variables["stats"])
 
-    def load_flax(self, params) -> None:
-        """Takes over the parameters of the twin, a nested dictionary of arrays."""
-        state = {}
-        for path, array in _flatten(params):
-            name, leaf = path.rpartition(".")[::2]
-            leaf = "weight" if leaf == "kernel" else leaf
-            module = self.get_submodule(name)
-            state[f"{name}.{leaf}".lstrip(".")] = torch.from_numpy(_to_torch_layout(module, array))
-        self.load_state_dict(state)
+
+def load_flax(module: nn.Module, arrays) -> None:
+    """Takes over arrays of flax, a nested dictionary whose names are the module's."""
+    module.load_state_dict(dict(_name_arrays(module, arrays)))
 
 
 def make_adam(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
@@ -126,27 +61,72 @@ def train_step(compute_loss, optimizer: torch.optim.Optimizer, video_BTHWC) -> t
     return loss
 
 
-def _apply_head(head, x):
-    mean, logvar = head["dense"](x).chunk(2, -1)
+def as_unit_range(video: torch.Tensor) -> torch.Tensor:
+    """Returns a uint8 video as float in [-1, 1]."""
+    return video.float() / 127.5 - 1.0
+
+
+def split_gaussian(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Reads [..., 2Z] as means and log-variances."""
+    mean, logvar = outputs.chunk(2, -1)
     return mean, logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
 
 
-def _sample(mean, logvar):
-    return mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
+def sample(mean, logvar, draw: Callable) -> torch.Tensor:
+    """Reparametrised sample; draw gives the noise."""
+    return mean + torch.exp(0.5 * logvar) * draw(mean)
 
 
-def _kl(q_mean, q_logvar, p_mean, p_logvar):
+def kl(q_mean, q_logvar, p_mean, p_logvar) -> torch.Tensor:
+    """Elementwise KL(q || p) of Gaussians, nats."""
     ratio = torch.exp(q_logvar - p_logvar)
     distance = (q_mean - p_mean).square() * torch.exp(-p_logvar)
     return 0.5 * (p_logvar - q_logvar + ratio + distance - 1.0)
 
 
-def _flatten(tree, prefix=""):
+def standard_kl(mean, logvar) -> torch.Tensor:
+    """Elementwise KL to N(0, 1), nats."""
+    return 0.5 * (mean.square() + torch.exp(logvar) - logvar - 1.0)
+
+
+def log_likelihood(x_BTHWC, mean_BTHWC, log_sigma, log_std) -> torch.Tensor:
+    """Log-density of videos over their 8-bit values, nats per clip, [B].
+
+    Args:
+      x_BTHWC, mean_BTHWC: standardised videos, and the means of their distribution.
+      log_sigma: the learned parameter, a number.
+      log_std: log of what the videos were divided by, in [-1, 1] units; a number, or [C].
+    """
+    floor = math.log(2.0 / 256.0) - log_std
+    log_sigma = floor + F.softplus(log_sigma - floor)
+    error_BC = (x_BTHWC - mean_BTHWC).square().sum((1, 2, 3)) * torch.exp(-2 * log_sigma)
+    width = log_sigma + log_std + math.log(127.5) + 0.5 * math.log(2 * math.pi)
+    return -(0.5 * error_BC + x_BTHWC[0, ..., 0].numel() * width).sum(1)
+
+
+def _name_arrays(module: nn.Module, tree, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields (name in the twin, array) of each array of a part of vvae's variables."""
     for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", np.array(value)
+        if not isinstance(value, dict):
+            # Only PyTorch's own layers call a parameter otherwise: a kernel and a norm's scale.
+            is_weight = not hasattr(module, name)
+            array = _to_torch_layout(module, np.array(value)) if is_weight else np.array(value)
+            yield f"{prefix}{'weight' if is_weight else name}", torch.from_numpy(array)
+            continue
+        part = module.get_submodule(name)
+        if not isinstance(part, nn.ModuleList):
+            yield from _name_arrays(part, value, f"{prefix}{name}.")
+            continue
+        # vvae scans over equal blocks, whose arrays are stacked.
+        for number, block in enumerate(part):
+            one = _take(value, number)
+            yield from _name_arrays(block, one, f"{prefix}{name}.{number}.")
+
+
+def _take(tree, number: int):
+    if isinstance(tree, dict):
+        return {name: _take(value, number) for name, value in tree.items()}
+    return tree[number]
 
 
 def _to_torch_layout(module: nn.Module, array: np.ndarray) -> np.ndarray:
