@@ -26,6 +26,6 @@ def get_config() -> Config:
         ),
         objective=Objective(beta=8.0, kl_warmup=0.0),
         optim=Optim(learning_rate=2e-3, ema_decay=0.998, sigma_rate=1.0),
-        train=Train(batch_size=8, num_steps=4000, validate_every=250, validation_clips=64),
+        train=Train(batch_size=8, num_steps=6000, validate_every=250, validation_clips=64),
         evaluate=Evaluate(tasks=("reconstruct", "density"), num_samples=4),
     )
