@@ -7,6 +7,7 @@ from jax import export
 from jax import numpy as jnp
 
 from vvae.models import layers, layers_cpu_3x3
+from vvae.training.cost import count_flops
 
 # Batch, frames, height, width, channels, features, taps. Of both forms for CPUs: blocks of a part
 # of a clip, of several clips, strips of a frame that end within the last tile, a single one.
@@ -56,7 +57,34 @@ def test_value_and_gradients_equal_those_of_lax(size):
     for actual, value in zip(_differentiate(layers.conv_3x3, *arrays), expected, strict=True):
         _assert_close(actual, value, 1e-5)
     x, _, dy = arrays
-    _assert_close(layers._native_kernel_gradient_3x3(x, dy), expected[2], 1e-5)
+    _assert_close(layers._native_kernel_gradient_3x3(x, dy, 0), expected[2], 1e-5)
+
+
+@pytest.mark.parametrize("lead", [1, 2])
+def test_zeros_in_front_are_as_if_given_and_cost_no_gradient(lead):
+    x, kernel, dy = _draw_all((2, 6, 34, 33, 24, 3, 3))
+    given = x.at[:, :lead].set(0)
+    expected = _differentiate(layers.native_conv_3x3, given, kernel, dy)
+    expected = (expected[0], expected[1][:, lead:], expected[2])
+    found = _differentiate(lambda x, k: layers.conv_3x3(x, k, lead), given[:, lead:], kernel, dy)
+    for actual, value in zip(found, expected, strict=True):
+        _assert_close(actual, value, 1e-5)
+    _assert_close(layers.native_conv_3x3(x[:, lead:], kernel, lead), found[0], 1e-5)
+    _assert_close(layers._native_kernel_gradient_3x3(x[:, lead:], dy, lead), found[2], 1e-5)
+
+
+def test_zeros_in_front_are_no_work():
+    """With the taps of an output frame as the unit: 1 + 2 taps of the first two outputs less,
+    forward and in the gradient by the kernel, and no gradient of two frames."""
+    x, kernel, _ = _draw_all((1, 4, 6, 8, 24, 24, 3))
+
+    def count(convolve):
+        differentiate = jax.value_and_grad(lambda x, k: jnp.sum(jnp.sin(convolve(x, k))), (0, 1))
+        return count_flops(jax.make_jaxpr(differentiate)(x, kernel))
+
+    given = count(lambda x, k: layers.conv_3x3(jnp.pad(x, ((0, 0), (2, 0), *3 * [(0, 0)])), k))
+    frame = count_flops(jax.make_jaxpr(layers.native_conv_3x3)(x[:, :3], kernel))
+    assert given - count(lambda x, k: layers.conv_3x3(x, k, 2)) == (1 + 1 + 2) * frame
 
 
 @pytest.mark.parametrize("size", [(2, 6, 34, 33, 24, 3, 3), (1, 2, 65, 70, 24, 2, 3)])

@@ -37,7 +37,7 @@ def make_step(config, kind, num_devices):
     """Returns runner, compiled step, its placed state, and a function: seed -> NumPy batch."""
     runner = make_runner(kind, jax.devices()[:num_devices])
     frames, size = config.data.num_frames, config.train.batch_size
-    shape_HWC = (config.data.height, config.data.width, 1)
+    shape_HWC = runs.clip_format(config).clip_shape[1:]
     model = runs.build_model(config, shape_HWC[-1])
     tx = session.make_optimizer(config, session.make_schedule(config.optim, NUM_STEPS))
     parts = session.count_parts(config, runner)
@@ -114,7 +114,7 @@ def test_the_work_of_a_device_does_not_depend_on_their_number(kind, name):
     assert eight == pytest.approx(two, rel=0.002)
 
 
-@pytest.mark.parametrize("name", ["tiny", "default"])
+@pytest.mark.parametrize("name", ["tiny", "default", "causal_tiny"])
 def test_the_estimate_of_memory_is_right_within_a_quarter(name):
     config = read_config(name)
     runner, step, state, draw = make_step(config, "pmap", 1)

@@ -120,4 +120,4 @@ def test_the_measured_settings_are_those_that_are_trained():
     assert MEASURED.video_shape == (8, 17, 64, 64, 3)
     assert MEASURED.make_model().grid_shape((17, 64, 64)) == (5, 8, 8)
     if jax.default_backend() == "cpu":
-        assert train_step.find_trained_micro_batch(MEASURED) == 1
+        assert train_step.find_trained_micro_batch(MEASURED) == 8

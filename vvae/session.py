@@ -62,9 +62,9 @@ _INITIALISATION_STREAM = 0
 _VALIDATION_STREAM = 2
 _CRITIC_STREAM = 3
 _SHEET_CLIPS = 4
-# Frames that are computed at a time on a CPU, times the side of a square of as many pixels as each:
-# 32 of 64x64, 64 of 32x32. More leave its caches, and fewer pay for the start of every operation
-# (benchmarks/train_step.py).
+# Frames that are computed at a time on a CPU, times the side of a square of as many places as the
+# first layer has of each: 32 frames of 64x64 pixels, 64 of 32x32. More leave its caches, and fewer
+# pay for the start of every operation (benchmarks/train_step.py).
 _CPU_SIDES = 32 * 64
 _MAX_MI_INPUTS = 1000
 # Clips that the mixture prior is fitted to, spread over the training clips.
@@ -92,9 +92,19 @@ def count_parts(config: Config, runner) -> int:
     clips = batch_size // runner.num_devices
     if jax.default_backend() != "cpu":
         return 1
-    side = math.sqrt(math.prod(runs.frame_size(config)))
+    side = math.sqrt(_count_places(config))
     wanted = max(1, int(_CPU_SIDES / (side * config.data.num_frames)))
     return clips // max(n for n in range(1, clips + 1) if clips % n == 0 and n <= wanted)
+
+
+def _count_places(config: Config) -> float:
+    """Returns of how many places of a frame the network's first layer computes something."""
+    pixels = math.prod(runs.frame_size(config))
+    if config.model.kind != "causal":
+        return pixels
+    model = runs.build_model(config, runs.clip_format(config).clip_shape[-1])
+    frames = model.temporal_compression if model.stem == "pca" else 1
+    return pixels / (model.stem_scale**2 * frames)
 
 
 def adopt_network(config: Config, init_from: str | None) -> Config:
@@ -158,11 +168,14 @@ def _describe_network(config: Config) -> estimate.Network | estimate.GridNetwork
     if config.model.kind == "sequential":
         return estimate.Network(shape_HWC, config.model.widths, config.model.hidden)
     model = runs.build_model(config, shape_HWC[-1])
-    finest = math.prod(shape_HWC[:2]) / model.stem_scale**2
-    if model.stem == "pca":
-        finest /= model.temporal_compression
-    features = model.stem_features
-    return estimate.GridNetwork(finest, features, model.widths, model.blocks, model.halvings)
+    return estimate.GridNetwork(
+        math.prod(shape_HWC),
+        _count_places(config),
+        model.stem_features,
+        model.widths,
+        model.blocks,
+        model.halvings,
+    )
 
 
 def _estimate_duration(config: Config, num_steps: int) -> str:

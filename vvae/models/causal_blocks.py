@@ -116,11 +116,13 @@ class CausalConv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x = zero_outside(x_BTHWC.astype(self.dtype), self.extent)
-        x = prepend_past(x, past, _KERNEL - 1)
+        known = prepend_past(x, past, _KERNEL - 1)
         convolve = conv_3x3 if self.extent is None else native_conv_3x3
-        y = convolve(x, kernel.astype(self.dtype))
+        # Zeros that the convolution puts in front itself get no gradient, which would be work.
+        x, lead = (x, _KERNEL - 1) if past is None else (known, 0)
+        y = convolve(x, kernel.astype(self.dtype), lead)
         y = y + bias.astype(self.dtype).reshape(1, 1, 1, 1, -1)
-        return y, x[:, -(_KERNEL - 1) :]
+        return y, known[:, -(_KERNEL - 1) :]
 
 
 class Norm(nn.Module):

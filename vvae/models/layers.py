@@ -6,6 +6,7 @@ https://distill.pub/2016/deconv-checkerboard). Those that keep its size have 3x3
 or more frames.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -119,34 +120,43 @@ def _native_kernel_gradient(x_NHWC: Array, y_NhwF: Array) -> Array:
     return gradient
 
 
-@jax.custom_vjp
-def conv_3x3(x_BTHWC: Array, kernel: Array) -> Array:
-    """Convolves with a 3x3 kernel over frames: one zero on each side of a frame, none in time.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv_3x3(x_BTHWC: Array, kernel: Array, lead: int = 0) -> Array:
+    """Convolves with a 3x3 kernel over frames: one zero on each side of a frame, none behind them.
 
     Lowers and differentiates as `down_conv` does, on CPUs to the products of `layers_cpu_3x3`.
 
     Args:
-        x_BTHWC: floats [B, T + taps - 1, H, W, C].
+        x_BTHWC: floats [B, T, H, W, C].
         kernel: [taps, 3, 3, C, F] over time, rows and columns, the dtype of x.
+        lead: frames of zeros before the first frame, fewer than taps.
 
     Returns:
-        [B, T, H, W, F], the dtype of x.
+        [B, T + lead - (taps - 1), H, W, F], the dtype of x.
     """
-    return lax.platform_dependent(x_BTHWC, kernel, cpu=layers_cpu_3x3.conv, default=native_conv_3x3)
+    return lax.platform_dependent(
+        x_BTHWC,
+        kernel,
+        cpu=lambda x, kernel: layers_cpu_3x3.conv(_pad_frames(x, lead, 0), kernel),
+        default=lambda x, kernel: native_conv_3x3(x, kernel, lead),
+    )
 
 
-def _conv_3x3_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return conv_3x3(x, kernel), (x, kernel)
+def _conv_3x3_forward(x: Array, kernel: Array, lead: int) -> tuple[Array, tuple[Array, Array]]:
+    return conv_3x3(x, kernel, lead), (x, kernel)
 
 
-def _conv_3x3_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+def _conv_3x3_backward(lead: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     # The adjoint in x is the convolution with the kernel turned round, over all frames it reaches.
     reach = kernel.shape[0] - 1
-    padded = jnp.pad(dy, ((0, 0), (reach, reach), (0, 0), (0, 0), (0, 0)))
-    dx = conv_3x3(padded, kernel[::-1, ::-1, ::-1].swapaxes(3, 4))
+    flipped = kernel[::-1, ::-1, ::-1].swapaxes(3, 4)
+    dx = conv_3x3(_pad_frames(dy, reach - lead, reach), flipped)
     gradient = lax.platform_dependent(
-        x, dy, cpu=layers_cpu_3x3.kernel_gradient, default=_native_kernel_gradient_3x3
+        x,
+        dy,
+        cpu=lambda x, dy: layers_cpu_3x3.kernel_gradient(_pad_frames(x, lead, 0), dy),
+        default=lambda x, dy: _native_kernel_gradient_3x3(x, dy, lead),
     )
     return dx, gradient
 
@@ -154,22 +164,26 @@ def _conv_3x3_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array
 conv_3x3.defvjp(_conv_3x3_forward, _conv_3x3_backward)
 
 
-def native_conv_3x3(x_BTHWC: Array, kernel: Array) -> Array:
+def native_conv_3x3(x_BTHWC: Array, kernel: Array, lead: int = 0) -> Array:
     """`conv_3x3` by the backend's own convolution everywhere; see `native_down_conv`."""
     return lax.conv_general_dilated(
         x_BTHWC,
         kernel,
         window_strides=(1, 1, 1),
-        padding=((0, 0), (1, 1), (1, 1)),
+        padding=((lead, 0), (1, 1), (1, 1)),
         dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
     )
 
 
-def _native_kernel_gradient_3x3(x_BTHWC: Array, y_BTHWF: Array) -> Array:
-    taps = 1 + x_BTHWC.shape[1] - y_BTHWF.shape[1]
+def _pad_frames(x_BTHWC: Array, before: int, after: int) -> Array:
+    return jnp.pad(x_BTHWC, ((0, 0), (before, after), (0, 0), (0, 0), (0, 0)))
+
+
+def _native_kernel_gradient_3x3(x_BTHWC: Array, y_BTHWF: Array, lead: int) -> Array:
+    taps = 1 + lead + x_BTHWC.shape[1] - y_BTHWF.shape[1]
     shape = (taps, 3, 3, x_BTHWC.shape[-1], y_BTHWF.shape[-1])
     kernel = jax.ShapeDtypeStruct(shape, x_BTHWC.dtype)
-    (gradient,) = jax.linear_transpose(lambda k: native_conv_3x3(x_BTHWC, k), kernel)(y_BTHWF)
+    (gradient,) = jax.linear_transpose(lambda k: native_conv_3x3(x_BTHWC, k, lead), kernel)(y_BTHWF)
     return gradient
 
 

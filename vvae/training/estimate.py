@@ -18,8 +18,9 @@ _STEP_SECONDS = 0.01
 # again in the backward pass, since the compiler dissolves a loop of one round: all that is inside
 # the block stays. Of longer stages the results of the blocks stay, and the inside of one block.
 _LIVE_COPIES = 6
-_INSIDE_KEPT_BLOCK = 98
-_INSIDE_SCANNED_BLOCK = 63
+_INSIDE_KEPT_BLOCK = 34
+_INSIDE_SCANNED_BLOCK = 30
+_VIDEO_COPIES = 32  # of the pixels, around a causal network
 _PARAMETER_COPIES = 6  # params, moving average, two moments, gradient, update
 
 # FLOP/s of dense bfloat16 matrix products, by a part of jax's name of the device, the longer names
@@ -71,11 +72,13 @@ class GridNetwork:
     """What the cost of a frame of a causal network depends on; see `CausalVideoVAE`.
 
     Attributes:
+      pixels: numbers of a frame of the video, H * W * C.
       finest: positions a frame at the first resolution.
       features: channels that the stem makes of the video.
       widths, blocks, halvings: as the model's.
     """
 
+    pixels: int
     finest: float
     features: int
     widths: tuple[int, ...]
@@ -108,7 +111,8 @@ class GridNetwork:
         copies = sum(n if n > 1 else _INSIDE_KEPT_BLOCK for n in self.blocks)
         if max(self.blocks) > 1:
             copies += _INSIDE_SCANNED_BLOCK
-        return int(copies * sum(w * p for w, p in zip(self.widths, self._positions())))
+        activations = sum(w * p for w, p in zip(self.widths, self._positions()))
+        return int(copies * activations + _VIDEO_COPIES * self.pixels)
 
 
 def estimate_seconds(
