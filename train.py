@@ -134,7 +134,7 @@ def train(request: Request) -> bool:
 
     with Checkpointer(run.checkpoints) as checkpointer:
         # Of a run that is continued, the state.
-        abstract_state = session.describe_state(model, tx, session.start_critic(config))
+        abstract_state = session.describe_state(model, tx, config)
         host_state = None
         if checkpointer.latest_step is not None:
             fallback = config.checkpoint.fallback

@@ -54,7 +54,7 @@ def read_state(workdir):
     run = runs.open_run(workdir)
     model = runs.build_model(run.config, run.num_channels)
     tx = session.make_optimizer(run.config, session.make_schedule(run.config.optim, run.num_steps))
-    abstract = session.describe_state(model, tx, session.start_critic(run.config))
+    abstract = session.describe_state(model, tx, run.config)
     with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
         return checkpointer.restore("latest", abstract).state
 

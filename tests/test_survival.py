@@ -123,7 +123,8 @@ class Training:
             run.config, session.make_schedule(run.config.optim, run.num_steps)
         )
         with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
-            restored = checkpointer.restore("latest", session.describe_state(model, tx))
+            abstract_state = session.describe_state(model, tx, run.config)
+            restored = checkpointer.restore("latest", abstract_state)
         rows = [
             {name: value for name, value in row.items() if name not in TIMING}
             for row in read_metrics(run.metrics)

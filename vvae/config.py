@@ -322,8 +322,8 @@ class Train:
     they were whole."""
     accumulate: int | None = None
     """Parts of a device's batch that are computed one after the other; None is parts of about 32
-    frames of 64x64 or 64 of 32x32 on a CPU, where they are fastest, and the whole on
-    accelerators."""
+    frames of 64x64 or 64 of 32x32 on a CPU, where they are fastest (more where the stem of a causal
+    model leaves fewer places), and the whole on accelerators."""
     seed: int = 0
     """Of everything random."""
     log_every: int = _runtime(20)

@@ -414,7 +414,7 @@ def _make_adversary(model, config: Config) -> Adversary:
     )
 
 
-def start_critic(config: Config) -> CriticState | None:
+def _start_critic(config: Config) -> CriticState | None:
     """Returns the state of a fresh critic; None where there is none."""
     if not config.critic.weight:
         return None
@@ -439,10 +439,10 @@ def make_state(model, tx, dataset: Dataset, config: Config) -> TrainState:
             if isinstance(model.bottleneck, GaussianLatents):
                 beta = config.objective.beta
                 params = start_blocks_at_ppca(model, params, stats, variance_D, beta)
-        return init_state(params, stats, tx, start_critic(config))
+        return init_state(params, stats, tx, _start_critic(config))
     if isinstance(model, GridVideoVAE):
         # Published weights take videos as they are; the parameters are replaced by theirs.
-        return init_state(params, fresh["stats"], tx, start_critic(config))
+        return init_state(params, fresh["stats"], tx, _start_critic(config))
     mean_HWC, std = pixel_statistics(clips)
     stats = {"mean": jnp.asarray(mean_HWC), "std": jnp.float32(std)}
     if model.linear:
@@ -453,12 +453,12 @@ def make_state(model, tx, dataset: Dataset, config: Config) -> TrainState:
     return init_state(params, stats, tx)
 
 
-def describe_state(model, tx, critic: CriticState | None = None) -> TrainState:
-    """Returns the shapes and dtypes of `make_state`, without looking at the data."""
+def describe_state(model, tx, config: Config) -> TrainState:
+    """Returns the shapes and dtypes of `make_state`; nothing is computed or looked at for them."""
 
     def start(key):
         fresh = init_variables(model, key)
-        return init_state(fresh["params"], fresh["stats"], tx, critic)
+        return init_state(fresh["params"], fresh["stats"], tx, _start_critic(config))
 
     return jax.eval_shape(start, jax.random.key(0))
 
