@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -154,7 +155,10 @@ def test_only_the_first_process_writes(uninterrupted):
     assert (record["device"]["count"], record["device"]["processes"]) == (4, 2)
     (said, _), (said_by_other, _) = uninterrupted.printed
     assert "report.html" in said
-    assert [line for line in said_by_other.splitlines() if "[Gloo]" not in line] == []
+    # Gloo prints from several threads at once, which mixes the pieces of its lines.
+    pieces = r"\[Gloo\] Rank|is connected to|Expected number of connected|peer ranks( is :|\.)|\d+"
+    said_by_other = re.sub(pieces, "", said_by_other)
+    assert said_by_other.strip() == ""
 
 
 def test_evaluation_is_the_same_bit_by_bit_for_one_process_and_for_two(uninterrupted, tmp_path):

@@ -108,6 +108,16 @@ class PmapRunner(Runner):
             devices=self.devices,
         )
 
+    def describe_state(self, abstract_state: Any) -> Any:
+        """As `Runner.describe_state`; over several processes a placed tree of zeros.
+
+        There `jax.pmap` lowers for arrays alone.
+        """
+        if jax.process_count() == 1:
+            return super().describe_state(abstract_state)
+        zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract_state)
+        return self.place_state(zeros)
+
     def place_batch(self, batch: Any) -> Any:
         """Copies this process' part of a batch, arrays [B, ...], to its devices.
 
