@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 GOLDEN_FOLDER = Path(__file__).resolve().parent / "golden"
-GOLDEN = ("wan21", "wan22", "ltx", "ltx_merged", "vidtok", "vidtok_fsq")
+GOLDEN = ("wan21", "wan22", "ltx", "ltx_noisy", "vidtok", "vidtok_fsq")
 
 _WAN = {"base_dim": 4, "z_dim": 3, "num_res_blocks": 1}
 _WAN |= {"latents_mean": [0.1, -0.2, 0.3], "latents_std": [1.0, 2.0, 0.5]}
@@ -28,6 +28,17 @@ _LTX = {
     "decoder_inject_noise": (False,) * 3,
     "upsample_residual": (False, False),
     "upsample_factor": (1, 1),
+}
+_LTX_UP = {
+    "decoder_block_out_channels": (8, 16),
+    "upsample_residual": (True, True),
+    "upsample_factor": (2, 2),
+}
+_LTX_MERGED = _LTX | {
+    "block_out_channels": (8, 8, 8, 8),
+    "down_block_types": ("LTXVideo095DownBlock3D",) * 3,
+    "spatio_temporal_scaling": (True,) * 3,
+    "downsample_type": ("spatial", "temporal", "spatiotemporal"),
 }
 _VIDTOK = {"ch": 4, "ch_mult": [1, 2, 2], "z_channels": 3, "num_res_blocks": 1}
 _SHORT = {"dim_mult": [1, 2, 2], "temperal_downsample": [True, True]}
@@ -60,29 +71,25 @@ SETTINGS = {
         "AutoencoderKLLTXVideo",
         _LTX | {"decoder_causal": True, "decoder_layers_per_block": (1, 2, 1)},
     ),
-    "ltx_merged": (
+    "ltx_merged": ("AutoencoderKLLTXVideo", _LTX_MERGED | _LTX_UP),
+    # As 0.9.5, told of noise in the latents, and as 0.9.1, adding noise as well.
+    "ltx_timestep": ("AutoencoderKLLTXVideo", _LTX | _LTX_UP | {"timestep_conditioning": True}),
+    "ltx_noisy": (
         "AutoencoderKLLTXVideo",
-        _LTX
-        | {
-            "block_out_channels": (8, 8, 8, 8),
-            "down_block_types": ("LTXVideo095DownBlock3D",) * 3,
-            "layers_per_block": (1, 1, 1, 1),
-            "spatio_temporal_scaling": (True,) * 3,
-            "downsample_type": ("spatial", "temporal", "spatiotemporal"),
-            "decoder_block_out_channels": (8, 16),
-            "decoder_layers_per_block": (1, 1, 1),
-            "decoder_spatio_temporal_scaling": (True, True),
-            "decoder_inject_noise": (False,) * 3,
-            "upsample_residual": (True, True),
-            "upsample_factor": (2, 2),
-        },
+        _LTX_MERGED
+        | _LTX_UP
+        | {"timestep_conditioning": True, "decoder_inject_noise": (False, True, True)},
     ),
 }
 """Name -> (class of diffusers, settings)."""
 
+KEPT = ("per_channel_scale1", "per_channel_scale2", "timestep_scale_multiplier")
+TIMESTEP = 0.05
+
 
 def make_model(name: str, seed: int = 0):
-    """Returns a model of diffusers of one of SETTINGS, no parameter left at its initial value.
+    """Returns a model of diffusers of one of SETTINGS, no parameter left at its initial value but
+    the scales of the noise that a decoder adds, which are zero.
 
     Biases are as large as what they are added to: otherwise some position of so few channels is
     almost zero before a norm, and the gradients of diffusers itself are off by 1e-3 in float32.
@@ -93,8 +100,10 @@ def make_model(name: str, seed: int = 0):
     kind, settings = SETTINGS[name]
     model = getattr(diffusers, kind)(**settings).eval().requires_grad_(False)
     rng = np.random.default_rng(seed)
-    for parameter in model.parameters():
+    for label, parameter in model.named_parameters():
         values = rng.normal(size=parameter.shape)
+        if label.rpartition(".")[-1] in KEPT:
+            continue
         if parameter.ndim > 1 and parameter[0].numel() > 1:
             values /= np.sqrt(parameter[0].numel())
         elif float(parameter.mean()) == 1.0:  # scales
@@ -128,7 +137,7 @@ def run_reference(model, x_BTHWC: np.ndarray) -> dict[str, np.ndarray]:
 
     x = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x_BTHWC, -1, 1))).requires_grad_()
     outputs = _encode(model, x)
-    decoded = model.decode(outputs["mean"])
+    decoded = model.decode(outputs["mean"], *_list_timesteps(model, x))
     y = getattr(decoded, "sample", decoded)
 
     def move(a):
@@ -139,6 +148,14 @@ def run_reference(model, x_BTHWC: np.ndarray) -> dict[str, np.ndarray]:
     latents, pixels = (torch.from_numpy(np.ascontiguousarray(w)) for w in weights)
     ((latents * outputs["mean"]).sum() + (pixels * y).sum()).backward()
     return found | {"slope": move(x.grad)}
+
+
+def _list_timesteps(model, x_BCTHW) -> list:
+    """What `decode` needs beside latents: for some, how much noise they have, for each video."""
+    import torch
+
+    is_told = model.config.get("timestep_conditioning", False)
+    return [torch.full(x_BCTHW.shape[:1], TIMESTEP, dtype=x_BCTHW.dtype)] if is_told else []
 
 
 def _encode(model, x_BCTHW) -> dict:

@@ -5,7 +5,9 @@ video. In float64 what differs is rounding alone.
 """
 
 import contextlib
+import copy
 import functools
+import operator
 
 import jax
 import numpy as np
@@ -16,7 +18,7 @@ pytest.importorskip("diffusers", reason="needs the extra parity: pip install '.[
 
 import diffusers
 import torch
-from diffusers.models import normalization
+from diffusers.models import embeddings, normalization
 from diffusers.models.autoencoders import autoencoder_vidtok
 from published import (
     SETTINGS,
@@ -69,9 +71,9 @@ class _Float64Torch:
 @pytest.fixture
 def keep_float64(monkeypatch):
     """Lets diffusers compute in float64 where it rounds to float32 on the way: before pixels are
-    repeated or interpolated, and in norms."""
+    repeated or interpolated, in norms, and in the waves of a timestep."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    for module in (normalization, autoencoder_vidtok):
+    for module in (embeddings, normalization, autoencoder_vidtok):
         monkeypatch.setattr(module, "torch", _Float64Torch())
 
 
@@ -139,6 +141,35 @@ def read_class(folder):
     from vvae.pretrained.folder import read_config
 
     return read_config(folder)["_class_name"]
+
+
+def test_noise_is_distributed_as_that_of_diffusers(pair):
+    """Mean and standard deviation of each value that is decoded, over draws of the noise."""
+    reference, model, params = pair("ltx_noisy")
+    reference, params = copy.deepcopy(reference), jax.tree.map(np.array, params)
+    rng, decoder = np.random.default_rng(0), params["params"]["decoder"]
+    for name, parameter in reference.decoder.named_parameters():
+        if "per_channel_scale" in name:
+            parameter.copy_(torch.from_numpy(0.3 * rng.normal(size=parameter.shape)))
+            *path, block, leaf = name.rsplit(".", 3)
+            place = functools.reduce(operator.getitem, path, decoder)
+            place[f"{block}.{name.split('.')[-2]}"][leaf] = np.array(parameter)
+    z = rng.normal(size=(1, 2, 3, 3, 5)).astype(np.float32)
+    torch.manual_seed(0)
+    latents, told = torch.from_numpy(np.moveaxis(z, -1, 1).copy()), torch.full((1,), 0.05)
+    expected = np.stack([reference.decode(latents, told).sample.numpy() for _ in range(400)])
+    expected = np.moveaxis(expected, 2, -1)
+
+    @jax.jit
+    def draw(key):
+        return model.apply(params, z, method="decode", rngs={"noise": key})
+
+    found = np.stack([draw(key) for key in jax.random.split(jax.random.key(0), 400)])
+    error = np.sqrt((expected.var(0) + found.var(0)) / 400)
+    z_scores = (found.mean(0) - expected.mean(0)) / error
+    assert 0.8 < z_scores.std() < 1.2
+    ratio = found.std(0) / expected.std(0)
+    assert abs(np.median(ratio) - 1) < 0.02 and ratio.std() < 0.1
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Published weights: golden parity, folders that come back, and errors that say what is wrong."""
 
+import dataclasses
 import json
 import shutil
 
@@ -15,6 +16,7 @@ import vvae
 from vvae.models import contract
 from vvae.models.bottleneck import ScaledLatents
 from vvae.pretrained import folder as folders
+from vvae.pretrained import ltx
 from vvae.pretrained.load import load_pretrained, save_pretrained
 
 
@@ -85,6 +87,56 @@ def test_the_prior_of_the_latents_has_their_mean_and_standard_deviation():
 def test_impossible_latents_say_why(settings, text):
     with pytest.raises(ValueError, match=text):
         ScaledLatents(*settings)
+
+
+# --- decoders that remove noise ------------------------------------------------------------------
+
+
+def test_a_decoder_can_be_told_of_more_noise():
+    model, params = load_pretrained(GOLDEN_FOLDER / "ltx_noisy")
+    assert model.decoding.timestep == 0.05
+    told = model.clone(decoding=dataclasses.replace(model.decoding, timestep=0.5))
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 2, 2, 5)), jnp.float32)
+    expected = contract.decode(model, params, z)
+    assert np.abs(contract.decode(told, params, z) - expected).max() > 0.1
+    again = model.clone(decoding=dataclasses.replace(told.decoding, timestep=0.05))
+    np.testing.assert_array_equal(contract.decode(again, params, z), expected)
+
+
+def test_noise_is_one_value_a_position_times_a_scale_a_channel():
+    """By a block whose second convolution gives zeros: x + noise scale is left."""
+    block = ltx.ResBlock(3, causal=True, epsilon=1e-6, dtype=jnp.float32, noisy=True)
+    x = jax.random.normal(jax.random.key(0), (2, 4, 24, 32, 3))
+    params = block.init(jax.random.key(1), x, None)["params"]
+    scale = jnp.array([0.5, -1.0, 2.0])
+    params["conv2"]["conv"]["kernel"] = jnp.zeros_like(params["conv2"]["conv"]["kernel"])
+    params["per_channel_scale2"] = scale.reshape(3, 1, 1)
+
+    def draw(seed=None):
+        rngs = None if seed is None else {"noise": jax.random.key(seed)}
+        return block.apply({"params": params}, x, None, rngs=rngs)[0] - x
+
+    assert not np.any(draw())
+    noise = draw(0) / scale.reshape(1, 1, 1, 1, 3)
+    np.testing.assert_allclose(noise, jnp.broadcast_to(noise[:1, :1, ..., :1], x.shape), atol=1e-5)
+    assert abs(float(noise[0, 0, ..., 0].std()) - 1) < 0.1
+    np.testing.assert_array_equal(draw(0), draw(0))
+    assert np.abs(draw(0) - draw(1)).max() > 1
+
+
+def test_noise_is_added_for_a_key_alone():
+    model, params = load_pretrained(GOLDEN_FOLDER / "ltx_noisy")
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 2, 2, 5)), jnp.float32)
+    rngs = {"noise": jax.random.key(0)}
+
+    def decode(params, rngs=None):
+        return model.apply(params, z, method="decode", rngs=rngs)
+
+    # The golden scales are zeros, which leave no noise; a key that is not given, neither.
+    np.testing.assert_array_equal(decode(params, rngs), decode(params))
+    block = params["params"]["decoder"]["mid_block"]["resnets.0"]
+    block["per_channel_scale1"] = jnp.ones_like(block["per_channel_scale1"])
+    assert np.abs(decode(params, rngs) - decode(params)).max() > 0.01
 
 
 # --- folders -------------------------------------------------------------------------------------
@@ -198,6 +250,22 @@ def test_another_config_says_why(copy_of, changes, text):
     with pytest.raises(ValueError, match=text) as error:
         load_pretrained(folder)
     assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"decoder_inject_noise": [True]}, r"and decoder_inject_noise=\(True,\) do not fit"),
+        ({"upsample_factor": [2, 1]}, "where neither a timestep nor noise can be given"),
+        ({"timestep_conditioning": False}, r"extra: .*decoder\.mid_block\.time_embedder"),
+        ({"decoder_inject_noise": [True] * 3}, r"missing: .*up_blocks.1.*per_channel_scale2"),
+    ],
+)
+def test_another_decoder_of_ltx_says_why(copy_of, changes, text):
+    folder = copy_of("ltx_noisy")
+    change_config(folder, **changes)
+    with pytest.raises(ValueError, match=text):
+        load_pretrained(folder)
 
 
 def test_folders_without_weights_say_so(tmp_path, copy_of):

@@ -35,7 +35,7 @@ IMPORTED: dict[str, GridVideoVAE] = {
     "ltx_causal": LTXVAE(
         (8, 8, 2),
         Encoding((4, 6), (1, 1, 1), ("conv", "")),
-        Decoding((4,), (1, 1), (True,), (False,), (1,), causal=True),
+        Decoding((4,), (1, 1), (True,), (False,), (1,), causal=True, timestep=0.05),
         patch=2,
         bottleneck=_LATENTS,
     ),

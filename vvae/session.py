@@ -46,7 +46,7 @@ from vvae.models.critic import PatchCritic
 from vvae.models.grid import GridVideoVAE
 from vvae.models.ppca import FrameSpectrum, start_at_ppca, start_blocks_at_ppca, whiten_blocks
 from vvae.models.sequential import SequentialVAE, replace_clip_prior
-from vvae.pretrained.load import describe_network, is_published, load_pretrained
+from vvae.pretrained.load import describe_network, is_published, load_network, load_pretrained
 from vvae.training import estimate, optimizer
 from vvae.training.adversarial_step import Adversary, adversarial_step
 from vvae.training.checkpoint import Checkpointer, DamagedError
@@ -127,7 +127,7 @@ def adopt_network(config: Config, init_from: str | None) -> Config:
     if init_from is None:
         return config
     if is_published(init_from):
-        network = describe_network(load_pretrained(init_from)[0])
+        network = describe_network(load_network(init_from))
     else:
         network = runs.open_run(init_from).config.model.network
     return replace(config, model=replace(config.model, network=network))

@@ -6,6 +6,7 @@ its others (see `pretrained.layers`).
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,18 @@ def list_paths(params) -> dict[Path_, Any]:
 # --- files --------------------------------------------------------------------------------------
 
 
-def find_tensors(folder: Path) -> dict[str, tuple[Path, tuple[int, ...], str]]:
-    """Returns tensor name -> (file, shape, type) of a folder, from the headers of its files.
+@dataclass(frozen=True)
+class Tensor:
+    """Where a published tensor lies; a leaf of the trees of `find_params`."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+
+
+def find_tensors(folder: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a folder by their names, from the headers of its files.
 
     Raises:
       ValueError: if there is no file of weights, if one is damaged, or if the extra is missing.
@@ -145,19 +156,20 @@ def find_tensors(folder: Path) -> dict[str, tuple[Path, tuple[int, ...], str]]:
         with _open(path) as file:
             for name in file.keys():  # noqa: SIM118 (no mapping)
                 tensor = file.get_slice(name)
-                found[name] = path, tuple(tensor.get_shape()), tensor.get_dtype()
+                shape, kind = tuple(tensor.get_shape()), tensor.get_dtype()
+                found[name] = Tensor(path, name, shape, kind)
     return found
 
 
-def read_params(folder: Path, shapes) -> Any:
-    """Reads parameters; nothing is read if one is missing, misshapen or too many.
+def find_params(folder: Path, shapes) -> Any:
+    """Finds parameters, of which none may be missing, misshapen or too many.
 
     Args:
       folder: with the files of weights.
       shapes: tree of the parameters, leaves with `shape`.
 
     Returns:
-      The tree, float32; numbers published as float64 stay so where jax takes them.
+      The tree, with the Tensor of each.
 
     Raises:
       ValueError: with the list of what is missing, extra and misshapen, or for a damaged file.
@@ -167,18 +179,32 @@ def read_params(folder: Path, shapes) -> Any:
     problems = _compare(wanted, found)
     if problems:
         raise ValueError(f"{folder}: the weights are not those of config.json: {problems}")
-    leaves = [_read(path, *found[tensor_name(path)]) for path in wanted]
+    leaves = [found[tensor_name(path)] for path in wanted]
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
-def _compare(wanted: dict[Path_, Any], found: dict) -> str:
+def read_params(tensors) -> Any:
+    """Reads what `find_params` has found.
+
+    Returns:
+      The tree, float32; numbers published as float64 stay so where jax takes them.
+
+    Raises:
+      ValueError: for a damaged file.
+    """
+    return jax.tree.unflatten(
+        jax.tree.structure(tensors), [_read(*item) for item in list_paths(tensors).items()]
+    )
+
+
+def _compare(wanted: dict[Path_, Any], found: dict[str, Tensor]) -> str:
     shapes = {tensor_name(path): tensor_shape(path, leaf.shape) for path, leaf in wanted.items()}
     misshapen = [
-        f"{name} is {found[name][1]} and should be {shape}"
+        f"{name} is {found[name].shape} and should be {shape}"
         for name, shape in shapes.items()
-        if name in found and found[name][1] != shape
+        if name in found and found[name].shape != shape
     ]
-    other = [f"{name} ({found[name][2]})" for name in found if found[name][2] not in _TYPES]
+    other = [f"{t.name} ({t.kind})" for t in found.values() if t.kind not in _TYPES]
     parts = {
         "missing": sorted(shapes.keys() - found.keys()),
         "extra": sorted(found.keys() - shapes.keys()),
@@ -188,14 +214,14 @@ def _compare(wanted: dict[Path_, Any], found: dict) -> str:
     return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in parts.items() if names)
 
 
-def _read(path: Path_, file_path: Path, shape: tuple[int, ...], kind: str) -> jax.Array:
+def _read(path: Path_, tensor: Tensor) -> jax.Array:
     # Opened anew for each tensor: what is mapped of a file counts as memory until it is closed.
-    with _open(file_path) as file:
-        tensor = np.asarray(file.get_tensor(tensor_name(path)))
-        dtype = jnp.result_type(np.float64 if kind == "F64" else np.float32)
-        return jax.block_until_ready(
-            jnp.array(np.ascontiguousarray(from_tensor(path, tensor), dtype))
-        )
+    with _open(tensor.file) as file:
+        values = np.asarray(file.get_tensor(tensor.name))
+        dtype = jax.dtypes.canonicalize_dtype(np.float64 if tensor.kind == "F64" else np.float32)
+        # Not np.ascontiguousarray, which makes an axis of a scalar.
+        parameter = np.asarray(from_tensor(path, values), dtype, order="C")
+        return jax.block_until_ready(jnp.array(parameter))
 
 
 def _open(path: Path):
@@ -228,7 +254,7 @@ def write_folder(folder: Path, config: dict[str, Any], params) -> None:
     save = _import_safetensors().numpy.save_file
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        tensor_name(path): np.ascontiguousarray(to_tensor(path, np.asarray(leaf)))
+        tensor_name(path): np.asarray(to_tensor(path, np.asarray(leaf)), order="C")
         for path, leaf in list_paths(params).items()
     }
     part = folder / f".{WEIGHTS}"

@@ -40,7 +40,28 @@ def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
       ValueError: for another class, an unknown setting, a damaged file, or with the list of
         tensors that are missing, extra and misshapen.
     """
-    folder = Path(path)
+    model, tensors = _find(Path(path))
+    channels = model.shape_HWC[-1]
+    return model, {
+        "params": folders.read_params(tensors) | {"log_sigma": jnp.float32(LOG_SIGMA)},
+        "stats": {"mean": jnp.zeros(channels), "std": jnp.ones(channels)},
+    }
+
+
+def load_network(path: str | os.PathLike) -> GridVideoVAE:
+    """Returns the model of published weights alone, without reading its parameters.
+
+    Args:
+      path: as of `load_pretrained`.
+
+    Raises:
+      ValueError: as `load_pretrained`, but for damage that the header of a file does not show.
+    """
+    return _find(Path(path))[0]
+
+
+def _find(folder: Path) -> tuple[GridVideoVAE, Any]:
+    """The model of a folder, and where its parameters lie."""
     record = folders.read_config(folder)
     try:
         family, model = _build(record)
@@ -49,14 +70,11 @@ def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
     shapes = jax.eval_shape(functools.partial(contract.init_variables, model), jax.random.key(0))
     published = {name: leaf for name, leaf in shapes["params"].items() if name not in _OWN}
     latents = jax.ShapeDtypeStruct((model.bottleneck.channels,), jnp.float32)
-    params = folders.read_params(folder, published | dict.fromkeys(family.BUFFERS, latents))
+    tensors = folders.find_params(folder, published | dict.fromkeys(family.BUFFERS, latents))
     if family.BUFFERS:
-        model = _scale(model, *(params.pop(name) for name in family.BUFFERS))
-    channels = model.shape_HWC[-1]
-    return model, {
-        "params": params | {"log_sigma": jnp.float32(LOG_SIGMA)},
-        "stats": {"mean": jnp.zeros(channels), "std": jnp.ones(channels)},
-    }
+        scales = folders.read_params({name: tensors.pop(name) for name in family.BUFFERS})
+        model = _scale(model, *(scales[name] for name in family.BUFFERS))
+    return model, tensors
 
 
 def save_pretrained(path: str | os.PathLike, model: GridVideoVAE, params: Params) -> None:

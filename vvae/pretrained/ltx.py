@@ -2,16 +2,24 @@
 
 4x4 patches, then convolutions without attention that compress 8x32x32 into 128 channels. The
 encoder is causal; the decoder looks ahead unless the weights say otherwise. Frames are padded in
-time by repetition. All log-variances of a position are one number. Decoders that are conditioned on
-a timestep or add noise (versions 0.9.1 and later) are refused: they need more than latents.
+time by repetition. All log-variances of a position are one number.
+
+Later decoders (0.9.1 and on) remove noise as well: they are told how much there is in the latents,
+the timestep (`Decoding.timestep`). That of 0.9.1 adds noise of its own to the activations, one
+value a position for all frames and channels, times a learned scale a channel. Decoding is a
+function of the latents here, so that noise is left out, unless there is a key for it:
+`model.apply(params, z, method="decode", rngs={"noise": key})`.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vvae.distributions import raise_precision
 from vvae.models.bottleneck import ScaledLatents
@@ -34,6 +42,12 @@ _FIRST, _LATER = "LTXVideoDownBlock3D", "LTXVideo095DownBlock3D"
 # Kind of a step to a coarser resolution -> how much it compresses (time, space).
 _STEPS = {"conv": (2, 2), "spatial": (1, 2), "temporal": (2, 1), "spatiotemporal": (2, 2)}
 _NORM_EPSILON = 1e-8
+_NUM_FREQUENCIES = 128
+_LONGEST_PERIOD = 10_000.0
+
+DECODE_TIMESTEP = 0.05
+"""What decoders that are conditioned on a timestep are told, in [0, 1]: the setting of the authors'
+pipelines and of the documentation of diffusers."""
 
 DEFAULTS = {
     "AutoencoderKLLTXVideo": {
@@ -93,6 +107,9 @@ class Decoding:
       residual: whether that step has a shortcut.
       factors: what that step divides the channels by.
       causal: whether nothing looks ahead.
+      noisy: whether noise is added at each resolution, and in the middle.
+      timestep: how much noise the decoder is told that its latents have, from 0 to 1; None if it
+        is not told.
     """
 
     widths: tuple[int, ...] = (128, 256, 512, 512)
@@ -101,6 +118,8 @@ class Decoding:
     residual: tuple[bool, ...] = (False,) * 4
     factors: tuple[int, ...] = (1,) * 4
     causal: bool = False
+    noisy: tuple[bool, ...] = (False,) * 5
+    timestep: float | None = None
 
 
 def normalize(x: jax.Array) -> jax.Array:
@@ -110,25 +129,87 @@ def normalize(x: jax.Array) -> jax.Array:
     return (h * jax.lax.rsqrt(squares + _NORM_EPSILON)).astype(x.dtype)
 
 
+class TimestepEmbedding(nn.Module):
+    """Cosines and sines of a timestep, and two dense layers: a scalar -> [features]."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, timestep: jax.Array) -> jax.Array:
+        exponents = np.arange(_NUM_FREQUENCIES) / _NUM_FREQUENCIES
+        angles = timestep * jnp.asarray(_LONGEST_PERIOD**-exponents, timestep.dtype)
+        waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
+        hidden = nn.silu(nn.Dense(self.features, name="linear_1")(waves))
+        return nn.Dense(self.features, name="linear_2")(hidden)
+
+
+class Embedder(nn.Module):
+    """The embedding of a timestep under its published name."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, timestep: jax.Array) -> jax.Array:
+        return TimestepEmbedding(self.features, name="timestep_embedder")(timestep)
+
+
+def _modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    shift, scale = (a.astype(h.dtype).reshape((1,) * (h.ndim - 1) + (-1,)) for a in (shift, scale))
+    return h * (1 + scale) + shift
+
+
 class ResBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), x normed and projected if the channels change."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))), x normed and projected if the channels change.
+
+    With an embedding of the timestep [4 C], each norm is followed by a shift and a scale; if it is
+    `noisy`, each convolution by noise.
+    """
 
     features: int
     causal: bool
     epsilon: float
     dtype: Any
+    noisy: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+    def __call__(
+        self, x: jax.Array, past: Past, embedding: jax.Array | None = None
+    ) -> tuple[jax.Array, Past]:
         before = past or (None, None)
         settings = (self.features, self.causal, self.dtype)
-        h, first = EdgeConv(*settings, name="conv1")(nn.silu(normalize(x)), before[0])
-        h, second = EdgeConv(*settings, name="conv2")(nn.silu(normalize(h)), before[1])
+        h = normalize(x)
+        if embedding is not None:
+            shift_1, scale_1, shift_2, scale_2 = _add_table(self, embedding, 4)
+            h = _modulate(h, shift_1, scale_1)
+        h, first = EdgeConv(*settings, name="conv1")(nn.silu(h), before[0])
+        h = normalize(self._add_noise(h, "per_channel_scale1"))
+        if embedding is not None:
+            h = _modulate(h, shift_2, scale_2)
+        h, second = EdgeConv(*settings, name="conv2")(nn.silu(h), before[1])
+        h = self._add_noise(h, "per_channel_scale2")
         if x.shape[-1] != self.features:
             norm = nn.LayerNorm(self.epsilon, use_fast_variance=False, name="norm3")
             x = norm(raise_precision(x)).astype(self.dtype)
             x = Pointwise(self.features, dtype=self.dtype, name="conv_shortcut.conv")(x)
         return x + h, (first, second)
+
+    def _add_noise(self, h_BTHWC: jax.Array, name: str) -> jax.Array:
+        """Adds noise of its own to each position, if the block does and there is a key for it."""
+        if not self.noisy:
+            return h_BTHWC
+        scale = self.param(name, nn.initializers.zeros, (self.features, 1, 1))
+        if not self.has_rng("noise"):
+            return h_BTHWC
+        noise_HW = jax.random.normal(self.make_rng("noise"), h_BTHWC.shape[2:4], h_BTHWC.dtype)
+        scale = scale.astype(h_BTHWC.dtype).reshape(1, 1, 1, 1, -1)
+        return h_BTHWC + noise_HW[None, None, :, :, None] * scale
+
+
+def _add_table(module: nn.Module, embedding: jax.Array, rows: int) -> jax.Array:
+    """The embedding as rows of channels, each with a learned offset: [rows C] -> [rows, C]."""
+    embedding = embedding.reshape(rows, -1)
+    init = nn.initializers.normal(embedding.shape[1] ** -0.5)
+    return embedding + module.param("scale_shift_table", init, embedding.shape)
 
 
 class StridedConv(nn.Module):
@@ -203,7 +284,7 @@ class DownBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         width = x.shape[-1]
-        layers = _make_blocks(width, self.depth, True, self.epsilon, self.dtype)
+        layers: list = _make_blocks(self.depth, width, True, self.epsilon, self.dtype)
         if self.step == "conv":
             layers.append(StridedConv(width, self.dtype, name="downsamplers.0"))
         elif self.step:
@@ -222,20 +303,23 @@ class UpBlock(nn.Module):
     step: bool
     residual: bool
     factor: int
+    noisy: bool
     causal: bool
     epsilon: float
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        common = (self.causal, self.epsilon, self.dtype)
-        layers: list[nn.Module] = []
+    def __call__(
+        self, x: jax.Array, past: Past, timestep: jax.Array | None
+    ) -> tuple[jax.Array, Past]:
+        common = (self.features, self.causal, self.epsilon, self.dtype, self.noisy)
+        layers: list = []
         if x.shape[-1] // self.factor != self.features:
-            layers.append(ResBlock(self.features, *common, name="conv_in"))
+            layers.append(ResBlock(*common, name="conv_in"))
         if self.step:
             settings = (self.residual, self.factor, self.causal, self.dtype)
             layers.append(Up(*settings, name="upsamplers.0"))
-        layers += _make_blocks(self.features, self.depth, *common)
+        layers += _condition(_make_blocks(self.depth, *common), self.features, timestep)
         return chain(layers, x, past)
 
 
@@ -246,22 +330,36 @@ class Middle(nn.Module):
     causal: bool
     epsilon: float
     dtype: Any
+    noisy: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        settings = (x.shape[-1], self.depth, self.causal, self.epsilon, self.dtype)
-        return chain(_make_blocks(*settings), x, past)
+    def __call__(
+        self, x: jax.Array, past: Past, timestep: jax.Array | None = None
+    ) -> tuple[jax.Array, Past]:
+        settings = (x.shape[-1], self.causal, self.epsilon, self.dtype, self.noisy)
+        blocks = _make_blocks(self.depth, *settings)
+        return chain(_condition(blocks, x.shape[-1], timestep), x, past)
 
 
-def _make_blocks(features, depth, causal, epsilon, dtype) -> list[nn.Module]:
-    return [ResBlock(features, causal, epsilon, dtype, name=f"resnets.{i}") for i in range(depth)]
+def _make_blocks(depth: int, *settings) -> list[ResBlock]:
+    return [ResBlock(*settings, name=f"resnets.{i}") for i in range(depth)]
 
 
-def _make_head(features: int, causal: bool, dtype) -> list:
-    """Norm, SiLU and a convolution whose result is at least float32."""
+def _condition(
+    blocks: list[ResBlock], width: int, timestep: jax.Array | None
+) -> list[Callable[[jax.Array, Past], tuple[jax.Array, Past]]]:
+    """The blocks, given what they have in common of the timestep."""
+    embedding = None if timestep is None else Embedder(4 * width, name="time_embedder")(timestep)
+    return [functools.partial(block, embedding=embedding) for block in blocks]
+
+
+def _make_head(
+    features: int, causal: bool, dtype, modulate: Callable[[jax.Array], jax.Array] = lambda h: h
+) -> list:
+    """Norm, what comes after it, SiLU and a convolution whose result is at least float32."""
     dtype = jnp.promote_types(dtype, jnp.float32)
     return [
-        lambda x, past: (nn.silu(normalize(x.astype(dtype))), ()),
+        lambda x, past: (nn.silu(modulate(normalize(x.astype(dtype)))), ()),
         EdgeConv(features, causal, dtype, name="conv_out"),
     ]
 
@@ -300,20 +398,37 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         net, common = self.net, (self.net.causal, self.epsilon, self.dtype)
+        timestep = self._scale_timestep()
+        middle = Middle(net.depths[-1], *common, net.noisy[-1], name="mid_block")
         layers: list = [
             EdgeConv(net.widths[-1], net.causal, self.dtype, name="conv_in"),
-            Middle(net.depths[-1], *common, name="mid_block"),
+            functools.partial(middle, timestep=timestep),
         ]
         for number, level in enumerate(reversed(range(len(net.widths)))):
             width = net.widths[level] // net.factors[level]
             settings = (net.depths[level], net.steps[level], net.residual[level])
-            block = UpBlock(
-                width, *settings, net.factors[level], *common, name=f"up_blocks.{number}"
-            )
-            layers.append(block)
-        layers += _make_head(self.channels * self.patch**2, net.causal, self.dtype)
-        x, past = chain(layers, z, past)
+            settings += (net.factors[level], net.noisy[level])
+            block = UpBlock(width, *settings, *common, name=f"up_blocks.{number}")
+            layers.append(functools.partial(block, timestep=timestep))
+        modulate = self._read_timestep(net.widths[0] // net.factors[0], timestep)
+        head = (self.channels * self.patch**2, net.causal, self.dtype)
+        x, past = chain([*layers, *_make_head(*head, modulate)], z, past)
         return unfold_patches(x, self.patch), past
+
+    def _scale_timestep(self) -> jax.Array | None:
+        """The timestep on the scale that its waves are made for; None if there is none."""
+        if self.net.timestep is None:
+            return None
+        scale = self.param("timestep_scale_multiplier", nn.initializers.constant(1000.0), ())
+        return self.net.timestep * scale
+
+    def _read_timestep(self, width: int, timestep: jax.Array | None) -> Callable:
+        """What the timestep does to the last activations."""
+        if timestep is None:
+            return lambda h: h
+        embedding = Embedder(2 * width, name="time_embedder")(timestep)
+        shift, scale = _add_table(self, embedding, 2)
+        return functools.partial(_modulate, shift=shift, scale=scale)
 
 
 class LTXVAE(GridVideoVAE):
@@ -368,7 +483,6 @@ MODEL = LTXVAE
 # Tensors beside the parameters, the mean and the standard deviation of the latents.
 BUFFERS = ("latents_mean", "latents_std")
 _ONLY = {
-    "timestep_conditioning": False,
     "patch_size_t": 1,
     "scaling_factor": 1.0,
     "encoder_causal": True,
@@ -379,16 +493,11 @@ def build(values: dict[str, Any]) -> LTXVAE:
     """Returns the model of the settings of a config.json, filled up from DEFAULTS.
 
     Raises:
-      ValueError: for settings that no network has, or that need more than latents to decode.
+      ValueError: for settings that no network has.
     """
     for name, only in _ONLY.items():
         if values[name] != only:
             raise ValueError(f"{name}={values[name]!r}: only {only!r} can be read")
-    if any(values["decoder_inject_noise"]):
-        raise ValueError(
-            f"decoder_inject_noise={values['decoder_inject_noise']!r}: a decoder that adds noise "
-            "cannot be read"
-        )
     if values["in_channels"] != values["out_channels"]:
         raise ValueError(
             f"in_channels={values['in_channels']} and out_channels={values['out_channels']} differ"
@@ -440,17 +549,30 @@ def _build_decoding(values: dict[str, Any]) -> Decoding:
     names = ("decoder_spatio_temporal_scaling", "upsample_residual", "upsample_factor")
     steps, residual, factors = (values[name] for name in names)
     layers = values["decoder_layers_per_block"]
-    if {len(steps), len(residual), len(factors), len(layers) - 1} != {len(widths)}:
+    noisy = values["decoder_inject_noise"]
+    if {len(steps), len(residual), len(factors), len(layers) - 1, len(noisy) - 1} != {len(widths)}:
         raise ValueError(
-            f"decoder_layers_per_block={layers!r}, {names[0]}={steps!r}, {names[1]}={residual!r} "
-            f"and {names[2]}={factors!r} do not fit decoder_block_out_channels={widths!r}"
+            f"decoder_layers_per_block={layers!r}, {names[0]}={steps!r}, {names[1]}={residual!r}, "
+            f"{names[2]}={factors!r} and decoder_inject_noise={noisy!r} do not fit "
+            f"decoder_block_out_channels={widths!r}"
         )
     if any(beside and width % 8 for beside, width in zip(residual, widths, strict=True)):
         raise ValueError(
             f"decoder_block_out_channels={widths!r} must be multiples of 8 where upsample_residual="
             f"{residual!r}"
         )
-    return Decoding(widths, layers, steps, residual, factors, values["decoder_causal"])
+    is_conditioned = values["timestep_conditioning"]
+    before = (*(w // f for w, f in zip(widths[1:], factors[1:])), widths[-1])
+    if (is_conditioned or any(noisy)) and any(
+        wide // factor != width // factor for wide, width, factor in zip(before, widths, factors)
+    ):
+        raise ValueError(
+            f"decoder_block_out_channels={widths!r} with upsample_factor={factors!r} change "
+            "outside the steps, where neither a timestep nor noise can be given"
+        )
+    timestep = DECODE_TIMESTEP if is_conditioned else None
+    causal = values["decoder_causal"]
+    return Decoding(widths, layers, steps, residual, factors, causal, noisy, timestep)
 
 
 def describe(model: LTXVAE) -> dict[str, Any]:
@@ -469,10 +591,11 @@ def describe(model: LTXVAE) -> dict[str, Any]:
         "decoder_layers_per_block": decoding.depths,
         "spatio_temporal_scaling": tuple(bool(step) for step in encoding.steps),
         "decoder_spatio_temporal_scaling": decoding.steps,
-        "decoder_inject_noise": (False,) * len(decoding.depths),
+        "decoder_inject_noise": decoding.noisy,
         "downsample_type": tuple(step or "conv" for step in encoding.steps),
         "upsample_residual": decoding.residual,
         "upsample_factor": decoding.factors,
+        "timestep_conditioning": decoding.timestep is not None,
         "patch_size": model.patch,
         "resnet_norm_eps": model.epsilon,
         "decoder_causal": decoding.causal,
