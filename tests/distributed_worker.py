@@ -9,11 +9,11 @@ import shutil
 import sys
 from pathlib import Path
 
+from compiling import xla_flags
+
 process_id, process_count, port = map(int, sys.argv[1:4])
 directory = Path(sys.argv[4])
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=1"
-)
+os.environ["XLA_FLAGS"] = xla_flags(2)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax

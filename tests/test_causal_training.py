@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compiling import xla_flags
 
 from vvae import config as settings
 from vvae import run as runs
@@ -44,7 +45,7 @@ def train(folder, workdir, *extra, **changed):
     values = SETTINGS | {"data.cache_dir": str(folder / "cache")} | changed
     words = [word for name, value in values.items() for word in (f"--{name}", *value.split())]
     command = [sys.executable, "train.py", *words, "--workdir", str(workdir), *extra]
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1"}  # one device
+    environment = os.environ | {"XLA_FLAGS": xla_flags()}
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compiling import xla_flags
 from watching import Watch
 
 from vvae import processes
@@ -52,13 +53,12 @@ def find_free_port():
 
 
 def start(program, *arguments, num_devices):
-    flags = f"--xla_force_host_platform_device_count={num_devices}"
     return subprocess.Popen(
         [sys.executable, str(ROOT / program), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"XLA_FLAGS": f"{flags} --xla_backend_optimization_level=1"},
+        env=os.environ | {"XLA_FLAGS": xla_flags(num_devices)},
     )
 
 

@@ -124,7 +124,7 @@ def test_the_decoder_is_trained_on_and_written_back(videos, tmp_path, capsys):
 
 def test_a_run_goes_on_without_the_folder_it_began_with(videos, tmp_path):
     folder = tmp_path / "weights"
-    shutil.copytree(golden("vidtok"), folder)
+    shutil.copytree(golden("ltx"), folder)
     workdir = tmp_path / "run"
     steps = ["--train.num_steps", "1", "--train.validate_every", "1"]
     assert start(videos, workdir, "--init_from", folder, "--optim.freeze", "none", *steps) == 0

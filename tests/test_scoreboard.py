@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from compiling import xla_flags
 
 from benchmarks import scoreboard, tables
 from benchmarks.boards import ped2
@@ -105,7 +106,7 @@ def crossing(tmp_path):
 
 def test_a_task_in_miniature(crossing, tmp_path, monkeypatch):
     # As on a user's machine: one device. The run of whole frames takes too long for a test.
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("XLA_FLAGS", xla_flags())
     monkeypatch.setattr(ped2, "RUNS", {"speed": ped2.RUNS["speed"]})
     arguments = ["ped2", "--data.path", str(crossing), "--steps", "3", "--seeds", "2"]
     folders = ["--out", str(tmp_path / "out"), "--folder", str(tmp_path / "runs")]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compiling import xla_flags
 from tiny_vae import assert_equal
 from watching import Watch
 
@@ -77,7 +78,7 @@ class Training:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1"},
+            env=os.environ | {"XLA_FLAGS": xla_flags()},
         )
 
     def finish(self, *more):

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from compiling import xla_flags
 
 import vvae
 from vvae import run as runs
@@ -27,7 +28,7 @@ CLASSES = ("left", "right")
 
 def run_program(program, *arguments, check=True, cwd=ROOT):
     """Runs a program of the project on one CPU device."""
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1"}
+    environment = os.environ | {"XLA_FLAGS": xla_flags()}
     environment["PYTHONPATH"] = str(ROOT)
     result = subprocess.run(
         [sys.executable, str(ROOT / program), *map(str, arguments)],
@@ -133,7 +134,7 @@ def stop_and_continue(arguments, workdir):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1"},
+        env=os.environ | {"XLA_FLAGS": xla_flags()},
     )
     # The first logged step has been done when its line is there; Ctrl-C then saves and stops.
     metrics = workdir / "metrics.jsonl"
