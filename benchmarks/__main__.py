@@ -7,7 +7,7 @@ performers_difficulty) is run by itself.
 import subprocess
 import sys
 
-PROGRAMS = ("train_step", "causal_block", "decoding", "cached_epochs", "reading")
+PROGRAMS = ("train_step", "causal_block", "convolutions", "decoding", "cached_epochs", "reading")
 
 
 def main() -> int:
