@@ -83,6 +83,40 @@ SETTINGS = {
 }
 """Name -> (class of diffusers, settings)."""
 
+_LTX_091 = {
+    "decoder_block_out_channels": (256, 512, 1024),
+    "decoder_layers_per_block": (5, 6, 7, 8),
+    "decoder_spatio_temporal_scaling": (True,) * 3,
+    "decoder_inject_noise": (True, True, True, False),
+    "upsample_residual": (True,) * 3,
+    "upsample_factor": (2,) * 3,
+    "timestep_conditioning": True,
+}
+RELEASES = {
+    "Wan 2.1": ("AutoencoderKLWan", {}),
+    "Qwen-Image": ("AutoencoderKLQwenImage", {}),
+    "VidTok": ("AutoencoderVidTok", {}),
+    "LTX 0.9.0": ("AutoencoderKLLTXVideo", {}),
+    "LTX 0.9.1": ("AutoencoderKLLTXVideo", _LTX_091),
+    "LTX 0.9.5": (
+        "AutoencoderKLLTXVideo",
+        _LTX_091
+        | {
+            "block_out_channels": (128, 256, 512, 1024, 2048),
+            "down_block_types": ("LTXVideo095DownBlock3D",) * 4,
+            "layers_per_block": (4, 6, 6, 2, 2),
+            "decoder_layers_per_block": (5, 5, 5, 5),
+            "spatio_temporal_scaling": (True,) * 4,
+            "decoder_inject_noise": (False,) * 4,
+            "downsample_type": ("spatial", "temporal", "spatiotemporal", "spatiotemporal"),
+            "spatial_compression_ratio": 32,
+            "temporal_compression_ratio": 8,
+        },
+    ),
+}
+"""Networks as they were published: the defaults of diffusers, and what its
+scripts/convert_ltx_to_diffusers.py sets for LTX-Video."""
+
 KEPT = ("per_channel_scale1", "per_channel_scale2", "timestep_scale_multiplier")
 TIMESTEP = 0.05
 

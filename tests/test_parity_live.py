@@ -5,9 +5,8 @@ video. In float64 what differs is rounding alone.
 """
 
 import contextlib
-import copy
 import functools
-import operator
+import json
 
 import jax
 import numpy as np
@@ -21,6 +20,7 @@ import torch
 from diffusers.models import embeddings, normalization
 from diffusers.models.autoencoders import autoencoder_vidtok
 from published import (
+    RELEASES,
     SETTINGS,
     assert_same,
     make_model,
@@ -30,7 +30,8 @@ from published import (
 )
 
 from vvae.models import contract
-from vvae.pretrained.load import load_pretrained, save_pretrained
+from vvae.pretrained import folder as folders
+from vvae.pretrained.load import build_network, load_pretrained, save_pretrained
 
 torch.set_num_threads(1)
 # Every length of one model, and of the others a first frame alone and with two latent frames.
@@ -137,23 +138,40 @@ def test_diffusers_loads_what_we_write(pair, name, tmp_path):
     assert_same(run_reference(again.eval().requires_grad_(False), x), expected, 0.0)
 
 
+@pytest.mark.parametrize("name", RELEASES)
+def test_published_networks_have_the_tensors_of_diffusers(name):
+    """Names and shapes in full size; without memory for them."""
+    kind, settings = RELEASES[name]
+    with torch.device("meta"):
+        reference = getattr(diffusers, kind)(**settings)
+    record = {"_class_name": kind} | dict(reference.config)
+    if record.get("latents_mean") is None:
+        record |= {f"_latents_{part}": [1.0] * 128 for part in ("mean", "std")}
+    model = build_network(json.dumps(record))
+    shapes = jax.eval_shape(functools.partial(contract.init_variables, model), jax.random.key(0))
+    shapes["params"].pop("log_sigma")
+    found = {
+        folders.tensor_name(path): folders.tensor_shape(path, leaf.shape)
+        for path, leaf in folders.list_paths(shapes["params"]).items()
+    }
+    expected = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    for buffer in ("latents_mean", "latents_std"):
+        expected.pop(buffer, None)
+    assert found == expected
+
+
 def read_class(folder):
-    from vvae.pretrained.folder import read_config
-
-    return read_config(folder)["_class_name"]
+    return folders.read_config(folder)["_class_name"]
 
 
-def test_noise_is_distributed_as_that_of_diffusers(pair):
+def test_noise_is_distributed_as_that_of_diffusers(tmp_path):
     """Mean and standard deviation of each value that is decoded, over draws of the noise."""
-    reference, model, params = pair("ltx_noisy")
-    reference, params = copy.deepcopy(reference), jax.tree.map(np.array, params)
-    rng, decoder = np.random.default_rng(0), params["params"]["decoder"]
-    for name, parameter in reference.decoder.named_parameters():
+    reference, rng = make_model("ltx_noisy"), np.random.default_rng(0)
+    for name, parameter in reference.named_parameters():
         if "per_channel_scale" in name:
             parameter.copy_(torch.from_numpy(0.3 * rng.normal(size=parameter.shape)))
-            *path, block, leaf = name.rsplit(".", 3)
-            place = functools.reduce(operator.getitem, path, decoder)
-            place[f"{block}.{name.split('.')[-2]}"][leaf] = np.array(parameter)
+    reference.save_pretrained(tmp_path)
+    model, params = load_pretrained(tmp_path)
     z = rng.normal(size=(1, 2, 3, 3, 5)).astype(np.float32)
     torch.manual_seed(0)
     latents, told = torch.from_numpy(np.moveaxis(z, -1, 1).copy()), torch.full((1,), 0.05)
