@@ -350,7 +350,7 @@ def test_check_names_what_is_broken(folder):
         ("train.py", ["--worksdir", "x"], "did you mean --workdir?"),
         ("train.py", ["configs/nope.py"], "no configuration configs/nope.py"),
         ("train.py", ["configs/gestures.py"], "EgoGestAR: give its folder with --data.path"),
-        ("train.py", ["--init_from", "nowhere", "--data.path", "FOLDER"], "nowhere"),
+        ("train.py", ["--init_from", "nowhere", "--data.path", "FOLDER"], "nowhere is not a run"),
         ("evaluate.py", ["recontruct"], "did you mean reconstruct?"),
         ("evaluate.py", ["check", "--data.pth", "x"], "did you mean --data.path?"),
         ("evaluate.py", ["--workdir", "nowhere"], "nowhere is not a run directory"),

@@ -115,21 +115,22 @@ def adopt_network(config: Config, init_from: str | None) -> Config:
       init_from: published weights, or a run; None for a fresh start.
 
     Raises:
-      ValueError: for published weights without model.kind=published, or the other way round.
+      ValueError: for published weights without model.kind=published, or what is neither published
+        weights nor a run.
     """
-    if config.model.kind != "published":
-        if init_from is not None and is_published(init_from):
-            raise ValueError(
-                f"--init_from {init_from} holds published weights: they need "
-                f"model.kind=published, not {config.model.kind}; see configs/published.py"
-            )
-        return config
     if init_from is None:
         return config
-    if is_published(init_from):
+    if not is_published(init_from):
+        network = runs.open_run(init_from).config.model.network
+    elif config.model.kind == "published":
         network = describe_network(load_network(init_from))
     else:
-        network = runs.open_run(init_from).config.model.network
+        raise ValueError(
+            f"--init_from {init_from} holds published weights: they need "
+            f"model.kind=published, not {config.model.kind}; see configs/published.py"
+        )
+    if config.model.kind != "published":
+        return config
     return replace(config, model=replace(config.model, network=network))
 
 
