@@ -1,5 +1,7 @@
 """Figures, read back from the files: exact pixels where pixels are promised."""
 
+import warnings
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -88,6 +90,18 @@ def test_charts_are_written_and_show_their_data(tmp_path):
         first, second = chart(name, 1), chart(name, 3)
         assert min(first.shape[:2]) >= 200
         assert first.shape == second.shape and np.any(first != second), name
+
+
+def test_a_panel_without_a_curve_is_left_out(tmp_path):
+    panels, paths = (
+        {"loss": {"train": (np.arange(3), np.arange(3))}},
+        (tmp_path / "a", tmp_path / "b"),
+    )
+    for path, more in zip(paths, ({}, {"KL": {}})):
+        with warnings.catch_warnings(action="error"):
+            figures.write_training_curves(path.with_suffix(".png"), panels | more, "run")
+    first, second = (iio.imread(path.with_suffix(".png")) for path in paths)
+    np.testing.assert_array_equal(first, second)
 
 
 def test_inactive_units_are_gray(tmp_path):

@@ -176,9 +176,11 @@ def write_training_curves(
 
     Args:
       path: the file to write.
-      panels: y label (with its unit) -> {curve name: (steps, values)}.
+      panels: y label (with its unit) -> {curve name: (steps, values)}; those without a curve are
+        left out.
       title: above everything.
     """
+    panels = {y_label: curves for y_label, curves in panels.items() if curves}
     num_columns = min(2, len(panels))
     num_rows = -(-len(panels) // num_columns)
     figure = _new_chart((560 * num_columns, 60 + 300 * num_rows))
