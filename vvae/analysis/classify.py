@@ -307,7 +307,11 @@ def _draw_few_labels(path: Path, few_labels: dict) -> None:
     curves = {
         name: (row["mean"], row["low"], row["high"]) for name, row in few_labels["rows"].items()
     }
-    title = f"Few labels: mean of {few_labels['num_draws']} paired draws, 95 % confidence interval"
+    # The last point is not the table's linear probe, whose C is chosen for all labels.
+    title = (
+        f"Few labels: mean of {few_labels['num_draws']} paired draws, 95 % confidence interval\n"
+        "the same logistic regression everywhere, unlike the table's"
+    )
     figures.write_label_curves(path, curves, [str(n) for n in few_labels["labels"]], title)
 
 
