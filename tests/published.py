@@ -123,7 +123,7 @@ TIMESTEP = 0.05
 
 def make_model(name: str, seed: int = 0):
     """Returns a model of diffusers of one of SETTINGS, no parameter left at its initial value but
-    the scales of the noise that a decoder adds, which are zero.
+    those of KEPT: the scales of the noise that a decoder adds, which are zero, and that of time.
 
     Biases are as large as what they are added to: otherwise some position of so few channels is
     almost zero before a norm, and the gradients of diffusers itself are off by 1e-3 in float32.

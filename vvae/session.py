@@ -120,18 +120,19 @@ def adopt_network(config: Config, init_from: str | None) -> Config:
     """
     if init_from is None:
         return config
-    if not is_published(init_from):
-        network = runs.open_run(init_from).config.model.network
-    elif config.model.kind == "published":
-        network = describe_network(load_network(init_from))
-    else:
+    holds_weights, wants_weights = is_published(init_from), config.model.kind == "published"
+    if holds_weights and not wants_weights:
         raise ValueError(
             f"--init_from {init_from} holds published weights: they need "
             f"model.kind=published, not {config.model.kind}; see configs/published.py"
         )
-    if config.model.kind != "published":
-        return config
-    return replace(config, model=replace(config.model, network=network))
+    if holds_weights:
+        network = describe_network(load_network(init_from))
+    else:
+        network = runs.open_run(init_from).config.model.network
+    return (
+        replace(config, model=replace(config.model, network=network)) if wants_weights else config
+    )
 
 
 def print_estimate(config: Config, runner, num_parts: int) -> None:

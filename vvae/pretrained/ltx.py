@@ -143,14 +143,28 @@ class TimestepEmbedding(nn.Module):
         return nn.Dense(self.features, name="linear_2")(hidden)
 
 
-class Embedder(nn.Module):
-    """The embedding of a timestep under its published name."""
+def _embed(timestep: jax.Array | None, features: int) -> jax.Array | None:
+    """The embedding of a timestep, under its published name; None if there is no timestep."""
+    if timestep is None:
+        return None
+    return TimestepEmbedding(features, name="time_embedder.timestep_embedder")(timestep)
 
-    features: int
 
-    @nn.compact
-    def __call__(self, timestep: jax.Array) -> jax.Array:
-        return TimestepEmbedding(self.features, name="timestep_embedder")(timestep)
+def _read_embedding(
+    module: nn.Module, embedding: jax.Array | None, count: int
+) -> list[Callable[[jax.Array], jax.Array]]:
+    """What an embedding [2 count C] does after each of so many norms: it shifts and scales.
+
+    Its rows of C numbers have learned offsets; without an embedding nothing is done.
+    """
+    if embedding is None:
+        return [lambda h: h] * count
+    rows = embedding.reshape(2 * count, -1)
+    init = nn.initializers.normal(rows.shape[1] ** -0.5)
+    rows = rows + module.param("scale_shift_table", init, rows.shape)
+    return [
+        functools.partial(_modulate, shift=rows[2 * k], scale=rows[2 * k + 1]) for k in range(count)
+    ]
 
 
 def _modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
@@ -177,15 +191,12 @@ class ResBlock(nn.Module):
     ) -> tuple[jax.Array, Past]:
         before = past or (None, None)
         settings = (self.features, self.causal, self.dtype)
-        h = normalize(x)
-        if embedding is not None:
-            shift_1, scale_1, shift_2, scale_2 = _add_table(self, embedding, 4)
-            h = _modulate(h, shift_1, scale_1)
-        h, first = EdgeConv(*settings, name="conv1")(nn.silu(h), before[0])
-        h = normalize(self._add_noise(h, "per_channel_scale1"))
-        if embedding is not None:
-            h = _modulate(h, shift_2, scale_2)
-        h, second = EdgeConv(*settings, name="conv2")(nn.silu(h), before[1])
+        modulate_1, modulate_2 = _read_embedding(self, embedding, 2)
+        h = nn.silu(modulate_1(normalize(x)))
+        h, first = EdgeConv(*settings, name="conv1")(h, before[0])
+        h = self._add_noise(h, "per_channel_scale1")
+        h = nn.silu(modulate_2(normalize(h)))
+        h, second = EdgeConv(*settings, name="conv2")(h, before[1])
         h = self._add_noise(h, "per_channel_scale2")
         if x.shape[-1] != self.features:
             norm = nn.LayerNorm(self.epsilon, use_fast_variance=False, name="norm3")
@@ -203,13 +214,6 @@ class ResBlock(nn.Module):
         noise_HW = jax.random.normal(self.make_rng("noise"), h_BTHWC.shape[2:4], h_BTHWC.dtype)
         scale = scale.astype(h_BTHWC.dtype).reshape(1, 1, 1, 1, -1)
         return h_BTHWC + noise_HW[None, None, :, :, None] * scale
-
-
-def _add_table(module: nn.Module, embedding: jax.Array, rows: int) -> jax.Array:
-    """The embedding as rows of channels, each with a learned offset: [rows C] -> [rows, C]."""
-    embedding = embedding.reshape(rows, -1)
-    init = nn.initializers.normal(embedding.shape[1] ** -0.5)
-    return embedding + module.param("scale_shift_table", init, embedding.shape)
 
 
 class StridedConv(nn.Module):
@@ -349,7 +353,7 @@ def _condition(
     blocks: list[ResBlock], width: int, timestep: jax.Array | None
 ) -> list[Callable[[jax.Array, Past], tuple[jax.Array, Past]]]:
     """The blocks, given what they have in common of the timestep."""
-    embedding = None if timestep is None else Embedder(4 * width, name="time_embedder")(timestep)
+    embedding = _embed(timestep, 4 * width)
     return [functools.partial(block, embedding=embedding) for block in blocks]
 
 
@@ -410,7 +414,8 @@ class Decoder(nn.Module):
             settings += (net.factors[level], net.noisy[level])
             block = UpBlock(width, *settings, *common, name=f"up_blocks.{number}")
             layers.append(functools.partial(block, timestep=timestep))
-        modulate = self._read_timestep(net.widths[0] // net.factors[0], timestep)
+        embedding = _embed(timestep, 2 * (net.widths[0] // net.factors[0]))
+        (modulate,) = _read_embedding(self, embedding, 1)
         head = (self.channels * self.patch**2, net.causal, self.dtype)
         x, past = chain([*layers, *_make_head(*head, modulate)], z, past)
         return unfold_patches(x, self.patch), past
@@ -421,14 +426,6 @@ class Decoder(nn.Module):
             return None
         scale = self.param("timestep_scale_multiplier", nn.initializers.constant(1000.0), ())
         return self.net.timestep * scale
-
-    def _read_timestep(self, width: int, timestep: jax.Array | None) -> Callable:
-        """What the timestep does to the last activations."""
-        if timestep is None:
-            return lambda h: h
-        embedding = Embedder(2 * width, name="time_embedder")(timestep)
-        shift, scale = _add_table(self, embedding, 2)
-        return functools.partial(_modulate, shift=shift, scale=scale)
 
 
 class LTXVAE(GridVideoVAE):
@@ -562,10 +559,10 @@ def _build_decoding(values: dict[str, Any]) -> Decoding:
             f"{residual!r}"
         )
     is_conditioned = values["timestep_conditioning"]
-    before = (*(w // f for w, f in zip(widths[1:], factors[1:])), widths[-1])
-    if (is_conditioned or any(noisy)) and any(
-        wide // factor != width // factor for wide, width, factor in zip(before, widths, factors)
-    ):
+    narrowed = tuple(width // factor for width, factor in zip(widths, factors))
+    entering = (*narrowed[1:], widths[-1])
+    changes = any(wide // f != width for wide, f, width in zip(entering, factors, narrowed))
+    if changes and (is_conditioned or any(noisy)):
         raise ValueError(
             f"decoder_block_out_channels={widths!r} with upsample_factor={factors!r} change "
             "outside the steps, where neither a timestep nor noise can be given"
