@@ -16,8 +16,6 @@ of the mean square of the output by the input and by all parameters. Rows altern
 All give the same output (checked), of the same FLOPs. Times are medians over repeats.
 """
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -28,7 +26,7 @@ import torch
 
 from benchmarks import torch_twin
 from benchmarks.plain_flax import use_plain_layers
-from benchmarks.timing import find_peer, make_parser, measure
+from benchmarks.timing import find_peer, make_parser, measure, write_results
 from benchmarks.torch_causal_twin import KERNEL
 from benchmarks.torch_causal_twin import ResBlock as TorchResBlock
 from benchmarks.variables import draw_variables
@@ -60,15 +58,21 @@ def make_inputs(case: Case) -> tuple[np.ndarray, dict]:
     return x, draw_variables(lambda key: BLOCK.init(key, x[:1, :1], None))["params"]
 
 
+def compile_jax(function: Callable, *arguments) -> Callable[[], None]:
+    """Returns a function that runs a compiled one on trees of arrays and waits for it."""
+    arguments = jax.tree.map(jnp.asarray, arguments)
+    compiled = jax.jit(function).lower(*arguments).compile()
+    return lambda: jax.block_until_ready(compiled(*arguments))
+
+
 def make_jax(apply: Callable, params, x: np.ndarray) -> tuple[np.ndarray, Callable[[], None]]:
     """Returns the output, and a function that makes one step and waits for it."""
 
     def compute_loss(params, x):
         return jnp.mean(jnp.square(apply(params, x)))
 
-    params, x = jax.tree.map(jnp.asarray, (params, x))
-    step = jax.jit(jax.grad(compute_loss, argnums=(0, 1))).lower(params, x).compile()
-    return np.asarray(jax.jit(apply)(params, x)), lambda: jax.block_until_ready(step(params, x))
+    step = compile_jax(jax.grad(compute_loss, argnums=(0, 1)), params, x)
+    return np.asarray(jax.jit(apply)(params, x)), step
 
 
 def make_vvae(x: np.ndarray, params):
@@ -135,10 +139,7 @@ def main() -> None:
     args = make_parser(__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(args.threads)
     results = [run_case(case, args.repeats) for case in CASES]
-    if args.json:
-        versions = {"jax": jax.__version__, "torch": torch.__version__}
-        content = {"versions": versions, "cores": os.cpu_count(), "results": results}
-        args.json.write_text(json.dumps(content, indent=2) + "\n")
+    write_results(args.json, results)
 
 
 if __name__ == "__main__":

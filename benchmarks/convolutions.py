@@ -14,8 +14,6 @@ a block of tiles consists of, [tiles, 3 C] x [3 C, C], whose inputs lie in the c
 in one process; times are medians over repeats.
 """
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -25,8 +23,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.causal_block import CASES, Case
-from benchmarks.timing import Timing, make_parser, measure
+from benchmarks.causal_block import CASES, Case, compile_jax
+from benchmarks.timing import Timing, make_parser, measure, write_results
 from benchmarks.torch_causal_twin import KERNEL, Norm
 from vvae.models import causal_blocks
 from vvae.models.layers import conv_3x3, native_conv_3x3
@@ -34,13 +32,6 @@ from vvae.models.layers import conv_3x3, native_conv_3x3
 SIZES = (*CASES, Case((8, 5, 8, 8, 64)))
 TILES = 1024  # of a block of layers_cpu_3x3
 LEAD = KERNEL - 1
-
-
-def compile_jax(function: Callable, *arguments) -> Callable[[], None]:
-    """Returns a function that runs a compiled one and waits for it."""
-    arguments = [jnp.asarray(a) for a in arguments]
-    compiled = jax.jit(function).lower(*arguments).compile()
-    return lambda: jax.block_until_ready(compiled(*arguments))
 
 
 def list_jax(convolve: Callable, x: np.ndarray, kernel: np.ndarray) -> dict[str, Callable]:
@@ -57,12 +48,13 @@ def list_jax(convolve: Callable, x: np.ndarray, kernel: np.ndarray) -> dict[str,
     }
 
 
+def lay_out(array: np.ndarray) -> torch.Tensor:
+    """Returns the array in the layout channels_last_3d."""
+    return torch.from_numpy(array.copy()).contiguous(memory_format=torch.channels_last_3d)
+
+
 def list_torch(x: np.ndarray, kernel: np.ndarray) -> dict[str, Callable]:
     """As `list_jax`; the frames before the first are there already."""
-
-    def lay_out(a):
-        return torch.from_numpy(a.copy()).contiguous(memory_format=torch.channels_last_3d)
-
     first = np.zeros_like(x[:, :LEAD])
     video = lay_out(np.moveaxis(np.concatenate([first, x], axis=1), -1, 1))
     weight = lay_out(kernel.transpose(4, 3, 0, 1, 2))
@@ -88,8 +80,7 @@ def list_activations(x: np.ndarray) -> dict[str, Callable]:
     def ours(x):
         return jax.vjp(lambda x: jax.nn.silu(norm.apply(params, x)), x)[1](jnp.ones_like(x))
 
-    video = torch.from_numpy(np.moveaxis(x, -1, 1).copy())
-    video = video.contiguous(memory_format=torch.channels_last_3d).requires_grad_(True)
+    video = lay_out(np.moveaxis(x, -1, 1)).requires_grad_(True)
     theirs, ones = Norm(channels), torch.ones_like(video)
 
     def run():
@@ -168,10 +159,7 @@ def main() -> None:
         results.append(
             {"shape": case.shape_BTHWC, "median_seconds": rows, "product_gigaflops": products}
         )
-    if args.json:
-        versions = {"jax": jax.__version__, "torch": torch.__version__}
-        content = {"versions": versions, "cores": os.cpu_count(), "results": results}
-        args.json.write_text(json.dumps(content, indent=2) + "\n")
+    write_results(args.json, results)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Steps of several programs in one process, timed in turn."""
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable
@@ -16,6 +17,19 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     return parser
+
+
+def write_results(path: Path | None, results: list[dict]) -> None:
+    """Writes figures as JSON with what they were measured on, if there is a path."""
+    if path is None:
+        return
+    import jax
+    import torch
+
+    versions = {"jax": jax.__version__, "torch": torch.__version__}
+    versions["device"] = jax.devices()[0].device_kind
+    content = {"versions": versions, "cores": os.cpu_count(), "results": results}
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ something, and those of processor time on one core most of all
 (`taskset -c 0 python -m benchmarks.train_step --threads 1`).
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -40,7 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import torch_twin
 from benchmarks.plain_flax import use_plain_layers
 from benchmarks.step_cases import CASES, Case
-from benchmarks.timing import Timing, find_peer, make_parser, measure
+from benchmarks.timing import Timing, find_peer, make_parser, measure, write_results
 from benchmarks.torch_twin import Twin
 from benchmarks.variables import draw_variables
 from vvae import distributions, objectives, session
@@ -250,10 +249,7 @@ def main() -> None:
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     chosen = [case for case in CASES if case.name in args.only]
     results = [run_case(case, args.repeats, device) for case in chosen]
-    if args.json:
-        versions = {"jax": jax.__version__, "torch": torch.__version__}
-        versions["device"] = jax.devices()[0].device_kind
-        args.json.write_text(json.dumps({"versions": versions, "results": results}, indent=2))
+    write_results(args.json, results)
 
 
 if __name__ == "__main__":

@@ -130,9 +130,9 @@ def adopt_network(config: Config, init_from: str | None) -> Config:
         network = describe_network(load_network(init_from))
     else:
         network = runs.open_run(init_from).config.model.network
-    return (
-        replace(config, model=replace(config.model, network=network)) if wants_weights else config
-    )
+    if not wants_weights:
+        return config
+    return replace(config, model=replace(config.model, network=network))
 
 
 def print_estimate(config: Config, runner, num_parts: int) -> None:
