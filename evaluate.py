@@ -94,7 +94,7 @@ class ModerateRequest:
     """What the task moderate learns from: a class that is declared unwanted, or a file of marks."""
 
     unwanted: str | None = None
-    marks: Path | None = None
+    marked_videos: Path | None = None
     num_marks: int | None = None
 
 
@@ -332,19 +332,20 @@ def evaluate_run(
     Raises:
       ValueError: if the run, the checkpoint or the data do not allow it.
     """
-    from vvae import run as runs
-    from vvae.analysis.result import format_result, write_result
+    from vvae import build
+    from vvae.run import open_run
+    from vvae.tasks.result import format_result, write_result
 
     if "features" in tasks:
-        from vvae.analysis.store import require_pyarrow
+        from vvae.tasks.storage.features import require_pyarrow
 
         require_pyarrow()
-    run = runs.open_run(workdir)
+    run = open_run(workdir)
     run.config.check_tasks(tasks)
     if baselines is not None:
         settings = dataclasses.replace(run.config.evaluate, baselines=baselines)
         run = dataclasses.replace(run, config=dataclasses.replace(run.config, evaluate=settings))
-    model, params = runs.load(workdir, which)
+    model, params = build.load(workdir, which)
     task_data = processes.do_together(lambda: _open_data(run, data_path))
     with _open_folder(run, data_path) as folder:
         question = _Question(run, model, params, task_data, folder, search, moderation)
@@ -379,12 +380,13 @@ def evaluate_pretrained(weights: Path, data_path: str, clip: ClipRequest) -> Non
     Raises:
       ValueError: if the weights or the data cannot be read.
     """
+    from vvae import build
     from vvae import config as settings
-    from vvae import run as runs
-    from vvae.analysis import new_videos, reconstruct
-    from vvae.analysis.result import format_result, write_result
     from vvae.data.dataset import describe_flaws
     from vvae.pretrained.load import load_pretrained
+    from vvae.tasks import answer_folder
+    from vvae.tasks.quality import reconstruct
+    from vvae.tasks.result import format_result, write_result
 
     model, params = load_pretrained(weights)
     config = settings.Config(
@@ -392,12 +394,12 @@ def evaluate_pretrained(weights: Path, data_path: str, clip: ClipRequest) -> Non
         model=settings.Model(kind="causal"),
         evaluate=settings.Evaluate(tasks=("reconstruct",)),
     )
-    dataset = runs.open_data(config, data_path)
+    dataset = build.open_data(config, data_path)
     for line in describe_flaws(dataset):
         print(line)
     split = _choose_split(dataset)
     model = model.clone(shape_HWC=(clip.height, clip.width, model.shape_HWC[-1]))
-    folder = new_videos.open_folder(weights / "eval", data_path)
+    folder = answer_folder.open_folder(weights / "eval", data_path)
     # A clip at a time: these networks are large.
     result = reconstruct.reconstruct(model, params, dataset, folder, batch_size=1, split=split)
     write_result(result, folder)
@@ -424,16 +426,16 @@ def _open_folder(run, data_path: str | None) -> Iterator[Path]:
 
 def _choose_folder(run, data_path: str | None) -> Path:
     """Returns the folder of the answers, and says so where it has not the name of the videos'."""
-    from vvae.analysis import new_videos
+    from vvae.tasks import answer_folder
 
     folder = run.workdir / "eval"
     folder.mkdir(exist_ok=True)
     if data_path is None:
         return folder
     name = Path(data_path).resolve().name
-    chosen = new_videos.open_folder(folder, data_path)
+    chosen = answer_folder.open_folder(folder, data_path)
     if name not in ("", chosen.name):
-        other = new_videos.read_source(folder / name) or "unknown videos"
+        other = answer_folder.read_source(folder / name) or "unknown videos"
         print(f"note: {folder / name} holds answers about {other}: these go to {chosen}")
     return chosen
 
@@ -448,13 +450,13 @@ class _TaskData:
 
 
 def _open_data(run, data_path: str | None) -> _TaskData:
-    from vvae import run as runs
+    from vvae import build
     from vvae.data.dataset import UNSPLIT, describe_flaws
 
     if data_path is None:
-        known = runs.open_data(run.config, run.record["data"]["path"])
+        known = build.open_data(run.config, run.record["data"]["path"])
         return _TaskData(known, _choose_split(known), is_new=False)
-    new = runs.open_new_data(run.config, data_path, run.class_names)
+    new = build.open_new_data(run.config, data_path, run.class_names)
     for line in describe_flaws(new):
         print(line)
     return _TaskData(new, UNSPLIT, is_new=True)
@@ -462,11 +464,11 @@ def _open_data(run, data_path: str | None) -> _TaskData:
 
 def _add_training(run, data: _TaskData):
     """Returns the data set with the run's training clips, which PCA is fitted to."""
-    from vvae import run as runs
+    from vvae import build
 
     if "train" in data.dataset.splits:
         return data.dataset
-    known = runs.open_data(run.config, run.record["data"]["path"])
+    known = build.open_data(run.config, run.record["data"]["path"])
     splits = {"train": known.splits["train"], **data.dataset.splits}
     return dataclasses.replace(data.dataset, splits=splits)
 
@@ -496,7 +498,7 @@ class _Question:
 
 
 def _reconstruct(question: _Question):
-    from vvae.analysis import reconstruct
+    from vvae.tasks.quality import reconstruct
 
     model, params, _, folder = question.arguments
     dataset = _add_training(question.run, question.data)
@@ -507,11 +509,11 @@ def _reconstruct(question: _Question):
 
 
 def _density(question: _Question):
-    from vvae import run as runs
-    from vvae.analysis import density
+    from vvae import build
+    from vvae.tasks.quality import density
 
     model, params, dataset, folder = question.arguments
-    dataset = runs.cut_data(question.run.config, dataset)
+    dataset = build.cut_data(question.run.config, dataset)
     num_samples = question.run.config.evaluate.num_samples
     return density.density(
         model, params, dataset, folder, **question.common, num_samples=num_samples
@@ -519,13 +521,13 @@ def _density(question: _Question):
 
 
 def _generate(question: _Question):
-    from vvae.analysis import generate
+    from vvae.tasks.quality import generate
 
     return generate.generate(*question.arguments, **question.common)
 
 
 def _classify(question: _Question):
-    from vvae.analysis import classify
+    from vvae.tasks.recognition import classify
 
     if question.data.is_new:
         return _label_new_videos(question)
@@ -540,9 +542,9 @@ def _classify(question: _Question):
 
 
 def _features(question: _Question):
-    from vvae.analysis import store
+    from vvae.tasks.storage.features import store_features
 
-    return store.store_features(
+    return store_features(
         *question.arguments,
         batch_size=question.run.config.train.batch_size,
         pooling=question.run.config.evaluate.pooling,
@@ -550,7 +552,7 @@ def _features(question: _Question):
 
 
 def _cluster(question: _Question):
-    from vvae.analysis import cluster
+    from vvae.tasks.clustering import cluster
 
     model, params, _, folder = question.arguments
     dataset = _add_training(question.run, question.data)
@@ -559,14 +561,14 @@ def _cluster(question: _Question):
 
 
 def _search(question: _Question):
-    from vvae import run as runs
-    from vvae.analysis import search
+    from vvae import build
     from vvae.data.dataset import UNSPLIT
+    from vvae.tasks.storage import search
 
     run = question.run
 
     def open_file(path):
-        return runs.open_new_data(run.config, path, run.class_names).splits[UNSPLIT]
+        return build.open_new_data(run.config, path, run.class_names).splits[UNSPLIT]
 
     result = search.search(
         *question.arguments,
@@ -587,14 +589,13 @@ def _record_options(result, options: dict):
 
 
 def _anomaly(question: _Question):
-    from vvae.analysis import anomaly, anomaly_scorer
+    from vvae.tasks.anomaly import anomaly
+    from vvae.tasks.anomaly import scorer as scorers
 
     model, params, dataset, folder = question.arguments
     settings, common = question.run.config.evaluate, question.common
     if question.data.is_new:
-        scorer = anomaly_scorer.load_scorer(
-            question.run.workdir / "eval" / anomaly_scorer.SCORER_FILE
-        )
+        scorer = scorers.load_scorer(question.run.workdir / "eval" / scorers.SCORER_FILE)
         del common["seed"]
         return anomaly.detect(model, params, scorer, dataset, folder, **common)
     return anomaly.anomaly(
@@ -611,7 +612,7 @@ def _anomaly(question: _Question):
 
 
 def _segment(question: _Question):
-    from vvae.analysis import boundaries, segment
+    from vvae.tasks.segmentation import boundaries, segment
 
     model, params, dataset, folder = question.arguments
     if question.data.is_new:
@@ -623,20 +624,21 @@ def _segment(question: _Question):
 
 
 def _moderate(question: _Question):
-    from vvae.analysis import marks, moderate, moderate_detector
+    from vvae.tasks.moderation import detector as detectors
+    from vvae.tasks.moderation import marked_videos, moderate
 
     model, params, dataset, folder = question.arguments
     settings, asked, common = question.run.config.evaluate, question.moderation, question.common
     if question.data.is_new:
-        path = question.run.workdir / "eval" / moderate_detector.DETECTOR_FILE
-        detector = moderate_detector.load_detector(path)
+        path = question.run.workdir / "eval" / detectors.DETECTOR_FILE
+        detector = detectors.load_detector(path)
         return moderate.apply_detector(model, params, detector, dataset, folder, **common)
     if asked.marks is not None:
-        known = marks.read_marks(asked.marks, dataset)
+        known = marked_videos.read_marks(asked.marks, dataset)
     elif asked.unwanted is not None:
-        count = asked.num_marks or marks.DEFAULT_NUM_MARKS
+        count = asked.num_marks or marked_videos.DEFAULT_NUM_MARKS
         split, seed = common["split"], common["seed"]
-        known = marks.mark_class(dataset, asked.unwanted, count, split, seed)
+        known = marked_videos.mark_class(dataset, asked.unwanted, count, split, seed)
     else:
         raise ValueError("it learns from --unwanted CLASS or from --marks FILE.csv: name the task")
     result = moderate.moderate(
@@ -658,11 +660,11 @@ def _moderate(question: _Question):
 
 
 def _latents(question: _Question):
-    from vvae.analysis import latent_export
     from vvae.config import to_dict
+    from vvae.tasks.storage import latents
 
     data = question.data
-    return latent_export.export_latents(
+    return latents.export_latents(
         *question.arguments,
         batch_size=question.run.config.train.batch_size,
         settings=to_dict(question.run.config),
@@ -670,7 +672,7 @@ def _latents(question: _Question):
     )
 
 
-# Task -> the function that answers it; each calls one function of vvae.analysis.
+# Task -> the function that answers it; each calls one function of vvae.tasks.
 _ANSWERS = {
     "reconstruct": _reconstruct,
     "density": _density,
@@ -687,9 +689,9 @@ _ANSWERS = {
 
 
 def _label_new_videos(question: _Question):
-    from vvae.analysis import classify
-    from vvae.analysis.probe import load_probe
-    from vvae.analysis.result import Result
+    from vvae.tasks.probe import load_probe
+    from vvae.tasks.recognition import classify
+    from vvae.tasks.result import Result
 
     run, data, folder = question.run, question.data, question.folder
     path = run.workdir / "eval" / "probe.npz"
@@ -731,7 +733,7 @@ def compare(request: Request) -> None:
     """Prints two runs side by side, and writes what was found where --out says."""
     import json
 
-    from vvae.analysis import compare as comparing
+    from vvae.report import compare as comparing
 
     comparison = comparing.compare_runs(*request.operands)
     print(comparing.format_comparison(comparison))
@@ -742,8 +744,8 @@ def compare(request: Request) -> None:
 
 def report(workdir: Path) -> None:
     """Writes RUN/report.html from the files of a run, and says where it is."""
-    from vvae.analysis.report import write_report
     from vvae.config import load_config_file, to_dict
+    from vvae.report.write import write_report
 
     defaults = load_config_file(Path(__file__).resolve().parent / "configs" / "default.py")
     path = write_report(workdir, to_dict(defaults))
@@ -752,11 +754,12 @@ def report(workdir: Path) -> None:
 
 def export(request: Request) -> None:
     """Writes the encoder of a run as one file that needs jax, not vvae."""
-    from vvae import run as runs
+    from vvae import build
+    from vvae.tasks.storage.encoder import export_encoder
 
-    model, params = runs.load(request.workdir, request.which)
+    model, params = build.load(request.workdir, request.which)
     path = request.workdir / "encoder.jax"
-    path.write_bytes(runs.export_encoder(model, params))
+    path.write_bytes(export_encoder(model, params))
     shape = ", ".join(map(str, model.shape_HWC))
     print(f"{path} runs with jax alone, on a CPU, a CUDA GPU or a TPU:\n")
     print("    import jax.export")
@@ -766,14 +769,15 @@ def export(request: Request) -> None:
 
 def compress(request: Request) -> None:
     """Writes a video as coded latents of a run's model, and prints size and quality."""
-    from vvae import coding
-    from vvae import run as runs
-    from vvae.analysis import compress as compressing
-    from vvae.analysis.result import format_result
+    from vvae import build
+    from vvae.inference import coding
+    from vvae.run import open_run
+    from vvae.tasks.result import format_result
+    from vvae.tasks.storage import compress as compressing
 
     coding.require_coder()
-    view = runs.open_run(request.workdir).config.data.view
-    model, params = runs.load(request.workdir, request.which)
+    view = open_run(request.workdir).config.data.view
+    model, params = build.load(request.workdir, request.which)
     step = coding.DEFAULT_STEP if request.step is None else request.step
     result = compressing.compress(model, params, *request.operands, view=view, step=step)
     print(f"{format_result(result)}\n\nwritten: {request.operands[1]}")
@@ -781,12 +785,12 @@ def compress(request: Request) -> None:
 
 def decompress(request: Request) -> None:
     """Writes the video of coded latents."""
-    from vvae import coding
-    from vvae import run as runs
-    from vvae.analysis import compress as compressing
+    from vvae import build
+    from vvae.inference import coding
+    from vvae.tasks.storage import compress as compressing
 
     coding.require_coder()
-    model, params = runs.load(request.workdir, request.which)
+    model, params = build.load(request.workdir, request.which)
     source, target = request.operands
     header = compressing.decompress(model, params, source, target, request.lossless)
     num_frames, height, width = header.shape_THW

@@ -26,12 +26,12 @@ def main(arguments: list[str]) -> int:
     """Reads the command line, trains, evaluates. Returns the exit status."""
     request = read_request(arguments)
     runtime.prepare_jax()
-    from vvae import run as runs
+    from vvae.run import lock
 
     if request.group is not None:
         processes.connect(request.group)
     with contextlib.ExitStack() as held:
-        processes.do_first(lambda: held.enter_context(runs.lock(request.workdir)))
+        processes.do_first(lambda: held.enter_context(lock(request.workdir)))
         finished = train(request)
         if finished:
             import evaluate
@@ -88,9 +88,9 @@ def read_request(arguments: list[str]) -> Request:
 
 def _find_defaults(file: str | None, workdir: Path | None) -> Config:
     if file is None and workdir is not None and (workdir / "config.json").exists():
-        from vvae import run as runs
+        from vvae.run import open_run
 
-        return runs.open_run(workdir).config
+        return open_run(workdir).config
     return load_config_file(file or DEFAULT_CONFIG)
 
 
@@ -99,71 +99,90 @@ def _find_defaults(file: str | None, workdir: Path | None) -> Config:
 
 def train(request: Request) -> bool:
     """Trains, or goes on training; returns whether the training is finished."""
-    from vvae import run as runs
-    from vvae import session
+    from vvae import build
+    from vvae.run import is_run
+    from vvae.session.preview import (
+        count_parts,
+        open_data,
+        print_epochs,
+        print_estimate,
+        print_objective,
+    )
+    from vvae.session.prior_fits import PriorFits
+    from vvae.session.start import (
+        adopt_network,
+        begin_run,
+        count_steps,
+        describe_state,
+        make_state,
+        open_batches,
+        restore_state,
+        take_parameters,
+    )
+    from vvae.session.update import make_optimizer, make_schedule, make_step
+    from vvae.session.validation import Validation, draw_curves
+    from vvae.session.watch import Interrupts, Report, explain_memory, make_profile
     from vvae.training.checkpoint import Checkpointer
     from vvae.training.cost import measure_step
     from vvae.training.parallel import make_runner, run_ahead
 
-    config, workdir = session.adopt_network(request.config, request.init_from), request.workdir
+    config, workdir = adopt_network(request.config, request.init_from), request.workdir
 
     # Devices, and what the work will take.
     runner = make_runner(config.parallel.kind)
-    num_parts = session.count_parts(config, runner)
-    print(
-        f"run directory: {workdir} ({'continued' if runs.is_run(workdir) else 'new'})", flush=True
-    )
-    session.print_estimate(config, runner, num_parts)
-    session.print_objective(config)
+    num_parts = count_parts(config, runner)
+    print(f"run directory: {workdir} ({'continued' if is_run(workdir) else 'new'})", flush=True)
+    print_estimate(config, runner, num_parts)
+    print_objective(config)
 
     # Data: decoded once into the cache, then read from it.
-    dataset = processes.do_together(lambda: runs.cut_data(config, session.open_data(config)))
-    num_steps = session.count_steps(config.train, dataset)
-    session.print_epochs(config, num_steps)
+    dataset = processes.do_together(lambda: build.cut_data(config, open_data(config)))
+    num_steps = count_steps(config.train, dataset)
+    print_epochs(config, num_steps)
 
     # The run directory: a new one, or the one that is continued.
-    run = session.begin_run(workdir, config, dataset, num_steps)
+    run = begin_run(workdir, config, dataset, num_steps)
 
     # Model, optimizer, step.
-    model = runs.build_model(config, dataset.view.num_channels)
-    schedule = session.make_schedule(config.optim, num_steps)
-    tx = session.make_optimizer(config, schedule)
-    step = runner.compile_step(session.make_step(model, tx, config, num_steps, num_parts))
-    fit_prior = session.PriorFits(model, runner, dataset, run)
-    validate = session.Validation(model, runner, dataset, run)
+    model = build.build_model(config, dataset.view.num_channels)
+    schedule = make_schedule(config.optim, num_steps)
+    tx = make_optimizer(config, schedule)
+    step = runner.compile_step(make_step(model, tx, config, num_steps, num_parts))
+    fit_prior = PriorFits(model, runner, dataset, run)
+    validate = Validation(model, runner, dataset, run)
 
     with Checkpointer(run.checkpoints) as checkpointer:
         # Of a run that is continued, the state.
-        abstract_state = session.describe_state(model, tx, config)
+        abstract_state = describe_state(model, tx, config)
         host_state = None
         if checkpointer.latest_step is not None:
             fallback = config.checkpoint.fallback
-            host_state = session.restore_state(checkpointer, abstract_state, fallback)
+            host_state = restore_state(checkpointer, abstract_state, fallback)
         first_step = 0 if host_state is None else int(host_state.step)
         if first_step >= num_steps:
             print(f"{workdir} is finished: all {num_steps} steps are done")
             return True
 
         # The step is compiled meanwhile: it needs the shapes alone.
-        batches = session.open_batches(dataset, config, runner, first_step)
+        batches = open_batches(dataset, config, runner, first_step)
         batch = next(batches)
         cost = run_ahead(measure_step, step, runner.describe_state(abstract_state), batch)
 
         # Of a new one, another run's parameters, or fresh ones.
         if host_state is None:
-            host_state = session.make_state(model, tx, dataset, config)
+            host_state = make_state(model, tx, dataset, config)
             if request.init_from is not None:
-                host_state = session.take_parameters(host_state, request.init_from)
+                host_state = take_parameters(host_state, request.init_from)
             # Fitted to the data, which may round differently on another machine.
             host_state = processes.share(host_state)
 
         # The loop. A step's metrics are fetched when the next one runs, so that no device waits.
         state = runner.place_state(host_state)
         clips = dataset.splits["train"]
-        report = session.Report(run, clips, runner, schedule, first_step)
-        profile = session.make_profile(run, first_step)
-        explain = session.explain_memory(config, num_parts)
-        with explain, session.Interrupts() as interrupts, report, profile:
+        report = Report(run, clips, runner, schedule, first_step)
+        profile = make_profile(run, first_step)
+        explain = explain_memory(config, num_parts)
+        with explain, Interrupts() as interrupts, report, profile:
             report.describe_step(cost.result())
             processes.wait_for_all()  # compiled now, by some later than by others
             for done in range(first_step + 1, num_steps + 1):
@@ -189,7 +208,7 @@ def train(request: Request) -> bool:
                     break
         batches.close()
 
-    session.draw_curves(run)
+    draw_curves(run)
     if done < num_steps:
         print(f"stopped at step {done} of {num_steps}; go on: python train.py --workdir {workdir}")
         if not interrupts.by_hand:

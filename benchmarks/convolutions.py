@@ -27,10 +27,10 @@ from benchmarks.causal_block import CASES, Case, compile_jax
 from benchmarks.timing import Timing, make_parser, measure, write_results
 from benchmarks.torch_causal_twin import KERNEL, Norm
 from vvae.models import causal_blocks
-from vvae.models.layers import conv_3x3, native_conv_3x3
+from vvae.models.convolutions import conv_3x3, native_conv_3x3
 
 SIZES = (*CASES, Case((8, 5, 8, 8, 64)))
-TILES = 1024  # of a block of layers_cpu_3x3
+TILES = 1024  # of a block of convolutions_cpu_3x3
 LEAD = KERNEL - 1
 
 

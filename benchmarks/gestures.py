@@ -25,13 +25,16 @@ import jax
 import numpy as np
 from sklearn.model_selection import GroupKFold
 
-from vvae import run as runs
-from vvae import session
-from vvae.analysis import probe as probes
-from vvae.analysis.baselines import fit_frame_pca, project_frames, randomize_params
-from vvae.analysis.features import VideoFeatures, average_by_video, extract, make_encoder
+from vvae import build
 from vvae.config import Config, load_config_file
 from vvae.data.dataset import UNSPLIT, Clips, Dataset, open_unsplit
+from vvae.measure.pca import fit_frame_pca, project_frames
+from vvae.session.preview import count_parts
+from vvae.session.start import count_steps, make_state, open_batches
+from vvae.session.update import make_optimizer, make_schedule, make_step
+from vvae.tasks import probe as probes
+from vvae.tasks.pooling import VideoFeatures, average_by_video, extract, make_encoder
+from vvae.tasks.random_params import randomize_params
 from vvae.training.parallel import make_runner
 from vvae.training.state import variables
 
@@ -91,10 +94,10 @@ def open_videos(config: Config, folder: str) -> Dataset:
     cache = runtime.cache_folder() / "clips"
     return open_unsplit(
         folder,
-        runs.clip_format(config),
+        build.clip_format(config),
         cache_dir=cache,
         cache_limit_bytes=int(config.data.cache_gb * 1e9),
-        num_workers=runs.count_workers(config),
+        num_workers=build.count_workers(config),
     )
 
 
@@ -175,15 +178,13 @@ def train(config: Config, dataset: Dataset, clips: Clips, seed: int):
     """Trains on clips without a run directory; returns (model, params)."""
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
     dataset = dataclasses.replace(dataset, splits={"train": clips})
-    num_steps = session.count_steps(config.train, dataset)
+    num_steps = count_steps(config.train, dataset)
     runner = make_runner("mesh", jax.devices()[:1])
-    model = runs.build_model(config, dataset.view.num_channels)
-    tx = session.make_optimizer(config, session.make_schedule(config.optim, num_steps))
-    step = runner.compile_step(
-        session.make_step(model, tx, config, num_steps, session.count_parts(config, runner))
-    )
-    state = runner.place_state(session.make_state(model, tx, dataset, config))
-    batches = session.open_batches(dataset, config, runner, 0)
+    model = build.build_model(config, dataset.view.num_channels)
+    tx = make_optimizer(config, make_schedule(config.optim, num_steps))
+    step = runner.compile_step(make_step(model, tx, config, num_steps, count_parts(config, runner)))
+    state = runner.place_state(make_state(model, tx, dataset, config))
+    batches = open_batches(dataset, config, runner, 0)
     for _ in range(num_steps):
         state, _ = step(state, next(batches))
     batches.close()

@@ -27,20 +27,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from vvae import run as runs
-from vvae.analysis import cnn
-from vvae.analysis.baselines import (
-    fit_frame_pca,
-    middle_frames,
-    project_frames,
-    randomize_params,
-)
-from vvae.analysis.features import extract, make_encoder
+from vvae import build
 from vvae.config import Config
 from vvae.data.dataset import Clips, Dataset
 from vvae.data.loader import pixel_statistics
 from vvae.data.performers import trace_joints
-from vvae.models.layers import DownConv
+from vvae.measure.pca import fit_frame_pca, middle_frames, project_frames
+from vvae.models.convolutions import DownConv
+from vvae.tasks.pooling import extract, make_encoder
+from vvae.tasks.random_params import randomize_params
+from vvae.tasks.recognition import cnn
 
 RESULTS = Path(__file__).resolve().parent / "results"
 NUM_COMPONENTS = 50
@@ -64,7 +60,7 @@ def main() -> None:
     options = parser.parse_args()
     started = time.time()
     config = Config(name="performers_difficulty")
-    dataset = runs.open_data(config, runs.find_videos(config), None)
+    dataset = build.open_data(config, build.find_videos(config), None)
     train, test = dataset.splits["train"], dataset.splits["test"]
     seeds = range(options.seeds)
     accuracy = _read_frames(train, test, seeds)
@@ -137,7 +133,7 @@ def _read_random_conv(train: Clips, test: Clips, seed: int) -> float:
 
 def _read_random_encoder(config: Config, train: Clips, test: Clips, seed: int) -> float:
     """Top-1 from the latents of an untrained SequentialVAE, pooled as `evaluate.py` pools them."""
-    model = runs.build_model(config, train.clip_format.clip_shape[-1])
+    model = build.build_model(config, train.clip_format.clip_shape[-1])
     mean_HWC, std = pixel_statistics(train)
     stats = {"mean": jnp.asarray(mean_HWC), "std": jnp.float32(std)}
     params = randomize_params(model, {"stats": stats}, seed)

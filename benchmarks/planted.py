@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vvae import run as runs
+from vvae import build
+from vvae.run import open_run
 from vvae.video import probe, read_frames, write_video
 
 KINDS = ("faster", "larger")
@@ -35,8 +36,8 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=6, help="of each video and kind")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    run = runs.open_run(options.workdir)
-    dataset = runs.open_data(run.config, run.record["data"]["path"])
+    run = open_run(options.workdir)
+    dataset = build.open_data(run.config, run.record["data"]["path"])
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for number, video in enumerate(dataset.splits["val"].videos):

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vvae import objectives
-from vvae import run as runs
-from vvae.analysis.batches import spread_evenly
-from vvae.analysis.density import measure_batch
-from vvae.analysis.reconstruct import to_codes
+from vvae import build
+from vvae.measure.clips import spread_evenly
+from vvae.measure.frames import to_codes
+from vvae.measure.levels import measure_batch
 from vvae.models import contract
+from vvae.objectives.elbo import negative_elbo
+from vvae.run import open_run
 
 
 def main() -> None:
@@ -30,9 +31,9 @@ def main() -> None:
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--clips", type=int, default=32)
     options = parser.parse_args()
-    run = runs.open_run(options.workdir)
-    model, params = runs.load(options.workdir)
-    clips = runs.open_data(run.config, run.record["data"]["path"]).splits["val"]
+    run = open_run(options.workdir)
+    model, params = build.load(options.workdir)
+    clips = build.open_data(run.config, run.record["data"]["path"]).splits["val"]
     clips = clips.select(spread_evenly(np.arange(len(clips)), options.clips))
     batch = {
         "video": clips.read(np.arange(len(clips))),
@@ -58,7 +59,7 @@ def measure(model, params, batch: dict) -> dict:
 
     def loss(learned):
         variables = {**params, "params": learned}
-        return objectives.negative_elbo(model, variables, batch, key)[0]
+        return negative_elbo(model, variables, batch, key)[0]
 
     gradient = jax.jit(jax.grad(loss))(params["params"])
     return jax.tree.map(

@@ -148,7 +148,7 @@ def serve_vvae(options) -> None:
     """Encodes and decodes in pieces."""
     import jax
 
-    from vvae import streaming
+    from vvae.inference import streaming
     from vvae.pretrained.load import load_pretrained
 
     model, params = load_pretrained(options.folder)

@@ -40,13 +40,15 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.results import RESULTS
-from vvae import coding, figures, metrics
-from vvae import run as runs
-from vvae.analysis.baselines import fit_block_pca, fit_first_pca
+from vvae import build, figures
 from vvae.data.clips import Clips
+from vvae.inference import coding
+from vvae.measure.pca import fit_block_pca, fit_first_pca
+from vvae.metrics.frames import psnr_from_mse, video_means
 from vvae.models import contract
-from vvae.models.blocks import join_blocks, split_blocks
+from vvae.models.block_pca import join_blocks, split_blocks
 from vvae.models.ppca import BlockPCA
+from vvae.run import open_run
 
 STEPS = (1.4, 2.0, 2.8, 3.4, 4.0, 4.8, 5.6, 8.0)
 PCA_STEPS = tuple(float(s) for s in np.geomspace(32, 362, 8))  # 8-bit units
@@ -74,10 +76,10 @@ def main() -> None:
     parser.add_argument("--which", default="latest", help="checkpoint: latest, best or a step")
     parser.add_argument("--picture", type=Path, default=Path("docs/rate_distortion.png"))
     options = parser.parse_args()
-    run = runs.open_run(options.workdir)
+    run = open_run(options.workdir)
     which = int(options.which) if options.which.isdigit() else options.which
-    model, params = runs.load(options.workdir, which)
-    dataset = runs.open_data(run.config, options.data_path)
+    model, params = build.load(options.workdir, which)
+    dataset = build.open_data(run.config, options.data_path)
     clips = keep_whole(dataset.splits[options.split])
     train = dataset.splits["train"]
     video_NTHWC = clips.read(np.arange(len(clips)))
@@ -120,8 +122,8 @@ class Score:
         """Bits of all clips together, and their frames in 8-bit units, rounded here."""
         codes = np.rint(np.clip(decoded_NTHWC, 0, 255)).astype(np.uint8)
         error = np.square(codes.astype(np.float32) - self.video_NTHWC).mean(axis=(2, 3, 4))
-        psnr_NT = np.asarray(metrics.psnr_from_mse(error))
-        _, mean_V = metrics.video_means(psnr_NT, np.ones_like(psnr_NT, bool), self._video_index_N)
+        psnr_NT = np.asarray(psnr_from_mse(error))
+        _, mean_V = video_means(psnr_NT, np.ones_like(psnr_NT, bool), self._video_index_N)
         return Point(bits / math.prod(self.video_NTHWC.shape[:4]), float(mean_V.mean()), setting)
 
 

@@ -25,10 +25,10 @@ import jax
 import numpy as np
 
 from benchmarks.results import RESULTS
-from vvae.analysis.anomaly_scores import begin_live, score_stream
 from vvae.data.sampling import ClipFormat, Sampling, decode_clips
 from vvae.models import contract
 from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.tasks.anomaly.scores import begin_live, score_stream
 from vvae.video import write_video
 
 FPS = 25

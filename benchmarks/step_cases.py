@@ -12,7 +12,7 @@ import torch
 from benchmarks.torch_causal_twin import TorchCausalVideoVAE
 from benchmarks.torch_sequential_twin import TorchSequentialVAE
 from benchmarks.torch_twin import Twin
-from vvae import run as runs
+from vvae import build
 from vvae.config import Config, Data, Model, Objective, Train, load_config_file
 
 _CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -35,7 +35,7 @@ class Case(abc.ABC):
     @property
     def video_shape(self) -> tuple[int, int, int, int, int]:
         """(B, T, H, W, C) of a batch."""
-        return self.config.train.batch_size, *runs.clip_format(self.config).clip_shape
+        return self.config.train.batch_size, *build.clip_format(self.config).clip_shape
 
     @property
     def num_frames(self) -> int:
@@ -44,7 +44,7 @@ class Case(abc.ABC):
 
     def make_model(self):
         """Returns vvae's model."""
-        return runs.build_model(self.config, self.video_shape[-1])
+        return build.build_model(self.config, self.video_shape[-1])
 
     @abc.abstractmethod
     def twin_makers(self) -> dict[str, Callable[[], Twin]]:
@@ -160,7 +160,7 @@ def make_sequential(
         objective=Objective(kl_warmup=0.0),
         train=Train(batch_size=num_clips),
     )
-    channels = runs.clip_format(config).clip_shape[-1]
+    channels = build.clip_format(config).clip_shape[-1]
     return SequentialCase(f"sequential-{side}x{side}x{channels}", config, micro_batches)
 
 

@@ -42,8 +42,11 @@ from benchmarks.step_cases import CASES, Case
 from benchmarks.timing import Timing, find_peer, make_parser, measure, write_results
 from benchmarks.torch_twin import Twin
 from benchmarks.variables import draw_variables
-from vvae import distributions, objectives, session
+from vvae import distributions
 from vvae.models import contract
+from vvae.objectives.elbo import negative_elbo
+from vvae.session.preview import count_parts
+from vvae.session.update import make_step
 from vvae.training.parallel import make_runner
 from vvae.training.state import init_state
 
@@ -66,7 +69,7 @@ def make_jax_step(case: Case, variables, micro_batch: int, video: np.ndarray) ->
     """Returns a function that makes one update of vvae's own training step and waits for it."""
     model, tx = case.make_model(), optax.adam(LEARNING_RATE)
     num_parts = len(video) // micro_batch
-    step = session.make_step(model, tx, case.config, case.config.train.num_steps, num_parts)
+    step = make_step(model, tx, case.config, case.config.train.num_steps, num_parts)
     # A copy, which the first update may overwrite.
     variables = jax.tree.map(jnp.array, variables)
     state = init_state(variables["params"], variables["stats"], tx)
@@ -138,7 +141,7 @@ def make_loaded(make_twin: Callable[[], Twin], variables) -> Twin:
 def find_trained_micro_batch(case: Case) -> int:
     """Returns how many clips at a time `train.py` takes on one device."""
     runner = make_runner(case.config.parallel.kind, jax.devices()[:1])
-    return case.config.train.batch_size // session.count_parts(case.config, runner)
+    return case.config.train.batch_size // count_parts(case.config, runner)
 
 
 def check_twins(case: Case, variables, video: np.ndarray) -> dict[str, float]:
@@ -188,7 +191,7 @@ def run_vvae(case: Case, variables, batch) -> Outputs:
     def compute(variables, batch):
         posterior = contract.encode(model, variables, batch["video"])
         mean_video = contract.decode(model, variables, model.posterior_mean(posterior))
-        loss, _ = objectives.negative_elbo(model, variables, batch, jax.random.key(0), beta)
+        loss, _ = negative_elbo(model, variables, batch, jax.random.key(0), beta)
         return (*jax.tree.leaves(posterior), mean_video), loss
 
     with mock.patch.object(distributions, "sample_gaussian", sample_with_noise):

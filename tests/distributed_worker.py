@@ -23,7 +23,8 @@ jax.distributed.initialize(f"127.0.0.1:{port}", process_count, process_id)
 import numpy as np
 from tiny_vae import make_adam, make_batch, make_state, make_step, score
 
-from vvae import processes, session
+from vvae import processes
+from vvae.session.start import restore_state
 from vvae.training.checkpoint import Checkpointer
 from vvae.training.parallel import make_runner
 from vvae.training.state import variables
@@ -66,7 +67,7 @@ def go_back(saved):
 
     processes.do_first(damage)
     with Checkpointer(copy) as checkpointer:
-        state = session.restore_state(checkpointer, shape, fallback=True)
+        state = restore_state(checkpointer, shape, fallback=True)
         np.savez(directory / f"back_{process_id}.npz", step=state.step, steps=checkpointer.steps)
         checkpointer.save(3, state.replace(step=np.array(3, np.int32)), {}, {"val_elbo": 0.0})
 

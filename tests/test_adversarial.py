@@ -10,8 +10,8 @@ import pytest
 from tiny_causal import make_video
 from tiny_vae import assert_close, assert_equal
 
-from vvae import adversarial
 from vvae.models.critic import PatchCritic
+from vvae.objectives import adversarial
 from vvae.training.adversarial_step import Adversary, adversarial_step
 from vvae.training.checkpoint import Checkpointer
 from vvae.training.parallel import make_runner

@@ -11,17 +11,41 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from tiny_vae import draw_variables
 
-from vvae import objectives
-from vvae.analysis import baselines, batches, classify, density, features, generate, latents
-from vvae.analysis import probe as probes
-from vvae.analysis import reconstruct as reconstruction
-from vvae.analysis.result import Result, as_json, format_result, write_result
-from vvae.analysis.table import format_number, format_table
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset
 from vvae.distributions import Gaussian
-from vvae.metrics import make_metric
+from vvae.measure import collapse
+from vvae.measure.clips import choose_examples, map_clips, spread_evenly
+from vvae.measure.frames import score_frames
+from vvae.measure.pca import (
+    fit_frame_pca,
+    middle_frames,
+    project_frames,
+    reconstruct_frames,
+    sample_frames,
+)
+from vvae.metrics.cards import make_metric
+from vvae.metrics.table import format_number, format_table
 from vvae.models import contract
 from vvae.models.sequential import Latents, SequentialPosterior, SequentialVAE
+from vvae.objectives.elbo import elbo
+from vvae.tasks import probe as probes
+from vvae.tasks.pooling import (
+    POOLINGS,
+    extract,
+    make_encoder,
+    pool_clip,
+    pool_dynamics,
+    pool_mean_dynamics,
+    pool_means,
+    pool_ordered,
+    pool_stats,
+    pool_steps,
+)
+from vvae.tasks.quality import density, generate
+from vvae.tasks.quality import reconstruct as reconstruction
+from vvae.tasks.random_params import randomize_params
+from vvae.tasks.recognition import classify
+from vvae.tasks.result import Result, as_json, format_result, write_result
 from vvae.video import probe as probe_video
 
 MODEL = SequentialVAE((16, 16, 1), widths=(4, 8), hidden=16, latent_dim=3, clip_latent_dim=2)
@@ -61,7 +85,7 @@ def make_posterior(mean_BTZ):
 
 def test_ordered_pooling_of_16_valid_frames_keeps_them_as_they_are():
     mean_BTZ = np.random.default_rng(0).normal(size=(2, 16, 3)).astype(np.float32)
-    pooled = features.pool_ordered(make_posterior(mean_BTZ), jnp.ones((2, 16), bool))
+    pooled = pool_ordered(make_posterior(mean_BTZ), jnp.ones((2, 16), bool))
     np.testing.assert_allclose(pooled, mean_BTZ.reshape(2, -1), atol=1e-5)
 
 
@@ -69,7 +93,7 @@ def test_ordered_pooling_is_linear_in_time_between_the_first_and_last_valid_fram
     time = np.array([900.0, 0.0, 1.0, 2.0, 3.0, 500.0, 700.0])
     mask = np.array([[False, True, True, True, True, False, False]])
     mean_BTZ = np.stack([time, -2 * time], axis=-1)[None]
-    pooled = features.pool_ordered(make_posterior(mean_BTZ), jnp.asarray(mask))
+    pooled = pool_ordered(make_posterior(mean_BTZ), jnp.asarray(mask))
     expected = np.linspace(0, 3, 16)
     np.testing.assert_allclose(pooled.reshape(16, 2)[:, 0], expected, atol=1e-6)
     np.testing.assert_allclose(pooled.reshape(16, 2)[:, 1], -2 * expected, atol=1e-6)
@@ -78,12 +102,12 @@ def test_ordered_pooling_is_linear_in_time_between_the_first_and_last_valid_fram
 def test_dynamics_adds_the_sizes_of_the_steps():
     mean_BTZ = np.random.default_rng(0).normal(size=(2, 16, 3)).astype(np.float32)
     mask_BT = jnp.ones((2, 16), bool)
-    pooled = features.pool_dynamics(make_posterior(mean_BTZ), mask_BT)
-    ordered = features.pool_ordered(make_posterior(mean_BTZ), mask_BT)
+    pooled = pool_dynamics(make_posterior(mean_BTZ), mask_BT)
+    ordered = pool_ordered(make_posterior(mean_BTZ), mask_BT)
     np.testing.assert_array_equal(pooled[:, : 16 * 3], ordered)
     steps = np.abs(np.diff(np.asarray(ordered).reshape(2, 16, 3), axis=1)).reshape(2, -1)
     np.testing.assert_allclose(pooled[:, 16 * 3 :], steps, rtol=1e-6)
-    alone = features.pool_steps(make_posterior(mean_BTZ), mask_BT)
+    alone = pool_steps(make_posterior(mean_BTZ), mask_BT)
     np.testing.assert_array_equal(alone, pooled[:, 16 * 3 :])
 
 
@@ -93,15 +117,15 @@ def test_means_are_what_ordered_pooling_divides_by_the_uncertainty():
     posterior = make_posterior(mean_BTZ)
     posterior = posterior.replace(frame=Gaussian(mean_BTZ, logvar_BTZ))
     mask_BT = jnp.ones((2, 16), bool)
-    pooled = features.pool_means(posterior, mask_BT)
+    pooled = pool_means(posterior, mask_BT)
     np.testing.assert_allclose(pooled, mean_BTZ.reshape(2, -1), atol=1e-5)
     np.testing.assert_allclose(
-        features.pool_ordered(posterior, mask_BT),
+        pool_ordered(posterior, mask_BT),
         pooled * np.exp(-0.5 * logvar_BTZ).reshape(2, -1),
         atol=1e-5,
     )
-    both = features.pool_mean_dynamics(posterior, mask_BT)
-    plain = features.pool_dynamics(make_posterior(mean_BTZ), mask_BT)
+    both = pool_mean_dynamics(posterior, mask_BT)
+    plain = pool_dynamics(make_posterior(mean_BTZ), mask_BT)
     np.testing.assert_array_equal(both, plain)
 
 
@@ -110,7 +134,7 @@ def test_masked_frames_do_not_enter_pooling(pooling):
     rng = np.random.default_rng(2)
     mean_BTZ, mask = rng.normal(size=(3, 6, 2)), rng.random((3, 6)) < 0.6
     mask[:, 0] = True
-    pool = features.POOLINGS[pooling]
+    pool = POOLINGS[pooling]
     changed = np.where(mask[..., None], mean_BTZ, 1e6)
     np.testing.assert_array_equal(
         pool(make_posterior(mean_BTZ), mask), pool(make_posterior(changed), mask)
@@ -120,11 +144,11 @@ def test_masked_frames_do_not_enter_pooling(pooling):
 def test_stats_pooling_gives_mean_and_sd_and_clip_pooling_the_clip_latent():
     mean_BTZ = np.random.default_rng(3).normal(size=(2, 5, 3))
     mask = np.arange(5) < np.array([[5], [3]])
-    pooled = features.pool_stats(make_posterior(mean_BTZ), mask)
+    pooled = pool_stats(make_posterior(mean_BTZ), mask)
     np.testing.assert_allclose(pooled[1, :3], mean_BTZ[1, :3].mean(0), atol=1e-6)
     np.testing.assert_allclose(pooled[1, 3:], mean_BTZ[1, :3].std(0), atol=1e-6)
     posterior = make_posterior(mean_BTZ)
-    np.testing.assert_array_equal(features.pool_clip(posterior, mask), posterior.clip.mean)
+    np.testing.assert_array_equal(pool_clip(posterior, mask), posterior.clip.mean)
 
 
 def test_unknown_pooling_is_named():
@@ -132,14 +156,14 @@ def test_unknown_pooling_is_named():
         ValueError,
         match="pooling='mean' is not one of clip, dynamics, mean_dynamics, means, ordered",
     ):
-        features.make_encoder(MODEL, "mean")
+        make_encoder(MODEL, "mean")
 
 
 def test_features_of_a_video_are_the_mean_over_its_clips(dataset, params):
     clips = dataset.splits["train"]
     assert len(clips) > len(clips.videos)  # some videos have two clips
-    encoder = features.make_encoder(MODEL, "ordered")
-    result = features.extract(encoder, params, clips, batch_size=4)
+    encoder = make_encoder(MODEL, "ordered")
+    result = extract(encoder, params, clips, batch_size=4)
     own = np.flatnonzero(clips.video_index_N == 1)
     assert len(own) == 2
     alone = [encoder(params, clips.read([n]), clips.mask_NT[[n]])[0] for n in own]
@@ -154,21 +178,21 @@ def test_features_of_a_video_are_the_mean_over_its_clips(dataset, params):
 def test_map_clips_returns_every_clip_once_in_order(dataset):
     clips = dataset.splits["train"]
     for batch_size in (1, 5, 64):
-        index_N = batches.map_clips(lambda batch: batch["index"], clips, batch_size)
+        index_N = map_clips(lambda batch: batch["index"], clips, batch_size)
         np.testing.assert_array_equal(index_N, np.arange(len(clips)))
 
 
 def test_examples_are_full_clips_of_different_videos(dataset):
     clips = dataset.splits["train"]
-    chosen = batches.choose_examples(clips, 5)
+    chosen = choose_examples(clips, 5)
     assert len(set(clips.video_index_N[chosen])) == 5
     assert clips.mask_NT[chosen].all()
-    assert len(batches.choose_examples(clips, 1000)) <= len(clips.videos)
+    assert len(choose_examples(clips, 1000)) <= len(clips.videos)
 
 
 def test_spread_evenly_takes_the_middles_of_equal_parts():
-    assert batches.spread_evenly(np.arange(9), 3).tolist() == [1, 4, 7]
-    assert batches.spread_evenly(np.arange(2), 5).tolist() == [0, 1]
+    assert spread_evenly(np.arange(9), 3).tolist() == [1, 4, 7]
+    assert spread_evenly(np.arange(2), 5).tolist() == [0, 1]
 
 
 # --- probes ---------------------------------------------------------------------------------------
@@ -262,44 +286,42 @@ def test_nearest_neighbours_vote_and_shuffled_labels_give_chance():
 def test_sampled_frames_are_distinct_valid_frames(dataset):
     clips = dataset.splits["train"]
     every = clips.read(np.arange(len(clips)))[clips.mask_NT]
-    np.testing.assert_array_equal(baselines.sample_frames(clips, 10**6, 0), every)
-    some = baselines.sample_frames(clips, 20, 0)
+    np.testing.assert_array_equal(sample_frames(clips, 10**6, 0), every)
+    some = sample_frames(clips, 20, 0)
     known = {frame.tobytes() for frame in every}
     assert len(some) == 20 and {frame.tobytes() for frame in some} <= known
     assert len({frame.tobytes() for frame in some}) == 20
-    np.testing.assert_array_equal(some, baselines.sample_frames(clips, 20, 0))
-    assert np.any(some != baselines.sample_frames(clips, 20, 1))
+    np.testing.assert_array_equal(some, sample_frames(clips, 20, 0))
+    assert np.any(some != sample_frames(clips, 20, 1))
 
 
 def test_pca_with_all_components_gives_frames_back_and_with_few_the_best_plane(dataset):
     clips = dataset.splits["train"]
-    frames = baselines.sample_frames(clips, 10**6, 0).astype(np.float32)
-    full = baselines.fit_frame_pca(clips, 10**6, 0)
-    np.testing.assert_allclose(baselines.reconstruct_frames(full, frames), frames, atol=0.05)
+    frames = sample_frames(clips, 10**6, 0).astype(np.float32)
+    full = fit_frame_pca(clips, 10**6, 0)
+    np.testing.assert_allclose(reconstruct_frames(full, frames), frames, atol=0.05)
     centred = frames.reshape(len(frames), -1) - frames.reshape(len(frames), -1).mean(0)
     left_over = np.square(np.linalg.svd(centred, compute_uv=False)[3:]).sum()
-    few = baselines.fit_frame_pca(clips, 3, 0)
-    error = np.square(baselines.reconstruct_frames(few, frames) - frames).sum()
+    few = fit_frame_pca(clips, 3, 0)
+    error = np.square(reconstruct_frames(few, frames) - frames).sum()
     np.testing.assert_allclose(error, left_over, rtol=0.02)
-    assert baselines.project_frames(few, frames).shape == (len(frames), 3)
+    assert project_frames(few, frames).shape == (len(frames), 3)
 
 
 def test_random_weights_keep_the_standardisation_and_nothing_else(params):
-    fresh = baselines.randomize_params(MODEL, params, seed=3)
+    fresh = randomize_params(MODEL, params, seed=3)
     assert fresh["stats"] is params["stats"]
     assert jax.tree.structure(fresh["params"]) == jax.tree.structure(params["params"])
     kernel = fresh["params"]["encoder"]["dense"]["kernel"]
     assert np.all(kernel != params["params"]["encoder"]["dense"]["kernel"])
-    other = baselines.randomize_params(MODEL, params, seed=4)["params"]["encoder"]["dense"][
-        "kernel"
-    ]
+    other = randomize_params(MODEL, params, seed=4)["params"]["encoder"]["dense"]["kernel"]
     assert np.all(kernel != other)
 
 
 def test_middle_frames_are_valid(dataset):
     clips = dataset.splits["train"]
     ids = np.arange(len(clips))
-    frames = baselines.middle_frames(clips, ids)
+    frames = middle_frames(clips, ids)
     short = int(np.flatnonzero(clips.mask_NT.sum(1) == 3)[0])
     np.testing.assert_array_equal(frames[short], clips.read([short])[0, 1])
 
@@ -313,36 +335,36 @@ def test_active_units_of_planted_posteriors():
     variance = np.broadcast_to([0.1, 1.0, 0.1, 1e-7], mean.shape)
     kl = np.array([1.0, 1.0, 0.001, 1.0])
     # Dimension 3 hardly varies, but is known even better: a learned prior may choose such a scale.
-    assert latents.find_active_units(mean, variance, kl).tolist() == [True, False, False, True]
-    assert latents.count_burda_units(mean) == 2
+    assert collapse.find_active_units(mean, variance, kl).tolist() == [True, False, False, True]
+    assert collapse.count_burda_units(mean) == 2
 
 
 def test_mutual_information_of_a_gaussian_channel_is_its_closed_form():
     mean = np.random.default_rng(0).normal(size=(3000, 2)) * np.array([2.0, 1.0])
     variance = np.broadcast_to([1.0, 0.5], mean.shape)
     exact = 0.5 * math.log(1 + 4 / 1) + 0.5 * math.log(1 + 1 / 0.5)
-    information, count = latents.estimate_mutual_information(mean, variance, 2000, seed=0)
+    information, count = collapse.estimate_mutual_information(mean, variance, 2000, seed=0)
     assert count == 2000
     assert information == pytest.approx(exact, abs=0.1)
 
 
 def test_mutual_information_is_nothing_for_a_collapsed_level_and_at_most_log_n():
     mean = np.zeros((400, 3))
-    nothing, _ = latents.estimate_mutual_information(mean, np.ones_like(mean), 400, seed=0)
+    nothing, _ = collapse.estimate_mutual_information(mean, np.ones_like(mean), 400, seed=0)
     assert nothing == pytest.approx(0.0, abs=1e-9)
     mean = np.random.default_rng(0).normal(size=(400, 3)) * 1e3
-    everything, count = latents.estimate_mutual_information(mean, np.ones_like(mean), 100, seed=0)
+    everything, count = collapse.estimate_mutual_information(mean, np.ones_like(mean), 100, seed=0)
     assert everything == pytest.approx(math.log(count), abs=1e-6) and count == 100
 
 
 def test_collapse_is_told_in_words():
     alive, dead = np.array([True, False]), np.array([False, False])
-    collapsed, words = latents.describe_collapse({"frame": alive, "clip": alive}, 0.2, 1.0)
+    collapsed, words = collapse.describe_collapse({"frame": alive, "clip": alive}, 0.2, 1.0)
     assert not collapsed and "1 of 2 frame" in words and "20%" in words
-    collapsed, words = latents.describe_collapse({"frame": alive, "clip": dead}, 0.2, 1.0)
+    collapsed, words = collapse.describe_collapse({"frame": alive, "clip": dead}, 0.2, 1.0)
     assert collapsed and "COLLAPSED: none of the 2 units of the clip latent" in words
     for error in (0.98, math.nan):
-        collapsed, words = latents.describe_collapse({"frame": alive}, error, 1.0)
+        collapsed, words = collapse.describe_collapse({"frame": alive}, error, 1.0)
         assert collapsed and "of the variance about the mean frame" in words
 
 
@@ -438,7 +460,7 @@ def test_reconstruct_ranks_the_baselines_and_keeps_cards_comparable(reconstructe
 
 def test_small_frames_have_no_ssim():
     frames = np.zeros((1, 2, 8, 8, 1), np.uint8)
-    assert "ssim" not in reconstruction.score_frames(frames, frames)
+    assert "ssim" not in score_frames(frames, frames)
 
 
 @pytest.fixture(scope="module")
@@ -450,7 +472,7 @@ def measured(dataset, params, tmp_path_factory):
 def test_density_is_the_elbo_of_every_clip(measured, dataset, params):
     result, folder = measured
     row, clips = result.rows["vae"], dataset.splits["test"]
-    elbo_N = objectives.elbo(
+    elbo_N = elbo(
         MODEL, params, clips.read(np.arange(len(clips))), jax.random.key(0), clips.mask_NT
     )
     assert row["elbo"].value == pytest.approx(float(np.mean(elbo_N)), rel=1e-5)

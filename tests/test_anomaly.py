@@ -9,12 +9,21 @@ import pytest
 from sklearn.mixture import GaussianMixture
 from tiny_vae import make_variables
 
-from vvae.analysis import anomaly, anomaly_controls, anomaly_scores, intervals
-from vvae.analysis import anomaly_metrics as protocols
-from vvae.analysis import anomaly_scorer as scorers
-from vvae.analysis.baselines import randomize_params
 from vvae.data.dataset import UNSPLIT, ClipFormat, Sampling, open_dataset, open_unsplit
+from vvae.metrics.detection import (
+    auroc,
+    average_precision,
+    find_threshold,
+    judge_scores,
+    normalize_by_video,
+    smooth_by_video,
+)
 from vvae.models.sequential import SequentialVAE, surprise
+from vvae.tasks.anomaly import anomaly, intervals
+from vvae.tasks.anomaly import scorer as scorers
+from vvae.tasks.anomaly.controls import average_blocks
+from vvae.tasks.anomaly.scores import begin_live, max_block, score_stream, step_live
+from vvae.tasks.random_params import randomize_params
 from vvae.video import probe as probe_video
 
 MODEL = SequentialVAE((16, 16, 1), widths=(4,), hidden=8, latent_dim=3, clip_latent_dim=2)
@@ -30,17 +39,15 @@ def test_auroc_and_average_precision_by_counting_with_ties():
     rng = np.random.default_rng(0)
     score, abnormal = rng.integers(0, 5, 40).astype(float), rng.random(40) < 0.3
     high, low = score[abnormal][:, None], score[~abnormal][None]
-    assert protocols.auroc(score, abnormal) == pytest.approx(
-        np.mean((high > low) + 0.5 * (high == low))
-    )
+    assert auroc(score, abnormal) == pytest.approx(np.mean((high > low) + 0.5 * (high == low)))
     area, recall = 0.0, 0.0
     for level in sorted(set(score), reverse=True):
         chosen = score >= level
         reached = abnormal[chosen].sum() / abnormal.sum()
         area += (reached - recall) * abnormal[chosen].mean()
         recall = reached
-    assert protocols.average_precision(score, abnormal) == pytest.approx(area)
-    assert math.isnan(protocols.auroc(score, np.ones(40, bool)))
+    assert average_precision(score, abnormal) == pytest.approx(area)
+    assert math.isnan(auroc(score, np.ones(40, bool)))
 
 
 def test_protocols_of_hand_made_scores():
@@ -48,19 +55,19 @@ def test_protocols_of_hand_made_scores():
     score = np.array([1.0, 2, 5, 9, 3, 3])
     abnormal = np.array([False, True, True, True, False, True])
     video = np.array([0, 0, 1, 1, 2, 2])
-    found = protocols.judge_scores(score, abnormal, video)
+    found = judge_scores(score, abnormal, video)
     assert found.values["macro"] == 0.75 and found.num_macro_videos == 2
     assert found.values["micro_raw"] == pytest.approx((4 + 2 + 0.5) / 8)
-    scaled = protocols.normalize_by_video(score, video)
+    scaled = normalize_by_video(score, video)
     assert scaled.tolist() == [0, 1, 0, 1, 0, 0]
 
 
 def test_smoothing_keeps_constants_and_stays_inside_a_video():
     video = np.repeat([0, 1], 41)
     score = np.where(video == 0, 2.0, 7.0)
-    np.testing.assert_allclose(protocols.smooth_by_video(score, video), score)
+    np.testing.assert_allclose(smooth_by_video(score, video), score)
     score[20] += 1
-    smoothed = protocols.smooth_by_video(score, video)
+    smoothed = smooth_by_video(score, video)
     assert smoothed[20] == pytest.approx(2 + 1 / (3 * math.sqrt(2 * math.pi)), abs=1e-4)
     assert smoothed[20] > smoothed[17] == pytest.approx(smoothed[23])
     assert np.all(smoothed[41:] == pytest.approx(7.0))
@@ -68,14 +75,14 @@ def test_smoothing_keeps_constants_and_stays_inside_a_video():
 
 def test_thresholds_reach_their_rate():
     normal = np.random.default_rng(0).permutation(np.arange(1, 100.0))
-    assert protocols.find_threshold(normal, 0.1).value == 90  # rank 0.9 * (99 + 1)
-    assert protocols.find_threshold(np.arange(1, 11.0), 0.1).value == 10  # rank 9.9, not 9
-    few = protocols.find_threshold(np.array([1.0, 4.0]), 0.01)
+    assert find_threshold(normal, 0.1).value == 90  # rank 0.9 * (99 + 1)
+    assert find_threshold(np.arange(1, 11.0), 0.1).value == 10  # rank 9.9, not 9
+    few = find_threshold(np.array([1.0, 4.0]), 0.01)
     assert (few.value, few.num_normal, few.resolvable_rate) == (4.0, 2, pytest.approx(1 / 3))
     gaussian = np.random.default_rng(1).normal(size=200_000)
-    assert protocols.find_threshold(gaussian, 0.01).value == pytest.approx(2.326, abs=0.03)
+    assert find_threshold(gaussian, 0.01).value == pytest.approx(2.326, abs=0.03)
     with pytest.raises(ValueError, match="false_positive_rate=1"):
-        protocols.find_threshold(normal, 1)
+        find_threshold(normal, 1)
 
 
 @pytest.mark.parametrize("text", ["a-b", "3-", "9-3", "-1"])
@@ -87,10 +94,10 @@ def test_intervals_that_cannot_be_read_are_named(text):
 def test_the_largest_block_agrees_between_numpy_and_jax_and_a_loop():
     maps = np.random.default_rng(0).random((2, 7, 9))
     loop = [max(m[i : i + 3, j : j + 3].mean() for i in range(5) for j in range(7)) for m in maps]
-    np.testing.assert_allclose(anomaly_controls.average_blocks(maps, 3).max(axis=(1, 2)), loop)
-    np.testing.assert_allclose(anomaly_scores.max_block(maps[None], 3)[0], loop, rtol=1e-5)
+    np.testing.assert_allclose(average_blocks(maps, 3).max(axis=(1, 2)), loop)
+    np.testing.assert_allclose(max_block(maps[None], 3)[0], loop, rtol=1e-5)
     with pytest.raises(ValueError, match="block=8"):
-        anomaly_controls.average_blocks(maps, 8)
+        average_blocks(maps, 8)
 
 
 # --- real files -----------------------------------------------------------------------------------
@@ -185,8 +192,8 @@ def test_live_scores_are_those_of_windows_and_of_the_whole_video(answered, param
     frames = intervals.list_frames(clips)
     own = frames.video_F == 0
     codes_FHWC = clips.read(np.arange(len(clips)))[frames.clip_F, frames.position_F][own]
-    step = jax.jit(lambda state, frame: anomaly_scores.step_live(MODEL, params, state, frame, 4))
-    state, live = anomaly_scores.begin_live(MODEL, params), []
+    step = jax.jit(lambda state, frame: step_live(MODEL, params, state, frame, 4))
+    state, live = begin_live(MODEL, params), []
     for frame_HWC in codes_FHWC:
         state, scores = step(state, frame_HWC[None])
         live.append(scores)
@@ -203,10 +210,9 @@ def test_streamed_scores_do_not_look_ahead(params):
     x = np.random.default_rng(0).integers(0, 256, (1, 6, 16, 16, 1)).astype(np.uint8)
     changed, mask = x.copy(), np.ones((1, 6), bool)
     changed[:, 4:] = 255 - changed[:, 4:]
-    state = anomaly_scores.begin_live(MODEL, params)
+    state = begin_live(MODEL, params)
     before, after = (
-        anomaly_scores.score_stream(MODEL, params, state, video, mask, 4)[1]
-        for video in (x, changed)
+        score_stream(MODEL, params, state, video, mask, 4)[1] for video in (x, changed)
     )
     for name, value in before.items():
         np.testing.assert_array_equal(value[:, :4], after[name][:, :4])

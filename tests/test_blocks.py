@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tiny_causal import make_model
 
-from vvae.analysis.baselines import fit_block_pca, fit_first_pca
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset
-from vvae.models import blocks, contract
+from vvae.measure.pca import fit_block_pca, fit_first_pca
+from vvae.models import block_pca, contract
 from vvae.models.bottleneck import GaussianLatents
 from vvae.models.contract import init_variables
 from vvae.models.ppca import decompose, start_blocks_at_ppca, whiten_blocks
@@ -18,10 +18,10 @@ SHAPE = (2, 2, 4)
 
 def test_blocks_hold_their_own_pixels_and_join_again():
     x = np.arange(2 * 4 * 6 * 8 * 3).reshape(2, 4, 6, 8, 3)
-    cut = blocks.split_blocks(x, SHAPE)
+    cut = block_pca.split_blocks(x, SHAPE)
     assert cut.shape == (2, 2, 3, 2, 48)
     np.testing.assert_array_equal(cut[1, 1, 2, 0], x[1, 2:4, 4:6, 0:4].ravel())
-    np.testing.assert_array_equal(blocks.join_blocks(cut, SHAPE), x)
+    np.testing.assert_array_equal(block_pca.join_blocks(cut, SHAPE), x)
 
 
 def write_videos(folder, num_frames=9):
@@ -54,7 +54,7 @@ def test_pca_of_blocks_is_that_of_all_of_them_together(clips):
         (fit_block_pca(clips, (4, 4, 4)), videos[:, 1:], (4, 4, 4)),
         (fit_first_pca(clips, (4, 4)), videos[:, :1], (1, 4, 4)),
     ):
-        cut = blocks.split_blocks(part, shape)
+        cut = block_pca.split_blocks(part, shape)
         cut = cut.reshape(-1, cut.shape[-1])
         np.testing.assert_allclose(pca.mean_D, cut.mean(0))
         _, singular, _ = np.linalg.svd(cut - cut.mean(0), full_matrices=False)
@@ -87,7 +87,7 @@ def test_start_is_the_optimum_of_a_linear_vae_of_blocks(beta):
     x = (x / np.abs(x).max()).astype(np.float32)
     mean, std = x.mean((0, 1, 2, 3)), x.std((0, 1, 2, 3))
     codes = 127.5 * (x[:, 1:].astype(np.float64) + 1.0)
-    cut = blocks.split_blocks(codes, model.block_shape)
+    cut = block_pca.split_blocks(codes, model.block_shape)
     cut = cut.reshape(-1, cut.shape[-1])
     pca = decompose(cut.mean(0), np.cov(cut.T, bias=True))
     stats, variance_D = whiten_blocks(pca, {"mean": mean, "std": std}, model.components)
@@ -130,7 +130,7 @@ def _solve(variance_D, num_latents, beta):
 
 def test_the_first_frame_has_a_map_of_its_own_and_taps_reach_back():
     """Gradients of a latent by the blocks before it: NUM_TAPS blocks, the newest first."""
-    layer = blocks.TemporalTaps(2)
+    layer = block_pca.TemporalTaps(2)
     x = jax.random.normal(jax.random.key(0), (1, 8, 1, 1, 3))
     params = layer.init(jax.random.key(1), x, None)
 

@@ -19,7 +19,7 @@ from vvae.data.cache import (
     identify_file,
     open_codes,
 )
-from vvae.data.cache_room import Cache
+from vvae.data.cache_quota import Cache
 from vvae.data.clips import gather_clips
 from vvae.data.listing import Video
 from vvae.data.sampling import ClipFormat, Sampling
@@ -209,7 +209,7 @@ def test_entries_in_use_by_another_process_are_not_removed_until_it_dies(tmp_pat
         "import sys\n"
         "from pathlib import Path\n"
         "from vvae.data.cache import cache_videos\n"
-        "from vvae.data.cache_room import Cache\n"
+        "from vvae.data.cache_quota import Cache\n"
         "from vvae.data.sampling import ClipFormat, Sampling\n"
         "folder, limit, *paths = sys.argv[1:]\n"
         "cache = Cache(Path(folder), int(limit))\n"

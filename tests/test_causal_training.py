@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from compiling import xla_flags
 
+from vvae import build
 from vvae import config as settings
-from vvae import run as runs
-from vvae import session
-from vvae.coding import digest_params
+from vvae.inference.coding import digest_params
+from vvae.run import open_run
+from vvae.session.start import describe_state
+from vvae.session.update import make_optimizer, make_schedule
 from vvae.training.checkpoint import Checkpointer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,10 +54,10 @@ def train(folder, workdir, *extra, **changed):
 
 
 def read_state(workdir):
-    run = runs.open_run(workdir)
-    model = runs.build_model(run.config, run.num_channels)
-    tx = session.make_optimizer(run.config, session.make_schedule(run.config.optim, run.num_steps))
-    abstract = session.describe_state(model, tx, run.config)
+    run = open_run(workdir)
+    model = build.build_model(run.config, run.num_channels)
+    tx = make_optimizer(run.config, make_schedule(run.config.optim, run.num_steps))
+    abstract = describe_state(model, tx, run.config)
     with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
         return checkpointer.restore("latest", abstract).state
 
@@ -109,7 +111,7 @@ def test_reconstruct_tells_of_seams_and_of_the_first_frame(first):
 
 def test_fine_tuning_the_decoder_leaves_the_encoder_as_it_was(first, folder, brightness_folder):
     workdir, _ = first
-    before = runs.load(workdir)[1]
+    before = build.load(workdir)[1]
     train(
         folder,
         folder / "decoder",

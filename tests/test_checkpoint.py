@@ -11,7 +11,7 @@ import optax
 import pytest
 from tiny_vae import assert_close, assert_equal, make_adam, make_batch, make_state, make_step
 
-from vvae import session
+from vvae.session.start import restore_state
 from vvae.training.checkpoint import Checkpointer, CheckpointError, DamagedError
 from vvae.training.parallel import make_runner
 from vvae.training.state import variables
@@ -309,16 +309,16 @@ def test_a_run_goes_on_from_the_whole_checkpoint_before_a_damaged_one(tmp_path, 
     shape = abstract_state(make_adam())
     with Checkpointer(tmp_path) as checkpointer:
         with pytest.raises(DamagedError, match=r"step_00000004.* step 3 is whole"):
-            session.restore_state(checkpointer, shape, fallback=False)
+            restore_state(checkpointer, shape, fallback=False)
         assert checkpointer.steps == (3, 4)
-        assert_equal(session.restore_state(checkpointer, shape, fallback=True), at_step(3))
+        assert_equal(restore_state(checkpointer, shape, fallback=True), at_step(3))
         assert "going on from step 3" in capsys.readouterr().out
         assert checkpointer.steps == (3,)
         checkpointer.save(4, at_step(4), metrics={"val_elbo": 0.0})
     assert (tmp_path / "damaged-step_00000004-1" / "state").is_dir()
     with Checkpointer(tmp_path) as checkpointer:
         assert checkpointer.steps == (3, 4) and checkpointer.best_step == 3
-        assert_equal(session.restore_state(checkpointer, shape, fallback=True), at_step(4))
+        assert_equal(restore_state(checkpointer, shape, fallback=True), at_step(4))
 
 
 def test_metrics_that_an_older_version_kept_in_a_file_of_their_own_are_read(tmp_path):

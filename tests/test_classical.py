@@ -9,11 +9,11 @@ import pytest
 from sklearn.cluster import KMeans
 
 from vvae import config as settings
-from vvae.analysis import classical, classify, cnn
-from vvae.analysis import probe as probes
-from vvae.analysis.features import VideoFeatures, average_by_video
 from vvae.data.dataset import open_dataset
 from vvae.data.sampling import ClipFormat, Sampling
+from vvae.tasks import probe as probes
+from vvae.tasks.pooling import VideoFeatures, average_by_video
+from vvae.tasks.recognition import classical, classify, cnn
 from vvae.video import write_video
 
 
@@ -141,9 +141,9 @@ def test_times_are_those_of_the_valid_frames():
 def test_times_agree_with_the_pooling_of_latents():
     import jax.numpy as jnp
 
-    from vvae.analysis.features import pool_ordered
     from vvae.distributions import Gaussian
     from vvae.models.sequential import SequentialPosterior
+    from vvae.tasks.pooling import pool_ordered
 
     random = np.random.default_rng(0)
     frames = random.normal(size=(3, 7, 2)).astype(np.float32)

@@ -13,11 +13,14 @@ import pytest
 from tiny_vae import draw_variables
 
 from vvae import distributions as dist
-from vvae.analysis import cluster as clustering
-from vvae.analysis import features, mixtures, search, store
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset, open_unsplit
 from vvae.models import contract
 from vvae.models.sequential import SequentialVAE
+from vvae.tasks.clustering import cluster as clustering
+from vvae.tasks.clustering import mixtures
+from vvae.tasks.pooling import extract, make_encoder, pool_ordered
+from vvae.tasks.storage import features, search
+from vvae.tasks.storage.features import ARRAYS, FOLDER, digest_params, store_features
 
 MODEL = SequentialVAE(
     (16, 16, 1),
@@ -63,14 +66,14 @@ class StoppedError(Exception):
     pass
 
 
-def extract(dataset, params, folder, stop_at=None, pooling="ordered", batch_size=3):
+def store(dataset, params, folder, stop_at=None, pooling="ordered", batch_size=3):
     folder.mkdir(exist_ok=True)
 
     def on_part(done, total):
         if done == stop_at:
             raise StoppedError
 
-    return store.store_features(
+    return store_features(
         MODEL,
         params,
         dataset,
@@ -83,13 +86,13 @@ def extract(dataset, params, folder, stop_at=None, pooling="ordered", batch_size
 
 
 def read_files(folder):
-    return {path.name: path.read_bytes() for path in sorted((folder / store.FOLDER).iterdir())}
+    return {path.name: path.read_bytes() for path in sorted((folder / FOLDER).iterdir())}
 
 
 @pytest.fixture(scope="module")
 def stored(dataset, params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stored")
-    return extract(dataset, params, folder), folder
+    return features(dataset, params, folder), folder
 
 
 def test_every_row_is_the_latent_of_the_frame_that_the_index_names(stored, dataset, params):
@@ -97,7 +100,7 @@ def test_every_row_is_the_latent_of_the_frame_that_the_index_names(stored, datas
 
     _, folder = stored
     arrays = np.load(folder / "features/features.npz")
-    assert set(arrays) == set(store.ARRAYS)
+    assert set(arrays) == set(ARRAYS)
     index = pq.read_table(folder / "features/index.parquet").to_pylist()
     assert len(index) == sum(clips.mask_NT.sum() for clips in dataset.splits.values())
     assert len({(row["row"], row["step"]) for row in index}) == len(index)
@@ -112,7 +115,7 @@ def test_every_row_is_the_latent_of_the_frame_that_the_index_names(stored, datas
             ("frame_logvar", posterior.frame.logvar),
             ("clip_mean", posterior.clip.mean),
             ("clip_logvar", posterior.clip.logvar),
-            ("clip_pooled", features.pool_ordered(posterior, clips.mask_NT)),
+            ("clip_pooled", pool_ordered(posterior, clips.mask_NT)),
         ):
             np.testing.assert_allclose(arrays[name][own], expected, rtol=1e-4, atol=1e-4)
         rows = [row for row in index if row["split"] == split]
@@ -134,8 +137,8 @@ def test_vectors_of_videos_are_the_means_that_the_other_tasks_use(stored, datase
     _, folder = stored
     video_VF = np.load(folder / "features/features.npz")["video_pooled"]
     index = pq.read_table(folder / "features/videos.parquet").to_pylist()
-    encoder = features.make_encoder(MODEL, "ordered")
-    expected = [features.extract(encoder, params, c, 3) for c in dataset.splits.values()]
+    encoder = make_encoder(MODEL, "ordered")
+    expected = [extract(encoder, params, c, 3) for c in dataset.splits.values()]
     np.testing.assert_allclose(
         video_VF, np.concatenate([e.feature_VF for e in expected]), rtol=1e-5, atol=1e-5
     )
@@ -152,13 +155,13 @@ def test_interrupted_extraction_ends_byte_for_byte_as_one_that_was_not(
     stop_at = total if stop_at == "last" else stop_at
     folder = tmp_path / "eval"
     with pytest.raises(StoppedError):
-        extract(dataset, params, folder, stop_at)
+        features(dataset, params, folder, stop_at)
     with pytest.raises((ValueError, OSError)) if stop_at < total else np.errstate():
         np.load(folder / "features/clip_mean.npy")  # unfinished: not to be mistaken for the whole
     # What a process that is killed inside the next part leaves: rows that no record counts.
     with open(folder / "features/frame_mean.npy", "ab") as file:
         file.write(b"torn")
-    result = extract(dataset, params, folder)
+    result = features(dataset, params, folder)
     assert read_files(folder) == read_files(whole)
     assert f"{stop_at} of the clips were there already." in result.notes
 
@@ -166,16 +169,16 @@ def test_interrupted_extraction_ends_byte_for_byte_as_one_that_was_not(
 def test_another_question_or_a_damaged_file_starts_anew(stored, dataset, params, tmp_path):
     _, whole = stored
     folder = tmp_path / "eval"
-    extract(dataset, params, folder, pooling="clip")
+    features(dataset, params, folder, pooling="clip")
     assert np.load(folder / "features/features.npz")["clip_pooled"].shape[1] == 2
-    extract(dataset, params, folder)
+    features(dataset, params, folder)
     assert read_files(folder) == read_files(whole)
-    again = extract(dataset, params, folder)
+    again = features(dataset, params, folder)
     total = sum(len(clips) for clips in dataset.splits.values())
     assert f"{total} of the clips were there already." in again.notes
     with open(folder / "features/features.npz", "r+b") as file:
         file.truncate(200)
-    result = extract(dataset, params, folder)
+    result = features(dataset, params, folder)
     assert read_files(folder) == read_files(whole)
     assert not any("were there already" in note for note in result.notes)
 
@@ -183,8 +186,8 @@ def test_another_question_or_a_damaged_file_starts_anew(stored, dataset, params,
 def test_other_parameters_are_another_question(params):
     changed = jax.tree.map(lambda a: a, params)
     changed["params"]["mixture_logits"] = changed["params"]["mixture_logits"] + 1e-3
-    assert store.digest_params(params) == store.digest_params(jax.tree.map(np.asarray, params))
-    assert store.digest_params(params) != store.digest_params(changed)
+    assert digest_params(params) == digest_params(jax.tree.map(np.asarray, params))
+    assert digest_params(params) != digest_params(changed)
 
 
 def test_without_pyarrow_one_line_says_what_to_install(monkeypatch, dataset, params, tmp_path):
@@ -193,7 +196,7 @@ def test_without_pyarrow_one_line_says_what_to_install(monkeypatch, dataset, par
         importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find(name)
     )
     with pytest.raises(ValueError, match=r"pip install 'vvae\[features\]'"):
-        extract(dataset, params, tmp_path)
+        features(dataset, params, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from vvae.analysis import cnn
 from vvae.data.dataset import NO_LABEL, ClipFormat, Sampling, open_dataset
+from vvae.tasks.recognition import cnn
 
 CLASSES = ("left", "right")
 

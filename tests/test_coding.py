@@ -15,16 +15,17 @@ from scipy.stats import norm
 from tiny_causal import make_variables, make_video
 
 import evaluate
-from vvae import coding, streaming, video
-from vvae import run as runs
-from vvae.analysis import compress as compressing
-from vvae.analysis import density
+from vvae import build, video
 from vvae.config import Causal, Config, Data, Evaluate, Model
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset
 from vvae.distributions import Gaussian
+from vvae.inference import coding, streaming
 from vvae.models import contract
 from vvae.models.bottleneck import Codes, FiniteScalars, GaussianLatents
 from vvae.models.sequential import SequentialVAE
+from vvae.run import create_run
+from vvae.tasks.quality import density
+from vvae.tasks.storage import compress as compressing
 from vvae.training.checkpoint import Checkpointer
 from vvae.training.state import init_state
 
@@ -308,7 +309,7 @@ def make_model(view="rgb", seed=0, **causal):
         causal=Causal(**(settings | causal)),
         evaluate=Evaluate(tasks=("density",)),
     )
-    model = runs.build_model(config, 1 if view == "gray" else 3)
+    model = build.build_model(config, 1 if view == "gray" else 3)
     return config, model, make_variables(model, seed)
 
 
@@ -316,7 +317,7 @@ def write_run(workdir, **settings):
     """A run directory of `make_model`."""
     config, model, params = make_model(**settings)
     data = {"path": None, "fingerprint": "", "num_channels": model.shape_HWC[-1], "num_steps": 0}
-    runs.create_run(workdir, config, data, [])
+    create_run(workdir, config, data, [])
     with Checkpointer(workdir / "checkpoints") as checkpointer:
         state = init_state(params["params"], params["stats"], optax.sgd(0.1))
         checkpointer.save(0, state, metrics={"val_elbo": 0.0}, wait=True)
@@ -362,7 +363,7 @@ def test_a_video_is_its_own_decoding_from_quantised_latents(kind, gaussian_run, 
     _, frames = video.read_frames(back)
     assert video.probe(back) == video.VideoInfo(12, 10, 14, 12.5)
     # By hand: the model's latents, quantised with the steps of the file, and decoded.
-    model, params = runs.load(workdir)
+    model, params = build.load(workdir)
     _, originals = video.read_frames(clip)
     if kind == "gray":
         originals = np.stack(list(compressing._iterate_view(clip, "gray")))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import evaluate
-from vvae.analysis.compare import compare_runs, format_comparison
 from vvae.config import Config, Model, to_dict
+from vvae.report.compare import compare_runs, format_comparison
 
 ROOT = Path(__file__).resolve().parents[1]
 

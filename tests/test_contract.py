@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tiny_causal
 
-from vvae import objectives
 from vvae.models import contract, sequential
 from vvae.models.sequential import SequentialVAE
+from vvae.objectives.elbo import elbo
 
 SHAPE_HWC = (8, 8, 2)
 
@@ -117,7 +117,7 @@ def test_gradient_reaches_every_parameter_and_no_statistic(model_and_variables):
     x = tiny_causal.make_video(3)
 
     def bound(variables):
-        return objectives.elbo(model, variables, x, jax.random.key(0)).sum()
+        return elbo(model, variables, x, jax.random.key(0)).sum()
 
     slope = jax.jit(jax.grad(bound))(variables)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope))

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 from tiny_vae import make_adam, make_batch, make_state, make_step
 
-from vvae.models.layers import down_conv, up_conv
+from vvae.models.convolutions import down_conv, up_conv
 from vvae.training.cost import count_flops, measure_step
 from vvae.training.parallel import make_runner, run_ahead
 

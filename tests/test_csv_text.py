@@ -4,9 +4,9 @@ import csv
 
 import pytest
 
-from vvae.analysis.csv_text import guard, open_csv, unguard
-from vvae.analysis.intervals import Interval, write_intervals
-from vvae.analysis.predictions import write_predictions
+from vvae.tasks.anomaly.intervals import Interval, write_intervals
+from vvae.tasks.csv_files import guard, open_csv, unguard
+from vvae.tasks.recognition.predictions import write_predictions
 
 FORMULAS = (
     "=cmd|' /C calc'!A0",

@@ -8,10 +8,11 @@ import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from vvae.analysis import few_labels, finetune, predictions, probe
 from vvae.config import Evaluate
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset
 from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.tasks import probe
+from vvae.tasks.recognition import few_labels, finetune, predictions
 
 LABEL = np.repeat([0, 1, 2], [12, 7, 9])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vvae.data.cache import cache_videos
-from vvae.data.cache_room import Cache
+from vvae.data.cache_quota import Cache
 from vvae.data.dataset import describe_flaws, open_dataset, open_unsplit
 from vvae.data.flow import compute_flow, find_flow_factor
 from vvae.data.loader import Augmentation, train_batches
@@ -374,15 +374,15 @@ def test_summary_line_tells_what_is_clipped(tmp_path):
 
 def test_new_videos_say_what_is_left_out_unknown_and_clipped(tmp_path, capsys):
     import evaluate
-    from vvae import run as runs
     from vvae.config import Config, Data
+    from vvae.run import Run
 
     (tmp_path / "new" / "odd").mkdir(parents=True)
     write_moving(tmp_path / "new" / "odd" / "a.mp4", 3, (64, 64), right=11)
     (tmp_path / "new" / "odd" / "b.mp4").write_bytes(b"no video")
     data = Data(view="flow", height=64, width=64, num_frames=3, workers=0)
     config = Config(data=dataclasses.replace(data, cache_dir=str(tmp_path / "cache")))
-    run = runs.Run(tmp_path, config, {}, ("walk",))
+    run = Run(tmp_path, config, {}, ("walk",))
     opened = evaluate._open_data(run, str(tmp_path / "new"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("left out, cannot be read: odd/b.mp4: ")

@@ -14,7 +14,7 @@ import pytest
 from tiny_vae import assert_equal, make_adam, make_state
 
 from vvae.data.cache import Entry, cache_videos, open_codes
-from vvae.data.cache_room import Cache
+from vvae.data.cache_quota import Cache
 from vvae.data.sampling import ClipFormat, Sampling
 from vvae.training.checkpoint import Checkpointer, CheckpointError
 from vvae.training.log import MetricsLog, read_metrics

@@ -12,56 +12,51 @@ PACKAGE = ROOT / "vvae"
 
 # A room, and the rooms that it may enter; a name covers everything below it.
 ALLOWED = {
+    # The ground: no room below.
     "config": (),
-    "cli": ("config", "processes"),
     "runtime": (),
     "processes": (),
     "planes": (),
-    "video": ("planes",),
     "distributions": (),
-    "lpips": (),
-    "adversarial": (),
-    "latent_statistics": (),
+    "video": ("planes",),
+    "figures": ("video",),
+    "cli": ("config", "processes"),
+    "metrics": ("metrics",),
+    # Videos as clips; networks and their losses.
     "data": ("data", "video"),
     "models": ("models", "distributions"),
-    "objectives": ("distributions", "models.contract"),
-    "fidelity": ("distributions", "models.contract", "objectives"),
-    "training": ("training", "objectives", "adversarial", "processes"),
-    "streaming": ("models", "distributions", "video"),
-    "coding": ("models", "distributions"),
-    "tiling": ("models", "distributions"),
-    "sharding": ("models", "distributions"),
+    "objectives": ("objectives", "distributions", "models.contract"),
+    "training": ("training", "objectives", "processes"),
+    "inference": ("models", "distributions", "video"),
     "pretrained": ("pretrained", "models", "distributions"),
-    "cards": (),
-    "metrics": ("cards",),
-    "figures": ("video",),
-    "run": ("config", "runtime", "data", "models", "pretrained", "training.checkpoint"),
-    "analysis.compare": ("analysis.table", "cards", "config"),
-    "analysis": (
-        "analysis",
+    # A run directory, and what its settings mean.
+    "run": ("config",),
+    "build": (
         "run",
-        "processes",
         "config",
-        "video",
+        "runtime",
         "data",
-        "training.log",
+        "models",
+        "pretrained",
+        "training.checkpoint",
+    ),
+    # What a training and the tasks measure alike.
+    "measure": (
+        "measure",
+        "processes",
+        "data",
         "models",
         "distributions",
         "objectives",
-        "streaming",
-        "coding",
-        "cards",
         "metrics",
         "figures",
-        "lpips",
-        "latent_statistics",
     ),
+    # A training: it knows no task.
     "session": (
+        "session",
+        "build",
         "run",
         "processes",
-        "lpips",
-        "fidelity",
-        "adversarial",
         "config",
         "data",
         "distributions",
@@ -69,9 +64,26 @@ ALLOWED = {
         "objectives",
         "pretrained",
         "training",
-        "analysis",
+        "measure",
         "figures",
     ),
+    # Questions to a trained model; the report reads files alone.
+    "tasks": (
+        "tasks",
+        "run",
+        "processes",
+        "config",
+        "video",
+        "data",
+        "models",
+        "distributions",
+        "objectives",
+        "inference",
+        "measure",
+        "metrics",
+        "figures",
+    ),
+    "report": ("report", "config", "metrics", "training.log"),
 }
 ONLY_USERS = {
     "imageio": {"video"},
@@ -80,9 +92,9 @@ ONLY_USERS = {
     "orbax": {"training.checkpoint"},
     "matplotlib": {"figures"},
     "tyro": {"cli"},
-    "scenedetect": {"analysis.rivals"},
+    "scenedetect": {"tasks.segmentation.pyscenedetect"},
     "cv2": {"data.flow"},
-    "constriction": {"coding"},
+    "constriction": {"inference.coding"},
     "safetensors": {"pretrained.folder"},
 }
 
@@ -130,7 +142,8 @@ def test_importing_vvae_loads_neither_jax_nor_numpy():
 
 
 def test_a_training_begins_without_what_draws_pictures():
-    check = "import sys, train, vvae.session; sys.exit('matplotlib' in sys.modules)"
+    modules = "sys, train, vvae.session.start, vvae.session.watch"
+    check = f"import {modules}; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
 
 

@@ -9,10 +9,10 @@ import pytest
 from tiny_causal import make_named, make_video
 
 import vvae
-from vvae.analysis.latent_export import export_latents
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset
-from vvae.latent_statistics import ChannelMoments, as_json, read_statistics
+from vvae.inference.statistics import ChannelMoments, as_json, read_statistics
 from vvae.models import contract
+from vvae.tasks.storage.latents import export_latents
 
 
 def measure(parts):

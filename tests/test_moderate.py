@@ -12,17 +12,22 @@ from scipy import stats
 from tiny_vae import make_variables
 
 import evaluate
-from vvae.analysis import detection_metrics as sure
-from vvae.analysis import marks as marking
-from vvae.analysis import moderate as moderating
-from vvae.analysis import moderate_detector as detectors
-from vvae.analysis.anomaly_metrics import auroc
-from vvae.analysis.moderate_answer import find_mistakes, judge
-from vvae.analysis.report_commands import show_commands
-from vvae.analysis.report_files import read_run
-from vvae.analysis.result import write_result
 from vvae.data.dataset import UNSPLIT, ClipFormat, Sampling, open_dataset, open_unsplit
+from vvae.metrics.detection import (
+    auroc,
+    balance_kinds,
+    bootstrap_groups,
+    estimate_share,
+    measure_calibration,
+)
 from vvae.models.sequential import SequentialVAE
+from vvae.report.commands import show_commands
+from vvae.report.files import read_run
+from vvae.tasks.moderation import detector as detectors
+from vvae.tasks.moderation import marked_videos
+from vvae.tasks.moderation import moderate as moderating
+from vvae.tasks.moderation.answer import find_mistakes, judge
+from vvae.tasks.result import write_result
 
 MODEL = SequentialVAE((16, 16, 1), widths=(4,), hidden=8, latent_dim=3, clip_latent_dim=2)
 FORMAT = ClipFormat("gray", 16, 16, Sampling(num_frames=4))
@@ -36,29 +41,29 @@ NUM_TRAIN, NUM_TEST, NUM_FRAMES, FLASH = 8, 4, 12, range(8, 12)
 def test_calibration_error_by_hand_does_not_depend_on_how_many_there_are_of_a_kind():
     probability = np.array([0.05, 0.15, 0.95])
     unwanted = np.array([False, True, True])
-    found = sure.measure_calibration(probability, unwanted)
+    found = measure_calibration(probability, unwanted)
     # Weights: one half for the wanted one, a quarter for each of the two others.
     assert found["brier"] == pytest.approx(0.5 * 0.05**2 + 0.25 * (0.85**2 + 0.05**2))
     assert found["ece"] == pytest.approx(0.5 * 0.05 + 0.25 * 0.85 + 0.25 * 0.05)
     many = np.r_[np.repeat(probability[:1], 40), probability[1:]]
-    again = sure.measure_calibration(many, np.arange(42) >= 40)
+    again = measure_calibration(many, np.arange(42) >= 40)
     assert again == pytest.approx(found)
-    constant = sure.measure_calibration(np.full(3, 0.5), unwanted)
+    constant = measure_calibration(np.full(3, 0.5), unwanted)
     assert constant == {"brier": 0.25, "ece": 0.0}
-    assert math.isnan(sure.measure_calibration(probability, np.ones(3, bool))["brier"])
+    assert math.isnan(measure_calibration(probability, np.ones(3, bool))["brier"])
 
 
 def test_opposite_errors_within_a_bin_cancel_and_across_bins_do_not():
     unwanted = np.array([True, False])
-    assert sure.measure_calibration(np.array([0.55, 0.45]), unwanted)["ece"] == pytest.approx(0.45)
-    assert sure.measure_calibration(np.array([0.52, 0.52]), unwanted)["ece"] == pytest.approx(0.02)
+    assert measure_calibration(np.array([0.55, 0.45]), unwanted)["ece"] == pytest.approx(0.45)
+    assert measure_calibration(np.array([0.52, 0.52]), unwanted)["ece"] == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 10), (3, 10), (10, 10), (7, 300)])
 def test_the_interval_of_a_share_is_that_of_scipy(count, total):
     expected = stats.binomtest(count, total).proportion_ci(method="wilson")
-    assert sure.estimate_share(count, total) == pytest.approx((expected.low, expected.high))
-    assert all(math.isnan(x) for x in sure.estimate_share(0, 0))
+    assert estimate_share(count, total) == pytest.approx((expected.low, expected.high))
+    assert all(math.isnan(x) for x in estimate_share(0, 0))
 
 
 def test_the_bootstrap_draws_whole_groups():
@@ -69,10 +74,10 @@ def test_the_bootstrap_draws_whole_groups():
         assert unwanted_V.mean() == 0.5
         return float(score_V.mean())
 
-    low, high = sure.bootstrap_groups(mean, score, unwanted, pairs, seed=0)
+    low, high = bootstrap_groups(mean, score, unwanted, pairs, seed=0)
     assert 2.0 <= low < 3.5 < high <= 5.0  # group means are 2, 3, 4, 5
-    assert sure.bootstrap_groups(auroc, score, unwanted, unwanted, seed=0) == (1.0, 1.0)
-    undefined = sure.bootstrap_groups(auroc, score, np.ones(8, bool), pairs, seed=0)
+    assert bootstrap_groups(auroc, score, unwanted, unwanted, seed=0) == (1.0, 1.0)
+    undefined = bootstrap_groups(auroc, score, np.ones(8, bool), pairs, seed=0)
     assert all(math.isnan(x) for x in undefined)
 
 
@@ -126,7 +131,7 @@ def test_the_threshold_keeps_its_rate_on_new_wanted_videos():
     assert 0.02 < called[~new.unwanted_V].mean() < 0.09
     assert called[new.unwanted_V].mean() > 0.8
     probability = detectors.to_probability(fit.detector, score)
-    assert sure.measure_calibration(probability, new.unwanted_V)["ece"] < 0.1
+    assert measure_calibration(probability, new.unwanted_V)["ece"] < 0.1
 
 
 def test_calibration_is_the_best_of_its_form():
@@ -134,7 +139,7 @@ def test_calibration_is_the_best_of_its_form():
     unwanted = np.arange(200) >= 150
     score = 100.0 + 7.0 * (rng.normal(size=200) + 1.5 * unwanted)
     slope, offset = detectors.fit_calibration(score, unwanted)
-    weight = sure.balance_kinds(unwanted)
+    weight = balance_kinds(unwanted)
     target = np.where(unwanted, 51 / 52, 1 / 152)
 
     def loss(a, b):
@@ -239,7 +244,7 @@ def read_csv(path):
 @pytest.fixture(scope="module")
 def answered(tmp_path_factory, params, dataset):
     out = tmp_path_factory.mktemp("eval")
-    marks = marking.mark_class(dataset, "flash", 5, "test", seed=0)
+    marks = marked_videos.mark_class(dataset, "flash", 5, "test", seed=0)
     return moderating.moderate(MODEL, params, dataset, out, marks, **OPTIONS), out, marks
 
 
@@ -294,7 +299,7 @@ def test_marks_of_a_file_do_what_the_class_does(tmp_path, answered, params, data
     rows += [{"path": "val/calm/0.npy", "label": "wanted"}]
     path = tmp_path / "marks.csv"
     path.write_text("path,label\n" + "".join(f"{r['path']},{r['label']}\n" for r in rows))
-    given = marking.read_marks(path, dataset)
+    given = marked_videos.read_marks(path, dataset)
     again = moderating.moderate(MODEL, params, dataset, tmp_path, given, **OPTIONS)
     for name in ("threshold", "slope", "offset"):
         assert again.details[name] == pytest.approx(result.details[name])
@@ -305,7 +310,7 @@ def test_marks_of_a_file_do_what_the_class_does(tmp_path, answered, params, data
 
 def test_without_marks_of_the_split_nothing_is_measured(tmp_path, answered, params, dataset):
     marks = {n: flag for n, flag in answered[2].unwanted.items() if n.startswith("train/")}
-    given = marking.Marks(marks, "", "by hand")
+    given = marked_videos.Marks(marks, "", "by hand")
     result = moderating.moderate(MODEL, params, dataset, tmp_path, given, **OPTIONS)
     assert result.rows == {}
     assert any("Nothing is measured" in note for note in result.notes)
@@ -371,17 +376,17 @@ def test_false_alarms_and_misses_come_farthest_first(answered, dataset):
 def test_marks_that_cannot_be_followed_are_named(tmp_path, dataset, text, message):
     (tmp_path / "marks.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
-        marking.read_marks(tmp_path / "marks.csv", dataset)
+        marked_videos.read_marks(tmp_path / "marks.csv", dataset)
     with pytest.raises(ValueError, match=r"none\.csv cannot be read"):
-        marking.read_marks(tmp_path / "none.csv", dataset)
+        marked_videos.read_marks(tmp_path / "none.csv", dataset)
 
 
 def test_classes_that_cannot_be_learned_are_named(tmp_path, params, dataset):
     with pytest.raises(ValueError, match=r"--unwanted flush: no class of .* calm, flash"):
-        marking.mark_class(dataset, "flush", 2, "test", seed=0)
+        marked_videos.mark_class(dataset, "flush", 2, "test", seed=0)
     with pytest.raises(ValueError, match="--num_marks 9: the class flash has only 8"):
-        marking.mark_class(dataset, "flash", 9, "test", seed=0)
-    nothing = marking.Marks({"test/calm/0.npy": False}, "", "marks of a.csv")
+        marked_videos.mark_class(dataset, "flash", 9, "test", seed=0)
+    nothing = marked_videos.Marks({"test/calm/0.npy": False}, "", "marks of a.csv")
     with pytest.raises(ValueError, match=r"no training video is marked \(marks of a.csv\)"):
         moderating.moderate(MODEL, params, dataset, tmp_path, nothing, **OPTIONS)
 

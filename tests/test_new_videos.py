@@ -3,9 +3,9 @@
 import os
 
 import evaluate
-from vvae import run as runs
-from vvae.analysis.new_videos import open_folder, read_source
 from vvae.config import Config
+from vvae.run import Run
+from vvae.tasks.answer_folder import open_folder, read_source
 
 
 def make_place(*parts):
@@ -49,7 +49,7 @@ def test_names_that_are_not_utf_8_and_the_root_have_a_folder(tmp_path):
 
 
 def test_the_program_says_where_answers_go_if_the_name_is_taken(tmp_path, capsys):
-    run = runs.Run(tmp_path, Config(), {}, ())
+    run = Run(tmp_path, Config(), {}, ())
     places = [make_place(tmp_path, where, "new") for where in "ab"]
     assert evaluate._choose_folder(run, None) == tmp_path / "eval"
     folders = [evaluate._choose_folder(run, place) for place in places]

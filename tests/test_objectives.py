@@ -8,10 +8,18 @@ import pytest
 from test_sequential import make_model, make_variables, make_video
 
 from vvae import distributions as dist
-from vvae import objectives
 from vvae.distributions import Gaussian
 from vvae.models import contract
 from vvae.models.contract import Terms
+from vvae.objectives.elbo import (
+    beta_schedule,
+    elbo,
+    free_bits_kl,
+    iwae,
+    iwae_of_log_weights,
+    log_weights,
+    negative_elbo,
+)
 
 
 class LinearGaussianVAE(nn.Module):
@@ -73,9 +81,9 @@ def make_linear(batch=4):
 
 def test_iwae_reaches_the_exact_log_probability():
     model, x, exact = make_linear()
-    elbo = objectives.elbo(model, {}, x, jax.random.key(0), num_samples=2000)
-    assert (exact - elbo).min() >= 1.0, "the posterior must be wrong by at least 1 nat"
-    bound = objectives.iwae(model, {}, x, jax.random.key(0), num_samples=5000, chunk=1000)
+    lower = elbo(model, {}, x, jax.random.key(0), num_samples=2000)
+    assert (exact - lower).min() >= 1.0, "the posterior must be wrong by at least 1 nat"
+    bound = iwae(model, {}, x, jax.random.key(0), num_samples=5000, chunk=1000)
     np.testing.assert_allclose(bound.value, exact, atol=0.05)
     assert np.all(bound.effective_samples < 5000) and np.all(bound.standard_error < 0.05)
 
@@ -83,19 +91,15 @@ def test_iwae_reaches_the_exact_log_probability():
 def test_iwae_subsets_never_exceed_the_whole_in_the_mean():
     """Mean over leave-one-out subsets <= the full estimate (Burda et al. 2016, theorem 1)."""
     model, x, _ = make_linear()
-    log_weight = objectives.log_weights(
-        contract.terms(model, {}, x, jax.random.key(2), num_samples=12)
-    )
-    whole = objectives.iwae_of_log_weights(log_weight).value
-    parts = [
-        objectives.iwae_of_log_weights(jnp.delete(log_weight, k, axis=0)).value for k in range(12)
-    ]
+    log_weight = log_weights(contract.terms(model, {}, x, jax.random.key(2), num_samples=12))
+    whole = iwae_of_log_weights(log_weight).value
+    parts = [iwae_of_log_weights(jnp.delete(log_weight, k, axis=0)).value for k in range(12)]
     assert np.all(np.mean(parts, axis=0) <= np.asarray(whole))
 
 
 def test_standard_error_predicts_the_spread():
     model, x, _ = make_linear(batch=2)
-    compute = jax.jit(lambda key: objectives.iwae(model, {}, x, key, 400, chunk=400))
+    compute = jax.jit(lambda key: iwae(model, {}, x, key, 400, chunk=400))
     bounds = [compute(jax.random.key(seed)) for seed in range(60)]
     spread = np.std([b.value for b in bounds], axis=0)
     stated = np.mean([b.standard_error for b in bounds], axis=0)
@@ -105,7 +109,7 @@ def test_standard_error_predicts_the_spread():
 def test_iwae_with_one_sample_is_the_sampled_elbo():
     model, x, _ = make_linear()
     key = jax.random.key(0)
-    bound = objectives.iwae(model, {}, x, key, num_samples=1)
+    bound = iwae(model, {}, x, key, num_samples=1)
     terms = contract.terms(model, {}, x, jax.random.fold_in(key, 0))
     expected = terms.log_likelihood + terms.log_prior - terms.log_posterior
     np.testing.assert_allclose(bound.value, expected[0], rtol=1e-5)
@@ -115,7 +119,7 @@ def test_iwae_with_one_sample_is_the_sampled_elbo():
 def test_iwae_refuses_uneven_chunks():
     model, x, _ = make_linear()
     with pytest.raises(ValueError, match="num_samples=15"):
-        objectives.iwae(model, {}, x, jax.random.key(0), num_samples=15, chunk=10)
+        iwae(model, {}, x, jax.random.key(0), num_samples=15, chunk=10)
 
 
 def test_repeating_pixels_multiplies_the_likelihood_and_leaves_the_kl():
@@ -140,7 +144,7 @@ def make_batch(**kwargs):
 def test_a_clips_elbo_does_not_depend_on_its_batch():
     model = make_model()
     variables, batch, key = make_variables(model), make_batch(batch=3), jax.random.key(1)
-    compute = jax.jit(lambda x, index_B: objectives.elbo(model, variables, x, key, index_B=index_B))
+    compute = jax.jit(lambda x, index_B: elbo(model, variables, x, key, index_B=index_B))
     together = compute(batch["video"], batch["index"])
     for i in range(3):
         alone = compute(batch["video"][i : i + 1], batch["index"][i : i + 1])
@@ -150,7 +154,7 @@ def test_a_clips_elbo_does_not_depend_on_its_batch():
 def test_elbo_is_likelihood_minus_every_kl():
     model = make_model()
     variables, batch = make_variables(model), make_batch()
-    loss, metrics = objectives.negative_elbo(model, variables, batch, jax.random.key(0))
+    loss, metrics = negative_elbo(model, variables, batch, jax.random.key(0))
     expected = metrics["log_likelihood"] - metrics["kl_frame"] - metrics["kl_clip"]
     np.testing.assert_allclose(metrics["elbo"], expected, rtol=1e-6)
     np.testing.assert_allclose(loss, -expected, rtol=1e-6)
@@ -161,7 +165,7 @@ def test_derivative_with_respect_to_beta_is_the_kl():
     variables, batch = make_variables(model), make_batch()
 
     def loss(beta):
-        return objectives.negative_elbo(model, variables, batch, jax.random.key(0), beta)
+        return negative_elbo(model, variables, batch, jax.random.key(0), beta)
 
     gradient, metrics = jax.grad(loss, has_aux=True)(0.3)
     np.testing.assert_allclose(gradient, metrics["kl"], rtol=1e-5)
@@ -169,27 +173,25 @@ def test_derivative_with_respect_to_beta_is_the_kl():
 
 def test_free_bits_act_on_a_clip_and_leave_the_reported_elbo():
     kl = {"frame": jnp.array([[1.0, 5.0]]), "clip": jnp.array([[3.0, 0.5]])}
-    np.testing.assert_array_equal(objectives.free_bits_kl(kl, 2.0), [[5.0, 7.0]])
-    np.testing.assert_array_equal(objectives.free_bits_kl(kl, 0.0), [[4.0, 5.5]])
+    np.testing.assert_array_equal(free_bits_kl(kl, 2.0), [[5.0, 7.0]])
+    np.testing.assert_array_equal(free_bits_kl(kl, 0.0), [[4.0, 5.5]])
     model = make_model()
     variables, batch, key = make_variables(model), make_batch(), jax.random.key(0)
-    plain, metrics = objectives.negative_elbo(model, variables, batch, key)
-    floored, same = objectives.negative_elbo(model, variables, batch, key, free_bits=1e4)
+    plain, metrics = negative_elbo(model, variables, batch, key)
+    floored, same = negative_elbo(model, variables, batch, key, free_bits=1e4)
     assert float(floored) > float(plain)
     assert float(metrics["elbo"]) == float(same["elbo"])
 
 
 def test_beta_grows_linearly_and_stays():
-    values = [float(objectives.beta_schedule(jnp.int32(s), 2.0, 4)) for s in range(6)]
+    values = [float(beta_schedule(jnp.int32(s), 2.0, 4)) for s in range(6)]
     np.testing.assert_allclose(values, [0.5, 1.0, 1.5, 2.0, 2.0, 2.0])
-    assert float(objectives.beta_schedule(jnp.int32(0), 2.0, 0)) == 2.0
+    assert float(beta_schedule(jnp.int32(0), 2.0, 0)) == 2.0
 
 
 def test_statistics_receive_no_gradient():
     model = make_model()
     variables, batch = make_variables(model), make_batch()
-    gradient = jax.grad(lambda v: objectives.negative_elbo(model, v, batch, jax.random.key(0))[0])(
-        variables
-    )
+    gradient = jax.grad(lambda v: negative_elbo(model, v, batch, jax.random.key(0))[0])(variables)
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(gradient["stats"]))
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient["params"]))

@@ -16,8 +16,8 @@ from tiny_vae import (
     score,
 )
 
-from vvae import objectives
 from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.objectives.elbo import negative_elbo
 from vvae.training.parallel import export_step, make_runner, prefetch, run_ahead
 from vvae.training.state import init_state, variables
 from vvae.training.step import train_step
@@ -136,7 +136,7 @@ def make_sequential(tx, num_micro=1):
 
     def compute_loss(variables, batch, key, step):
         del step
-        return objectives.negative_elbo(model, variables, batch, key)
+        return negative_elbo(model, variables, batch, key)
 
     step = functools.partial(
         train_step, loss_fn=compute_loss, tx=tx, seed=3, ema_decay=0.9, num_micro=num_micro

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vvae import session
 from vvae.config import Config, Train
+from vvae.session.start import count_steps
+from vvae.session.watch import Report, explain_memory
 from vvae.training.log import Progress
 from vvae.training.profile import StepProfile
 
@@ -44,13 +45,13 @@ def test_a_profile_holds_the_steps_that_were_asked_for(steps, done, traced, tmp_
 def test_a_profile_beyond_the_training_is_refused():
     train = Train(num_steps=10, profile="9:11")
     with pytest.raises(ValueError, match=r"train.profile='9:11': the training has 10 steps"):
-        session.count_steps(train, dataset=None)
-    assert session.count_steps(Train(num_steps=11, profile="9:11"), dataset=None) == 11
+        count_steps(train, dataset=None)
+    assert count_steps(Train(num_steps=11, profile="9:11"), dataset=None) == 11
 
 
 def make_report():
     """A report of which nothing but the clock is used."""
-    report = session.Report.__new__(session.Report)
+    report = Report.__new__(Report)
     report._progress = Progress(0, 10, disable=True)
     report._progress.advance(0.0, 0.0, "")
     return report
@@ -76,7 +77,7 @@ def test_want_of_memory_names_the_settings_and_keeps_the_message():
     message = r"RESOURCE_EXHAUSTED: Out of memory allocating 4503599627370496 bytes"
     with (
         pytest.raises(MemoryError, match=f"{settings}.*{message}"),
-        session.explain_memory(config, num_parts=3),
+        explain_memory(config, num_parts=3),
     ):
         allocate().block_until_ready()
 
@@ -89,6 +90,6 @@ def test_other_errors_of_the_runtime_stay_as_they_are():
     compute = jax.jit(lambda x: jax.pure_callback(fail, shape, x))
     with (
         pytest.raises(jax.errors.JaxRuntimeError, match="not about memory"),
-        session.explain_memory(Config(), num_parts=1),
+        explain_memory(Config(), num_parts=1),
     ):
         compute(np.float32(0)).block_until_ready()

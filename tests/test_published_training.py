@@ -10,11 +10,12 @@ import pytest
 
 import train
 import vvae
+from vvae import build
 from vvae import config as settings
-from vvae import run as runs
-from vvae import session
 from vvae.config import Config, Model
 from vvae.pretrained import load as pretrained
+from vvae.run import is_run, open_run
+from vvae.session.start import adopt_network
 
 pytest.importorskip("safetensors", reason="pip install '.[pretrained]'")
 
@@ -105,7 +106,7 @@ def test_the_decoder_is_trained_on_and_written_back(videos, tmp_path, capsys):
     assert start(videos, workdir, "--init_from", golden("wan21"), "--optim.ema_decay", "0.5") == 0
     assert "parameters of a published network" in capsys.readouterr().out
     before_model, before = pretrained.load_pretrained(golden("wan21"))
-    model, after = runs.load(workdir, "latest", ema=False)
+    model, after = build.load(workdir, "latest", ema=False)
     assert model == before_model.clone(shape_HWC=(16, 16, 3))
     np.testing.assert_array_equal(after["stats"]["std"], before["stats"]["std"])
     old, new = flatten(before["params"]), flatten(after["params"])
@@ -132,8 +133,8 @@ def test_a_run_goes_on_without_the_folder_it_began_with(videos, tmp_path):
     assert train.main(["--workdir", str(workdir)]) == 0
     # And it is a run that others begin with.
     fresh = settings.load_config_file("configs/published.py")
-    adopted = session.adopt_network(fresh, str(workdir))
-    assert adopted.model == runs.open_run(workdir).config.model != fresh.model
+    adopted = adopt_network(fresh, str(workdir))
+    assert adopted.model == open_run(workdir).config.model != fresh.model
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_what_does_not_fit_is_said_before_any_work(videos, tmp_path, arguments, 
     places = {"golden": golden("wan21"), "nowhere": tmp_path / "nowhere"}
     with pytest.raises(ValueError, match=message):
         start(videos, tmp_path / "run", *(word.format(**places) for word in arguments))
-    assert not runs.is_run(tmp_path / "run")
+    assert not is_run(tmp_path / "run")
 
 
 def test_a_network_belongs_to_published_weights():

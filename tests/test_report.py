@@ -12,10 +12,10 @@ import pytest
 from browser import Browser, find_browser
 
 from vvae import cli, config, video
-from vvae.analysis.markup import Markup, escape, tag
-from vvae.analysis.report import write_report
-from vvae.analysis.report_charts import find_ticks, format_tick, thin_out
-from vvae.analysis.report_commands import find_changed, write_arguments
+from vvae.report.charts import find_ticks, format_tick, thin_out
+from vvae.report.commands import find_changed, write_arguments
+from vvae.report.markup import Markup, escape, tag
+from vvae.report.write import write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULTS = config.to_dict(config.Config(name="default"))

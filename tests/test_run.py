@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vvae import config as settings
-from vvae import run as runs
 from vvae.config import Config
+from vvae.run import is_run, lock, open_run, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLD_THE_LOCK = """
@@ -27,17 +27,17 @@ def test_a_lock_keeps_others_out_and_dies_with_its_process(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as owner:
         assert owner.stdout.readline() == "locked\n"
-        with pytest.raises(ValueError, match="another process is writing"), runs.lock(workdir):
+        with pytest.raises(ValueError, match="another process is writing"), lock(workdir):
             pass
         owner.kill()
         owner.wait()
-    with runs.lock(workdir):
+    with lock(workdir):
         (workdir / "config.json").write_text("{}")
-    assert runs.is_run(workdir)
+    assert is_run(workdir)
 
 
 def test_the_second_of_two_trainings_in_one_directory_is_refused(tmp_path):
-    with runs.lock(tmp_path / "run"):
+    with lock(tmp_path / "run"):
         command = [sys.executable, "train.py", "--workdir", str(tmp_path / "run")]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
@@ -54,7 +54,7 @@ def write_run(tmp_path):
         change(record)
         (tmp_path / "config.json").write_text(json.dumps(record))
         (tmp_path / "classes.json").write_text("[]")
-        return runs.open_run(tmp_path)
+        return open_run(tmp_path)
 
     return write
 
@@ -114,12 +114,12 @@ def test_values_of_another_type_are_refused(write_run, section, name, value, tex
 def test_what_is_no_record_of_a_run_is_named(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=r"config\.json") as caught:
-        runs.open_run(tmp_path)
+        open_run(tmp_path)
     assert len(str(caught.value)) < 500 + len(str(tmp_path))
 
 
 def test_json_holds_names_that_are_no_utf_8(tmp_path):
     value = {"broken": {"caf\udce9 \\udce9.mp4": "größe 動画 🎬"}}
-    runs.write_json(tmp_path / "a.json", value)
+    write_json(tmp_path / "a.json", value)
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value
     assert "動画" in (tmp_path / "a.json").read_text(encoding="utf-8")

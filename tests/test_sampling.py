@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from vvae.data.sampling import (
-    ClipFormat,
-    Sampling,
-    cut_sequence,
-    decode_clips,
-    find_spread_frames,
-)
+from vvae.data.sampling import ClipFormat, Sampling, cut_sequence, decode_clips, find_spread_frames
 from vvae.data.views import encode_view, get_view
 from vvae.video import VideoError, read_frames, write_video
 

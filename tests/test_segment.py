@@ -10,13 +10,13 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from vvae import figures
-from vvae.analysis import boundaries, foreground, rivals, segment, trees
-from vvae.analysis import transitions as material
-from vvae.analysis.transitions import Transition
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset, open_unsplit
 from vvae.data.performers import VERSION, render_clip
-from vvae.metrics import compare
+from vvae.metrics.cards import compare
 from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.tasks.segmentation import boosted_trees, boundaries, foreground, pyscenedetect, segment
+from vvae.tasks.segmentation import joined_videos as material
+from vvae.tasks.segmentation.joined_videos import Transition
 from vvae.video import read_frames
 
 CUT = Transition(10, 10)
@@ -257,12 +257,14 @@ def test_trees_as_arrays_give_the_probabilities_of_scikit_learn(classes):
         np.digitize(train[:, 0] * train[:, 1], [-0.2, 0.3][: len(classes) - 1])
     ]
     classifier = HistGradientBoostingClassifier(max_depth=4, max_iter=30, random_state=0)
-    found = trees.take_trees(classifier.fit(train, label))
+    found = boosted_trees.take_trees(classifier.fit(train, label))
     assert found.class_K.tolist() == list(classes)
     # On a threshold itself: it belongs to the left.
     new[:200] = found.threshold_M[:200, None]
     expected = classifier.predict_proba(new)
-    np.testing.assert_allclose(trees.predict_probabilities(found, new), expected, atol=1e-14)
+    np.testing.assert_allclose(
+        boosted_trees.predict_probabilities(found, new), expected, atol=1e-14
+    )
     assert expected.std(axis=0).min() > 0.05
 
 
@@ -387,13 +389,13 @@ def segmented(tmp_path_factory):
 
 def test_every_row_has_the_same_cards_and_the_rivals_say_whether_they_ran(segmented):
     result, _, _ = segmented
-    names = {"vae", "frame_difference", *rivals.DETECTORS}
+    names = {"vae", "frame_difference", *pyscenedetect.DETECTORS}
     assert set(result.rows) == names
     for row in result.rows.values():
         for name, metric in row.items():
             compare(metric, result.rows["vae"][name])
     row = result.rows["pyscenedetect_content"]
-    if rivals.find_pyscenedetect() is None:
+    if pyscenedetect.find_pyscenedetect() is None:
         assert np.isnan(row["joined_cuts_f1_0"].value)
         assert row["joined_cuts_f1_0"].card["method"].startswith("not run: scenedetect is not")
     else:
@@ -448,7 +450,7 @@ def test_pyscenedetect_finds_a_plain_cut():
     frames = np.zeros((60, 32, 32, 3), np.uint8)
     frames[30:] = (200, 30, 90)
     for row in ("pyscenedetect_adaptive", "pyscenedetect_content"):
-        assert rivals.detect_scenes(row, frames, 25.0) == [30]
+        assert pyscenedetect.detect_scenes(row, frames, 25.0) == [30]
 
 
 def test_videos_of_files_are_encoded_in_chunks_as_a_whole(segmented, monkeypatch, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 from tiny_causal import make_named, make_video
 
-from vvae import sharding
+from vvae.inference import sharding
 from vvae.models import contract
 
 

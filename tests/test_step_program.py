@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from vvae import run as runs
-from vvae import session
+from vvae import build
 from vvae.config import load_config_file
 from vvae.models.contract import init_variables
+from vvae.session.preview import _describe_network, count_parameters, count_parts
+from vvae.session.update import make_optimizer, make_schedule, make_step
 from vvae.training.cost import measure_step
 from vvae.training.estimate import estimate_bytes
 from vvae.training.parallel import make_runner
@@ -33,15 +34,15 @@ def read_config(name="tiny", batch_size=None):
     return dataclasses.replace(config, train=train)
 
 
-def make_step(config, kind, num_devices):
+def make_program(config, kind, num_devices):
     """Returns runner, compiled step, its placed state, and a function: seed -> NumPy batch."""
     runner = make_runner(kind, jax.devices()[:num_devices])
     frames, size = config.data.num_frames, config.train.batch_size
-    shape_HWC = runs.clip_format(config).clip_shape[1:]
-    model = runs.build_model(config, shape_HWC[-1])
-    tx = session.make_optimizer(config, session.make_schedule(config.optim, NUM_STEPS))
-    parts = session.count_parts(config, runner)
-    step = runner.compile_step(session.make_step(model, tx, config, NUM_STEPS, parts))
+    shape_HWC = build.clip_format(config).clip_shape[1:]
+    model = build.build_model(config, shape_HWC[-1])
+    tx = make_optimizer(config, make_schedule(config.optim, NUM_STEPS))
+    parts = count_parts(config, runner)
+    step = runner.compile_step(make_step(model, tx, config, NUM_STEPS, parts))
     fresh = jax.jit(functools.partial(init_variables, model))(jax.random.key(0))
     state = runner.place_state(init_state(fresh["params"], fresh["stats"], tx))
 
@@ -57,14 +58,14 @@ def make_step(config, kind, num_devices):
 def compile_for(kind, num_devices):
     """The executable for so many devices, each with the same number of clips, and the state."""
     config = read_config(batch_size=CLIPS_PER_DEVICE * num_devices)
-    runner, step, state, draw = make_step(config, kind, num_devices)
+    runner, step, state, draw = make_program(config, kind, num_devices)
     return step.lower(state, runner.place_batch(draw(0))).compile(), state
 
 
 @pytest.mark.parametrize("kind", ["pmap", "mesh"])
 def test_five_steps_compile_once_and_move_the_batch_alone(kind):
     config = read_config(batch_size=16)
-    runner, step, state, draw = make_step(config, kind, 8)
+    runner, step, state, draw = make_program(config, kind, 8)
     compiled = []
 
     def listen(name, *_, **__):
@@ -117,8 +118,8 @@ def test_the_work_of_a_device_does_not_depend_on_their_number(kind, name):
 @pytest.mark.parametrize("name", ["tiny", "default", "causal_tiny"])
 def test_the_estimate_of_memory_is_right_within_a_quarter(name):
     config = read_config(name)
-    runner, step, state, draw = make_step(config, "pmap", 1)
+    runner, step, state, draw = make_program(config, "pmap", 1)
     cost = measure_step(step, state, runner.place_batch(draw(0)))
-    frames = config.train.batch_size * config.data.num_frames // session.count_parts(config, runner)
-    network, size = session._describe_network(config), session.count_parameters(config)
+    frames = config.train.batch_size * config.data.num_frames // count_parts(config, runner)
+    network, size = _describe_network(config), count_parameters(config)
     assert estimate_bytes(network, size, frames) == pytest.approx(cost.bytes, rel=0.25)

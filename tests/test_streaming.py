@@ -14,7 +14,8 @@ import pytest
 from tiny_causal import LOOKING_AHEAD, NAMES, make_exact, make_model, make_named, make_variables
 from tiny_causal import make_video as make_noise
 
-from vvae import streaming, video
+from vvae import video
+from vvae.inference import streaming
 from vvae.models import contract
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,9 +13,12 @@ from compiling import xla_flags
 from tiny_vae import assert_equal
 from watching import Watch
 
-from vvae import run as runs
-from vvae import session
+from vvae import build
 from vvae.data.loader import train_batches
+from vvae.run import is_run, open_run
+from vvae.session.start import describe_state
+from vvae.session.update import make_optimizer, make_schedule
+from vvae.session.watch import Interrupts
 from vvae.training.checkpoint import Checkpointer
 from vvae.training.log import read_metrics
 
@@ -118,13 +121,11 @@ class Training:
 
     def read_result(self):
         """The whole state with the loader's position, and the lines without what they took."""
-        run = runs.open_run(self.workdir)
-        model = runs.build_model(run.config, run.num_channels)
-        tx = session.make_optimizer(
-            run.config, session.make_schedule(run.config.optim, run.num_steps)
-        )
+        run = open_run(self.workdir)
+        model = build.build_model(run.config, run.num_channels)
+        tx = make_optimizer(run.config, make_schedule(run.config.optim, run.num_steps))
         with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
-            abstract_state = session.describe_state(model, tx, run.config)
+            abstract_state = describe_state(model, tx, run.config)
             restored = checkpointer.restore("latest", abstract_state)
         rows = [
             {name: value for name, value in row.items() if name not in TIMING}
@@ -151,7 +152,7 @@ def assert_same_results(training, other):
 
 
 def test_odd_names_are_read_and_what_cannot_be_read_is_named(uninterrupted):
-    record = runs.open_run(uninterrupted.workdir).record["data"]
+    record = open_run(uninterrupted.workdir).record["data"]
     assert record["num_videos"] == {"train": 9, "val": 2, "test": 1}
     assert list(record["broken"]) == [LOOP]
     assert r"loop\udcff.npy: Too many levels of symbolic links" in uninterrupted.printed
@@ -161,7 +162,7 @@ def test_odd_names_are_read_and_what_cannot_be_read_is_named(uninterrupted):
 def test_killed_three_times_and_started_again_it_ends_the_same(uninterrupted, folder, tmp_path):
     training = Training(folder, tmp_path)
     training.kill_when(training.cache, lambda name: name.endswith(".tmp"))
-    assert not runs.is_run(training.workdir)
+    assert not is_run(training.workdir)
     training.kill_when(training.workdir / "checkpoints", training.is_saving_again)
     known = training.count_lines()
     assert 3 <= known < NUM_STEPS
@@ -212,7 +213,7 @@ def test_a_second_signal_ends_at_once():
 
 def test_without_a_signal_the_handlers_are_those_from_before():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with session.Interrupts() as interrupts:
+    with Interrupts() as interrupts:
         assert not interrupts.requested and not interrupts.by_hand
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
@@ -224,7 +225,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_named(folder, tmp_pat
     process = training.start(*rate.split(), "--train.skip_nonfinite", "3")
     printed = process.communicate()[0]
     assert process.returncode == 3, printed
-    (restored, rows), run = training.read_result(), runs.open_run(training.workdir)
+    (restored, rows), run = training.read_result(), open_run(training.workdir)
     # The parameters of the first step are kept, and the steps go on.
     assert restored.step == restored.extra["next_step"] == 4
     with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
@@ -233,7 +234,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_named(folder, tmp_pat
     assert [row["step"] for row in rows if row["kind"] == "train"] == [1]
     assert [row["step"] for row in rows if row["kind"] == "skipped"] == [2, 3, 4]
     [line] = [line for line in printed.splitlines() if line.startswith("error: step 5: the loss")]
-    clips = runs.open_data(run.config, folder).splits["train"]
+    clips = build.open_data(run.config, folder).splits["train"]
     batches = train_batches(clips, 4, run.config.train.seed, start_step=4)
     _, batch = next(batches)
     batches.close()

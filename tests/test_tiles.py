@@ -8,14 +8,15 @@ import pytest
 
 import evaluate
 import train as program
-from vvae.analysis import anomaly, anomaly_controls, intervals
-from vvae.analysis import anomaly_scorer as scorers
-from vvae.analysis.anomaly_scores import score_stream
 from vvae.config import Config, Data, Evaluate, Model
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset
 from vvae.data.tiles import cut_tiles, join_tiles
 from vvae.models import contract
 from vvae.models.sequential import SequentialVAE, begin_stream, init_variables
+from vvae.tasks.anomaly import anomaly, intervals
+from vvae.tasks.anomaly import scorer as scorers
+from vvae.tasks.anomaly.controls import fit_untrained, score_controls
+from vvae.tasks.anomaly.scores import score_stream
 
 MODEL = SequentialVAE(
     (4, 4, 1), widths=(), hidden=8, latent_dim=2, clip_latent_dim=0, prior="standard", linear=False
@@ -104,21 +105,21 @@ def test_heat_of_tiles_is_the_surprise_of_each_tile(dataset, params):
 
 def test_motion_is_standardised_by_its_place(dataset):
     clips = dataset.splits["train"]
-    known = anomaly_controls.fit_untrained(clips, block=2, seed=0)
+    known = fit_untrained(clips, block=2, seed=0)
     assert known.motion_mean.shape == (1, 1)  # gray knows of no motion
     view = ClipFormat("difference", 8, 12, Sampling(num_frames=4))
     moving = open_dataset(
         dataset.root, view, cache_dir=dataset.root / "cache", cache_limit_bytes=2**28, num_workers=0
     )
     train, test = moving.splits["train"], moving.splits["test"]
-    known = anomaly_controls.fit_untrained(train, block=2, seed=0)
+    known = fit_untrained(train, block=2, seed=0)
     size = np.abs(train.read(np.arange(len(train)))[train.mask_NT][..., 0] - 128.0) * 2
     blocks = sum(size[:, y : y + 7, x : x + 11] for y, x in np.ndindex(2, 2)) / 4
     np.testing.assert_allclose(known.motion_mean, blocks.mean(axis=0), rtol=1e-5)
     spread = np.sqrt(blocks.var(axis=0) + blocks.var(axis=0).mean())
     np.testing.assert_allclose(known.motion_scale, spread, rtol=1e-5)
     frames = intervals.list_frames(test)
-    scores = anomaly_controls.score_controls(test, known, 2)
+    scores = score_controls(test, known, 2)
     codes_SHW = test.read([1])[0, test.mask_NT[1], ..., 0]
     window = np.abs(codes_SHW - 128.0).mean(axis=0) * 2
     largest = max(window[y : y + 2, x : x + 2].mean() for y, x in np.ndindex(7, 11))

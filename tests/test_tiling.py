@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_causal import IMPORTED, make_model, make_named, make_variables, make_video
 
-from vvae import tiling
+from vvae.inference import tiling
 from vvae.models import contract
 from vvae.models.bottleneck import FiniteScalars
 

@@ -16,8 +16,8 @@ import pytest
 from compiling import xla_flags
 
 import vvae
-from vvae import run as runs
-from vvae import session, video
+from vvae import build, video
+from vvae.session.prior_fits import plan_fits
 from vvae.training.checkpoint import Checkpointer
 from vvae.training.log import read_metrics
 
@@ -104,7 +104,7 @@ def test_a_run_leaves_numbers_pictures_and_videos(trained):
     record = json.loads((workdir / "config.json").read_text())
     assert list(record["data"]["broken"]) == ["broken.mkv"]
     assert record["versions"]["jax"] == jax.__version__
-    _, params = runs.load(workdir)
+    _, params = build.load(workdir)
     assert record["data"]["num_parameters"] == sum(
         a.size for a in jax.tree.leaves(params["params"])
     )
@@ -188,10 +188,10 @@ def test_a_mixture_prior_is_fitted_the_same_in_a_run_that_is_continued(folder, c
 
 
 def test_the_mixture_prior_is_fitted_from_the_end_of_the_warm_up_to_the_end_of_the_training():
-    assert session.plan_fits(2, 5, 12) == {2, 5, 10, 12}
-    assert session.plan_fits(5, 5, 10) == {5, 10}
-    assert session.plan_fits(0, 5, 12) == {1, 5, 10, 12}
-    assert session.plan_fits(12, 50, 12) == {12}
+    assert plan_fits(2, 5, 12) == {2, 5, 10, 12}
+    assert plan_fits(5, 5, 10) == {5, 10}
+    assert plan_fits(0, 5, 12) == {1, 5, 10, 12}
+    assert plan_fits(12, 50, 12) == {12}
 
 
 def test_more_components_than_training_clips_are_refused_before_the_training(
@@ -276,7 +276,7 @@ def test_the_exported_encoder_runs_without_vvae(trained, tmp_path):
         "np.savez('out.npz', **out)\n"
     )
     subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, check=True)
-    model, params = runs.load(trained[0])
+    model, params = build.load(trained[0])
     from vvae import encode
 
     posterior = encode(model, params, video_BTHWC)
@@ -403,7 +403,7 @@ def test_a_causal_model_is_trained_and_measured(folder, cache, tmp_path):
     printed = run_program("train.py", config, *small.split(), *arguments).stdout
     for word in ("estimate:", "psnr", "kl_grid (nats/clip)", "active_grid"):
         assert word in printed
-    model, variables = runs.load(tmp_path / "run")
+    model, variables = build.load(tmp_path / "run")
     assert model.temporal_compression == 4 and variables["stats"]["std"].shape == (1,)
     x = np.zeros((1, 9, 20, 12, 1), np.uint8)
     assert vvae.reconstruct(model, variables, x).shape == x.shape

@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from vvae.data.views import (
-    decode_view,
-    encode_view,
-    find_otsu_threshold,
-    get_view,
-    view_to_rgb,
-)
+from vvae.data.views import decode_view, encode_view, find_otsu_threshold, get_view, view_to_rgb
 
 
 def make_frames(num_frames=5, height=4, width=6, seed=0):

@@ -7,7 +7,7 @@ They are imported when they are first used, so that `import vvae` is cheap.
 import importlib
 
 _HOMES = {
-    "load": "vvae.run",
+    "load": "vvae.build",
     "load_pretrained": "vvae.pretrained.load",
     "save_pretrained": "vvae.pretrained.load",
     "encode": "vvae.models.contract",
@@ -16,17 +16,17 @@ _HOMES = {
     "sample": "vvae.models.contract",
     "CausalVideoVAE": "vvae.models.causal",
     "init_variables": "vvae.models.contract",
-    "begin_encode": "vvae.streaming",
-    "encode_chunk": "vvae.streaming",
-    "end_encode": "vvae.streaming",
-    "begin_decode": "vvae.streaming",
-    "decode_chunk": "vvae.streaming",
-    "encode_video": "vvae.streaming",
-    "decode_video": "vvae.streaming",
-    "normalize": "vvae.latent_statistics",
-    "denormalize": "vvae.latent_statistics",
-    "elbo": "vvae.objectives",
-    "iwae": "vvae.objectives",
+    "begin_encode": "vvae.inference.streaming",
+    "encode_chunk": "vvae.inference.streaming",
+    "end_encode": "vvae.inference.streaming",
+    "begin_decode": "vvae.inference.streaming",
+    "decode_chunk": "vvae.inference.streaming",
+    "encode_video": "vvae.inference.streaming",
+    "decode_video": "vvae.inference.streaming",
+    "normalize": "vvae.inference.statistics",
+    "denormalize": "vvae.inference.statistics",
+    "elbo": "vvae.objectives.elbo",
+    "iwae": "vvae.objectives.elbo",
 }
 
 __all__ = sorted(_HOMES)

@@ -14,12 +14,12 @@ import numpy as np
 
 from benchmarks import gestures
 from benchmarks.results import Board, Measurement, Request
-from vvae.analysis import classical
-from vvae.analysis.baselines import randomize_params
-from vvae.analysis.classify import score_recognition
-from vvae.analysis.features import VideoFeatures, average_by_video, extract, make_encoder
-from vvae.analysis.few_labels import estimate_interval, measure_few_labels
 from vvae.data.dataset import UNSPLIT, Clips, Dataset
+from vvae.tasks.pooling import VideoFeatures, average_by_video, extract, make_encoder
+from vvae.tasks.random_params import randomize_params
+from vvae.tasks.recognition import classical
+from vvae.tasks.recognition.classify import score_recognition
+from vvae.tasks.recognition.few_labels import estimate_interval, measure_few_labels
 
 NUM_FOLDS = 8
 # Few labels cannot choose how latents are pooled.

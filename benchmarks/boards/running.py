@@ -73,9 +73,9 @@ def _run(command: Sequence[str]) -> float:
 def _count_parameters(workdir: Path) -> int:
     import jax
 
-    from vvae import run as runs
+    from vvae import build
 
-    _, variables = runs.load(workdir)
+    _, variables = build.load(workdir)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from vvae.data.cache_room import TEMPORARY_SUFFIX, Cache, CacheRoom, Lease
+from vvae.data.cache_quota import TEMPORARY_SUFFIX, Cache, CacheRoom, Lease
 from vvae.data.sampling import ClipFormat, decode_clips
 from vvae.data.views import get_view
 from vvae.data.workers import WorkerError, run_in_workers

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from vvae.data.cache import NO_TIME_LIMIT, Entry, Limits, cache_videos, identify_file
-from vvae.data.cache_room import Cache
+from vvae.data.cache_quota import Cache
 from vvae.data.clips import NO_LABEL, Clips, gather_clips
 from vvae.data.listing import MAIN_SPLITS, Video, list_videos
 from vvae.data.sampling import ClipFormat, Sampling

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from vvae.models import contract, stem
-from vvae.models.blocks import BlockBasis, TemporalTaps
+from vvae.models.block_pca import BlockBasis, TemporalTaps
 from vvae.models.bottleneck import FiniteScalars, GaussianLatents
 from vvae.models.causal_blocks import (
     NORMS,

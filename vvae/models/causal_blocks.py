@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from vvae.distributions import raise_precision
-from vvae.models.layers import (
+from vvae.models.convolutions import (
     DownConv,
     UpConv,
     conv_3x3,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from vvae.distributions import raise_precision
 from vvae.models.causal_blocks import CausalConv, stack_frames
-from vvae.models.layers import DownConv
+from vvae.models.convolutions import DownConv
 
 _MOST_GROWTH = 8
 _SLOPE = 0.2

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from vvae.distributions import raise_precision
 from vvae.models.causal_blocks import CausalConv, Past, map_frames, prepend_past, stack_frames
-from vvae.models.layers import conv_3x3, down_conv, up_conv
+from vvae.models.convolutions import conv_3x3, down_conv, up_conv
 
 _SMALLEST_NORM = 1e-12  # of torch.nn.functional.normalize
 

@@ -24,8 +24,8 @@ import numpy as np
 from vvae.distributions import raise_precision
 from vvae.models.bottleneck import ScaledLatents
 from vvae.models.causal_blocks import Past, chain, prepend_past, stack_frames
+from vvae.models.convolutions import down_conv
 from vvae.models.grid import GridVideoVAE
-from vvae.models.layers import down_conv
 from vvae.pretrained.layers import (
     LOG_SIGMA,
     SAMPLE_SIZE,

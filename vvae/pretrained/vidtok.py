@@ -15,13 +15,7 @@ import jax.numpy as jnp
 
 from vvae.distributions import raise_precision
 from vvae.models.bottleneck import FiniteScalars, ScaledLatents
-from vvae.models.causal_blocks import (
-    Past,
-    attend_within_frames,
-    chain,
-    prepend_past,
-    stack_frames,
-)
+from vvae.models.causal_blocks import Past, attend_within_frames, chain, prepend_past, stack_frames
 from vvae.models.grid import GridVideoVAE
 from vvae.pretrained.layers import (
     LOG_SIGMA,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vvae import adversarial
+from vvae.objectives import adversarial
 from vvae.training.state import CriticState, TrainState
 from vvae.training.step import (
     Batch,

@@ -1,0 +1,162 @@
+"""3x3 convolutions over frames: every lowering agrees with jax.lax, on every platform."""
+
+import jax
+import numpy as np
+import pytest
+from jax import export
+from jax import numpy as jnp
+
+from vvae.models import convolutions, convolutions_cpu_3x3
+from vvae.training.cost import count_flops
+
+# Batch, frames, height, width, channels, features, taps. Of both forms for CPUs: blocks of a part
+# of a clip, of several clips, strips of a frame that end within the last tile, a single one.
+SIZES = [
+    (2, 6, 34, 33, 24, 3, 3),
+    (6, 2, 24, 25, 24, 2, 3),
+    (1, 2, 65, 70, 24, 2, 3),
+    (1, 7, 16, 16, 24, 24, 1),
+    (2, 3, 1, 1, 24, 4, 3),
+    (3, 4, 6, 7, 3, 24, 3),
+    (1, 3, 5, 4, 12, 4, 1),
+]
+
+
+def _draw(seed, *shape, dtype=np.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def _draw_all(size, dtype=np.float32):
+    """Inputs, a kernel and weights of the outputs."""
+    batch, length, height, width, channels, features, taps = size
+    x = _draw(0, batch, length + taps - 1, height, width, channels, dtype=dtype)
+    kernel = _draw(1, taps, 3, 3, channels, features, dtype=dtype)
+    return x, kernel, _draw(2, batch, length, height, width, features, dtype=dtype)
+
+
+def _assert_close(actual, expected, bound):
+    """Largest error against the largest entry."""
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype
+    error = float(jnp.abs(actual - expected).max() / jnp.abs(expected).max())
+    assert error <= bound, f"error {error:.1e} of the largest entry exceeds {bound:.0e}"
+
+
+def _differentiate(function, x, kernel, dy):
+    def run(x, kernel, dy):
+        y, pullback = jax.vjp(function, x, kernel)
+        return y, *pullback(dy)
+
+    return jax.jit(run)(x, kernel, dy)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_value_and_gradients_equal_those_of_lax(size):
+    arrays = _draw_all(size)
+    expected = _differentiate(convolutions.native_conv_3x3, *arrays)
+    for actual, value in zip(_differentiate(convolutions.conv_3x3, *arrays), expected, strict=True):
+        _assert_close(actual, value, 1e-5)
+    x, _, dy = arrays
+    _assert_close(convolutions._native_kernel_gradient_3x3(x, dy, 0), expected[2], 1e-5)
+
+
+@pytest.mark.parametrize("lead", [1, 2])
+def test_zeros_in_front_are_as_if_given_and_cost_no_gradient(lead):
+    x, kernel, dy = _draw_all((2, 6, 34, 33, 24, 3, 3))
+    given = x.at[:, :lead].set(0)
+    expected = _differentiate(convolutions.native_conv_3x3, given, kernel, dy)
+    expected = (expected[0], expected[1][:, lead:], expected[2])
+    found = _differentiate(
+        lambda x, k: convolutions.conv_3x3(x, k, lead), given[:, lead:], kernel, dy
+    )
+    for actual, value in zip(found, expected, strict=True):
+        _assert_close(actual, value, 1e-5)
+    _assert_close(convolutions.native_conv_3x3(x[:, lead:], kernel, lead), found[0], 1e-5)
+    _assert_close(convolutions._native_kernel_gradient_3x3(x[:, lead:], dy, lead), found[2], 1e-5)
+
+
+def test_zeros_in_front_are_no_work():
+    """With the taps of an output frame as the unit: 1 + 2 taps of the first two outputs less,
+    forward and in the gradient by the kernel, and no gradient of two frames."""
+    x, kernel, _ = _draw_all((1, 4, 6, 8, 24, 24, 3))
+
+    def count(convolve):
+        differentiate = jax.value_and_grad(lambda x, k: jnp.sum(jnp.sin(convolve(x, k))), (0, 1))
+        return count_flops(jax.make_jaxpr(differentiate)(x, kernel))
+
+    given = count(
+        lambda x, k: convolutions.conv_3x3(jnp.pad(x, ((0, 0), (2, 0), *3 * [(0, 0)])), k)
+    )
+    frame = count_flops(jax.make_jaxpr(convolutions.native_conv_3x3)(x[:, :3], kernel))
+    assert given - count(lambda x, k: convolutions.conv_3x3(x, k, 2)) == (1 + 1 + 2) * frame
+
+
+@pytest.mark.parametrize("size", [(2, 6, 34, 33, 24, 3, 3), (1, 2, 65, 70, 24, 2, 3)])
+def test_float64_is_exact(size):
+    with jax.enable_x64(True):
+        arrays = _draw_all(size, np.float64)
+        expected = _differentiate(convolutions.native_conv_3x3, *arrays)
+        for actual, value in zip(
+            _differentiate(convolutions.conv_3x3, *arrays), expected, strict=True
+        ):
+            _assert_close(actual, value, 1e-13)
+
+
+def test_bfloat16_keeps_its_dtype_and_rounds_only_the_result():
+    x, kernel, _ = (a.astype(jnp.bfloat16) for a in _draw_all((1, 2, 6, 8, 24, 4, 3)))
+    y = convolutions.conv_3x3(x, kernel)
+    assert y.dtype == jnp.bfloat16
+    exact = convolutions.native_conv_3x3(x.astype(jnp.float32), kernel.astype(jnp.float32))
+    # But where float32 lies on the other side of the middle between two numbers.
+    assert np.mean(y == exact.astype(jnp.bfloat16)) > 0.99
+
+
+def test_the_largest_error_is_about_that_of_a_direct_convolution():
+    """Winograd's form has no constants but 1 and 1/2, so it loses little."""
+    x, kernel, _ = _draw_all((1, 2, 32, 32, 96, 96, 3))
+    with jax.enable_x64(True):
+        exact = convolutions.native_conv_3x3(x.astype(jnp.float64), kernel.astype(jnp.float64))
+
+    def measure(convolve):
+        return float(np.abs(np.asarray(convolve(x, kernel)) - np.asarray(exact)).max())
+
+    assert measure(convolutions_cpu_3x3.conv) <= 2 * measure(convolutions.native_conv_3x3)
+
+
+def test_vmap_and_second_derivatives():
+    x, kernel, weight = _draw_all((1, 2, 6, 5, 24, 24, 3))
+    kernels = jnp.stack([kernel, -2 * kernel]) / 20
+
+    def map_second_derivative(convolve):
+        def penalize(kernel):
+            slope = jax.grad(lambda x: jnp.sum(weight * jnp.sin(convolve(x, kernel))))(x)
+            return jnp.sum(slope**2)
+
+        return jax.jit(jax.vmap(jax.grad(penalize)))(kernels)
+
+    expected = map_second_derivative(convolutions.native_conv_3x3)
+    _assert_close(map_second_derivative(convolutions.conv_3x3), expected, 1e-5)
+
+
+@pytest.mark.parametrize("platform,num_native", [("cpu", 0), ("cuda", 3), ("tpu", 3)])
+def test_each_platform_gets_its_own_lowering(platform, num_native):
+    x, kernel, _ = _draw_all((1, 2, 6, 8, 24, 24, 3))
+    # The convolution forward; back, a gradient of each argument.
+    grad = jax.jit(jax.grad(lambda x, k: jnp.sum(jnp.sin(convolutions.conv_3x3(x, k))), (0, 1)))
+    module = export.export(grad, platforms=(platform,))(x, kernel).mlir_module()
+    assert module.count("stablehlo.convolution") == num_native
+    assert ("stablehlo.dot_general" in module) == (platform == "cpu")
+
+
+def test_memory_does_not_grow_with_the_frames():
+    """Beside the padded input there is one block, however long the video and large the frame."""
+
+    def measure(length, size):
+        x = jax.ShapeDtypeStruct((1, length + 2, size, size, 24), jnp.float32)
+        kernel = jax.ShapeDtypeStruct((3, 3, 3, 24, 24), jnp.float32)
+        compiled = jax.jit(convolutions_cpu_3x3.conv).lower(x, kernel).compile()
+        padded = 4 * (length + 2) * (size + 2) ** 2 * 24
+        return compiled.memory_analysis().temp_size_in_bytes - padded
+
+    assert measure(64, 64) <= 1.1 * measure(2, 64)
+    assert measure(2, 256) <= 1.3 * measure(2, 64)

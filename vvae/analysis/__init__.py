@@ -1,1 +1,0 @@
-"""Latents -> answers."""

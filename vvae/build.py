@@ -1,0 +1,176 @@
+"""Settings -> data, model, loaded run."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from vvae import runtime
+from vvae.config import Config
+from vvae.data.cache import Limits
+from vvae.data.dataset import ClipFormat, Dataset, Sampling, open_dataset, open_unsplit
+from vvae.data.performers import write_performers
+from vvae.data.tiles import cut_tiles
+from vvae.models.bottleneck import FiniteScalars, GaussianLatents
+from vvae.models.causal import CausalVideoVAE
+from vvae.models.grid import GridVideoVAE
+from vvae.models.sequential import SequentialVAE
+from vvae.pretrained.load import build_network
+from vvae.run import open_run
+from vvae.training.checkpoint import Checkpointer
+
+
+def find_videos(config: Config) -> Path:
+    """Returns the folder of the videos; the built-in data set is written if that is what is asked.
+
+    Raises:
+      ValueError: if the settings are made for another data set and no folder is given.
+    """
+    if config.data.path is not None:
+        return Path(config.data.path)
+    if config.data.name != "performers":
+        raise ValueError(
+            f"these settings are made for {config.data.name}: give its folder with --data.path"
+        )
+    folder = runtime.cache_folder() / "performers"
+    write_performers(folder, num_workers=count_workers(config))
+    return folder
+
+
+def count_workers(config: Config) -> int:
+    """Returns the number of processes that decode videos."""
+    return os.cpu_count() or 1 if config.data.workers is None else config.data.workers
+
+
+def open_data(config: Config, folder, progress=None) -> Dataset:
+    """Opens the training, validation and test clips of a folder, as the settings say."""
+    return open_dataset(folder, clip_format(config), **_decoding(config), progress=progress)
+
+
+def open_new_data(config: Config, folder, class_names, progress=None) -> Dataset:
+    """Opens every video of a folder as one split, for a model that is trained already."""
+    return open_unsplit(
+        folder,
+        clip_format(config),
+        **_decoding(config),
+        class_names=class_names,
+        progress=progress,
+    )
+
+
+def clip_format(config: Config) -> ClipFormat:
+    """Returns what the settings call a clip."""
+    data = config.data
+    sampling = Sampling(data.num_frames, data.frame_stride, data.sampling)
+    return ClipFormat(data.view, data.height, data.width, sampling)
+
+
+def _decoding(config: Config) -> dict[str, Any]:
+    cache_dir = config.data.cache_dir or runtime.cache_folder() / "clips"
+    return {
+        "cache_dir": cache_dir,
+        "cache_limit_bytes": int(config.data.cache_gb * 1e9),
+        "num_workers": count_workers(config),
+        "on_error": config.data.on_error,
+        "limits": Limits(int(config.data.max_megapixels * 1e6), config.data.decode_seconds),
+    }
+
+
+def cut_data(config: Config, dataset: Dataset) -> Dataset:
+    """Returns the clips as the model sees them: cut into tiles, if the settings say so."""
+    if config.data.tile is None:
+        return dataset
+    size = frame_size(config)
+    splits = {name: cut_tiles(clips, *size) for name, clips in dataset.splits.items()}
+    return replace(dataset, splits=splits)
+
+
+def frame_size(config: Config) -> tuple[int, int]:
+    """Returns (height, width) of what the model sees: of a frame, or of a tile."""
+    data = config.data
+    return (data.height, data.width) if data.tile is None else (data.tile, data.tile)
+
+
+def build_model(config: Config, num_channels: int) -> SequentialVAE | GridVideoVAE:
+    """Returns the model that the settings describe, for frames of num_channels channels.
+
+    Raises:
+      ValueError: if a published network is not there, or takes other videos.
+    """
+    builders = {
+        "sequential": _build_sequential,
+        "causal": _build_causal,
+        "published": _build_published,
+    }
+    return builders[config.model.kind](config, (*frame_size(config), num_channels))
+
+
+def _build_published(config: Config, shape_HWC: tuple[int, int, int]) -> GridVideoVAE:
+    if not config.model.network:
+        raise ValueError("model.kind=published needs --init_from FOLDER, of published weights")
+    model = build_network(config.model.network)
+    channels = model.shape_HWC[-1]
+    if channels != shape_HWC[-1]:
+        raise ValueError(
+            f"data.view={config.data.view!r} has {shape_HWC[-1]} channel(s), and the published "
+            f"network takes videos of {channels}"
+        )
+    return model.clone(shape_HWC=shape_HWC)
+
+
+def _build_causal(config: Config, shape_HWC: tuple[int, int, int]) -> CausalVideoVAE:
+    causal = config.causal
+    bottleneck = FiniteScalars(causal.levels) if causal.levels else GaussianLatents(causal.channels)
+    return CausalVideoVAE(
+        shape_HWC=shape_HWC,
+        widths=causal.widths,
+        blocks=causal.blocks,
+        temporal_compression=causal.temporal_compression,
+        spatial_compression=causal.spatial_compression,
+        stem=causal.stem,
+        components=causal.components,
+        attention=causal.attention,
+        norm=causal.norm,
+        bottleneck=bottleneck,
+        dtype=jnp.dtype(causal.dtype),
+    )
+
+
+def _build_sequential(config: Config, shape_HWC: tuple[int, int, int]) -> SequentialVAE:
+    model = config.model
+    return SequentialVAE(
+        shape_HWC=shape_HWC,
+        widths=model.widths,
+        hidden=model.hidden,
+        latent_dim=model.latent_dim,
+        clip_latent_dim=model.clip_latent_dim,
+        prior=model.prior,
+        clip_prior=model.clip_prior,
+        num_components=model.num_components,
+        posterior=model.posterior,
+        linear=model.linear,
+        likelihood=model.likelihood,
+        dtype=jnp.dtype(model.dtype),
+    )
+
+
+def load(workdir, which: str | int = "best", ema: bool = True):
+    """Loads a trained model.
+
+    Args:
+      workdir: a run directory.
+      which: "best" (by validation ELBO), "latest", or the step of a checkpoint.
+      ema: the moving average of the parameters, which evaluation uses, instead of the last ones.
+
+    Returns:
+      (model, params), to be used with `vvae.encode`, `vvae.decode`, ...
+
+    Raises:
+      ValueError: if there is no run or no such checkpoint, or if a checkpoint is damaged.
+    """
+    run = open_run(workdir)
+    model = build_model(run.config, run.num_channels)
+    with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
+        return model, checkpointer.restore_variables(which, ema=ema)

@@ -1,0 +1,1 @@
+"""What validation and the tasks measure alike."""

@@ -1,0 +1,1 @@
+"""Numbers with what exactly was computed."""

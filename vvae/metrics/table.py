@@ -1,0 +1,53 @@
+"""Aligned plain-text tables."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from vvae.metrics.cards import Metric
+
+
+def format_number(value: float) -> str:
+    """Returns a number with four significant digits and at most four decimals; - for none."""
+    if not math.isfinite(value):
+        return "-"
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.1e}"
+    digits = math.floor(math.log10(abs(value))) + 1 if value else 0
+    return f"{value:.{min(4, max(0, 4 - digits))}f}"
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns lines of text: the first column aligned left, the others right.
+
+    Args:
+      header: column names.
+      rows: cells, as many as the header has.
+    """
+    table = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(row[k]) for row in table) for k in range(len(header))]
+    lines = ["  ".join(_pad(row, widths)).rstrip() for row in table]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _pad(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [row[0].ljust(widths[0])] + [cell.rjust(w) for cell, w in zip(row[1:], widths[1:])]
+
+
+def format_metrics(title: str, rows: Mapping[str, Mapping[str, Metric]]) -> str:
+    """Returns a table of methods and metrics, with units, and - where a method lacks a metric.
+
+    Whatever there is more of, methods or metrics, runs down the page.
+
+    Args:
+      title: head of the first column.
+      rows: method -> metric name -> metric.
+    """
+    units = {name: metric.card["unit"] for row in rows.values() for name, metric in row.items()}
+    header = [title] + [f"{name} ({unit})" if unit else name for name, unit in units.items()]
+    body = [
+        [method] + [format_number(row[name].value) if name in row else "-" for name in units]
+        for method, row in rows.items()
+    ]
+    if len(units) > len(rows):
+        header, *body = zip(header, *body)
+    return format_table(header, body)

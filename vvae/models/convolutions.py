@@ -1,0 +1,251 @@
+"""The convolutions of the networks: the one place that knows how a backend likes them.
+
+Those that halve and double an image have 4x4 kernels, stride 2 and padding 1, so every tap position
+is used equally often and no checkerboard appears (Odena et al. 2016,
+https://distill.pub/2016/deconv-checkerboard). Those that keep its size have 3x3 kernels, over one
+or more frames.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+from flax import linen as nn
+from jax import Array, lax
+from jax import numpy as jnp
+from jax.nn import initializers
+
+from vvae.models import convolutions_cpu_3x3, convolutions_cpu_4x4
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+# An output of a doubling convolution sees 4 of the kernel's 16 taps, so its fan-in is a quarter of
+# what the kernel's shape says.
+_up_kernel_init = initializers.variance_scaling(4.0, "fan_in", "truncated_normal")
+
+
+@jax.custom_vjp
+def down_conv(x_NHWC: Array, kernel: Array) -> Array:
+    """Convolves with a 4x4 kernel, stride 2, padding 1 (cross-correlation, torch.nn.Conv2d).
+
+    Lowers to the backend's own convolution, and on CPUs to the matrix products of
+    `convolutions_cpu_4x4`.
+    Reverse-mode derivatives only, of any order (no jvp).
+
+    Args:
+        x_NHWC: floats [N, H, W, C]; H and W even.
+        kernel: [4, 4, C, F], the dtype of x.
+
+    Returns:
+        [N, H / 2, W / 2, F], the dtype of x.
+
+    Raises:
+        ValueError: H or W is odd.
+    """
+    height, width = x_NHWC.shape[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(f"cannot halve an image of {height}x{width}: both sizes must be even")
+    return lax.platform_dependent(
+        x_NHWC, kernel, cpu=convolutions_cpu_4x4.down_conv, default=_native_down
+    )
+
+
+@jax.custom_vjp
+def up_conv(x_NHWC: Array, kernel: Array) -> Array:
+    """Convolves transposed with a 4x4 kernel, stride 2, padding 1 (torch.nn.ConvTranspose2d).
+
+    out[n, i, j, f] = sum over p, q, c of x[n, p, q, c] kernel[i - 2p + 1, j - 2q + 1, c, f]: the
+    adjoint of `down_conv` with the kernel's two channel axes exchanged. Lowers and differentiates
+    as `down_conv` does.
+
+    Args:
+        x_NHWC: floats [N, H, W, C].
+        kernel: [4, 4, C, F], the dtype of x; torch's weight is its transpose (2, 3, 0, 1).
+
+    Returns:
+        [N, 2 H, 2 W, F], the dtype of x.
+    """
+    adjoint_kernel = kernel.swapaxes(2, 3)
+    return lax.platform_dependent(
+        x_NHWC, adjoint_kernel, cpu=convolutions_cpu_4x4.up_conv, default=_native_up
+    )
+
+
+def _kernel_gradient(x_NHWC: Array, y_NhwF: Array) -> Array:
+    """The adjoint of kernel -> down_conv(x, kernel), applied to y: [4, 4, C, F]."""
+    return lax.platform_dependent(
+        x_NHWC, y_NhwF, cpu=convolutions_cpu_4x4.kernel_gradient, default=_native_kernel_gradient
+    )
+
+
+def _down_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return down_conv(x, kernel), (x, kernel)
+
+
+def _down_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    return up_conv(dy, kernel.swapaxes(2, 3)), _kernel_gradient(x, dy)
+
+
+def _up_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return up_conv(x, kernel), (x, kernel)
+
+
+def _up_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    return down_conv(dy, kernel.swapaxes(2, 3)), _kernel_gradient(dy, x).swapaxes(2, 3)
+
+
+down_conv.defvjp(_down_forward, _down_backward)
+up_conv.defvjp(_up_forward, _up_backward)
+
+
+def _native_down(x_NHWC: Array, kernel: Array) -> Array:
+    padding = ((1, 1), (1, 1))
+    return lax.conv_general_dilated(x_NHWC, kernel, (2, 2), padding, dimension_numbers=_DIMENSIONS)
+
+
+def _native_up(y_NhwF: Array, kernel: Array) -> Array:
+    """The adjoint of x -> _native_down(x, kernel)."""
+    return lax.conv_general_dilated(
+        y_NhwF,
+        kernel[::-1, ::-1].swapaxes(2, 3),
+        (1, 1),
+        ((2, 2), (2, 2)),
+        lhs_dilation=(2, 2),
+        dimension_numbers=_DIMENSIONS,
+    )
+
+
+def _native_kernel_gradient(x_NHWC: Array, y_NhwF: Array) -> Array:
+    shape = jax.ShapeDtypeStruct((4, 4, x_NHWC.shape[-1], y_NhwF.shape[-1]), x_NHWC.dtype)
+    (gradient,) = jax.linear_transpose(lambda kernel: _native_down(x_NHWC, kernel), shape)(y_NhwF)
+    return gradient
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv_3x3(x_BTHWC: Array, kernel: Array, lead: int = 0) -> Array:
+    """Convolves with a 3x3 kernel over frames: one zero on each side of a frame, none behind them.
+
+    Lowers and differentiates as `down_conv` does, on CPUs to the products of
+    `convolutions_cpu_3x3`.
+
+    Args:
+        x_BTHWC: floats [B, T, H, W, C].
+        kernel: [taps, 3, 3, C, F] over time, rows and columns, the dtype of x.
+        lead: frames of zeros before the first frame, fewer than taps.
+
+    Returns:
+        [B, T + lead - (taps - 1), H, W, F], the dtype of x.
+    """
+    return lax.platform_dependent(
+        x_BTHWC,
+        kernel,
+        cpu=lambda x, kernel: convolutions_cpu_3x3.conv(_pad_frames(x, lead, 0), kernel),
+        default=lambda x, kernel: native_conv_3x3(x, kernel, lead),
+    )
+
+
+def _conv_3x3_forward(x: Array, kernel: Array, lead: int) -> tuple[Array, tuple[Array, Array]]:
+    return conv_3x3(x, kernel, lead), (x, kernel)
+
+
+def _conv_3x3_backward(lead: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    # The adjoint in x is the convolution with the kernel turned round, over all frames it reaches.
+    reach = kernel.shape[0] - 1
+    flipped = kernel[::-1, ::-1, ::-1].swapaxes(3, 4)
+    dx = conv_3x3(_pad_frames(dy, reach - lead, reach), flipped)
+    gradient = lax.platform_dependent(
+        x,
+        dy,
+        cpu=lambda x, dy: convolutions_cpu_3x3.kernel_gradient(_pad_frames(x, lead, 0), dy),
+        default=lambda x, dy: _native_kernel_gradient_3x3(x, dy, lead),
+    )
+    return dx, gradient
+
+
+conv_3x3.defvjp(_conv_3x3_forward, _conv_3x3_backward)
+
+
+def native_conv_3x3(x_BTHWC: Array, kernel: Array, lead: int = 0) -> Array:
+    """`conv_3x3` by the backend's own convolution everywhere; see `native_down_conv`."""
+    return lax.conv_general_dilated(
+        x_BTHWC,
+        kernel,
+        window_strides=(1, 1, 1),
+        padding=((lead, 0), (1, 1), (1, 1)),
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+
+
+def _pad_frames(x_BTHWC: Array, before: int, after: int) -> Array:
+    return jnp.pad(x_BTHWC, ((0, 0), (before, after), (0, 0), (0, 0), (0, 0)))
+
+
+def _native_kernel_gradient_3x3(x_BTHWC: Array, y_BTHWF: Array, lead: int) -> Array:
+    taps = 1 + lead + x_BTHWC.shape[1] - y_BTHWF.shape[1]
+    shape = (taps, 3, 3, x_BTHWC.shape[-1], y_BTHWF.shape[-1])
+    kernel = jax.ShapeDtypeStruct(shape, x_BTHWC.dtype)
+    (gradient,) = jax.linear_transpose(lambda k: native_conv_3x3(x_BTHWC, k, lead), kernel)(y_BTHWF)
+    return gradient
+
+
+def native_down_conv(x_NHWC: Array, kernel: Array) -> Array:
+    """`down_conv` by the backend's own convolution everywhere.
+
+    Frames that are divided among devices stay divided in it: the matrix products for CPUs cut
+    frames into patches, across the borders between the devices, and so gather them on each.
+    """
+    return _native_down(x_NHWC, kernel)
+
+
+def native_up_conv(x_NHWC: Array, kernel: Array) -> Array:
+    """`up_conv` by the backend's own convolution everywhere; see `native_down_conv`."""
+    return _native_up(x_NHWC, kernel.swapaxes(2, 3))
+
+
+class DownConv(nn.Module):
+    """Halves height and width: `down_conv` plus a bias.
+
+    Attributes:
+        features: number of output channels F.
+        dtype: of the activations; the parameters `kernel` [4, 4, C, F] and `bias` [F] are float32.
+        convolve: `down_conv`, or `native_down_conv` for frames that are shared out among devices.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    convolve: Callable[[Array, Array], Array] = down_conv
+
+    @nn.compact
+    def __call__(self, x_NHWC: Array) -> Array:
+        """Maps [N, H, W, C] (H and W even, else ValueError) to [N, H / 2, W / 2, features]."""
+        shape = (4, 4, x_NHWC.shape[-1], self.features)
+        kernel = self.param("kernel", initializers.lecun_normal(), shape)
+        bias = self.param("bias", initializers.zeros, (self.features,))
+        y_NHWF = self.convolve(x_NHWC.astype(self.dtype), kernel.astype(self.dtype))
+        return y_NHWF + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+
+
+class UpConv(nn.Module):
+    """Doubles height and width: `up_conv` plus a bias.
+
+    Attributes:
+        features: number of output channels F.
+        dtype: of the activations; the parameters `kernel` [4, 4, C, F] and `bias` [F] are float32.
+        convolve: `up_conv`, or `native_up_conv` for frames that are shared out among devices.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    convolve: Callable[[Array, Array], Array] = up_conv
+
+    @nn.compact
+    def __call__(self, x_NHWC: Array) -> Array:
+        """Maps [N, H, W, C] to [N, 2 H, 2 W, features]."""
+        shape = (4, 4, x_NHWC.shape[-1], self.features)
+        kernel = self.param("kernel", _up_kernel_init, shape)
+        bias = self.param("bias", initializers.zeros, (self.features,))
+        y_NHWF = self.convolve(x_NHWC.astype(self.dtype), kernel.astype(self.dtype))
+        return y_NHWF + bias.astype(self.dtype).reshape(1, 1, 1, -1)

@@ -1,0 +1,145 @@
+"""Training losses that look at the decoded video, beside the ELBO.
+
+Every term is a sum over the elements of a clip (frames, rows, columns, channels), as the ELBO is,
+so that a weight w on the absolute error is a Laplace likelihood of scale 1 / w, up to a constant,
+and the KL keeps its meaning. Perceptual distances, of which a frame has one, count once for every
+element of the frame. Videos are in [-1, 1]; masked frames count nowhere.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from vvae.distributions import raise_precision
+from vvae.models import contract
+from vvae.objectives.elbo import elbo_of_terms, free_bits_kl
+
+# (x, y), frames [..., H, W, C] in [-1, 1] -> a distance of each frame [...].
+FrameDistance = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Of the terms of `rendition_loss`; 0 leaves one out.
+
+    Attributes:
+      likelihood: of -log p(x | z).
+      kl: of the KL.
+      free_bits: nats per clip and level below which the KL is not pushed.
+      l1, mse: of the absolute and of the squared error.
+      lpips: of the perceptual distance.
+      wavelet: of `wavelet_error`.
+    """
+
+    likelihood: float = 1.0
+    kl: float = 1.0
+    free_bits: float = 0.0
+    l1: float = 0.0
+    mse: float = 0.0
+    lpips: float = 0.0
+    wavelet: float = 0.0
+
+
+def rendition_loss(
+    model, params, batch: dict, key, beta, weights: Weights, perceive: FrameDistance | None = None
+):
+    """The weighted sum of all terms, mean over the batch.
+
+    Args:
+      model: a CausalVideoVAE.
+      params: its variables.
+      batch: "video" [B, T, H, W, C], "mask" [B, T], "index" [B].
+      key: consumed; folded with each clip's index.
+      beta: weight of the KL, in the place of weights.kl, which it warms up to.
+      weights: of the terms.
+      perceive: the perceptual distance; needed where weights.lpips is not 0.
+
+    Returns:
+      (loss, metrics, fake): the loss; scalars, means over the batch, each term before its weight:
+      `elbo`, `log_likelihood`, `kl` and `kl_LEVEL` in nats per clip and those of l1, mse, lpips and
+      wavelet that have a weight, per element; and the decoded video [B, T, H, W, C], equal to the
+      real one in masked frames.
+    """
+    terms, fake = contract.terms_and_video(
+        model, params, batch["video"], key, batch["mask"], batch["index"]
+    )
+    real = contract.as_unit_range(batch["video"])
+    fake = jnp.where(batch["mask"][..., None, None, None], fake, real)
+    errors = {
+        "l1": lambda: absolute_error(real, fake),
+        "mse": lambda: jnp.square(real - fake).sum((1, 2, 3, 4)),
+        "lpips": lambda: perceptual_error(real, fake, perceive),
+        "wavelet": lambda: wavelet_error(real, fake),
+    }
+    chosen = {name: weight for name in errors if (weight := getattr(weights, name))}
+    measured_B = {name: errors[name]() for name in chosen}
+    kl_B = free_bits_kl(terms.kl_by_level, weights.free_bits)
+    loss = jnp.mean(beta * kl_B - weights.likelihood * terms.log_likelihood)
+    loss += sum(weight * jnp.mean(measured_B[name]) for name, weight in chosen.items())
+    num_elements = jnp.mean(batch["mask"].sum(1)) * math.prod(real.shape[2:])
+    levels = {f"kl_{level}": jnp.mean(kl) for level, kl in terms.kl_by_level.items()}
+    metrics = {
+        "elbo": jnp.mean(elbo_of_terms(terms)),
+        "log_likelihood": jnp.mean(terms.log_likelihood),
+        "kl": sum(levels.values()),
+        **levels,
+        **{name: jnp.mean(error_B) / num_elements for name, error_B in measured_B.items()},
+    }
+    return raise_precision(loss), metrics, fake
+
+
+def absolute_error(x_BTHWC: jax.Array, y_BTHWC: jax.Array) -> jax.Array:
+    """Sum of |x - y| of each clip, [B]."""
+    return jnp.abs(x_BTHWC - y_BTHWC).sum((1, 2, 3, 4))
+
+
+def perceptual_error(x_BTHWC: jax.Array, y_BTHWC: jax.Array, perceive: FrameDistance) -> jax.Array:
+    """Sum over the frames of each clip of their distance times their number of elements, [B]."""
+    size = math.prod(x_BTHWC.shape[2:])
+    return size * perceive(x_BTHWC, y_BTHWC).sum(1)
+
+
+# --- wavelets ------------------------------------------------------------------------------------
+
+WAVELET_LEVELS = 3
+
+
+def wavelet_error(x_BTHWC: jax.Array, y_BTHWC: jax.Array) -> jax.Array:
+    """Sum over Haar coefficients in time, rows and columns of |x - y|, mean over 3 levels, [B].
+
+    The absolute error of coefficients of all scales, as in WF-VAE (Li et al. 2024), where it ties
+    wavelet paths inside encoder and decoder; here both sides are of the videos themselves.
+    """
+    low, total = x_BTHWC - y_BTHWC, 0.0  # the transform is linear
+    for _ in range(WAVELET_LEVELS):
+        low, details = transform_haar(low)
+        total += jnp.abs(low).sum((1, 2, 3, 4)) + jnp.abs(details).sum((1, 2, 3, 4, 5))
+    return total / WAVELET_LEVELS
+
+
+def transform_haar(x_BTHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """One level of the orthonormal 3-D Haar transform: halves time, rows and columns.
+
+    An odd number of frames is filled up by a copy of the first one in front, so that the first
+    frame of a video stays apart from those after it; odd rows and columns by copies of the last.
+
+    Returns:
+      Means times sqrt(8) [B, t, h, w, C], and the seven details [B, t, h, w, C, 7].
+    """
+    frames, rows, columns = (size % 2 for size in x_BTHWC.shape[1:4])
+    pads = ((0, 0), (frames, 0), (0, rows), (0, columns), (0, 0))
+    bands = [jnp.pad(x_BTHWC, pads, mode="edge")]
+    for axis in (1, 2, 3):
+        bands = [half for band in bands for half in _split_pairs(band, axis)]
+    return bands[0], jnp.stack(bands[1:], axis=-1)
+
+
+def _split_pairs(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """(a + b) / sqrt(2) and (a - b) / sqrt(2) of neighbours a, b along an axis."""
+    shape = (*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
+    first, second = jnp.split(x.reshape(shape), 2, axis=axis + 1)
+    first, second = first.squeeze(axis + 1), second.squeeze(axis + 1)
+    return (first + second) * math.sqrt(0.5), (first - second) * math.sqrt(0.5)

@@ -1,0 +1,121 @@
+"""Schedule, optimizer and step of the training."""
+
+import functools
+
+import optax
+
+from vvae import build
+from vvae.config import Config, Objective, Optim
+from vvae.models import contract
+from vvae.models.critic import PatchCritic
+from vvae.objectives import lpips, reconstruction
+from vvae.objectives.elbo import beta_schedule, negative_elbo
+from vvae.training import optimizer
+from vvae.training.adversarial_step import Adversary, adversarial_step
+from vvae.training.step import train_step
+
+
+def make_schedule(optim: Optim, num_steps: int):
+    """Returns step -> learning rate."""
+    warmup_steps = min(round(optim.warmup * num_steps), num_steps - 1)
+    return optimizer.make_schedule(
+        optim.learning_rate, warmup_steps, num_steps, optim.final_fraction
+    )
+
+
+def make_optimizer(config: Config, schedule):
+    """Returns the optax transformation."""
+    has_scale = config.model.likelihood != "bernoulli"
+    return optimizer.make_optimizer(
+        schedule,
+        clip_norm=config.optim.clip_norm,
+        weight_decay=config.optim.weight_decay,
+        fast={"log_sigma": config.optim.sigma_rate} if has_scale else None,
+        frozen=_find_frozen(config),
+    )
+
+
+def _find_frozen(config: Config) -> tuple[str, ...]:
+    if config.optim.freeze == "none":
+        return ()
+    model = build.build_model(config, build.clip_format(config).clip_shape[-1])
+    return model.encoder_modules()
+
+
+def make_step(model, tx, config: Config, num_steps: int, num_parts: int):
+    """Returns (state, batch, axis_name) -> (state, metrics), to be compiled by a runner."""
+    settings = {
+        "tx": tx,
+        "seed": config.train.seed,
+        "ema_decay": config.optim.ema_decay,
+        "num_micro": num_parts,
+    }
+    if config.critic.weight:
+        render, adversary = _make_render(model, config, num_steps), _make_adversary(model, config)
+        return functools.partial(
+            adversarial_step, render_fn=render, adversary=adversary, **settings
+        )
+    return functools.partial(train_step, loss_fn=_make_loss(model, config, num_steps), **settings)
+
+
+def _make_loss(model, config: Config, num_steps: int):
+    """Returns the loss of a model without a critic."""
+    objective = config.objective
+    if _looks_at_videos(objective):
+        render = _make_render(model, config, num_steps)
+        return lambda *arguments: render(*arguments)[:2]
+    warmup_steps = round(objective.kl_warmup * num_steps)
+
+    def compute_loss(params, batch, key, step):
+        beta = beta_schedule(step, objective.beta, warmup_steps)
+        return negative_elbo(model, params, batch, key, beta, objective.free_bits)
+
+    return compute_loss
+
+
+def _looks_at_videos(objective: Objective) -> bool:
+    terms = (objective.l1, objective.mse, objective.lpips, objective.wavelet)
+    return any(terms) or objective.likelihood != 1.0
+
+
+def _make_render(model, config: Config, num_steps: int):
+    """Returns the loss with all terms but the critic's, and the decoded video."""
+    objective = config.objective
+    warmup_steps = round(objective.kl_warmup * num_steps)
+    weights = reconstruction.Weights(
+        likelihood=objective.likelihood,
+        free_bits=objective.free_bits,
+        l1=objective.l1,
+        mse=objective.mse,
+        lpips=objective.lpips,
+        wavelet=objective.wavelet,
+    )
+    perceive = None
+    if objective.lpips:
+        network = lpips.load_weights(objective.lpips_net)
+        perceive = functools.partial(lpips.frame_lpips, network, objective.lpips_net)
+
+    def render(params, batch, key, step):
+        beta = beta_schedule(step, objective.beta, warmup_steps)
+        return reconstruction.rendition_loss(model, params, batch, key, beta, weights, perceive)
+
+    return render
+
+
+def make_critic(config: Config) -> tuple[PatchCritic, optax.GradientTransformation]:
+    """Returns the critic and its optimizer."""
+    critic = PatchCritic(config.critic.width, config.critic.depth)
+    return critic, optax.adam(config.critic.learning_rate, b1=0.5, b2=0.9)
+
+
+def _make_adversary(model, config: Config) -> Adversary:
+    critic, tx = make_critic(config)
+    return Adversary(
+        score=lambda params, video: critic.apply({"params": params}, video),
+        to_real=lambda batch: contract.as_unit_range(batch["video"]),
+        last_kernel=model.last_kernel,
+        tx=tx,
+        weight=config.critic.weight,
+        lecam=config.critic.lecam,
+        start=config.critic.start,
+    )

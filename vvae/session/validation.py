@@ -1,0 +1,113 @@
+"""Measures and draws the averaged parameters while the network trains."""
+
+import functools
+
+import jax
+import numpy as np
+
+from vvae import figures, processes
+from vvae.data.dataset import Dataset
+from vvae.measure import collapse
+from vvae.measure.clips import choose_examples, map_clips_on_all, spread_evenly
+from vvae.measure.frames import compare_videos, to_codes, write_comparison
+from vvae.measure.levels import Level, collect_levels, measure_batch
+from vvae.models import contract
+from vvae.run import Run
+from vvae.session.watch import Report
+from vvae.training.log import read_metrics
+from vvae.training.state import TrainState, variables
+
+_VALIDATION_STREAM = 2
+_SHEET_CLIPS = 4
+_MAX_MI_INPUTS = 1000
+
+
+class Validation:
+    """Measures the averaged parameters on validation clips and draws a reconstruction sheet."""
+
+    def __init__(self, model, runner, dataset: Dataset, run: Run):
+        """Chooses the clips: the same at every validation."""
+        clips = dataset.splits["val"]
+        limit = run.config.train.validation_clips
+        self._clips = clips.select(spread_evenly(np.arange(len(clips)), limit))
+        self._shown = clips.select(choose_examples(clips, _SHEET_CLIPS))
+        self._model, self._runner = model, runner
+        self._batch_size = run.config.train.batch_size
+        self._folder = run.workdir / "validation"
+        self._folder.mkdir(exist_ok=True)
+        self._num_warmup = round(run.config.objective.kl_warmup * run.num_steps)
+        self._seed = run.config.train.seed
+        key = jax.random.fold_in(jax.random.key(self._seed), _VALIDATION_STREAM)
+        self._measure = runner.map_eval(functools.partial(measure_batch, model, key))
+        self._reconstruct = jax.jit(functools.partial(contract.reconstruct, model))
+
+    def __call__(self, step: int, state: TrainState, report: Report) -> dict[str, float]:
+        """Returns the scores, which are logged too; warns where a level has collapsed."""
+        params = variables(state, ema=True)
+        measured = map_clips_on_all(
+            lambda b: self._measure(params, b), self._clips, self._batch_size
+        )
+        levels = collect_levels(self._model, measured, self._clips.mask_NT)
+        scores = {"val_elbo": float(measured["elbo"].mean(dtype=np.float64))}
+        for name, kl_N in measured["kl"].items():
+            scores[f"val_kl_{name}"] = float(kl_N.mean(dtype=np.float64))
+        for name, level in levels.items():
+            scores |= self._score_level(name, level)
+        error, deviation = measured["squared_error"].sum(), measured["squared_deviation"].sum()
+        scores["val_error_share"] = float(error / deviation)
+        report.write(step, "validation", scores)
+        active = {name: level.active_Z for name, level in levels.items()}
+        collapsed, verdict = collapse.describe_collapse(active, error, deviation)
+        if collapsed and step > self._num_warmup:
+            report.say(f"step {step}: {verdict}")
+        self._draw(step, self._runner.fetch(params))
+        return scores
+
+    def _score_level(self, name: str, level: Level) -> dict[str, float]:
+        information, _ = collapse.estimate_mutual_information(
+            level.mean_NZ, level.variance_NZ, _MAX_MI_INPUTS, self._seed
+        )
+        return {
+            f"val_active_{name}": float(level.active_Z.sum()),
+            f"val_mutual_information_{name}": information,
+        }
+
+    def _draw(self, step: int, params) -> None:
+        if not processes.is_first():
+            return
+        videos = self._shown.read(np.arange(len(self._shown)))
+        mean_video = self._reconstruct(params, videos, self._shown.mask_NT)
+        codes = np.rint(to_codes(np.asarray(mean_video))).astype(np.uint8)
+        rows = compare_videos(self._shown.view, videos, codes)
+        write_comparison(self._folder / f"step_{step:08d}.png", rows, self._shown)
+
+
+def draw_curves(run: Run) -> None:
+    """Draws metrics.jsonl as curves.png in the run directory; only the first process does."""
+    if not processes.is_first():
+        return
+    rows = read_metrics(run.metrics)
+
+    def curve(kind: str, name: str):
+        points = [(row["step"], row.get(name)) for row in rows if row["kind"] == kind]
+        points = [point for point in points if point[1] is not None]
+        return tuple(np.array(points).T) if points else ((), ())
+
+    levels = {"frame": "frame latents", "clip": "clip latent", "grid": "grid of latents"}
+    levels = {k: text for k, text in levels.items() if any(f"kl_{k}" in row for row in rows)}
+    # The first steps are far below all others and would flatten the curve.
+    panels = {
+        "ELBO, nats/clip": {
+            "training": tuple(values[1:] for values in curve("train", "elbo")),
+            "validation": curve("validation", "val_elbo"),
+        },
+        **{
+            f"KL of the {text}, nats/clip": {"training": curve("train", f"kl_{level}")}
+            for level, text in levels.items()
+        },
+        "active units (validation)": {
+            text: curve("validation", f"val_active_{level}") for level, text in levels.items()
+        },
+        "norm of the gradient": {"training": curve("train", "grad_norm")},
+    }
+    figures.write_training_curves(run.workdir / "curves.png", panels, f"{run.workdir.name}")

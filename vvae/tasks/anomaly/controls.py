@@ -1,0 +1,161 @@
+"""Anomaly scores without any training, which a model has to beat. Pure NumPy, higher is stranger.
+
+They look at the same views at the same size as the model. Two of them know nothing of what can be
+seen: the frame's number and the mean brightness. A score of a model that is not above them has
+learned nothing that is of use here.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from vvae.data.clips import Clips
+from vvae.data.views import View, decode_view
+from vvae.measure.pca import sample_frames
+
+MAX_BACKGROUND_FRAMES = 500
+
+# Score -> definition, for the metric cards.
+CONTROLS = {
+    "frame_difference": "mean absolute difference from the frame before, in codes of {channels}",
+    "frame_difference_block": "largest mean of that over a square of {block} pixels",
+    "background": "mean absolute difference from the median of training frames, in codes of "
+    "{channels}",
+    "background_block": "largest mean of that over a square of {block} pixels",
+    "motion": "mean size of the view's motion vectors or differences",
+    "motion_block": "largest mean of that over a square of {block} pixels",
+    "motion_window": "largest mean over the clip's frames of the motion in a square of {block} "
+    "pixels, given to all of its frames, as those scores of the model are that look at a clip",
+    "motion_standardized": "largest mean of that over a square of {block} pixels, less its mean at "
+    "this place in training frames, in standard deviations at this place and of all places",
+    "brightness": "mean code of the intensity channels: a control that knows nothing",
+    "time_index": "number of the frame in its file: a control that knows nothing",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Untrained:
+    """What the controls know of normal videos.
+
+    Attributes:
+      background_HWC: median frame, float32 codes of the view.
+      motion_mean, motion_scale: mean and spread of the motion in the squares at each place, float32
+        [H - block + 1, W - block + 1]; zeros and ones for a view without motion.
+    """
+
+    background_HWC: np.ndarray
+    motion_mean: np.ndarray
+    motion_scale: np.ndarray
+
+
+def fit_untrained(train: Clips, block: int, seed: int) -> Untrained:
+    """Learns from up to 500 training frames what is behind, and how much moves where.
+
+    The spread at a place is the root of its variance plus the mean variance of all places: where
+    next to nothing moved in training, little would be infinitely strange otherwise.
+    """
+    frames_FHWC = sample_frames(train, MAX_BACKGROUND_FRAMES, seed)
+    background_HWC = np.median(frames_FHWC, axis=0).astype(np.float32)
+    mean, scale = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
+    if not all(train.view.intensity_channels):
+        blocks = average_blocks(measure_motion(train.view, frames_FHWC), block)
+        variance = blocks.var(axis=0)
+        mean = blocks.mean(axis=0).astype(np.float32)
+        scale = np.sqrt(np.maximum(variance + variance.mean(), 1e-12)).astype(np.float32)
+    return Untrained(background_HWC, mean, scale)
+
+
+def score_controls(clips: Clips, untrained: Untrained, block: int) -> dict[str, np.ndarray]:
+    """Scores the frames of clips by everything in CONTROLS that the view allows, but `time_index`.
+
+    The first frame of a video has no frame before it and takes the difference of the second.
+
+    Args:
+      clips: consecutive windows.
+      untrained: of `fit_untrained`.
+      block: side of a square, pixels.
+
+    Returns:
+      name -> float64 [N, T]; 0 at masked frames.
+    """
+    view, shape_NT = clips.view, clips.mask_NT.shape
+    intensity_C = np.array(view.intensity_channels)
+    used_C = intensity_C if intensity_C.any() else np.ones_like(intensity_C)
+    maps = {"frame_difference": True, "background": True, "motion": not intensity_C.all()}
+    names = [name + end for name, there in maps.items() if there for end in ("", "_block")]
+    if maps["motion"]:
+        names += ["motion_window", "motion_standardized"]
+    scores = {name: np.zeros(shape_NT) for name in names}
+    if intensity_C.any():
+        scores["brightness"] = np.zeros(shape_NT)
+    for video in range(len(clips.videos)):
+        for clip, position_S, codes_SHWC, before_SHWC in _iterate_video(clips, video):
+            where = (clip, position_S)
+            codes_SHWC, before_SHWC = (a[..., used_C] for a in (codes_SHWC, before_SHWC))
+            difference = np.abs(codes_SHWC - before_SHWC).mean(axis=-1)
+            _put(scores, "frame_difference", where, difference, block)
+            apart = np.abs(codes_SHWC - untrained.background_HWC[..., used_C]).mean(axis=-1)
+            _put(scores, "background", where, apart, block)
+            if intensity_C.any():
+                scores["brightness"][where] = codes_SHWC.mean(axis=(1, 2, 3))
+        if not intensity_C.all():
+            _score_motion(scores, clips, video, untrained, block)
+    return scores
+
+
+def _iterate_video(clips: Clips, video: int) -> Iterator[tuple[int, np.ndarray, np.ndarray, ...]]:
+    """Yields each clip with its valid positions, their frames as float32, and the ones before."""
+    last_HWC = None
+    for clip in np.flatnonzero(clips.video_index_N == video):
+        position_S = np.flatnonzero(clips.mask_NT[clip])
+        if not len(position_S):
+            continue
+        codes_SHWC = clips.read([clip])[0, position_S].astype(np.float32)
+        if last_HWC is None:
+            # As if the frame before the first were as far from it as the first from the second.
+            last_HWC = codes_SHWC[min(1, len(codes_SHWC) - 1)]
+        yield clip, position_S, codes_SHWC, np.concatenate([last_HWC[None], codes_SHWC[:-1]])
+        last_HWC = codes_SHWC[-1]
+
+
+def _score_motion(scores, clips: Clips, video: int, untrained: Untrained, block: int) -> None:
+    for clip, position_S, codes_SHWC, _ in _iterate_video(clips, video):
+        size_SHW = measure_motion(clips.view, codes_SHWC)
+        _put(scores, "motion", (clip, position_S), size_SHW, block)
+        blocks = average_blocks(size_SHW, block)
+        scores["motion_window"][clip, position_S] = blocks.mean(axis=0).max()
+        apart = blocks - untrained.motion_mean
+        strange = (apart / untrained.motion_scale).max(axis=(1, 2))
+        scores["motion_standardized"][clip, position_S] = strange
+
+
+def measure_motion(view: View, codes: np.ndarray) -> np.ndarray:
+    """Root of the sum of squares of the channels that are no intensities, [..., H, W].
+
+    Of a flow its speed, of a difference its absolute value, in the view's physical units.
+    """
+    physical = decode_view(view, codes)[..., ~np.array(view.intensity_channels)]
+    return np.sqrt(np.square(physical).sum(axis=-1))
+
+
+def _put(scores, name: str, where, map_SHW: np.ndarray, block: int) -> None:
+    scores[name][where] = map_SHW.mean(axis=(1, 2))
+    scores[f"{name}_block"][where] = average_blocks(map_SHW, block).max(axis=(1, 2))
+
+
+def average_blocks(map_SHW: np.ndarray, block: int) -> np.ndarray:
+    """Means over the squares of `block` pixels that fit into the frame.
+
+    Returns:
+      float64 [S, H - block + 1, W - block + 1].
+
+    Raises:
+      ValueError: if none fits.
+    """
+    height, width = map_SHW.shape[1:]
+    if not 1 <= block <= min(height, width):
+        raise ValueError(f"block={block!r} does not fit into frames of {height}x{width}")
+    total = np.pad(map_SHW.astype(np.float64), ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
+    rows = total[:, block:] - total[:, :-block]
+    return (rows[:, :, block:] - rows[:, :, :-block]) / block**2

@@ -1,0 +1,1 @@
+"""Which videos show what a few marked ones show?"""

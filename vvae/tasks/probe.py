@@ -1,0 +1,213 @@
+"""Classifiers on frozen features: a linear probe and nearest neighbours.
+
+The fitted probe is a handful of arrays: it is saved without pickle and applied with NumPy alone.
+"""
+
+import dataclasses
+import os
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from threadpoolctl import threadpool_limits
+
+from vvae.tasks.npz_files import load_fields, save_fields
+
+REGULARIZATIONS = tuple(float(c) for c in np.logspace(-4, 0, 5))
+SCALINGS = ("each", "one")
+MAX_FOLDS = 4
+MAX_NEIGHBOURS = 20
+# Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination".
+NEIGHBOUR_TEMPERATURE = 0.07
+MAX_ITERATIONS = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a probe is fitted.
+
+    Attributes:
+      regularization: C, the inverse weight of the squared norm, as in scikit-learn.
+      scaling: features are divided by the standard deviation of "each", or all by "one" number,
+        the root of their mean variance, which keeps weak features weak.
+    """
+
+    regularization: float
+    scaling: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Standardisation and multinomial logistic regression.
+
+    Attributes:
+      mean_F, scale_F: features enter as (feature - mean) / scale.
+      weight_FK, bias_K: logits are features @ weight + bias.
+      class_names: K names.
+      pooling: which features it reads.
+    """
+
+    mean_F: np.ndarray
+    scale_F: np.ndarray
+    weight_FK: np.ndarray
+    bias_K: np.ndarray
+    class_names: tuple[str, ...]
+    pooling: str
+
+
+def fit_probe(
+    feature_VF: np.ndarray,
+    label_V: np.ndarray,
+    settings: Settings,
+    class_names: tuple[str, ...],
+    pooling: str,
+) -> Probe:
+    """Fits a probe.
+
+    Args:
+      feature_VF: one vector a video.
+      label_V: class ids 0, ..., K-1, each of which occurs.
+      settings: regularization and scaling.
+      class_names: K names.
+      pooling: which features these are.
+    """
+    mean_F, scale_F = fit_standardization(feature_VF)
+    if settings.scaling == "one":
+        spread = np.sqrt(np.mean(feature_VF.var(axis=0, dtype=np.float64)))
+        scale_F = np.full_like(scale_F, spread if spread > 0.0 else 1.0)
+    # One thread: these matrices are small, and more threads wait for each other.
+    with threadpool_limits(1):
+        inputs_VR, basis_RF = _rotate((feature_VF - mean_F) / scale_F)
+        model = LogisticRegression(C=settings.regularization, max_iter=MAX_ITERATIONS)
+        model.fit(inputs_VR, label_V)
+    weight_FK, bias_K = (model.coef_ @ basis_RF).T, model.intercept_
+    if weight_FK.shape[1] == 1:  # two classes: scikit-learn keeps the logit of the second
+        weight_FK = np.concatenate([np.zeros_like(weight_FK), weight_FK], axis=1)
+        bias_K = np.concatenate([[0.0], bias_K])
+    return Probe(mean_F, scale_F, weight_FK, bias_K, tuple(class_names), pooling)
+
+
+def _rotate(inputs_VF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns coordinates [V, R] and orthonormal rows [R, F] whose product are the inputs.
+
+    With fewer videos than features, R = V. The weights of a regularised fit lie in the span of its
+    inputs and their norm does not change with the basis, so that the fit is the same and cheaper.
+    """
+    if len(inputs_VF) >= inputs_VF.shape[1]:
+        return inputs_VF, np.eye(inputs_VF.shape[1])
+    left_VR, scale_R, basis_RF = np.linalg.svd(inputs_VF, full_matrices=False)
+    return left_VR * scale_R, basis_RF
+
+
+def fit_standardization(feature_VF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation of each feature, float64; 1 for a constant one."""
+    feature_VF = feature_VF.astype(np.float64)
+    mean_F, std_F = feature_VF.mean(axis=0), feature_VF.std(axis=0)
+    constant_F = std_F <= 1e-6 * (np.abs(mean_F) + 1e-6)
+    return mean_F, np.where(constant_F, 1.0, std_F)
+
+
+def predict_logits(probe: Probe, feature_VF: np.ndarray) -> np.ndarray:
+    """Returns the logits of the classes, float64 [V, K].
+
+    Raises:
+      ValueError: if the vectors have another length than those the probe was fitted to.
+    """
+    if feature_VF.shape[1] != len(probe.mean_F):
+        raise ValueError(
+            f"the probe reads {len(probe.mean_F)} features ({probe.pooling}), "
+            f"got {feature_VF.shape[1]}"
+        )
+    return (feature_VF - probe.mean_F) / probe.scale_F @ probe.weight_FK + probe.bias_K
+
+
+def predict_scores(probe: Probe, feature_VF: np.ndarray) -> np.ndarray:
+    """Returns class probabilities, float64 [V, K]; raises what `predict_logits` raises."""
+    logits_VK = predict_logits(probe, feature_VF)
+    weight_VK = np.exp(logits_VK - logits_VK.max(axis=1, keepdims=True))
+    return weight_VK / weight_VK.sum(axis=1, keepdims=True)
+
+
+def select_settings(
+    feature_VF: np.ndarray, label_V: np.ndarray, group_V: np.ndarray
+) -> tuple[Settings, float]:
+    """Chooses regularization and scaling by cross-validation with no group on both sides.
+
+    Args:
+      feature_VF: training vectors.
+      label_V: class ids.
+      group_V: the group of each video.
+
+    Returns:
+      (settings, accuracy): those of `SCALINGS` and `REGULARIZATIONS` with the best mean accuracy
+      over the folds, the first of equals, and that accuracy. All is fitted within each fold.
+
+    Raises:
+      ValueError: if there is only one group.
+    """
+    num_folds = min(MAX_FOLDS, len(np.unique(group_V)))
+    if num_folds < 2:
+        raise ValueError(
+            f"all training videos are of one group ({group_V[0]!r}), so nothing can be chosen by "
+            "cross-validation: state at least two groups in manifest.csv"
+        )
+    folds = list(GroupKFold(num_folds).split(feature_VF, label_V, group_V))
+    choices = [Settings(c, scaling) for scaling in SCALINGS for c in REGULARIZATIONS]
+    accuracies = [
+        np.mean([_score_fold(feature_VF, label_V, fold, settings) for fold in folds])
+        for settings in choices
+    ]
+    best = int(np.argmax(accuracies))
+    return choices[best], float(accuracies[best])
+
+
+def _score_fold(feature_VF, label_V, fold, settings: Settings) -> float:
+    fitted, held_out = fold
+    classes, label = np.unique(label_V[fitted], return_inverse=True)
+    if len(classes) < 2:
+        return float(np.mean(label_V[held_out] == classes[0]))
+    names = tuple(str(c) for c in classes)
+    probe = fit_probe(feature_VF[fitted], label, settings, names, "fold")
+    predicted = classes[predict_scores(probe, feature_VF[held_out]).argmax(axis=1)]
+    return float(np.mean(predicted == label_V[held_out]))
+
+
+def knn_scores(
+    train_VF: np.ndarray, train_label_V: np.ndarray, test_VF: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """Scores classes by the nearest training videos.
+
+    Features are standardised by the training videos and compared by cosine; each of the 20 nearest
+    (fewer if there are fewer) votes for its class with weight exp(cosine / 0.07) (Wu et al. 2018).
+
+    Returns:
+      [V, num_classes], rows sum to 1.
+    """
+    mean_F, scale_F = fit_standardization(train_VF)
+    train, test = (normalize_rows((x - mean_F) / scale_F) for x in (train_VF, test_VF))
+    cosine = test @ train.T
+    nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :MAX_NEIGHBOURS]
+    weight = np.exp((np.take_along_axis(cosine, nearest, axis=1) - 1.0) / NEIGHBOUR_TEMPERATURE)
+    scores = np.zeros((len(test), num_classes))
+    rows = np.arange(len(test))[:, None]
+    np.add.at(scores, (rows, train_label_V[nearest]), weight)
+    return scores / scores.sum(axis=1, keepdims=True)
+
+
+def normalize_rows(x_VF: np.ndarray) -> np.ndarray:
+    """Returns vectors [V, F] of length 1; zeros stay zeros."""
+    return x_VF / np.maximum(np.linalg.norm(x_VF, axis=1, keepdims=True), 1e-12)
+
+
+def save_probe(path: str | os.PathLike, probe: Probe) -> None:
+    """Writes a probe as .npz; no pickle."""
+    save_fields(path, probe)
+
+
+def load_probe(path: str | os.PathLike) -> Probe:
+    """Reads a probe.
+
+    Raises:
+      ValueError: if there is no such file or it does not hold a probe.
+    """
+    return load_fields(path, Probe, "probe", "run the task classify on labelled videos first")

@@ -1,0 +1,266 @@
+"""How probable does the model find videos, and what do its latents carry?"""
+
+import functools
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vvae import figures
+from vvae.data.clips import Clips
+from vvae.data.dataset import Dataset
+from vvae.data.views import View
+from vvae.inference import coding
+from vvae.measure import collapse
+from vvae.measure.clips import map_clips, name_clips, spread_evenly
+from vvae.measure.levels import Level, collect_levels, measure_batch
+from vvae.metrics.cards import METHOD, Metric, make_metric
+from vvae.models import contract
+from vvae.models.grid import GridVideoVAE
+from vvae.objectives.elbo import iwae
+from vvae.tasks.result import Result, describe_clips, describe_data, require_split
+
+MAX_CHUNK = 10
+IWAE_CLIPS = 16
+FEW_EFFECTIVE_SAMPLES = 5.0
+MAX_MI_INPUTS = 2000
+BY_CLIP = "mean over clips"
+
+# What a level has one posterior for.
+PLACES = {"frame": "frame", "clip": "clip", "grid": "position"}
+
+LIKELIHOODS = {
+    "gaussian": "Gaussian density with one sigma, over 8-bit codes",
+    "discretized_logistic": "probability of 8-bit codes, discretised logistic",
+    "bernoulli": "probability of binary pixels, Bernoulli",
+}
+
+
+def density(
+    model,
+    params,
+    dataset: Dataset,
+    folder: str | os.PathLike,
+    *,
+    batch_size: int,
+    num_samples: int = 50,
+    split: str = "test",
+    seed: int = 0,
+) -> Result:
+    """Measures ELBO, IWAE, bits/dim, KL by level and dimension, active units and information.
+
+    Args:
+      model: a vvae model.
+      params: its variables.
+      dataset: `split` is measured.
+      folder: where density_kl.png goes; must exist.
+      batch_size: clips at a time.
+      num_samples: K of IWAE, which is measured on up to 16 clips spread over the split.
+      split: which split is measured.
+      seed: of all noise.
+
+    Raises:
+      ValueError: if the split is missing.
+    """
+    clips = require_split(dataset, split)
+    key = jax.random.key(seed)
+    measure = jax.jit(functools.partial(measure_batch, model, key))
+    measured = map_clips(lambda batch: measure(params, batch), clips, batch_size)
+    context = describe_data(dataset, split) | {
+        "likelihood": LIKELIHOODS[model.likelihood],
+        METHOD: "vae",
+    }
+    levels = collect_levels(model, measured, clips.mask_NT)
+    chosen_ids = spread_evenly(np.arange(len(clips)), IWAE_CLIPS)
+    chosen = clips.select(chosen_ids)
+    bound = _measure_iwae(
+        model, params, chosen, jax.random.fold_in(key, 1), num_samples, batch_size
+    )
+    bound["elbo"] = measured["elbo"][chosen_ids].astype(np.float64)
+    row = _summarize_bound(measured, clips, context)
+    if isinstance(model, GridVideoVAE):
+        row |= _measure_rates(model, params, clips, batch_size, context)
+    row |= _summarize_iwae(bound, num_samples, context | describe_clips(chosen))
+    for name, level in levels.items():
+        row |= _summarize_level(name, level, seed, context)
+    active = {name: level.active_Z for name, level in levels.items()}
+    collapsed, verdict = collapse.describe_collapse(
+        active, measured["squared_error"].sum(), measured["squared_deviation"].sum()
+    )
+    _draw_kl(Path(folder) / "density_kl.png", levels)
+    return Result(
+        task="density",
+        rows={"vae": row},
+        details={
+            "collapsed": collapsed,
+            "kl_by_dimension": {name: level.kl_Z for name, level in levels.items()},
+            "active_units": active,
+            "iwae": {"videos": name_clips(chosen), **bound},
+        },
+        notes=(verdict, *_write_notes(clips.view, model.likelihood, bound)),
+        files=("density_kl.png",),
+    )
+
+
+def _summarize_bound(measured, clips: Clips, context) -> dict[str, Metric]:
+    def make(name, values_N, definition):
+        return make_metric(name, values_N.mean(), "nats/clip", definition, BY_CLIP, **context)
+
+    elbo_N = measured["elbo"].astype(np.float64)
+    row = {
+        "elbo": make("elbo", elbo_N, "E[log p(x | z, w)] - KL, one sample, beta 1, no free bits"),
+        "log_likelihood": make(
+            "log_likelihood", measured["log_likelihood"].astype(np.float64), "E[log p(x | z, w)]"
+        ),
+    }
+    for level, kl_N in measured["kl"].items():
+        definition = f"KL(posterior || prior) of the {level} latent, one sample"
+        row[f"kl_{level}"] = make(f"kl_{level}", kl_N.astype(np.float64), definition)
+    return row | summarize_bits(elbo_N, clips, context)
+
+
+def _measure_rates(
+    model: GridVideoVAE, params, clips: Clips, batch_size: int, context
+) -> dict[str, Metric]:
+    """Two rates of a grid of latents: by the ELBO, and of its codes."""
+    encode = jax.jit(functools.partial(contract.encode, model))
+    grid = map_clips(lambda batch: encode(params, batch["video"], batch["mask"]), clips, batch_size)
+    mask_Nt = np.asarray(model.latent_mask(jnp.asarray(clips.mask_NT)))
+    kl_N = np.asarray(coding.kl_bits(model.bottleneck, grid, mask_Nt), np.float64)
+    coded_N = coding.coded_bits(model.bottleneck, grid, mask_Nt)
+    coded_definition = (
+        "-log2 P of the posterior mean, quantised in steps of the clip's posterior deviation "
+        f"x {coding.DEFAULT_STEP} (finite scalars: of the codes), under the discretised prior"
+    )
+    entries = {"kl_bits": (kl_N, "KL(posterior || prior) / ln 2")}
+    entries["coded_bits"] = (coded_N, coded_definition)
+    return {
+        name: make_metric(name, values_N.mean(), "bits/clip", definition, BY_CLIP, **context)
+        for name, (values_N, definition) in entries.items()
+    }
+
+
+def summarize_bits(elbo_N: np.ndarray, clips: Clips, context) -> dict[str, Metric]:
+    """Expresses ELBOs in bits per dimension, where that has a meaning.
+
+    Returns:
+      `bits_per_dim` for probabilities of 8-bit values, `density` (no length of a code, and perhaps
+      negative) for densities over 8-bit values, nothing for views of other values.
+    """
+    if not clips.view.is_8bit or context["likelihood"] == LIKELIHOODS["bernoulli"]:
+        return {}
+    num_values = int(clips.mask_NT.sum()) * int(np.prod(clips.clip_format.clip_shape[1:]))
+    value = -elbo_N.sum() / (num_values * math.log(2.0))
+    is_probability = context["likelihood"] == LIKELIHOODS["discretized_logistic"]
+    name = "bits_per_dim" if is_probability else "density"
+    definition = "-ELBO / (valid frames x H x W x C x ln 2)"
+    aggregation = "sum over clips before the division"
+    return {name: make_metric(name, value, "bits/dim", definition, aggregation, **context)}
+
+
+def _summarize_level(name: str, level: Level, seed: int, context) -> dict[str, Metric]:
+    information, num_inputs = collapse.estimate_mutual_information(
+        level.mean_NZ, level.variance_NZ, MAX_MI_INPUTS, seed
+    )
+    over = f"over all valid {PLACES[name]}s of the split"
+    active_definition = (
+        f"units with Var_x(E z) / (Var_x(E z) + E_x Var z) > {collapse.ACTIVE_SHARE} and KL > "
+        f"{collapse.ACTIVE_KL} nat, of {len(level.active_Z)}"
+    )
+    information_definition = (
+        f"E log q(z | x) - log mean_m q(z | x_m) over N={num_inputs} {PLACES[name]}s; at "
+        f"most log N = {math.log(num_inputs):.2f}"
+    )
+    row = {
+        f"active_{name}": (int(level.active_Z.sum()), "units", active_definition, over),
+        f"mi_{name}": (information, "nats", information_definition, f"mean over N {PLACES[name]}s"),
+    }
+    if level.has_standard_prior:
+        burda = collapse.count_burda_units(level.mean_NZ)
+        definition = f"units with Var_x(E z) > {collapse.BURDA_VARIANCE}, of {len(level.active_Z)}"
+        row[f"active_burda_{name}"] = (burda, "units", definition, over)
+    return {
+        key: make_metric(key, value, unit, definition, aggregation, **context)
+        for key, (value, unit, definition, aggregation) in row.items()
+    }
+
+
+def _measure_iwae(
+    model, params, clips: Clips, key, num_samples: int, batch_size: int
+) -> dict[str, np.ndarray]:
+    """The fields of `objectives.Bound` for each clip, float64 [N]."""
+    chunk = max(c for c in range(1, MAX_CHUNK + 1) if num_samples % c == 0)
+
+    @jax.jit
+    def measure(params, video_BTHWC, mask_BT, index_B):
+        return iwae(model, params, video_BTHWC, key, num_samples, mask_BT, chunk, index_B)
+
+    bound = map_clips(
+        lambda batch: measure(params, batch["video"], batch["mask"], batch["index"]),
+        clips,
+        min(batch_size, len(clips)),
+    )
+    return {name: values_N.astype(np.float64) for name, values_N in bound._asdict().items()}
+
+
+def _summarize_iwae(bound: dict[str, np.ndarray], num_samples: int, context) -> dict[str, Metric]:
+    error = math.sqrt(np.square(bound["standard_error"]).sum()) / len(bound["value"])
+    entries = {
+        "iwae": (
+            bound["value"].mean(),
+            "nats/clip",
+            f"log of the mean of K={num_samples} importance weights",
+        ),
+        "iwae_standard_error": (error, "nats/clip", "Monte Carlo error of iwae (delta method)"),
+        "iwae_gain": (
+            (bound["value"] - bound["elbo"]).mean(),
+            "nats/clip",
+            "iwae - elbo of the same clips",
+        ),
+        "iwae_effective_samples": (
+            bound["effective_samples"].mean(),
+            f"of {num_samples}",
+            "(sum of weights)^2 / sum of squared weights",
+        ),
+    }
+    context = context | {"num_samples": num_samples}
+    return {
+        name: make_metric(name, value, unit, definition, BY_CLIP, **context)
+        for name, (value, unit, definition) in entries.items()
+    }
+
+
+def _write_notes(view: View, likelihood: str, bound) -> tuple[str, ...]:
+    notes = ()
+    if not view.is_8bit:
+        notes = (f"bits/dim is left out: the view {view.name} is not made of 8-bit intensities.",)
+    elif likelihood == "bernoulli":
+        notes = ("bits/dim is left out: a Bernoulli likelihood does not cover 8-bit values.",)
+    elif likelihood == "gaussian":
+        notes = (
+            "density is that of a Gaussian over 8-bit values, not the length of a code: compare it "
+            "with other densities only.",
+        )
+    effective = bound["effective_samples"].mean()
+    if effective < FEW_EFFECTIVE_SAMPLES:
+        notes += (
+            f"iwae rests on {effective:.1f} effective samples: it is a lower bound still, but far "
+            "below log p(x), and its standard error is too small.",
+        )
+    return notes
+
+
+def _draw_kl(path: Path, levels: Mapping[str, Level]) -> None:
+    figures.write_dimension_bars(
+        path,
+        {f"{name} latent, nats per {PLACES[name]}": level.kl_Z for name, level in levels.items()},
+        {
+            f"{name} latent, nats per {PLACES[name]}": level.active_Z
+            for name, level in levels.items()
+        },
+        "KL of each latent dimension (gray: not active)",
+    )

@@ -1,0 +1,306 @@
+"""What the model imagines: samples, paths between clips, traversals, and continuations."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vvae import figures
+from vvae.data.clips import Clips
+from vvae.data.dataset import Dataset
+from vvae.data.views import View, view_to_rgb
+from vvae.measure.clips import (
+    choose_examples,
+    choose_frames,
+    map_clips,
+    measure_fps,
+    name_clips,
+    spread_evenly,
+)
+from vvae.measure.frames import label_rows, score_frames, summarize_frames, to_codes
+from vvae.metrics.cards import METHOD, Metric
+from vvae.models import contract
+from vvae.models.sequential import Latents, predict
+from vvae.tasks.pooling import make_encoder
+from vvae.tasks.result import Result, describe_clips, describe_data, require_split
+
+NUM_SAMPLES = 8
+NUM_STEPS = 7
+NUM_EXAMPLES = 3
+TRAVERSAL_SDS = 3.0
+MAX_MEASURED_CLIPS = 128
+
+
+def interpolate(decode: Callable, first: Latents, second: Latents, weight_S: jax.Array):
+    """Decodes the straight line between the latents of two clips.
+
+    Args:
+      decode: latents -> mean videos [B, T, H, W, C].
+      first, second: latents of B = 1 clip and equal T.
+      weight_S: share of the second clip, 0 to 1.
+
+    Returns:
+      Mean videos [S, T, H, W, C].
+    """
+
+    def mix(a, b):
+        weights = weight_S.reshape(-1, *(1,) * (a.ndim - 1))
+        return (1.0 - weights) * a + weights * b
+
+    return decode(jax.tree.map(mix, first, second))
+
+
+def traverse(decode: Callable, latents: Latents, dimension: int, value_S: jax.Array):
+    """Decodes one clip with one dimension of its clip latent set to given values.
+
+    Args:
+      decode: latents -> mean videos [B, T, H, W, C].
+      latents: of B = 1 clip; the frame latents are kept.
+      dimension: of the clip latent.
+      value_S: what it is set to.
+
+    Returns:
+      Mean videos [S, T, H, W, C].
+    """
+    count = len(value_S)
+    clip_SW = jnp.repeat(latents.clip, count, axis=0).at[:, dimension].set(value_S)
+    return decode(Latents(jnp.repeat(latents.frame, count, axis=0), clip_SW))
+
+
+def generate(
+    model,
+    params,
+    dataset: Dataset,
+    folder: str | os.PathLike,
+    *,
+    batch_size: int,
+    split: str = "test",
+    seed: int = 0,
+) -> Result:
+    """Draws samples, interpolations, traversals and predictions, and measures the predictions.
+
+    Args:
+      model: a SequentialVAE.
+      params: its variables.
+      dataset: `split` gives the clips to start from.
+      folder: where a PNG and an mp4 of each go; must exist.
+      batch_size: clips at a time.
+      split: which split is used.
+      seed: of all noise.
+
+    Raises:
+      ValueError: if the split is missing.
+    """
+    clips, folder = require_split(dataset, split), Path(folder)
+    key = jax.random.key(seed)
+    examples = clips.select(choose_examples(clips, NUM_EXAMPLES))
+    latents = _infer(model, params, examples.read(np.arange(len(examples))), examples.mask_NT)
+    measured = clips.select(spread_evenly(np.arange(len(clips)), MAX_MEASURED_CLIPS))
+    _draw_samples(folder, model, params, key, clips)
+    _draw_interpolation(folder, model, params, latents, examples)
+    clip_latents_NW = _infer_clip_latents(model, params, measured, batch_size)
+    _draw_traversals(folder, model, params, latents, examples, clip_latents_NW)
+    pictures = ["samples", "interpolation", "traversal", "traversal_prior"]
+    rows, notes = {}, ()
+    num_context = clips.mask_NT.shape[1] // 2
+    if num_context:
+        predictors = _make_predictors(model, params, key, clips.mask_NT.shape[1] - num_context)
+        context = describe_data(dataset, split) | describe_clips(measured)
+        rows = _score_predictions(predictors, measured, num_context, batch_size, context)
+        _draw_predictions(folder, predictors, examples, num_context)
+        pictures.append("prediction")
+    else:
+        notes = ("Prediction is left out: clips of one frame have nothing to predict.",)
+    files = tuple(f"{name}.{suffix}" for name in pictures for suffix in ("png", "mp4"))
+    return Result(task="generate", rows=rows, notes=notes, files=files)
+
+
+# --- the model's functions, compiled once; videos as 8-bit codes --------------------------------
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _infer(model, params, x_BTHWC, mask_BT) -> Latents:
+    return model.posterior_mean(contract.encode(model, params, x_BTHWC, mask_BT))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(model, params, latents: Latents) -> jax.Array:
+    return to_codes(contract.decode(model, params, latents))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _sample(model, params, key, num_frames: int) -> jax.Array:
+    return to_codes(contract.sample(model, params, key, NUM_SAMPLES, num_frames))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _follow_prior(model, params, w_BW: jax.Array, num_frames: int) -> Latents:
+    """The latents of clips that follow the mean of the prior, given their clip latent."""
+    state = model.apply(params, w_BW.shape[0], method="begin_dynamics")
+    z_BTZ = model.roll_out(params, state, w_BW, jax.random.key(0), num_frames, 0.0)
+    return Latents(z_BTZ, w_BW)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _predict(model, params, x_BTHWC, key, num_frames: int, temperature) -> jax.Array:
+    return to_codes(predict(model, params, x_BTHWC, key, num_frames, temperature))
+
+
+# --- samples, interpolation, traversal -----------------------------------------------------------
+
+
+def _show(view: View, codes) -> np.ndarray:
+    """Float codes -> uint8 RGB."""
+    return view_to_rgb(view, np.rint(np.asarray(codes)).astype(np.uint8))
+
+
+def _take_clip(latents: Latents, index: int) -> Latents:
+    return jax.tree.map(lambda a: a[index : index + 1], latents)
+
+
+def _draw_samples(folder: Path, model, params, key, clips: Clips) -> None:
+    num_frames = clips.mask_NT.shape[1]
+    videos_NTHWC = _show(clips.view, _sample(model, params, key, num_frames))
+    frames = choose_frames(num_frames)
+    figures.write_sheet(
+        folder / "samples.png",
+        list(videos_NTHWC[:, frames]),
+        [f"sample {n}" for n in range(NUM_SAMPLES)],
+        [f"frame {t}" for t in frames],
+        "Samples of the prior (mean videos)",
+    )
+    half = NUM_SAMPLES // 2
+    rows = {"samples of the prior": videos_NTHWC[:half], " ": videos_NTHWC[half:]}
+    figures.write_grid_video(folder / "samples.mp4", rows, measure_fps(clips))
+
+
+def _draw_interpolation(folder: Path, model, params, latents: Latents, clips: Clips) -> None:
+    weight_S = jnp.linspace(0.0, 1.0, NUM_STEPS)
+    # With one clip the path leads from it to itself.
+    ends = _take_clip(latents, 0), _take_clip(latents, len(clips) - 1)
+    decode = functools.partial(_decode, model, params)
+    videos_STHWC = _show(clips.view, interpolate(decode, *ends, weight_S))
+    frames = choose_frames(videos_STHWC.shape[1])
+    names = name_clips(clips)
+    figures.write_sheet(
+        folder / "interpolation.png",
+        list(videos_STHWC[:, frames]),
+        [f"{weight:.2f}" for weight in weight_S],
+        [f"frame {t}" for t in frames],
+        f"Interpolation of all latents\n0: {names[0]}   1: {names[-1]}",
+    )
+    rows = {f"{names[0]}  to  {names[-1]}": videos_STHWC}
+    figures.write_grid_video(folder / "interpolation.mp4", rows, measure_fps(clips))
+
+
+def _infer_clip_latents(model, params, clips: Clips, batch_size: int) -> np.ndarray:
+    encoder = make_encoder(model, "clip")
+    return map_clips(
+        lambda batch: encoder(params, batch["video"], batch["mask"]), clips, batch_size
+    )
+
+
+def _draw_traversals(folder, model, params, latents: Latents, clips: Clips, clip_NW) -> None:
+    """Two sheets: w into the decoder alone, and w into the prior, whose mean z follows."""
+    start = _take_clip(latents, 0)
+    num_frames = start.frame.shape[1]
+    decode = functools.partial(_decode, model, params)
+
+    def decode_prior(changed: Latents):
+        return decode(_follow_prior(model, params, changed.clip, num_frames))
+
+    name = name_clips(clips)[0]
+    kept, followed = (
+        f"the frame latents of {name} kept",
+        "the frame latents follow the prior's mean",
+    )
+    _draw_traversal(folder / "traversal", decode, start, clips, clip_NW, kept)
+    _draw_traversal(folder / "traversal_prior", decode_prior, start, clips, clip_NW, followed)
+
+
+def _draw_traversal(path: Path, decode, start: Latents, clips: Clips, clip_NW, text: str) -> None:
+    mean_W, sd_W = clip_NW.mean(axis=0), clip_NW.std(axis=0)
+    step_S = np.linspace(-TRAVERSAL_SDS, TRAVERSAL_SDS, NUM_STEPS)
+    values = [jnp.asarray(mean + step_S * sd) for mean, sd in zip(mean_W, sd_W)]
+    codes = [np.asarray(traverse(decode, start, d, v)) for d, v in enumerate(values)]
+    rows = [_show(clips.view, videos_STHWC) for videos_STHWC in codes]
+    # How far the two ends lie apart: what the eye may miss, and what is truly nothing.
+    ranges = [np.abs(videos[-1] - videos[0]).mean() for videos in codes]
+    labels = [f"w[{d}], sd {sd_W[d]:.2f}\nchange {r:.1f}" for d, r in enumerate(ranges)]
+    middle = rows[0].shape[1] // 2
+    figures.write_sheet(
+        path.with_suffix(".png"),
+        [row[:, middle] for row in rows],
+        labels,
+        [f"{step:+.0f} sd" if step else "mean" for step in step_S],
+        f"Clip latent, one dimension at a time, frame {middle}; {text}\n"
+        "0 is the mean and sd the spread over clips; change: mean difference of the ends, of 255",
+    )
+    captions = [label.replace("\n", ", ") for label in labels]
+    figures.write_grid_video(
+        path.with_suffix(".mp4"), dict(zip(captions, rows)), measure_fps(clips)
+    )
+
+
+# --- prediction ----------------------------------------------------------------------------------
+
+PREDICTORS = {
+    "vae_mean": "the prior's mean at every frame",
+    "vae_sample": "one sample of the prior",
+    "repeat_last": "the last known frame, repeated",
+}
+
+
+def _make_predictors(model, params, key, num_frames: int) -> dict[str, Callable]:
+    """Functions known frames uint8 [B, t, H, W, C] -> codes of the next num_frames frames."""
+
+    def follow(temperature: float) -> Callable:
+        return lambda x_BTHWC: _predict(model, params, x_BTHWC, key, num_frames, temperature)
+
+    def repeat_last(x_BTHWC):
+        return np.repeat(x_BTHWC[:, -1:].astype(np.float32), num_frames, axis=1)
+
+    return {"vae_mean": follow(0.0), "vae_sample": follow(1.0), "repeat_last": repeat_last}
+
+
+def _score_predictions(
+    predictors, clips: Clips, num_context: int, batch_size: int, context
+) -> dict[str, dict[str, Metric]]:
+    mask_NT = clips.mask_NT[:, num_context:]
+    rows = {}
+    for name, run in predictors.items():
+        scores = map_clips(
+            lambda batch, run=run: score_frames(
+                batch["video"][:, num_context:], run(batch["video"][:, :num_context])
+            ),
+            clips,
+            batch_size,
+        )
+        card = {**context, "num_context": num_context, METHOD: PREDICTORS[name]}
+        rows[name] = summarize_frames(scores, mask_NT, clips.video_index_N, card)
+    return rows
+
+
+def _draw_predictions(folder: Path, predictors, clips: Clips, num_context: int) -> None:
+    video_NTHWC = clips.read(np.arange(len(clips)))
+    known = video_NTHWC[:, :num_context]
+    shown = {"original": view_to_rgb(clips.view, video_NTHWC)}
+    for name, label in (("vae_mean", "prediction"), ("vae_sample", "a sample")):
+        codes = np.concatenate([known, np.asarray(predictors[name](known))], axis=1)
+        shown[label] = _show(clips.view, codes)
+    frames = choose_frames(video_NTHWC.shape[1])
+    figures.write_sheet(
+        folder / "prediction.png",
+        [stack[n, frames] for n in range(len(clips)) for stack in shown.values()],
+        label_rows(clips, list(shown)[1:]),
+        [f"given {t}" if t < num_context else f"predicted {t}" for t in frames],
+        f"Prediction from the first {num_context} frames: the video, the prior's mean, one sample",
+        len(shown),
+    )
+    captions = ["original", *[f"{label}, {num_context} frames given" for label in list(shown)[1:]]]
+    rows = dict(zip(captions, shown.values()))
+    figures.write_grid_video(folder / "prediction.mp4", rows, measure_fps(clips))

@@ -1,0 +1,215 @@
+"""How well does the model give videos back? Beside the mean frame and PCA with as many numbers."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vvae import figures
+from vvae.data.clips import Clips
+from vvae.data.dataset import Dataset
+from vvae.measure.clips import choose_examples, map_clips, measure_fps
+from vvae.measure.frames import (
+    compare_videos,
+    mask_of,
+    score_frames,
+    summarize_frames,
+    to_codes,
+    write_comparison,
+)
+from vvae.measure.pca import FramePCA, fit_frame_pca, reconstruct_frames
+from vvae.metrics.cards import METHOD, Metric, make_metric
+from vvae.metrics.frames import (
+    SSIM_WINDOW,
+    first_frame_gap,
+    position_means,
+    seam_index,
+)
+from vvae.models import contract
+from vvae.models.causal import CausalVideoVAE
+from vvae.tasks.result import Result, describe_data, require_split
+
+NUM_EXAMPLES = 4
+
+
+def reconstruct(
+    model,
+    params,
+    dataset: Dataset,
+    folder: str | os.PathLike,
+    *,
+    batch_size: int,
+    split: str = "test",
+    seed: int = 0,
+    lpips_nets: tuple[str, ...] = (),
+) -> Result:
+    """Measures and shows reconstructions from posterior means.
+
+    Args:
+      model: a vvae model.
+      params: its variables.
+      dataset: its `train` split fits the PCA, `split` is measured.
+      folder: where reconstruct.png, reconstruct.mp4 and reconstruct_positions.png go; must exist.
+      batch_size: clips at a time.
+      split: which split is measured.
+      seed: of the PCA's solver and sampling.
+      lpips_nets: networks of the perceptual distances that are measured; views gray and rgb.
+
+    Raises:
+      ValueError: if a split is missing, or LPIPS cannot be measured.
+    """
+    clips, train = require_split(dataset, split), require_split(dataset, "train")
+    num_numbers = model.count_numbers(clips.clip_format.clip_shape[0])
+    pca = fit_frame_pca(train, num_numbers, seed)
+    decode = jax.jit(
+        lambda params, video, mask: to_codes(contract.reconstruct(model, params, video, mask))
+    )
+
+    def run_model(batch):
+        return decode(params, batch["video"], batch["mask"])
+
+    methods = {"vae": run_model, **_baselines(pca)}
+    scores = {
+        name: _score_split(run, clips, batch_size, lpips_nets) for name, run in methods.items()
+    }
+    context = describe_data(dataset, split)
+    rows = {
+        name: summarize_frames(
+            scores[name], clips.mask_NT, clips.video_index_N, {**context, METHOD: text}
+        )
+        for name, text in _describe_methods(pca, num_numbers).items()
+    }
+    if isinstance(model, CausalVideoVAE):
+        for name, row in rows.items():
+            row |= _measure_seams(model, methods[name], clips, batch_size, row["psnr"].card)
+            row |= _measure_gap(scores[name]["psnr"], clips, row["psnr"].card)
+    folder = Path(folder)
+    _draw_positions(folder / "reconstruct_positions.png", scores, clips)
+    _draw_examples(folder, run_model, clips, batch_size)
+    positions = {
+        name: {metric: position_means(v, mask_of(metric, clips.mask_NT)) for metric, v in s.items()}
+        for name, s in scores.items()
+    }
+    return Result(
+        task="reconstruct",
+        rows=rows,
+        details={"by_frame_position": positions, "pca_fitted_to_frames": pca.num_frames},
+        notes=_write_notes(scores["vae"], context),
+        files=("reconstruct.png", "reconstruct.mp4", "reconstruct_positions.png"),
+    )
+
+
+def _baselines(pca: FramePCA) -> dict[str, Callable]:
+    def run_pca(batch):
+        return np.clip(reconstruct_frames(pca, batch["video"]), 0.0, 255.0)
+
+    def run_mean(batch):
+        shape = batch["video"].shape
+        return np.broadcast_to(pca.mean_D.astype(np.float32).reshape(shape[2:]), shape)
+
+    return {"pca": run_pca, "mean_frame": run_mean}
+
+
+def _describe_methods(pca: FramePCA, num_numbers: int) -> dict[str, str]:
+    fitted = f"fitted to {pca.num_frames} valid training frames"
+    return {
+        "vae": f"posterior means, {num_numbers} numbers a frame (a clip latent counted in full)",
+        "pca": f"PCA of single frames, {len(pca.components_KD)} components, {fitted}",
+        "mean_frame": f"mean frame, {fitted}",
+    }
+
+
+def _score_split(
+    run: Callable, clips: Clips, batch_size: int, lpips_nets: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    def score(batch):
+        return score_frames(batch["video"], run(batch), lpips_nets)
+
+    return map_clips(score, clips, batch_size)
+
+
+# Axis of [B, T, H, W, C], and what lies between two neighbours along it.
+_SEAMS = {
+    "seam_time": (1, "latent frames (the border of any two chunks is one of these)"),
+    "seam_rows": (2, "rows of latents (the border of any two tiles is one of these)"),
+    "seam_columns": (3, "columns of latents (the border of any two tiles is one of these)"),
+}
+
+
+def _measure_seams(model: CausalVideoVAE, run: Callable, clips: Clips, batch_size: int, card):
+    """Seam indices at the borders of latents, of clips without masked frames."""
+    whole = clips.select(np.flatnonzero(clips.mask_NT.all(axis=1)))
+    shape = clips.clip_format.clip_shape
+    borders = {}
+    for (name, (axis, _)), size in zip(_SEAMS.items(), model.block_shape, strict=True):
+        start = 1 if axis == 1 else size  # the first frame is a latent frame of its own
+        inner = np.arange(start, shape[axis - 1], size)
+        if len(inner) and len(inner) < shape[axis - 1] - 1:
+            borders[name] = inner
+    if not len(whole) or not borders:
+        return {}
+
+    def measure(batch):
+        pair = batch["video"], run(batch)
+        return {n: seam_index(*pair, _SEAMS[n][0], b) for n, b in borders.items()}
+
+    found = map_clips(measure, whole, batch_size)
+    return {
+        name: _make_like(
+            card,
+            name,
+            values.mean(dtype=np.float64),
+            "",
+            "mean squared step of the error across a border, over that elsewhere; borders between "
+            + _SEAMS[name][1],
+            f"mean over the {len(whole)} clips without masked frames",
+        )
+        for name, values in found.items()
+    }
+
+
+def _measure_gap(psnr_NT: np.ndarray, clips: Clips, card):
+    """PSNR of the first frame against that of the later ones."""
+    gaps = first_frame_gap(psnr_NT, clips.mask_NT)
+    if not len(gaps):
+        return {}
+    definition = "PSNR of the first frame minus the mean of the later ones"
+    gap = _make_like(card, "first_frame_gap", gaps.mean(), "dB", definition, "mean over clips")
+    return {"first_frame_gap": gap}
+
+
+def _make_like(card, name, value, unit, definition, aggregation) -> Metric:
+    """A metric of the same data, split and method as that of a card."""
+    own = ("name", "unit", "definition", "aggregation")
+    context = {key: entry for key, entry in card.items() if key not in own}
+    return make_metric(name, value, unit, definition, aggregation, **context)
+
+
+def _write_notes(scores, context) -> tuple[str, ...]:
+    if "ssim" in scores:
+        return ()
+    window = SSIM_WINDOW
+    return (
+        f"SSIM is left out: frames of {context['frame_size']} are smaller than its window of "
+        f"{window}x{window}.",
+    )
+
+
+def _draw_positions(path: Path, scores, clips: Clips) -> None:
+    positions = np.arange(clips.mask_NT.shape[1])
+    curves = {
+        name: (positions, position_means(values["psnr"], clips.mask_NT))
+        for name, values in scores.items()
+    }
+    title = "Reconstruction by frame position (mean over clips)"
+    figures.write_curves(path, curves, "frame of the clip", "PSNR in dB", title)
+
+
+def _draw_examples(folder: Path, run_model: Callable, clips: Clips, batch_size: int) -> None:
+    shown = clips.select(choose_examples(clips, NUM_EXAMPLES))
+    codes = np.rint(map_clips(run_model, shown, batch_size)).astype(np.uint8)
+    videos = compare_videos(clips.view, shown.read(np.arange(len(shown))), codes)
+    write_comparison(folder / "reconstruct.png", videos, shown)
+    figures.write_grid_video(folder / "reconstruct.mp4", videos, measure_fps(shown))

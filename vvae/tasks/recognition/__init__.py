@@ -1,0 +1,1 @@
+"""Which class does a video belong to?"""

@@ -1,0 +1,444 @@
+"""Do the latents tell the classes apart? Linear probe and nearest neighbours on frozen features."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vvae import figures
+from vvae.data.clips import NO_LABEL, Clips
+from vvae.data.dataset import Dataset
+from vvae.measure.pca import FramePCA, fit_frame_pca, middle_frames, project_frames
+from vvae.metrics.cards import METHOD, Metric, make_metric
+from vvae.metrics.classification import confusion_matrix, mean_class_accuracy, top_k_accuracy
+from vvae.tasks import probe as probes
+from vvae.tasks.csv_files import open_csv
+from vvae.tasks.pooling import VideoFeatures, average_by_video, extract, make_encoder
+from vvae.tasks.probe import Probe
+from vvae.tasks.random_params import randomize_params
+from vvae.tasks.recognition import classical, cnn
+from vvae.tasks.recognition.few_labels import measure_few_labels
+from vvae.tasks.recognition.finetune import finetune, score_videos
+from vvae.tasks.recognition.predictions import write_mistakes, write_predictions
+from vvae.tasks.result import Result, describe_data, require_split
+
+PROBE_FILE = "probe.npz"
+PREDICTIONS_FILE = "classify_predictions.csv"
+MISTAKES_FILE = "classify_mistakes.png"
+FEW_LABELS_FILE = "classify_few_labels.png"
+MIN_CLASS_VIDEOS = 2
+DEFAULT_BASELINES = ("random_encoder", "frame_pca", "chance")
+# Why a baseline that was asked for is not there.
+NOT_RUN = {"surf": "not run: the wheels of OpenCV leave SURF out, because it was patented"}
+BY_VIDEO = "over videos; features of a video's clips are averaged"
+DEFINITIONS = {
+    "top1": "share of videos whose class has the highest score",
+    "top5": "share of videos whose class is among the five highest scores",
+    "mean_class": "mean over the classes of the share of their videos that are recognised",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledSplits:
+    """Which videos of two splits count, with classes numbered 0, ..., K-1.
+
+    Attributes:
+      train_V, test_V: bool, the videos with a label.
+      train_label_V, test_label_V: class numbers of those.
+      class_names: K names.
+    """
+
+    train_V: np.ndarray
+    test_V: np.ndarray
+    train_label_V: np.ndarray
+    test_label_V: np.ndarray
+    class_names: tuple[str, ...]
+
+
+def match_labels(
+    train_label_V: np.ndarray, test_label_V: np.ndarray, class_names: tuple[str, ...]
+) -> LabelledSplits:
+    """Finds the classes that can be learned and measured.
+
+    Args:
+      train_label_V, test_label_V: class ids of the videos, -1 for no label.
+      class_names: by class id.
+
+    Raises:
+      ValueError: if no video or only one class is labelled, a class has one training video, or a
+        test class has none.
+    """
+    train_V, test_V = train_label_V != NO_LABEL, test_label_V != NO_LABEL
+    classes, count = np.unique(train_label_V[train_V], return_counts=True)
+    if not test_V.any() or not train_V.any():
+        raise ValueError(
+            "classify needs labelled videos to learn from and to test on: sort them into one "
+            "folder a class, or fill the column `label` of manifest.csv"
+        )
+    unknown = np.setdiff1d(test_label_V[test_V], classes)
+    if len(unknown):
+        raise ValueError(
+            f"class {class_names[unknown[0]]!r} has test videos but no training video: add some, "
+            "or leave the class out"
+        )
+    if len(classes) < 2:
+        raise ValueError(
+            f"all labelled training videos are of one class ({class_names[classes[0]]!r}): "
+            "classify needs two or more"
+        )
+    if count.min() < MIN_CLASS_VIDEOS:
+        raise ValueError(
+            f"class {class_names[classes[count.argmin()]]!r} has one training video, too few to "
+            f"learn and to choose by: add videos until it has {MIN_CLASS_VIDEOS}, or leave it out"
+        )
+    return LabelledSplits(
+        train_V,
+        test_V,
+        np.searchsorted(classes, train_label_V[train_V]),
+        np.searchsorted(classes, test_label_V[test_V]),
+        tuple(class_names[c] for c in classes),
+    )
+
+
+def score_recognition(
+    scores_VK: np.ndarray, label_V: np.ndarray, context: dict[str, Any]
+) -> dict[str, Metric]:
+    """Returns top1, top5 and mean_class, in [0, 1].
+
+    Args:
+      scores_VK: any scores, higher for likelier classes.
+      label_V: class numbers.
+      context: goes into every card.
+    """
+    confusion_KK = count_confusions(scores_VK, label_V)
+    values = {
+        "top1": top_k_accuracy(scores_VK, label_V, 1),
+        "top5": top_k_accuracy(scores_VK, label_V, 5),
+        "mean_class": mean_class_accuracy(confusion_KK),
+    }
+    return {
+        name: make_metric(name, value, "", DEFINITIONS[name], BY_VIDEO, **context)
+        for name, value in values.items()
+    }
+
+
+def count_confusions(scores_VK: np.ndarray, label_V: np.ndarray) -> np.ndarray:
+    """Confusion matrix of the classes with the highest scores, [K, K], rows are true classes."""
+    return confusion_matrix(label_V, scores_VK.argmax(axis=1), scores_VK.shape[1])
+
+
+def classify(
+    model,
+    params,
+    dataset: Dataset,
+    folder: str | os.PathLike,
+    *,
+    batch_size: int,
+    pooling: str = "dynamics",
+    split: str = "test",
+    seed: int = 0,
+    baselines: Sequence[str] = DEFAULT_BASELINES,
+    finetune_steps: int = 0,
+) -> Result:
+    """Measures recognition from latents, beside random weights, single-frame PCA and chance.
+
+    Args:
+      model: a SequentialVAE.
+      params: its variables.
+      dataset: the probe learns from `train`, `split` is measured.
+      folder: where probe.npz and classify_confusion.png go; must exist.
+      batch_size: clips at a time.
+      pooling: how the latents of a clip become one vector, see `features.POOLINGS`.
+      split: which split is measured.
+      seed: of the random weights, of PCA, of vocabularies, of shuffled labels and of the cnn.
+      finetune_steps: most steps of supervised training of the encoder, from the weights of the run
+        (row vae_finetuned) and from fresh ones (row supervised); 0 leaves both out.
+      baselines: further rows: random_encoder, frame_pca, chance, shuffled_labels (the probe on the
+        latents learns labels that were given to the wrong videos), cnn (a 3-D convolutional network
+        that learns from the labels alone), surf, and the names of `classical.FEATURES`.
+
+    Raises:
+      ValueError: if a split or labels are missing, see `match_labels`, or OpenCV, where a baseline
+        needs it.
+    """
+    train, test = require_split(dataset, "train"), require_split(dataset, split)
+    labels = match_labels(train.label_V, test.label_V, dataset.class_names)
+    context = describe_data(dataset, split) | {
+        "classes": list(labels.class_names),
+        "num_videos": int(labels.test_V.sum()),
+        "num_train_videos": int(labels.train_V.sum()),
+    }
+    encoder = make_encoder(model, pooling)
+    weights = {"vae": (params, _describe_latents("posterior means", pooling))}
+    if "random_encoder" in baselines:
+        text = _describe_latents("posterior means of the same network with random weights", pooling)
+        weights["random_encoder"] = (randomize_params(model, params, seed), text)
+    extracted = {
+        name: _Features(*(extract(encoder, w, clips, batch_size) for clips in (train, test)), text)
+        for name, (w, text) in weights.items()
+    }
+    if "frame_pca" in baselines:
+        extracted["frame_pca"] = _extract_pca(model, train, test, seed)
+    for name in baselines:
+        if name in classical.FEATURES:
+            extracted[name] = _extract_classical(name, train, test, seed)
+    judged = {name: _judge(features, labels, pooling) for name, features in extracted.items()}
+    rows = {
+        f"{name}/{classifier}": score_recognition(
+            scores_VK,
+            labels.test_label_V,
+            {**context, METHOD: f"{extracted[name].text}; {text}"},
+        )
+        for name, judgement in judged.items()
+        for classifier, (scores_VK, text) in judgement.scores.items()
+    }
+    if finetune_steps:
+        starts = {"vae_finetuned": params, "supervised": randomize_params(model, params, seed)}
+        for name, start in starts.items():
+            settings = {"pooling": pooling, "batch_size": batch_size, "seed": seed}
+            rows[name] = _score_finetuned(
+                model, start, train, test, labels, settings, finetune_steps, context
+            )
+    if "shuffled_labels" in baselines:
+        rows["shuffled_labels/linear"] = _score_shuffled(
+            extracted["vae"], labels, pooling, seed, context
+        )
+    details = {}
+    if "cnn" in baselines:
+        rows["cnn"], details["cnn"] = _score_cnn(dataset, split, labels, seed, context)
+    if "chance" in baselines:
+        rows["chance"] = _score_chance(labels, context)
+    not_run = {name: text for name, text in NOT_RUN.items() if name in baselines}
+    rows |= {name: _leave_out(text, context) for name, text in not_run.items()}
+    folder = Path(folder)
+    probes.save_probe(folder / PROBE_FILE, judged["vae"].probe)
+    confusion_KK = count_confusions(judged["vae"].scores["linear"][0], labels.test_label_V)
+    title = f"Linear probe on {split}: top-1 {rows['vae/linear']['top1'].value:.3f}"
+    figures.write_confusion_matrix(
+        folder / "classify_confusion.png", confusion_KK, labels.class_names, title
+    )
+    few_labels = _measure_few_labels(extracted, labels, seed)
+    _draw_few_labels(folder / FEW_LABELS_FILE, few_labels)
+    has_mistakes = _write_predictions(folder, test, labels, judged["vae"].scores["linear"][0])
+    return Result(
+        task="classify",
+        rows=rows,
+        details={
+            "class_names": labels.class_names,
+            "confusion": confusion_KK,
+            "few_labels": few_labels,
+            **details,
+        },
+        notes=_write_notes(labels) + tuple(f"{name}: {text}." for name, text in not_run.items()),
+        files=(
+            PROBE_FILE,
+            "classify_confusion.png",
+            FEW_LABELS_FILE,
+            PREDICTIONS_FILE,
+            *((MISTAKES_FILE,) if has_mistakes else ()),
+        ),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Features:
+    """Features of the videos of both splits, and what they are in words."""
+
+    train: VideoFeatures
+    test: VideoFeatures
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Judgement:
+    """Scores of the test videos by classifier, with a description, and the fitted probe."""
+
+    scores: dict[str, tuple[np.ndarray, str]]
+    probe: Probe
+
+
+def _judge(features: _Features, labels: LabelledSplits, pooling: str) -> _Judgement:
+    train_VF = features.train.feature_VF[labels.train_V]
+    test_VF = features.test.feature_VF[labels.test_V]
+    settings, accuracy = probes.select_settings(
+        train_VF, labels.train_label_V, features.train.group_V[labels.train_V]
+    )
+    probe = probes.fit_probe(train_VF, labels.train_label_V, settings, labels.class_names, pooling)
+    chosen = (
+        f"C={settings.regularization:g} and {settings.scaling} scale by cross-validation over "
+        f"groups ({accuracy:.3f})"
+    )
+    neighbours = probes.knn_scores(train_VF, labels.train_label_V, test_VF, len(labels.class_names))
+    return _Judgement(
+        {
+            "linear": (
+                probes.predict_scores(probe, test_VF),
+                f"standardised, multinomial logistic regression, {chosen}",
+            ),
+            "knn": (
+                neighbours,
+                f"standardised, {min(probes.MAX_NEIGHBOURS, len(train_VF))} nearest, cosine",
+            ),
+        },
+        probe,
+    )
+
+
+def _measure_few_labels(extracted, labels: LabelledSplits, seed: int) -> dict:
+    rows = {
+        name: (
+            extracted[name].train.feature_VF[labels.train_V],
+            extracted[name].test.feature_VF[labels.test_V],
+        )
+        for name in extracted
+    }
+    return measure_few_labels(rows, labels.train_label_V, labels.test_label_V, seed)
+
+
+def _draw_few_labels(path: Path, few_labels: dict) -> None:
+    curves = {
+        name: (row["mean"], row["low"], row["high"]) for name, row in few_labels["rows"].items()
+    }
+    # The last point is not the table's linear probe, whose C is chosen for all labels.
+    title = (
+        f"Few labels: mean of {few_labels['num_draws']} paired draws, 95 % confidence interval\n"
+        "the same logistic regression everywhere, unlike the table's"
+    )
+    figures.write_label_curves(path, curves, [str(n) for n in few_labels["labels"]], title)
+
+
+def _write_predictions(folder: Path, test: Clips, labels: LabelledSplits, scores_VK) -> bool:
+    """Writes the table of predictions and the picture of mistakes; whether there are mistakes."""
+    videos = np.flatnonzero(labels.test_V)
+    told = (labels.test_label_V, scores_VK, labels.class_names)
+    names = [test.videos[video].name for video in videos]
+    write_predictions(folder / PREDICTIONS_FILE, names, *told)
+    return write_mistakes(folder / MISTAKES_FILE, test, videos, *told)
+
+
+def _score_finetuned(
+    model, params, train: Clips, test: Clips, labels: LabelledSplits, settings, num_steps, context
+) -> dict[str, Metric]:
+    label_V = np.full(len(train.videos), NO_LABEL)
+    label_V[labels.train_V] = labels.train_label_V
+    num_classes = len(labels.class_names)
+    tuned = finetune(model, params, train, label_V, num_classes, num_steps=num_steps, **settings)
+    scores_VK = score_videos(
+        model, tuned.params, tuned.head, test, settings["pooling"], settings["batch_size"]
+    )
+    text = (
+        f"encoder and linear head trained on the labels, pooling {settings['pooling']}, "
+        f"{tuned.num_steps} of {num_steps} steps at {tuned.learning_rate:g}, chosen by held-out "
+        f"groups of the training videos ({tuned.accuracy:.3f})"
+    )
+    card = {**context, METHOD: text}
+    return score_recognition(scores_VK[labels.test_V], labels.test_label_V, card)
+
+
+def _score_cnn(dataset: Dataset, split: str, labels: LabelledSplits, seed: int, context):
+    """Returns the row of a small network that learns from the labels, and what it took."""
+    clips = cnn.gather_labelled(dataset, split, labels.class_names, seed)
+    num_steps = cnn.choose_num_steps(clips.train)
+    network = cnn.train_network(clips, len(labels.class_names), num_steps=num_steps, seed=seed)
+    scores_VK = cnn.score_videos(network.model, network.params, dataset.splits[split])
+    facts = {
+        "num_parameters": network.num_parameters,
+        "num_train_clips": len(clips.train),
+        "num_steps": network.num_steps,
+        "max_steps": num_steps,
+        "chosen_by": clips.source,
+        "chosen_accuracy": network.accuracy,
+    }
+    text = (
+        f"supervised 3-D convolutional network of {network.num_parameters:,} parameters, trained "
+        f"on {len(clips.train)} labelled clips, shifted and relit, without latents; "
+        f"{network.num_steps} of {num_steps} steps, chosen by {clips.source} "
+        f"({network.accuracy:.3f}); logits of a video's clips are averaged"
+    )
+    card = {**context, METHOD: text}
+    return score_recognition(scores_VK[labels.test_V], labels.test_label_V, card), facts
+
+
+def _describe_latents(what: str, pooling: str) -> str:
+    unit = " in units of their standard deviations" if pooling not in ("clip", "stats") else ""
+    return f"{what}{unit}, pooling {pooling}"
+
+
+def _extract_pca(model, train: Clips, test: Clips, seed: int) -> _Features:
+    pca = fit_frame_pca(train, model.latent_dim + model.clip_latent_dim, seed)
+    text = f"PCA of the middle frame of each clip, {len(pca.components_KD)} components"
+    return _Features(*(_project_middle_frames(pca, clips) for clips in (train, test)), text)
+
+
+def _extract_classical(name: str, train: Clips, test: Clips, seed: int) -> _Features:
+    feature = classical.FEATURES[name](train, seed)
+    both = (average_by_video(feature.extract(clips), clips) for clips in (train, test))
+    return _Features(*both, feature.text)
+
+
+def _project_middle_frames(pca: FramePCA, clips: Clips) -> VideoFeatures:
+    frames_NHWC = middle_frames(clips, np.arange(len(clips)))
+    return average_by_video(project_frames(pca, frames_NHWC), clips)
+
+
+def _score_chance(labels: LabelledSplits, context) -> dict[str, Metric]:
+    """Scores that know only how frequent the classes are in training."""
+    frequency_K = np.bincount(labels.train_label_V).astype(float)
+    scores_VK = np.tile(frequency_K, (len(labels.test_label_V), 1))
+    text = "always the most frequent training classes"
+    return score_recognition(scores_VK, labels.test_label_V, {**context, METHOD: text})
+
+
+def _score_shuffled(
+    features: _Features, labels: LabelledSplits, pooling: str, seed: int, context
+) -> dict[str, Metric]:
+    """What the whole procedure makes of labels that say nothing: more than chance is a leak."""
+    random = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    shuffled = dataclasses.replace(labels, train_label_V=random.permutation(labels.train_label_V))
+    scores_VK, text = _judge(features, shuffled, pooling).scores["linear"]
+    method = f"control: training labels shuffled; {features.text}; {text}"
+    return score_recognition(scores_VK, labels.test_label_V, {**context, METHOD: method})
+
+
+def _leave_out(reason: str, context) -> dict[str, Metric]:
+    return {
+        name: make_metric(name, math.nan, "", definition, BY_VIDEO, **context, **{METHOD: reason})
+        for name, definition in DEFINITIONS.items()
+    }
+
+
+def _write_notes(labels: LabelledSplits) -> tuple[str, ...]:
+    left_out = int(np.sum(~labels.train_V) + np.sum(~labels.test_V))
+    return (f"{left_out} videos without a label are left out.",) if left_out else ()
+
+
+def label_videos(
+    model, params, probe: Probe, clips: Clips, path: str | os.PathLike, *, batch_size: int
+) -> int:
+    """Applies a saved probe to videos and writes path, label and scores of each as CSV.
+
+    Args:
+      model: the model that the probe was fitted on.
+      params: its variables.
+      probe: of `probe.load_probe`.
+      clips: any videos; their own labels are not read.
+      path: the CSV file: `path`, `label`, `score`, then a column for each class; scores are
+        probabilities, in [0, 1], and `score` is that of the label.
+      batch_size: clips at a time.
+
+    Returns:
+      The number of videos.
+    """
+    features = extract(make_encoder(model, probe.pooling), params, clips, batch_size)
+    scores_VK = probes.predict_scores(probe, features.feature_VF)
+    best_V = scores_VK.argmax(axis=1)
+    with open_csv(path) as writer:
+        writer.writerow(["path", "label", "score", *probe.class_names])
+        for name, best, scores_K in zip(features.name_V, best_V, scores_VK):
+            cells = [f"{score:.6f}" for score in scores_K]
+            writer.writerow([name, probe.class_names[best], cells[best], *cells])
+    return len(best_V)

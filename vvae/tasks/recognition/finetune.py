@@ -1,0 +1,212 @@
+"""Supervised training of the encoder with a classification head, from any weights."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vvae.data.clips import Clips
+from vvae.measure.clips import map_clips
+from vvae.models import contract
+from vvae.models.sequential import SequentialVAE
+from vvae.tasks.pooling import POOLINGS
+
+LEARNING_RATES = (3e-4, 1e-3)
+STOPS = (0.25, 0.5, 1.0)  # shares of the steps after which a choice is judged
+HELD_OUT_SHARE = 0.2  # of the groups of the training videos
+WEIGHT_DECAY = 1e-4
+CLIP_NORM = 1.0
+_STREAM = 2**31  # keeps the draws of batches apart from those of the groups
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tuned:
+    """A fine-tuned encoder and its head.
+
+    Attributes:
+      params: variables of the model; the decoder and the priors are as they were.
+      head: `mean`, `scale` [F] standardise the pooled latents, `weight` [F, K], `bias` [K].
+      num_steps, learning_rate: what was chosen.
+      accuracy: top-1 over the held-out training videos that chose them, in [0, 1].
+    """
+
+    params: dict
+    head: dict[str, jax.Array]
+    num_steps: int
+    learning_rate: float
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Task:
+    """What is trained, from where and on what; as the arguments of `finetune`."""
+
+    model: SequentialVAE
+    params: dict
+    clips: Clips
+    label_V: np.ndarray
+    num_classes: int
+    pooling: str
+    batch_size: int
+    seed: int
+
+    def pool(self, params, video_BTHWC, mask_BT) -> jax.Array:
+        """Latents of clips as vectors, [B, F]."""
+        return _pool(self.model, params, self.pooling, video_BTHWC, mask_BT)
+
+
+def hold_out_groups(group_V: np.ndarray, seed: int) -> np.ndarray:
+    """Draws a fifth of the groups, at least one; returns bool [V], True for their videos.
+
+    Raises:
+      ValueError: if there is only one group.
+    """
+    groups = np.unique(group_V)
+    if len(groups) < 2:
+        raise ValueError(
+            f"all training videos are of one group ({group_V[0]!r}), so nothing can be held out to "
+            "choose the steps of fine-tuning by: state at least two groups in manifest.csv"
+        )
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    count = max(1, round(HELD_OUT_SHARE * len(groups)))
+    return np.isin(group_V, rng.choice(groups, count, replace=False))
+
+
+def finetune(
+    model,
+    params,
+    clips: Clips,
+    label_V: np.ndarray,
+    num_classes: int,
+    *,
+    pooling: str,
+    num_steps: int,
+    batch_size: int,
+    seed: int,
+) -> Tuned:
+    """Trains encoder and head on labelled videos by cross-entropy (Adam with decay, cosine rate).
+
+    The learning rate and the number of steps, at most `num_steps`, are those with the best accuracy
+    over held-out groups of the training videos (of equals the first); then all labelled training
+    videos are used. No other data are looked at.
+
+    Args:
+      model: a SequentialVAE.
+      params: where the encoder starts: a trained run, or fresh weights.
+      clips: training clips.
+      label_V: class number 0, ..., K-1 of each of their videos, -1 for none.
+      num_classes: K.
+      pooling: how the latents of a clip become one vector.
+      num_steps: most steps, at least 1.
+      batch_size: clips a step.
+      seed: of the held-out groups and the batches.
+
+    Raises:
+      ValueError: if num_steps is not positive, no video is labelled, or all are of one group.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps}: fine-tuning needs at least one step")
+    labelled_V = label_V >= 0
+    if not labelled_V.any():
+        raise ValueError("no training video has a label: there is nothing to fine-tune on")
+    group_V = np.array([video.group for video in clips.videos])
+    held_V = np.zeros(len(label_V), bool)
+    held_V[labelled_V] = hold_out_groups(group_V[labelled_V], seed)
+    stops = sorted({max(1, round(share * num_steps)) for share in STOPS})
+    task = _Task(model, params, clips, label_V, num_classes, pooling, batch_size, seed)
+    held_clips, held_label_V = _select(clips, label_V, held_V)
+    best = (-1.0, 0, 0.0)
+    for rate in LEARNING_RATES:
+        for step, tuned, head in _train(task, labelled_V & ~held_V, stops, rate, num_steps):
+            scores_VK = score_videos(model, tuned, head, held_clips, pooling, batch_size)
+            accuracy = float(np.mean(scores_VK.argmax(axis=1) == held_label_V))
+            if accuracy > best[0]:
+                best = (accuracy, step, rate)
+    accuracy, step, rate = best
+    *_, (_, tuned, head) = _train(task, labelled_V, [step], rate, num_steps)
+    return Tuned(tuned, head, step, rate, accuracy)
+
+
+def _select(clips: Clips, label_V: np.ndarray, used_V: np.ndarray) -> tuple[Clips, np.ndarray]:
+    ids = np.flatnonzero(used_V[clips.video_index_N])
+    return clips.select(ids), label_V[np.unique(clips.video_index_N[ids])]
+
+
+def _pool(model, params, pooling: str, video_BTHWC, mask_BT):
+    return POOLINGS[pooling](contract.encode(model, params, video_BTHWC, mask_BT), mask_BT)
+
+
+def _logits(head, feature_BF):
+    input_BF = (feature_BF - head["mean"][None]) / head["scale"][None]
+    return input_BF @ head["weight"] + head["bias"][None]
+
+
+def _train(task: _Task, used_V: np.ndarray, stops: list[int], rate: float, total: int):
+    """Yields (step, params, head) after each of the stops; the rate falls over `total` steps."""
+    clips = task.clips
+    label_N = np.where(used_V, task.label_V, -1)[clips.video_index_N]
+    usable = np.flatnonzero((label_N >= 0) & clips.mask_NT.any(axis=1))
+    fixed = _standardize(task, clips.select(usable))
+    head = {
+        "weight": jnp.zeros((len(fixed["mean"]), task.num_classes)),
+        "bias": jnp.zeros(task.num_classes),
+    }
+    learned = {"encoder": task.params["params"], "head": head}
+    tx = optax.chain(
+        optax.clip_by_global_norm(CLIP_NORM),
+        optax.adamw(optax.cosine_decay_schedule(rate, total), weight_decay=WEIGHT_DECAY),
+    )
+    state = tx.init(learned)
+    update = _compile_update(task, fixed, tx)
+    for step in range(max(stops)):
+        rng = np.random.Generator(np.random.Philox(key=[task.seed, _STREAM + step]))
+        ids = rng.choice(usable, task.batch_size, replace=len(usable) < task.batch_size)
+        learned, state = update(learned, state, clips.read(ids), clips.mask_NT[ids], label_N[ids])
+        if step + 1 in stops:
+            tuned = {**task.params, "params": learned["encoder"]}
+            yield step + 1, tuned, {**fixed, **learned["head"]}
+
+
+def _standardize(task: _Task, clips: Clips) -> dict[str, jax.Array]:
+    """`mean` and `scale` [F] of the pooled latents of clips, with which the training starts."""
+    pool = jax.jit(task.pool)
+    feature_NF = map_clips(
+        lambda batch: pool(task.params, batch["video"], batch["mask"]), clips, task.batch_size
+    )
+    scale_F = feature_NF.std(axis=0)
+    return {
+        "mean": jnp.asarray(feature_NF.mean(axis=0)),
+        "scale": jnp.asarray(np.where(scale_F > 1e-6, scale_F, 1.0) * np.sqrt(len(scale_F))),
+    }
+
+
+def _compile_update(task: _Task, fixed: dict[str, jax.Array], tx: optax.GradientTransformation):
+    """Returns (learned, state, video, mask, label) -> (learned, state): one step of `tx`."""
+
+    @jax.jit
+    def update(learned, state, video_BTHWC, mask_BT, label_B):
+        def loss(learned):
+            variables = {**task.params, "params": learned["encoder"]}
+            feature_BF = task.pool(variables, video_BTHWC, mask_BT)
+            logits_BK = _logits({**fixed, **learned["head"]}, feature_BF)
+            return optax.softmax_cross_entropy_with_integer_labels(logits_BK, label_B).mean()
+
+        updates, new_state = tx.update(jax.grad(loss)(learned), state, learned)
+        return optax.apply_updates(learned, updates), new_state
+
+    return update
+
+
+def score_videos(model, params, head, clips: Clips, pooling: str, batch_size: int) -> np.ndarray:
+    """Probabilities of the classes for each video, from the mean of its clips' logits, [V, K]."""
+    score = jax.jit(lambda video, mask: _logits(head, _pool(model, params, pooling, video, mask)))
+    logits_NK = map_clips(lambda batch: score(batch["video"], batch["mask"]), clips, batch_size)
+    used_N = clips.mask_NT.any(axis=1)
+    total_VK = np.zeros((len(clips.videos), logits_NK.shape[1]))
+    np.add.at(total_VK, clips.video_index_N[used_N], logits_NK[used_N])
+    count_V = np.bincount(clips.video_index_N[used_N], minlength=len(clips.videos))
+    logits_VK = total_VK / np.maximum(count_V, 1)[:, None]
+    weight_VK = np.exp(logits_VK - logits_VK.max(axis=1, keepdims=True))
+    return weight_VK / weight_VK.sum(axis=1, keepdims=True)

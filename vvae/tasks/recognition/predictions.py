@@ -1,0 +1,112 @@
+"""What a classifier said of each video: a table, and a picture of its most confident mistakes."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from vvae import figures
+from vvae.data.clips import Clips
+from vvae.data.views import view_to_rgb
+from vvae.measure.clips import choose_frames
+from vvae.tasks.csv_files import open_csv
+
+NUM_MISTAKES = 8
+
+
+def write_predictions(
+    path: str | os.PathLike,
+    names: Sequence[str],
+    label_V: np.ndarray,
+    scores_VK: np.ndarray,
+    class_names: Sequence[str],
+) -> None:
+    """Writes path, label, predicted, score (probability of the predicted class) and correct as CSV.
+
+    Args:
+      path: the file to write.
+      names: of the videos.
+      label_V: true class numbers.
+      scores_VK: probabilities.
+      class_names: K names.
+    """
+    with open_csv(path) as writer:
+        writer.writerow(["path", "label", "predicted", "score", "correct"])
+        for name, label, scores_K in zip(names, label_V, scores_VK):
+            best = int(scores_K.argmax())
+            correct = "yes" if best == label else "no"
+            writer.writerow(
+                [name, class_names[label], class_names[best], f"{scores_K[best]:.6f}", correct]
+            )
+
+
+def find_mistakes(label_V: np.ndarray, scores_VK: np.ndarray, count: int) -> np.ndarray:
+    """Returns up to `count` videos whose predicted class is wrong, the most confident first."""
+    predicted_V = scores_VK.argmax(axis=1)
+    wrong = np.flatnonzero(predicted_V != label_V)
+    confidence = scores_VK[wrong, predicted_V[wrong]]
+    return wrong[np.argsort(-confidence, kind="stable")][:count]
+
+
+def write_mistakes(
+    path: str | os.PathLike,
+    clips: Clips,
+    videos: np.ndarray,
+    label_V: np.ndarray,
+    scores_VK: np.ndarray,
+    class_names: Sequence[str],
+) -> bool:
+    """Draws the most confident mistakes with their true and predicted classes.
+
+    Args:
+      path: the PNG to write.
+      clips: the measured split.
+      videos: for each row of scores the number of its video in `clips`.
+      label_V: true class numbers.
+      scores_VK: probabilities.
+      class_names: K names.
+
+    Returns:
+      Whether there was a mistake; without one nothing is written, and an old picture is removed.
+    """
+    rows = find_mistakes(label_V, scores_VK, NUM_MISTAKES)
+    if not len(rows):
+        if os.path.exists(path):
+            os.remove(path)
+        return False
+    # The first clip of each video stands for it.
+    ids = np.array([np.flatnonzero(clips.video_index_N == videos[row])[0] for row in rows])
+    labels = []
+    for row in rows:
+        best = int(scores_VK[row].argmax())
+        labels.append(
+            f"true: {class_names[label_V[row]]}\n"
+            f"said: {class_names[best]} ({scores_VK[row, best]:.2f})"
+        )
+    title = f"The {len(rows)} most confident mistakes of the linear probe"
+    write_clips(path, clips, ids, labels, title)
+    return True
+
+
+def write_clips(
+    path: str | os.PathLike, clips: Clips, ids: np.ndarray, labels: Sequence[str], title: str
+) -> None:
+    """Draws frames of clips, a row each.
+
+    Args:
+      path: the PNG to write.
+      clips: one split.
+      ids: numbers of the clips.
+      labels: what is written beside each, below the name of its video.
+      title: above everything.
+    """
+    pictures = view_to_rgb(clips.view, clips.read(ids))
+    frames = choose_frames(pictures.shape[1])
+    names = ["/\n".join(clips.videos[v].name.split("/")[-2:]) for v in clips.video_index_N[ids]]
+    figures.write_sheet(
+        path,
+        list(pictures[:, frames]),
+        [f"{name}\n{label}" for name, label in zip(names, labels)],
+        [f"frame {t}" for t in frames],
+        title,
+    )

@@ -1,0 +1,108 @@
+"""What a task hands back, and how it is written and printed."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vvae.data.clips import Clips
+from vvae.data.dataset import Dataset
+from vvae.metrics.cards import Metric
+from vvae.metrics.table import format_metrics
+from vvae.run import write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The answer of one task.
+
+    Attributes:
+      task: its name.
+      rows: method -> metric name -> metric; the metrics of one name are comparable.
+      details: curves, matrices, lists of names: what is written to JSON but not printed.
+      notes: sentences for the reader: verdicts, what was left out and counted.
+      files: names of the files in the task's folder.
+    """
+
+    task: str
+    rows: Mapping[str, Mapping[str, Metric]]
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+def write_result(result: Result, folder: str | os.PathLike) -> Path:
+    """Writes FOLDER/TASK.json: values with their cards, finite numbers or null; returns its path.
+
+    The folder must exist. A reader sees the old file or the new one, never a part.
+    """
+    path = Path(folder) / f"{result.task}.json"
+    rows = {
+        method: {name: metric.as_json() for name, metric in row.items()}
+        for method, row in result.rows.items()
+    }
+    content = {"task": result.task, "rows": rows, "notes": result.notes, "files": result.files}
+    write_json(path, as_json({**content, "details": result.details}))
+    return path
+
+
+def format_result(result: Result) -> str:
+    """Returns the table of a result, if it has one, and its notes, as plain text."""
+    table = [format_metrics(result.task, result.rows)] if result.rows else []
+    return "\n".join([*table, *result.notes])
+
+
+def as_json(value: Any) -> Any:
+    """Returns value in JSON's types: arrays as lists, numbers that are not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return as_json(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def describe_data(dataset: Dataset, split: str) -> dict[str, Any]:
+    """Returns the part of a metric card that says what was measured on."""
+    clips = dataset.splits[split]
+    clip_format = clips.clip_format
+    return {
+        "data": dataset.fingerprint,
+        "split": split,
+        "view": clip_format.view,
+        "frame_size": f"{clip_format.height}x{clip_format.width}",
+        "num_frames": clip_format.sampling.num_frames,
+        "frame_stride": clip_format.sampling.frame_stride,
+        "sampling": clip_format.sampling.mode,
+        **describe_clips(clips),
+    }
+
+
+def describe_clips(clips: Clips) -> dict[str, int]:
+    """Returns the part of a metric card that counts clips, of a whole split or of some of it."""
+    return {
+        "num_videos": len(clips.videos),
+        "num_clips": len(clips),
+        "num_valid_frames": int(clips.mask_NT.sum()),
+    }
+
+
+def require_split(dataset: Dataset, split: str) -> Clips:
+    """Returns the clips of a split.
+
+    Raises:
+      ValueError: if the data set has no such split; names those that it has.
+    """
+    if split not in dataset.splits:
+        raise ValueError(
+            f"{dataset.root} has no split {split!r} to evaluate on; it has "
+            f"{', '.join(dataset.splits)}"
+        )
+    return dataset.splits[split]

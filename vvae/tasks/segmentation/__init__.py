@@ -1,0 +1,1 @@
+"""Where does a shot end, and what moves?"""

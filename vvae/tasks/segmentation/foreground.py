@@ -1,0 +1,235 @@
+"""Foreground masks from the predictive distribution of the pixels, against exact masks."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vvae import figures
+from vvae.data.clips import Clips
+from vvae.data.dataset import Dataset
+from vvae.data.performers import VERSION, render_clip
+from vvae.data.views import view_to_rgb
+from vvae.measure.clips import choose_examples, choose_frames, map_clips, spread_evenly
+from vvae.measure.frames import label_rows
+from vvae.metrics.cards import METHOD, Metric, make_metric
+from vvae.models import contract
+from vvae.models.sequential import Latents
+from vvae.tasks.result import describe_clips, describe_data, require_split
+
+MASK_FILE = "masks.png"
+MAX_FIT_VIDEOS = 100
+NUM_THRESHOLDS = 60
+NUM_EXAMPLES = 3
+TINT = (255, 40, 40)
+METHODS = {
+    "vae": "standardised deviation of a pixel from the background decoded from the clip's mean "
+    "latent",
+    "median_background": "absolute deviation of a pixel from its median over the clip",
+    "frame_difference": "absolute difference of a pixel from the frame before",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Masks:
+    """What the masks came to; empty, with the reason, where exact masks are not known."""
+
+    rows: Mapping[str, Mapping[str, Metric]] = dataclasses.field(default_factory=dict)
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+def score_pixels(model, params, x_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    """How unlikely each pixel is as background: its standardised deviation, float [B, T, H, W].
+
+    What a clip shows at all times is background. Its latent is the mean of the frame latents over
+    the clip, so that the predictive distribution of a background pixel is that of the likelihood,
+    N(b, sigma^2) with b the mean video decoded from that latent and sigma the learned noise. Let
+    a foreground pixel have any of the 256 values with equal probability. Then the logarithm of the
+    ratio of the two is d^2 / 2 + log(sigma sqrt(2 pi) / 256) with d = (x - b) / sigma: a threshold
+    of the ratio, at any prior share of the foreground, is a threshold of |d| (as in background
+    subtraction by Gaussians: Stauffer and Grimson, CVPR 1999). The prior share is not known, so the
+    threshold is fixed on training videos. Of several channels the root mean square of d is taken.
+
+    Args:
+      model: a SequentialVAE with a Gaussian or logistic likelihood.
+      params: its variables.
+      x_BTHWC: uint8, or float in [-1, 1].
+      mask_BT: bool, True for valid frames; others do not enter the mean latent.
+    """
+    posterior = contract.encode(model, params, x_BTHWC, mask_BT)
+    weight_BT1 = mask_BT[..., None] / jnp.maximum(mask_BT.sum(axis=1), 1)[:, None, None]
+    mean_B1Z = jnp.sum(posterior.frame.mean * weight_BT1, axis=1, keepdims=True)
+    background_B1HWC = contract.decode(model, params, Latents(mean_B1Z, posterior.clip.mean))
+    log_sigma = model.apply(params, method="effective_log_sigma")
+    sigma = jnp.exp(log_sigma) * params["stats"]["std"]
+    deviation = (contract.as_unit_range(x_BTHWC) - background_B1HWC) / sigma
+    return jnp.sqrt(jnp.mean(jnp.square(deviation), axis=-1))
+
+
+def score_median(x_NTHWC: np.ndarray) -> np.ndarray:
+    """Deviation from each pixel's median over the clip, 8-bit units, mean over channels."""
+    x_NTHWC = x_NTHWC.astype(np.float32)
+    return np.abs(x_NTHWC - np.median(x_NTHWC, axis=1, keepdims=True)).mean(axis=-1)
+
+
+def score_difference(x_NTHWC: np.ndarray) -> np.ndarray:
+    """Difference from the frame before, 8-bit units; the first frame has that of the second."""
+    x_NTHWC = x_NTHWC.astype(np.float32)
+    step_NTHW = np.abs(np.diff(x_NTHWC, axis=1)).mean(axis=-1)
+    if not step_NTHW.shape[1]:
+        return np.zeros(x_NTHWC.shape[:-1], np.float32)
+    return np.concatenate([step_NTHW[:, :1], step_NTHW], axis=1)
+
+
+def measure_iou(found_NTHW: np.ndarray, true_NTHW: np.ndarray, mask_NT: np.ndarray) -> np.ndarray:
+    """Intersection over union of each clip, over the pixels of its valid frames, float64 [N].
+
+    1 for a clip in which neither mask has a pixel.
+    """
+    used = mask_NT[:, :, None, None]
+    both_N = (found_NTHW & true_NTHW & used).sum(axis=(1, 2, 3))
+    any_N = ((found_NTHW | true_NTHW) & used).sum(axis=(1, 2, 3))
+    return np.where(any_N > 0, both_N / np.maximum(any_N, 1), 1.0)
+
+
+def fit_threshold(score_NTHW: np.ndarray, true_NTHW: np.ndarray, mask_NT: np.ndarray) -> float:
+    """Returns the threshold with the best mean IoU, among 60 quantiles of the scores."""
+    choices = np.quantile(score_NTHW[mask_NT], np.linspace(0.2, 0.995, NUM_THRESHOLDS))
+    values = [measure_iou(score_NTHW > t, true_NTHW, mask_NT).mean() for t in choices]
+    return float(choices[int(np.argmax(values))])
+
+
+def explain_missing(model, clips: Clips) -> str | None:
+    """Returns why no mask is measured, or None if exact masks are known."""
+    clip_format = clips.clip_format
+    known = {"performer", "take", "seed", "version"}
+    if not all(known <= set(video.metadata) for video in clips.videos):
+        return "exact masks are known for the built-in performers only"
+    others = sorted({video.metadata["version"] for video in clips.videos} - {str(VERSION)})
+    if others:
+        return (
+            f"the videos are of version {', '.join(others)} of the built-in performers, exact "
+            f"masks of version {VERSION}; training on the built-in data set writes its videos anew"
+        )
+    if model.likelihood == "bernoulli":
+        return "a Bernoulli likelihood has no standard deviation"
+    if not clips.view.is_8bit:
+        return f"the view {clips.view.name} is not made of 8-bit intensities"
+    if 64 % clip_format.height or 64 % clip_format.width:
+        return "frames of the model's size are not whole squares of the masks' pixels"
+    return None
+
+
+def draw_masks(clips: Clips) -> np.ndarray:
+    """Draws the exact masks of clips of the performers, bool [N, T, H, W], at the model's size.
+
+    A pixel is foreground if the figure covers half or more of the pixel centres in it.
+    """
+    clip_format = clips.clip_format
+    size = (clip_format.height, clip_format.width)
+    masks = []
+    for n in range(len(clips)):
+        video = clips.videos[clips.video_index_N[n]]
+        row = video.metadata
+        _, mask_FHW = render_clip(
+            video.label, int(row["performer"]), int(row["take"]), int(row["seed"])
+        )
+        masks.append(shrink_mask(mask_FHW[clips.frame_NT[n]], size))
+    return np.stack(masks)
+
+
+def shrink_mask(mask_THW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns bool [T, *size]: True where half or more of the pixels underneath are."""
+    frames, height, width = mask_THW.shape
+    parts = mask_THW.reshape(frames, size[0], height // size[0], size[1], width // size[1])
+    return parts.mean(axis=(2, 4)) >= 0.5
+
+
+def measure_masks(
+    model, params, dataset: Dataset, folder: str | os.PathLike, *, split: str, batch_size: int
+) -> Masks:
+    """Measures masks of the performers against the exact ones, beside two controls.
+
+    Args:
+      model: a SequentialVAE.
+      params: its variables.
+      dataset: up to 100 videos of `train` fix the thresholds, `split` is measured.
+      folder: where masks.png goes.
+      split: which split is measured.
+      batch_size: clips at a time.
+    """
+    clips, train = require_split(dataset, split), require_split(dataset, "train")
+    reason = explain_missing(model, clips) or explain_missing(model, train)
+    if reason is not None:
+        return Masks(notes=(f"Foreground masks are not measured: {reason}.",))
+    fitted = train.select(spread_evenly(np.arange(len(train)), MAX_FIT_VIDEOS))
+    score = jax.jit(lambda video, mask: score_pixels(model, params, video, mask))
+
+    def score_all(some: Clips) -> dict[str, np.ndarray]:
+        x_NTHWC = some.read(np.arange(len(some)))
+        vae = map_clips(lambda batch: score(batch["video"], batch["mask"]), some, batch_size)
+        return {
+            "vae": vae,
+            "median_background": score_median(x_NTHWC),
+            "frame_difference": score_difference(x_NTHWC),
+        }
+
+    learned, fit_masks = score_all(fitted), draw_masks(fitted)
+    thresholds = {n: fit_threshold(s, fit_masks, fitted.mask_NT) for n, s in learned.items()}
+    true_NTHW = draw_masks(clips)
+    found = {name: s > thresholds[name] for name, s in score_all(clips).items()}
+    found["everything"] = np.ones_like(true_NTHW)
+    context = describe_data(dataset, split) | describe_clips(clips)
+    rows = {}
+    for name, mask_NTHW in found.items():
+        iou_N = measure_iou(mask_NTHW, true_NTHW, clips.mask_NT)
+        method = METHODS.get(name, "every pixel is called foreground")
+        if name in thresholds:
+            method += f", above {thresholds[name]:.3g}, fixed on {len(fitted)} training clips"
+        rows[f"mask/{name}"] = {"iou": _make_iou(iou_N.mean(), {**context, METHOD: method})}
+    _draw_examples(Path(folder) / MASK_FILE, clips, found, true_NTHW)
+    return Masks(rows, {"thresholds": thresholds}, (), (MASK_FILE,))
+
+
+def _make_iou(value: float, context) -> Metric:
+    return make_metric(
+        "iou",
+        value,
+        "",
+        "intersection over union of the found and the exact mask, which is 64x64 and shrunk to the "
+        "model's size (half or more of the pixels underneath)",
+        "pixels of the valid frames of a clip together, then mean over clips",
+        **context,
+    )
+
+
+def _draw_examples(path: Path, clips: Clips, found, true_NTHW: np.ndarray) -> None:
+    ids = choose_examples(clips, NUM_EXAMPLES)
+    frames = choose_frames(clips.mask_NT.shape[1])
+    pictures = view_to_rgb(clips.view, clips.read(ids))
+    shown = {"exact": true_NTHW, "vae": found["vae"], "median": found["median_background"]}
+    rows = []
+    for k, clip in enumerate(ids):
+        rows.append(pictures[k, frames])
+        rows += [tint(pictures[k, frames], mask[clip, frames]) for mask in shown.values()]
+    figures.write_sheet(
+        path,
+        rows,
+        label_rows(clips.select(ids), list(shown)),
+        [f"frame {t}" for t in frames],
+        "Foreground masks (red) over the frames: exact, from the model, from the median background",
+        1 + len(shown),
+    )
+
+
+def tint(frames_THWC: np.ndarray, mask_THW: np.ndarray) -> np.ndarray:
+    """Returns uint8 RGB frames, half red where the mask is."""
+    red = (frames_THWC.astype(np.float32) + np.array(TINT)) / 2
+    return np.where(mask_THW[..., None], np.rint(red), frames_THWC).astype(np.uint8)

@@ -1,0 +1,231 @@
+"""A video file as a file of coded latents and back, in constant memory."""
+
+import dataclasses
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from vvae import video
+from vvae.data.views import encode_view, get_view
+from vvae.inference import coding, streaming
+from vvae.metrics.cards import METHOD, Metric, make_metric
+from vvae.metrics.frames import frame_psnr
+from vvae.models.grid import GridVideoVAE
+from vvae.tasks.result import Result
+
+VIEWS = ("rgb", "gray")
+LATENTS_PER_CHUNK = 4
+MAX_DENOMINATOR = 10**5
+
+
+def compress(
+    model: GridVideoVAE,
+    params,
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    view: str,
+    step: float = coding.DEFAULT_STEP,
+) -> Result:
+    """Writes the coded latents of a video, and measures size and quality of what was written.
+
+    Args:
+      model: a GridVideoVAE.
+      params: its variables.
+      source: whatever `vvae.video.iterate_frames` reads; any length and size.
+      target: the file to write.
+      view: what the model sees, rgb or gray.
+      step: of the quantisation, in standard deviations of the posterior, of which the geometric
+        mean over the video counts (`coding.choose_quantiser`).
+
+    Raises:
+      ValueError: for another model or view, latents that are not finite, or without `constriction`.
+      VideoError: if the video cannot be read.
+    """
+    _check_model(model)
+    if view not in VIEWS:
+        raise ValueError(f"compress takes models of the views {' and '.join(VIEWS)}, not {view}")
+    coding.require_coder()
+    info = video.probe(source)
+    shape_THW = info.num_frames, info.height, info.width
+    fps = Fraction(info.fps).limit_denominator(MAX_DENOMINATOR)
+    start = time.perf_counter()
+    # The steps are those of the whole video: its latents wait on disk until they are known.
+    with tempfile.TemporaryFile() as spool:
+        latents = _spool_latents(model, params, _iterate_view(source, view), spool)
+        log_std_Z = latents.sum_log_std_Z / math.prod(model.grid_shape(shape_THW))
+        quantiser = coding.choose_quantiser(model.bottleneck, log_std_Z, step)
+        header = coding.Header(
+            shape_THW,
+            (fps.numerator, fps.denominator),
+            model.grid_shape(shape_THW),
+            quantiser,
+            coding.digest_params(params),
+        )
+        bits = _CountedBits(quantiser)
+        coding.write_codes(target, header, bits.count(_quantise(spool, header)))
+    encoded = time.perf_counter()
+    psnr = _measure_psnr(_iterate_view(source, view), decode_file(model, params, target))
+    seconds = {"encode": encoded - start, "decode": time.perf_counter() - encoded}
+    rates = {"kl_bits": latents.kl_bits, "coded_bits": bits.total}
+    row = _summarize(shape_THW, Path(target).stat().st_size, rates, psnr, seconds, step, view)
+    return Result(task="compress", rows={"vae": row}, files=(str(target),))
+
+
+def decompress(
+    model: GridVideoVAE,
+    params,
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    lossless: bool = False,
+) -> coding.Header:
+    """Writes the video of coded latents.
+
+    Args:
+      model: the model that has made them.
+      params: its variables.
+      source: a file of `compress`.
+      target: the video; its suffix chooses the container.
+      lossless: whether its frames are those that were decoded, bit by bit (see `write_video`).
+
+    Returns:
+      What the file says of itself.
+
+    Raises:
+      ValueError: if the file is damaged, cut, or of another model; it is named.
+      VideoError: if the video cannot be written.
+    """
+    header = _read_header_of(model, params, source)
+    rate = header.fps[0] / header.fps[1]
+    pieces = decode_file(model, params, source)
+    video.write_video_pieces(target, pieces, header.shape_THW[1:], rate, lossless)
+    return header
+
+
+def decode_file(model: GridVideoVAE, params, path: str | os.PathLike) -> Iterator[np.ndarray]:
+    """Decodes a file of coded latents; yields uint8 [n, H, W, C]. Raises as `decompress`."""
+    header = _read_header_of(model, params, path)
+    latents = (
+        header.quantiser.dequantise(codes[None, start : start + LATENTS_PER_CHUNK])
+        for codes in coding.read_codes(path)
+        for start in range(0, len(codes), LATENTS_PER_CHUNK)
+    )
+    yield from streaming.decode_video(model, params, latents, header.shape_THW)
+
+
+def _check_model(model) -> None:
+    if not isinstance(model, GridVideoVAE):
+        raise ValueError(
+            f"compress and decompress are for CausalVideoVAE (model.kind=causal), whose latents "
+            f"have a fixed prior, not for {type(model).__name__}"
+        )
+
+
+def _read_header_of(model: GridVideoVAE, params, path) -> coding.Header:
+    """Reads a header; ValueError if the file is not of this model."""
+    _check_model(model)
+    header = coding.read_header(path)
+    if header.digest != coding.digest_params(params):
+        raise ValueError(
+            f"{path}: was made by a model of other parameters (digest {header.digest.hex()[:12]}): "
+            "by another run, or by another checkpoint of this one (--which)"
+        )
+    if header.grid_thw != model.grid_shape(header.shape_THW):
+        raise ValueError(
+            f"{path}: states latents {header.grid_thw} for {header.shape_THW} (frames, rows, "
+            f"columns), for which the model has {model.grid_shape(header.shape_THW)}"
+        )
+    return header
+
+
+def _iterate_view(source, view: str) -> Iterator[np.ndarray]:
+    """Yields frames as the model sees them, uint8 [H, W, C]."""
+    seen = get_view(view)
+    for _, frame in video.iterate_frames(source):
+        yield encode_view(seen, frame[None])[0][0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Latents:
+    """Sums over the latents of a video: `coding.sum_log_std` and `coding.kl_bits`."""
+
+    sum_log_std_Z: np.ndarray
+    kl_bits: float
+
+
+def _spool_latents(model: GridVideoVAE, params, frames, spool) -> _Latents:
+    """Writes the posterior means of all frames to a file, as float32."""
+    sum_log_std_Z, kl_bits = np.zeros(model.bottleneck.channels), 0.0
+    for posterior in streaming.encode_frames(model, params, frames, LATENTS_PER_CHUNK):
+        mean = np.asarray(model.posterior_mean(posterior), np.float32)
+        spool.write(mean.tobytes())
+        sum_log_std_Z += coding.sum_log_std(posterior)
+        mask_Bt = np.ones(mean.shape[:2], bool)
+        kl_bits += float(coding.kl_bits(model.bottleneck, posterior, mask_Bt)[0])
+    return _Latents(sum_log_std_Z, kl_bits)
+
+
+def _quantise(spool, header: coding.Header) -> Iterator[np.ndarray]:
+    """Yields the codes of one latent frame after the other, [h, w, Z]."""
+    num_frames, *size = header.grid_thw
+    shape = (*size, header.quantiser.num_channels)
+    spool.seek(0)
+    for _ in range(num_frames):
+        values = np.frombuffer(spool.read(4 * math.prod(shape)), np.float32)
+        yield header.quantiser.quantise(values.reshape(shape))
+
+
+@dataclasses.dataclass
+class _CountedBits:
+    """Adds up -log2 P of the codes that pass."""
+
+    quantiser: coding.Quantiser
+    total: float = 0.0
+
+    def count(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for codes in frames:
+            self.total += coding.count_bits(codes, self.quantiser)
+            yield codes
+
+
+def _measure_psnr(frames: Iterable[np.ndarray], pieces: Iterable[np.ndarray]) -> float:
+    """Mean over frames of the PSNR of decoded pieces."""
+    frames, psnr = iter(frames), []
+    for piece in pieces:
+        originals = np.stack([next(frames) for _ in piece])
+        psnr.extend(np.asarray(frame_psnr(originals, piece), np.float64))
+    return float(np.mean(psnr))
+
+
+def _summarize(shape_THW, num_bytes, rates, psnr, seconds, step, view) -> dict[str, Metric]:
+    num_pixels = math.prod(shape_THW)
+    entries = {
+        "size": (num_bytes, "bytes", "the file, with header and checksums"),
+        "bits_per_pixel": (8 * num_bytes / num_pixels, "bits/pixel", "8 size / (T x H x W)"),
+        "kl_bits": (rates["kl_bits"], "bits", "KL(posterior || prior) / ln 2"),
+        "coded_bits": (
+            rates["coded_bits"],
+            "bits",
+            "-log2 P of the quantised posterior means under the discretised prior",
+        ),
+        "psnr": (psnr, "dB", "10 log10(255^2 / mse) of a frame, at most 100 dB, mean over frames"),
+        "encode_time": (seconds["encode"], "s", "video to file, with compilation"),
+        "decode_time": (seconds["decode"], "s", "file to frames, with compilation"),
+    }
+    context = {
+        "view": view,
+        "num_frames": shape_THW[0],
+        "frame_size": f"{shape_THW[1]}x{shape_THW[2]}",
+        "step": f"{step} standard deviations of the posterior",
+        METHOD: "vae",
+    }
+    return {
+        name: make_metric(name, value, unit, definition, "whole video", **context)
+        for name, (value, unit, definition) in entries.items()
+    }

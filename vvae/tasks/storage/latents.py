@@ -1,0 +1,129 @@
+"""The latents of a folder of videos on disk, with the settings that have made them.
+
+latents/
+  SPLIT.npy      float32 [N, t, h, w, Z]: posterior means of the clips, not normalised
+  latents.json   settings of the run, digests of parameters and data, statistics of the channels
+                 (`vvae.latent_statistics`), and what each row of the arrays is: its video, its
+                     first frame, and which of its latent frames have a real frame
+"""
+
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vvae.data.clips import Clips
+from vvae.data.dataset import Dataset
+from vvae.inference import coding
+from vvae.inference.statistics import ChannelMoments, as_json
+from vvae.measure.clips import map_clips, name_clips
+from vvae.metrics.cards import METHOD, make_metric
+from vvae.models import contract
+from vvae.models.causal import CausalVideoVAE
+from vvae.run import write_json
+from vvae.tasks.result import Result, describe_data, require_split
+
+FOLDER = "latents"
+RECORD = "latents.json"
+_PART_CLIPS = 256
+
+
+def export_latents(
+    model: CausalVideoVAE,
+    params,
+    dataset: Dataset,
+    folder: str | os.PathLike,
+    *,
+    batch_size: int,
+    settings: Mapping[str, Any],
+    statistics_split: str,
+) -> Result:
+    """Writes the posterior means of every clip of every split, in constant memory.
+
+    Args:
+      model: a CausalVideoVAE.
+      params: its variables.
+      dataset: all its splits are read.
+      folder: where the folder `latents` goes; must exist.
+      batch_size: clips at a time.
+      settings: JSON values that have made the latents, such as the settings of the run.
+      statistics_split: split whose latent frames with a real frame are the statistics.
+
+    Raises:
+      ValueError: if there is no such split, or latents are not finite.
+    """
+    require_split(dataset, statistics_split)
+    target = Path(folder) / FOLDER
+    target.mkdir(exist_ok=True)
+    encode = jax.jit(functools.partial(_encode, model))
+    moments, rows = ChannelMoments(), {}
+    for split, clips in dataset.splits.items():
+        counted = moments if split == statistics_split else None
+        rows[split] = _write_split(
+            functools.partial(encode, params), clips, target / f"{split}.npy", batch_size, counted
+        )
+    digest = coding.digest_params(params).hex()
+    provenance = {
+        "params": digest,
+        "data": dataset.fingerprint,
+        "split": statistics_split,
+        "of": "posterior means of latent frames with a real frame",
+    }
+    statistics = moments.finish(provenance)
+    record = {
+        "settings": dict(settings),
+        "params": digest,
+        "data": dataset.fingerprint,
+        "statistics": as_json(statistics),
+        "splits": rows,
+    }
+    write_json(target / RECORD, record)
+    context = describe_data(dataset, statistics_split) | {METHOD: "vae"}
+    values = {
+        "count": (statistics.count, "positions", "latents that the statistics are of"),
+        "largest_mean": (np.abs(statistics.mean_Z).max(), "", "of a channel, absolute"),
+        "least_std": (statistics.std_Z.min(), "", "of a channel"),
+        "largest_std": (statistics.std_Z.max(), "", "of a channel"),
+    }
+    row = {
+        name: make_metric(name, value, unit, text, "over channels", **context)
+        for name, (value, unit, text) in values.items()
+    }
+    files = (*(f"{FOLDER}/{split}.npy" for split in rows), f"{FOLDER}/{RECORD}")
+    return Result(task="latents", rows={"vae": row}, files=files)
+
+
+def _encode(model: CausalVideoVAE, params, batch) -> dict[str, jax.Array]:
+    posterior = contract.encode(model, params, batch["video"], batch["mask"])
+    return {"z": model.posterior_mean(posterior), "mask": model.latent_mask(batch["mask"])}
+
+
+def _write_split(encode, clips: Clips, path: Path, batch_size: int, moments) -> list[dict]:
+    """Writes the array of a split part by part; returns what each of its rows is."""
+    array, masks = None, []
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    for start in range(0, len(clips), _PART_CLIPS):
+        chosen = clips.select(np.arange(start, min(start + _PART_CLIPS, len(clips))))
+        found = map_clips(encode, chosen, batch_size)
+        if array is None:
+            shape = (len(clips), *found["z"].shape[1:])
+            array = np.lib.format.open_memmap(part, "w+", np.float32, shape)
+        array[start : start + len(chosen)] = found["z"]
+        masks.append(found["mask"])
+        if moments is not None:
+            moments.add(found["z"][found["mask"]])
+    array.flush()
+    part.replace(path)
+    rows = zip(name_clips(clips), clips.frame_NT, np.concatenate(masks), strict=True)
+    return [
+        {
+            "path": name,
+            "first_frame": int(frame_T[0]),
+            "latent_frames": np.flatnonzero(mask_t).tolist(),
+        }
+        for name, frame_T, mask_t in rows
+    ]

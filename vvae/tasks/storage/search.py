@@ -1,0 +1,241 @@
+"""The clips most similar to a clip."""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vvae import figures
+from vvae.data.clips import Clips
+from vvae.data.dataset import Dataset
+from vvae.data.views import view_to_rgb
+from vvae.measure.clips import choose_frames, map_clips
+from vvae.metrics.table import format_table
+from vvae.tasks.pooling import make_encoder
+from vvae.tasks.probe import fit_standardization
+from vvae.tasks.result import Result
+
+# Similarities that agree to so many decimals are equal: float32 latents say no more.
+DECIMALS = 5
+MAX_CLOSE_NAMES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One clip of a data set: its split ("" outside of one), and its number in the split."""
+
+    split: str
+    number: int
+
+
+def search(
+    model,
+    params,
+    dataset: Dataset,
+    folder: str | os.PathLike,
+    *,
+    query: str,
+    count: int,
+    open_file: Callable[[str], Clips],
+    batch_size: int,
+    pooling: str = "dynamics",
+) -> Result:
+    """Finds the clips of all splits that are most similar to a clip, the clip itself left out.
+
+    Similarity is the cosine of pooled latents, standardised by the training clips, or, where there
+    are none, by all clips that are searched.
+
+    Args:
+      model: a SequentialVAE.
+      params: its variables.
+      dataset: all its splits are searched.
+      folder: where search.png goes; must exist.
+      query: name of a video of the data set, or path of a file, or either with `:CLIP`, the number
+        of the clip in the video (0 by default).
+      count: how many clips to find; fewer if there are fewer.
+      open_file: path of a video -> its clips, for a query that is not in the data set.
+      batch_size: clips at a time.
+      pooling: how the latents of a clip become one vector, see `features.POOLINGS`.
+
+    Raises:
+      ValueError: if there is no such video or clip, or nothing else to find.
+    """
+    if query is None:
+        raise ValueError("the task search needs a clip to look for: --query VIDEO")
+    if count < 1:
+        raise ValueError(f"count={count}: must be greater than 0")
+    place, outside = find_query(dataset, query, open_file)
+    encoder = make_encoder(model, pooling)
+
+    def encode(clips: Clips) -> np.ndarray:
+        return map_clips(
+            lambda batch: encoder(params, batch["video"], batch["mask"]), clips, batch_size
+        )
+
+    places = [Place(split, n) for split, clips in dataset.splits.items() for n in range(len(clips))]
+    feature_NF = np.concatenate([encode(clips) for clips in dataset.splits.values()])
+    own = places.index(place) if outside is None else None
+    fitted_NF = feature_NF
+    if "train" in dataset.splits:
+        fitted_NF = feature_NF[[place.split == "train" for place in places]]
+    query_F = feature_NF[own] if outside is None else encode(outside)[0]
+    similarity_N = measure_similarity(query_F, feature_NF, fitted_NF)
+    found = rank(similarity_N, count, own)
+    if not len(found):
+        raise ValueError(f"there is no other clip than {query!r} to find in {dataset.root}")
+    asked = _describe(dataset, place, outside)
+    hits = [
+        _describe(dataset, places[n], None) | {"similarity": float(similarity_N[n])} for n in found
+    ]
+    _draw(Path(folder) / "search.png", dataset, asked, hits, outside)
+    return Result(
+        task="search",
+        rows={},
+        details={
+            "query": asked,
+            "hits": hits,
+            "similarity": "cosine of pooled latents, standardised by the "
+            + ("training clips" if "train" in dataset.splits else "clips that are searched"),
+            "pooling": pooling,
+            "num_searched": len(places) - (own is not None),
+        },
+        notes=(_format_hits(asked, hits),),
+        files=("search.png",),
+    )
+
+
+# --- the query ------------------------------------------------------------------------------------
+
+
+def find_query(
+    dataset: Dataset, query: str, open_file: Callable[[str], Clips]
+) -> tuple[Place, Clips | None]:
+    """Finds the clip that a query names.
+
+    A video of the data set comes first, by its name or by the path of its file; then any file.
+
+    Returns:
+      (place, None) for a clip of the data set, or (place without split, that one clip).
+
+    Raises:
+      ValueError: if there is no such video, naming close ones, or it has no such clip.
+    """
+    name, clip = _split_query(dataset, query)
+    for split, clips in dataset.splits.items():
+        for v, video in enumerate(clips.videos):
+            if name == video.name or _is_same_file(name, video.path):
+                own = np.flatnonzero(clips.video_index_N == v)
+                return Place(split, int(own[_require_clip(query, clip, len(own))])), None
+    if not os.path.exists(name):
+        raise ValueError(
+            f"no video {name!r} in {dataset.root}, and no such file{_suggest(dataset, name)}"
+        )
+    clips = open_file(name)
+    if len(clips.videos) > 1:
+        raise ValueError(f"{name} is a folder of {len(clips.videos)} videos: name one of them")
+    return Place("", clip), clips.select([_require_clip(query, clip, len(clips))])
+
+
+def _split_query(dataset: Dataset, query: str) -> tuple[str, int]:
+    """Divides NAME:CLIP; a name that has a colon itself is taken as it is."""
+    names = {video.name for clips in dataset.splits.values() for video in clips.videos}
+    name, colon, number = query.rpartition(":")
+    if query in names or not colon or not number.isdigit() or os.path.exists(query):
+        return query, 0
+    return name, int(number)
+
+
+def _require_clip(query: str, clip: int, num_clips: int) -> int:
+    if clip >= num_clips:
+        raise ValueError(f"{query!r} asks for clip {clip}, but the video has {num_clips} (from 0)")
+    return clip
+
+
+def _is_same_file(first: str, second: str) -> bool:
+    return os.path.exists(first) and os.path.realpath(first) == os.path.realpath(second)
+
+
+def _suggest(dataset: Dataset, name: str) -> str:
+    names = [video.name for clips in dataset.splits.values() for video in clips.videos]
+    close = difflib.get_close_matches(name, names, n=MAX_CLOSE_NAMES)
+    return f"; did you mean {', '.join(close)}?" if close else f"; one of them is {names[0]}"
+
+
+# --- similarity -----------------------------------------------------------------------------------
+
+
+def measure_similarity(
+    query_F: np.ndarray, feature_NF: np.ndarray, fitted_NF: np.ndarray
+) -> np.ndarray:
+    """Returns the cosine of each vector with the query, float64 [N], to 5 decimals.
+
+    Vectors are standardised by mean and standard deviation of `fitted_NF`; one that is the mean has
+    no direction, and its cosine is 0.
+    """
+    mean_F, scale_F = fit_standardization(fitted_NF)
+    query_F, feature_NF = (query_F - mean_F) / scale_F, (feature_NF - mean_F) / scale_F
+    norm_N = np.linalg.norm(feature_NF, axis=1) * np.linalg.norm(query_F)
+    cosine_N = feature_NF @ query_F / np.where(norm_N > 0, norm_N, 1.0)
+    return np.round(cosine_N, DECIMALS) + 0.0  # + 0: no minus zero
+
+
+def rank(similarity_N: np.ndarray, count: int, left_out: int | None) -> np.ndarray:
+    """Returns the numbers of the most similar clips, the best first, equal ones by their number."""
+    order = np.argsort(-similarity_N, kind="stable")
+    return order[order != left_out][:count] if left_out is not None else order[:count]
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def _describe(dataset: Dataset, place: Place, outside: Clips | None) -> dict[str, Any]:
+    """Names a clip: video, its number there, times of its first and last valid frame, s."""
+    clips, n = (outside, 0) if outside is not None else (dataset.splits[place.split], place.number)
+    video = clips.videos[clips.video_index_N[n]]
+    times = clips.time_NT[n][clips.mask_NT[n]]
+    times = times if len(times) else clips.time_NT[n]
+    return {
+        "name": video.name,
+        "clip": int(clips.position_N[n]),
+        "start": float(times[0]),
+        "end": float(times[-1]),
+        "label": video.label,
+        "split": place.split or None,
+        "number": place.number if outside is None else None,
+    }
+
+
+def _format_hits(asked: dict[str, Any], hits: Sequence[dict[str, Any]]) -> str:
+    rows = [["query", *_list_cells(asked), "-"]]
+    for number, hit in enumerate(hits, start=1):
+        rows.append([str(number), *_list_cells(hit), f"{hit['similarity']:.4f}"])
+    header = ["rank", "video", "clip", "time (s)", "label", "split", "similarity"]
+    return format_table(header, rows)
+
+
+def _list_cells(clip: dict[str, Any]) -> list[str]:
+    time = f"{clip['start']:.2f} to {clip['end']:.2f}"
+    return [clip["name"], str(clip["clip"]), time, clip["label"] or "-", clip["split"] or "-"]
+
+
+def _draw(path, dataset: Dataset, asked, hits, outside: Clips | None) -> None:
+    """Draws the query and what was found, a row of frames each."""
+    clips = [outside.read([0])[0]] if outside is not None else []
+    inside = hits if outside is not None else [asked, *hits]
+    clips += [dataset.splits[clip["split"]].read([clip["number"]])[0] for clip in inside]
+    shown = choose_frames(dataset.splits[hits[0]["split"]].clip_format.sampling.num_frames)
+    rows = [view_to_rgb(dataset.view, clip_THWC[shown]) for clip_THWC in clips]
+    labels = [_label_row("query", asked)]
+    labels += [_label_row(f"{k}: {hit['similarity']:.3f}", hit) for k, hit in enumerate(hits, 1)]
+    columns = [f"frame {t}" for t in shown]
+    title = f"The {len(hits)} clips most similar to clip {asked['clip']} of {asked['name']}"
+    figures.write_sheet(path, rows, labels, columns, title)
+
+
+def _label_row(head: str, clip: dict[str, Any]) -> str:
+    name = clip["name"] if len(clip["name"]) <= 32 else "..." + clip["name"][-29:]
+    return f"{head}\n{name}\nclip {clip['clip']}, {clip['start']:.1f} s\n{clip['label'] or ''}"
