@@ -10,9 +10,7 @@ python train.py --workdir RUN --parallel.coordinator auto     one of several: do
 """
 
 import argparse
-import contextlib
 import dataclasses
-import sys
 import time
 from pathlib import Path
 
@@ -27,26 +25,29 @@ def main(arguments: list[str]) -> int:
     request = read_request(arguments)
     runtime.prepare_jax()
     from vvae.run import lock
+    from vvae.session.watch import Ending
 
     if request.group is not None:
         processes.connect(request.group)
-    with contextlib.ExitStack() as held:
-        processes.do_first(lambda: held.enter_context(lock(request.workdir)))
-        finished = train(request)
-        if finished:
+    with processes.first_only(lock(request.workdir)):
+        ending = train(request)
+        if ending is Ending.FINISHED:
             import evaluate
 
             evaluate.evaluate_run(request.workdir)
-    return 0
-
-
-# --- the command line ----------------------------------------------------------------------------
+    return cli.TEMPORARY_FAILURE if ending is Ending.PREEMPTED else 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the command line asks for: settings, run directory, a run to take parameters from, and
-    which of several processes this one is."""
+    """What the command line asks for.
+
+    Attributes:
+      config: the settings.
+      workdir: the run directory, new or to be continued.
+      init_from: a run, or published weights, to take the first parameters from.
+      group: which of several processes this one is; None for one process.
+    """
 
     config: Config
     workdir: Path
@@ -57,14 +58,14 @@ class Request:
 def read_request(arguments: list[str]) -> Request:
     """Reads the command line.
 
-    A first word without hyphens is a configuration file. Without one, the settings that the
-    arguments leave open are those of the run in --workdir, else those of configs/default.py.
+    A first word without hyphens is a configuration file. Without one, the defaults of all settings
+    are those of the run in --workdir, or else those of configs/default.py.
     """
     has_file = bool(arguments) and not arguments[0].startswith("-")
     file, arguments = (arguments[0], arguments[1:]) if has_file else (None, arguments)
     parser = argparse.ArgumentParser("train.py", add_help=False, allow_abbrev=False)
     parser.add_argument(
-        "--workdir", type=Path, metavar="RUN", help="run directory, new or to go on with"
+        "--workdir", type=Path, metavar="RUN", help="run directory, new or to be continued"
     )
     parser.add_argument(
         "--init_from",
@@ -83,7 +84,7 @@ def read_request(arguments: list[str]) -> Request:
     if group is not None and options.workdir is None:
         raise ValueError("several processes need the same run directory: give --workdir RUN")
     workdir = options.workdir or Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return Request(config, workdir, options.init_from, group)
+    return Request(config=config, workdir=workdir, init_from=options.init_from, group=group)
 
 
 def _find_defaults(file: str | None, workdir: Path | None) -> Config:
@@ -94,126 +95,101 @@ def _find_defaults(file: str | None, workdir: Path | None) -> Config:
     return load_config_file(file or DEFAULT_CONFIG)
 
 
-# --- the story of a run --------------------------------------------------------------------------
-
-
-def train(request: Request) -> bool:
-    """Trains, or goes on training; returns whether the training is finished."""
+def train(request: Request):
+    """Trains, or continues a training; returns its `Ending`."""
     from vvae import build
     from vvae.run import is_run
-    from vvae.session.preview import (
-        count_parts,
-        open_data,
-        print_epochs,
-        print_estimate,
-        print_objective,
-    )
+    from vvae.session import preview, start, update
     from vvae.session.prior_fits import PriorFits
-    from vvae.session.start import (
-        adopt_network,
-        begin_run,
-        count_steps,
-        describe_state,
-        make_state,
-        open_batches,
-        restore_state,
-        take_parameters,
-    )
-    from vvae.session.update import make_optimizer, make_schedule, make_step
     from vvae.session.validation import Validation, draw_curves
-    from vvae.session.watch import Interrupts, Report, explain_memory, make_profile
+    from vvae.session.watch import Ending, Interrupts, Report, explain_memory
     from vvae.training.checkpoint import Checkpointer
     from vvae.training.cost import measure_step
     from vvae.training.parallel import make_runner, run_ahead
 
-    config, workdir = adopt_network(request.config, request.init_from), request.workdir
+    # The order of starting is important:
+    # 1. Devices and model, which need the settings alone: what cannot work ends here, in seconds.
+    # 2. Data: decoded once into the cache. The number of steps may depend on them.
+    # 3. The run directory: a new one, or one that has the same settings and data.
+    # 4. The newest checkpoint: a damaged one ends here, before anything is compiled.
+    # 5. The step is compiled from shapes alone, while a fresh state is fitted to the data.
 
-    # Devices, and what the work will take.
+    # --- Devices and model
+    config, workdir = start.adopt_network(request.config, request.init_from), request.workdir
     runner = make_runner(config.parallel.kind)
-    num_parts = count_parts(config, runner)
+    model = build.build_model(config)
+    num_micro_batches = preview.count_micro_batches(config, model, runner)
     print(f"run directory: {workdir} ({'continued' if is_run(workdir) else 'new'})", flush=True)
-    print_estimate(config, runner, num_parts)
-    print_objective(config)
+    preview.print_estimate(config, model, runner, num_micro_batches)
+    preview.print_objective(config)
 
-    # Data: decoded once into the cache, then read from it.
-    dataset = processes.do_together(lambda: build.cut_data(config, open_data(config)))
-    num_steps = count_steps(config.train, dataset)
-    print_epochs(config, num_steps)
+    # --- Data
+    dataset = processes.do_together(preview.open_data, config)
+    num_steps = start.count_steps(config.train, dataset)
+    preview.print_epochs(config, model, num_steps)
 
-    # The run directory: a new one, or the one that is continued.
-    run = begin_run(workdir, config, dataset, num_steps)
+    # --- Run
+    num_parameters = preview.count_parameters(model)
+    run = start.begin_run(
+        workdir, config, dataset, num_steps=num_steps, num_parameters=num_parameters
+    )
 
-    # Model, optimizer, step.
-    model = build.build_model(config, dataset.view.num_channels)
-    schedule = make_schedule(config.optim, num_steps)
-    tx = make_optimizer(config, schedule)
-    step = runner.compile_step(make_step(model, tx, config, num_steps, num_parts))
+    # --- Step
+    schedule = update.make_schedule(config.optim, num_steps)
+    tx = update.make_optimizer(model, config, schedule)
+    step = update.make_step(
+        model, tx, config, num_steps=num_steps, num_micro_batches=num_micro_batches
+    )
+    step = runner.compile_step(step)
     fit_prior = PriorFits(model, runner, dataset, run)
     validate = Validation(model, runner, dataset, run)
 
     with Checkpointer(run.checkpoints) as checkpointer:
-        # Of a run that is continued, the state.
-        abstract_state = describe_state(model, tx, config)
-        host_state = None
-        if checkpointer.latest_step is not None:
-            fallback = config.checkpoint.fallback
-            host_state = restore_state(checkpointer, abstract_state, fallback)
-        first_step = 0 if host_state is None else int(host_state.step)
+        # --- Restore or start
+        abstract_state = start.describe_state(model, tx, config)
+        state = start.restore_state(checkpointer, abstract_state, config.checkpoint.fallback)
+        first_step = 0 if state is None else int(state.step)
         if first_step >= num_steps:
             print(f"{workdir} is finished: all {num_steps} steps are done")
-            return True
+            return Ending.FINISHED
+        batches = start.open_batches(
+            dataset, config, runner, num_steps=num_steps, first_step=first_step
+        )
+        shapes = runner.describe_state(abstract_state)
+        cost = run_ahead(measure_step, step, shapes, batches.current)
+        if state is None:
+            state = start.start_state(model, tx, dataset, config, request.init_from)
+        state = runner.place_state(state)
 
-        # The step is compiled meanwhile: it needs the shapes alone.
-        batches = open_batches(dataset, config, runner, first_step)
-        batch = next(batches)
-        cost = run_ahead(measure_step, step, runner.describe_state(abstract_state), batch)
+        # --- Loop
+        def save(number, state):
+            with report.pause():
+                scores = validate(number, state, report)
+                checkpointer.save(number, state, {"next_step": number}, scores)
+                processes.wait_for_all()  # the first process has drawn a sheet
+                runtime.release_memory()
 
-        # Of a new one, another run's parameters, or fresh ones.
-        if host_state is None:
-            host_state = make_state(model, tx, dataset, config)
-            if request.init_from is not None:
-                host_state = take_parameters(host_state, request.init_from)
-            # Fitted to the data, which may round differently on another machine.
-            host_state = processes.share(host_state)
-
-        # The loop. A step's metrics are fetched when the next one runs, so that no device waits.
-        state = runner.place_state(host_state)
-        clips = dataset.splits["train"]
-        report = Report(run, clips, runner, schedule, first_step)
-        profile = make_profile(run, first_step)
-        explain = explain_memory(config, num_parts)
-        with explain, Interrupts() as interrupts, report, profile:
+        report = Report(run, dataset.splits["train"], runner, schedule, first_step=first_step)
+        with explain_memory(config, num_micro_batches), Interrupts() as interrupts, report:
             report.describe_step(cost.result())
-            processes.wait_for_all()  # compiled now, by some later than by others
-            for done in range(first_step + 1, num_steps + 1):
+            processes.wait_for_all()  # some have compiled later than others
+            for number in range(first_step + 1, num_steps + 1):
                 asked_to_stop = runner.share_flag(interrupts.requested)
-                with profile.step(done):
-                    state, metrics = step(state, batch)
-                    used, batch = batch, report.next_batch(batches, metrics)
-                    report.step_done(done, metrics, used["index"])
-                if profile.is_due(done):
-                    with report.pause():
-                        report.say(f"profile: {profile.write()}, for TensorBoard and Perfetto")
-                if fit_prior.is_due(done):
-                    with report.pause():
-                        state = fit_prior(state)
-                is_last = done == num_steps or asked_to_stop()
-                if is_last or done % config.train.validate_every == 0:
-                    with report.pause():
-                        scores = validate(done, state, report)
-                        checkpointer.save(done, state, {"next_step": done}, scores)
-                        processes.wait_for_all()  # the first one has drawn a sheet
-                        runtime.release_memory()
+                state = report.step(number, step, state, batches)
+                state = fit_prior(number, state, report)
+                is_last = number == num_steps or asked_to_stop()
+                if is_last or number % config.train.validate_every == 0:
+                    save(number, state)
                 if is_last:
                     break
         batches.close()
 
+    # --- End
     draw_curves(run)
-    if done < num_steps:
-        print(f"stopped at step {done} of {num_steps}; go on: python train.py --workdir {workdir}")
-        if not interrupts.by_hand:
-            sys.exit(cli.TEMPORARY_FAILURE)
-    return done == num_steps
+    if number == num_steps:
+        return Ending.FINISHED
+    print(f"stopped at step {number} of {num_steps}; go on: python train.py --workdir {workdir}")
+    return interrupts.ending
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from vvae import build
 from vvae.config import Config, load_config_file
 from vvae.data.dataset import UNSPLIT, Clips, Dataset, open_unsplit
 from vvae.measure.pca import fit_frame_pca, project_frames
-from vvae.session.preview import count_parts
+from vvae.session.preview import count_micro_batches
 from vvae.session.start import count_steps, make_state, open_batches
 from vvae.session.update import make_optimizer, make_schedule, make_step
 from vvae.tasks import probe as probes
@@ -180,13 +180,17 @@ def train(config: Config, dataset: Dataset, clips: Clips, seed: int):
     dataset = dataclasses.replace(dataset, splits={"train": clips})
     num_steps = count_steps(config.train, dataset)
     runner = make_runner("mesh", jax.devices()[:1])
-    model = build.build_model(config, dataset.view.num_channels)
-    tx = make_optimizer(config, make_schedule(config.optim, num_steps))
-    step = runner.compile_step(make_step(model, tx, config, num_steps, count_parts(config, runner)))
+    model = build.build_model(config)
+    tx = make_optimizer(model, config, make_schedule(config.optim, num_steps))
+    num_micro_batches = count_micro_batches(config, model, runner)
+    step = runner.compile_step(
+        make_step(model, tx, config, num_steps=num_steps, num_micro_batches=num_micro_batches)
+    )
     state = runner.place_state(make_state(model, tx, dataset, config))
-    batches = open_batches(dataset, config, runner, 0)
+    batches = open_batches(dataset, config, runner, num_steps=num_steps, first_step=0)
     for _ in range(num_steps):
-        state, _ = step(state, next(batches))
+        state, _ = step(state, batches.current)
+        batches.advance()
     batches.close()
     return model, jax.device_get(variables(state, ema=True))
 

@@ -133,7 +133,7 @@ def _read_random_conv(train: Clips, test: Clips, seed: int) -> float:
 
 def _read_random_encoder(config: Config, train: Clips, test: Clips, seed: int) -> float:
     """Top-1 from the latents of an untrained SequentialVAE, pooled as `evaluate.py` pools them."""
-    model = build.build_model(config, train.clip_format.clip_shape[-1])
+    model = build.build_model(config)
     mean_HWC, std = pixel_statistics(train)
     stats = {"mean": jnp.asarray(mean_HWC), "std": jnp.float32(std)}
     params = randomize_params(model, {"stats": stats}, seed)

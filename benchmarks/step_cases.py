@@ -44,7 +44,7 @@ class Case(abc.ABC):
 
     def make_model(self):
         """Returns vvae's model."""
-        return build.build_model(self.config, self.video_shape[-1])
+        return build.build_model(self.config)
 
     @abc.abstractmethod
     def twin_makers(self) -> dict[str, Callable[[], Twin]]:

@@ -55,8 +55,8 @@ def train(folder, workdir, *extra, **changed):
 
 def read_state(workdir):
     run = open_run(workdir)
-    model = build.build_model(run.config, run.num_channels)
-    tx = make_optimizer(run.config, make_schedule(run.config.optim, run.num_steps))
+    model = build.build_model(run.config)
+    tx = make_optimizer(model, run.config, make_schedule(run.config.optim, run.num_steps))
     abstract = describe_state(model, tx, run.config)
     with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
         return checkpointer.restore("latest", abstract).state

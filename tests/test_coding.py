@@ -309,7 +309,7 @@ def make_model(view="rgb", seed=0, **causal):
         causal=Causal(**(settings | causal)),
         evaluate=Evaluate(tasks=("density",)),
     )
-    model = build.build_model(config, 1 if view == "gray" else 3)
+    model = build.build_model(config)
     return config, model, make_variables(model, seed)
 
 

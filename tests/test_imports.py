@@ -26,7 +26,7 @@ ALLOWED = {
     "data": ("data", "video"),
     "models": ("models", "distributions"),
     "objectives": ("objectives", "distributions", "models.contract"),
-    "training": ("training", "objectives", "processes"),
+    "training": ("training", "objectives", "processes", "models.frame_cost"),
     "inference": ("models", "distributions", "video"),
     "pretrained": ("pretrained", "models", "distributions"),
     # A run directory, and what its settings mean.

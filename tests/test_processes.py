@@ -248,4 +248,4 @@ def test_without_options_there_is_one_process():
     assert all(gathered[name].shape == (1, *np.shape(tree[name])) for name in tree)
     assert processes.share(tree) is tree
     with pytest.raises(FileNotFoundError):
-        processes.do_together(lambda: os.stat("/no/such/file"))
+        processes.do_together(os.stat, "/no/such/file")

@@ -12,6 +12,7 @@ from vvae.config import Config, Train
 from vvae.session.start import count_steps
 from vvae.session.watch import Report, explain_memory
 from vvae.training.log import Progress
+from vvae.training.parallel import Lookahead
 from vvae.training.profile import StepProfile
 
 
@@ -31,12 +32,13 @@ def test_a_profile_holds_the_steps_that_were_asked_for(steps, done, traced, tmp_
     """Also where the loop ends before the last of them."""
     compute = jax.jit(lambda x: x @ x)
     written = []
-    with StepProfile(steps, tmp_path) as profile:
-        for step in range(1, done + 1):
-            with profile.step(step):
-                compute(np.eye(4, dtype=np.float32)).block_until_ready()
-            if profile.is_due(step):
-                written.append((step, profile.write()))
+    profile = StepProfile(steps, tmp_path)
+    for step in range(1, done + 1):
+        with profile.step(step):
+            compute(np.eye(4, dtype=np.float32)).block_until_ready()
+        if profile.is_due(step):
+            written.append((step, profile.write()))
+    profile.close()
     assert written == ([(steps[1], tmp_path)] if steps and steps[1] <= done else [])
     assert bool(list(tmp_path.rglob("*.xplane.pb"))) == bool(traced)
     assert not traced or read_steps(tmp_path) == traced
@@ -62,11 +64,14 @@ def test_only_time_in_which_no_step_runs_is_waiting():
     multiply = jax.jit(lambda a: jax.lax.fori_loop(0, 200, lambda _, b: a @ b, a))
     report = make_report()
     metrics = {"loss": multiply(jnp.full((512, 512), 1 / 512))}
-    assert report.next_batch(iter([5]), metrics) == 5
+    batches = Lookahead(iter([5, 6, 7]))
+    report._fetch_batch(batches, metrics)
+    assert batches.current == 6
     report._progress.advance(0.0, 0.0, "")
     assert report._progress.waiting_share == 0
     jax.block_until_ready(metrics)
-    assert report.next_batch(iter([6]), metrics) == 6
+    report._fetch_batch(batches, metrics)
+    assert batches.current == 7
     assert 0 < report._progress.waiting_share < 1
 
 
@@ -77,7 +82,7 @@ def test_want_of_memory_names_the_settings_and_keeps_the_message():
     message = r"RESOURCE_EXHAUSTED: Out of memory allocating 4503599627370496 bytes"
     with (
         pytest.raises(MemoryError, match=f"{settings}.*{message}"),
-        explain_memory(config, num_parts=3),
+        explain_memory(config, num_micro_batches=3),
     ):
         allocate().block_until_ready()
 
@@ -90,6 +95,6 @@ def test_other_errors_of_the_runtime_stay_as_they_are():
     compute = jax.jit(lambda x: jax.pure_callback(fail, shape, x))
     with (
         pytest.raises(jax.errors.JaxRuntimeError, match="not about memory"),
-        explain_memory(Config(), num_parts=1),
+        explain_memory(Config(), num_micro_batches=1),
     ):
         compute(np.float32(0)).block_until_ready()

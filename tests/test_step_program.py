@@ -12,7 +12,7 @@ import pytest
 from vvae import build
 from vvae.config import load_config_file
 from vvae.models.contract import init_variables
-from vvae.session.preview import _describe_network, count_parameters, count_parts
+from vvae.session.preview import count_micro_batches, count_parameters
 from vvae.session.update import make_optimizer, make_schedule, make_step
 from vvae.training.cost import measure_step
 from vvae.training.estimate import estimate_bytes
@@ -39,10 +39,13 @@ def make_program(config, kind, num_devices):
     runner = make_runner(kind, jax.devices()[:num_devices])
     frames, size = config.data.num_frames, config.train.batch_size
     shape_HWC = build.clip_format(config).clip_shape[1:]
-    model = build.build_model(config, shape_HWC[-1])
-    tx = make_optimizer(config, make_schedule(config.optim, NUM_STEPS))
-    parts = count_parts(config, runner)
-    step = runner.compile_step(make_step(model, tx, config, NUM_STEPS, parts))
+    model = build.build_model(config)
+    tx = make_optimizer(model, config, make_schedule(config.optim, NUM_STEPS))
+    counts = {
+        "num_steps": NUM_STEPS,
+        "num_micro_batches": count_micro_batches(config, model, runner),
+    }
+    step = runner.compile_step(make_step(model, tx, config, **counts))
     fresh = jax.jit(functools.partial(init_variables, model))(jax.random.key(0))
     state = runner.place_state(init_state(fresh["params"], fresh["stats"], tx))
 
@@ -120,6 +123,8 @@ def test_the_estimate_of_memory_is_right_within_a_quarter(name):
     config = read_config(name)
     runner, step, state, draw = make_program(config, "pmap", 1)
     cost = measure_step(step, state, runner.place_batch(draw(0)))
-    frames = config.train.batch_size * config.data.num_frames // count_parts(config, runner)
-    network, size = _describe_network(config), count_parameters(config)
-    assert estimate_bytes(network, size, frames) == pytest.approx(cost.bytes, rel=0.25)
+    model = build.build_model(config)
+    clips = config.train.batch_size // count_micro_batches(config, model, runner)
+    frames, frame_cost = clips * config.data.num_frames, model.estimate_frame_cost()
+    estimate = estimate_bytes(frame_cost, count_parameters(model), frames)
+    assert estimate == pytest.approx(cost.bytes, rel=0.25)

@@ -122,8 +122,8 @@ class Training:
     def read_result(self):
         """The whole state with the loader's position, and the lines without what they took."""
         run = open_run(self.workdir)
-        model = build.build_model(run.config, run.num_channels)
-        tx = make_optimizer(run.config, make_schedule(run.config.optim, run.num_steps))
+        model = build.build_model(run.config)
+        tx = make_optimizer(model, run.config, make_schedule(run.config.optim, run.num_steps))
         with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
             abstract_state = describe_state(model, tx, run.config)
             restored = checkpointer.restore("latest", abstract_state)
@@ -195,11 +195,11 @@ def test_sigterm_before_anything_can_be_saved_says_to_run_it_again():
 def test_a_second_signal_ends_at_once():
     code = (
         "import os, signal\n"
-        "from vvae import session\n"
-        "with session.Interrupts() as interrupts:\n"
+        "from vvae.session.watch import Ending, Interrupts\n"
+        "with Interrupts() as interrupts:\n"
         "    assert not interrupts.requested\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    assert interrupts.requested and not interrupts.by_hand\n"
+        "    assert interrupts.requested and interrupts.ending is Ending.PREEMPTED\n"
         "print('stopping', flush=True)\n"
         "try:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
@@ -214,7 +214,7 @@ def test_a_second_signal_ends_at_once():
 def test_without_a_signal_the_handlers_are_those_from_before():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with Interrupts() as interrupts:
-        assert not interrupts.requested and not interrupts.by_hand
+        assert not interrupts.requested
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 

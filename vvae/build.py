@@ -18,15 +18,15 @@ from vvae.models.causal import CausalVideoVAE
 from vvae.models.grid import GridVideoVAE
 from vvae.models.sequential import SequentialVAE
 from vvae.pretrained.load import build_network
-from vvae.run import open_run
+from vvae.run import Run, open_run
 from vvae.training.checkpoint import Checkpointer
 
 
 def find_videos(config: Config) -> Path:
-    """Returns the folder of the videos; the built-in data set is written if that is what is asked.
+    """Returns the folder of the videos; writes the built-in data set where that is asked for.
 
     Raises:
-      ValueError: if the settings are made for another data set and no folder is given.
+      ValueError: if the settings are for another data set and name no folder.
     """
     if config.data.path is not None:
         return Path(config.data.path)
@@ -45,12 +45,12 @@ def count_workers(config: Config) -> int:
 
 
 def open_data(config: Config, folder, progress=None) -> Dataset:
-    """Opens the training, validation and test clips of a folder, as the settings say."""
+    """Opens the training, validation and test clips of a folder."""
     return open_dataset(folder, clip_format(config), **_decoding(config), progress=progress)
 
 
 def open_new_data(config: Config, folder, class_names, progress=None) -> Dataset:
-    """Opens every video of a folder as one split, for a model that is trained already."""
+    """Opens every video of a folder as one split, for a trained model."""
     return open_unsplit(
         folder,
         clip_format(config),
@@ -61,7 +61,7 @@ def open_new_data(config: Config, folder, class_names, progress=None) -> Dataset
 
 
 def clip_format(config: Config) -> ClipFormat:
-    """Returns what the settings call a clip."""
+    """Returns the view, the size and the sampling of a clip."""
     data = config.data
     sampling = Sampling(data.num_frames, data.frame_stride, data.sampling)
     return ClipFormat(data.view, data.height, data.width, sampling)
@@ -79,7 +79,7 @@ def _decoding(config: Config) -> dict[str, Any]:
 
 
 def cut_data(config: Config, dataset: Dataset) -> Dataset:
-    """Returns the clips as the model sees them: cut into tiles, if the settings say so."""
+    """Returns the clips that the model sees: cut into tiles if data.tile is set."""
     if config.data.tile is None:
         return dataset
     size = frame_size(config)
@@ -88,22 +88,23 @@ def cut_data(config: Config, dataset: Dataset) -> Dataset:
 
 
 def frame_size(config: Config) -> tuple[int, int]:
-    """Returns (height, width) of what the model sees: of a frame, or of a tile."""
+    """Returns the (height, width) that the model sees, of a frame or of a tile."""
     data = config.data
     return (data.height, data.width) if data.tile is None else (data.tile, data.tile)
 
 
-def build_model(config: Config, num_channels: int) -> SequentialVAE | GridVideoVAE:
-    """Returns the model that the settings describe, for frames of num_channels channels.
+def build_model(config: Config) -> SequentialVAE | GridVideoVAE:
+    """Returns the model that the settings describe.
 
     Raises:
-      ValueError: if a published network is not there, or takes other videos.
+      ValueError: if a published network is missing, or takes videos of other channels.
     """
     builders = {
         "sequential": _build_sequential,
         "causal": _build_causal,
         "published": _build_published,
     }
+    num_channels = clip_format(config).clip_shape[-1]
     return builders[config.model.kind](config, (*frame_size(config), num_channels))
 
 
@@ -156,13 +157,14 @@ def _build_sequential(config: Config, shape_HWC: tuple[int, int, int]) -> Sequen
     )
 
 
-def load(workdir, which: str | int = "best", ema: bool = True):
+def load(run: Run | str | os.PathLike, which: str | int = "best", ema: bool = True):
     """Loads a trained model.
 
     Args:
-      workdir: a run directory.
+      run: a run directory, or its path.
       which: "best" (by validation ELBO), "latest", or the step of a checkpoint.
-      ema: the moving average of the parameters, which evaluation uses, instead of the last ones.
+      ema: whether to load the moving average of the parameters, which evaluation uses, or the last
+        parameters.
 
     Returns:
       (model, params), to be used with `vvae.encode`, `vvae.decode`, ...
@@ -170,7 +172,7 @@ def load(workdir, which: str | int = "best", ema: bool = True):
     Raises:
       ValueError: if there is no run or no such checkpoint, or if a checkpoint is damaged.
     """
-    run = open_run(workdir)
-    model = build_model(run.config, run.num_channels)
+    run = run if isinstance(run, Run) else open_run(run)
+    model = build_model(run.config)
     with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
         return model, checkpointer.restore_variables(which, ema=ema)

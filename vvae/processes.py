@@ -1,14 +1,15 @@
 """Several processes of one run: how they find each other, what they share, and how they end.
 
-With one process, which is the rule, every function here does the obvious thing at once. With
-several, all of them make the same calls in the same order.
+With a single process, the usual case, every function here does the obvious thing at once. Several
+processes make the same calls in the same order.
 """
 
+import contextlib
 import itertools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -161,15 +162,15 @@ def share(tree: Any) -> Any:
     return tree if count() == 1 else jax.tree.map(lambda a: a[0], gather(tree))
 
 
-def do_together(action: Callable[[], Any]) -> Any:
-    """Does something in every process, and returns what it gives here.
+def do_together(action: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function in every process, and returns its result in this one.
 
     Raises:
-      ValueError: it failed in some process, for a reason that the user can mend; then in all.
+      ValueError: in all processes, if it failed in one for a reason that the user can mend.
     """
     failure = result = None
     try:
-        result = action()
+        result = action(*arguments)
     except (ValueError, OSError, MemoryError) as error:
         failure = error
     if count() == 1:
@@ -186,13 +187,29 @@ def do_together(action: Callable[[], Any]) -> Any:
     return result
 
 
-def do_first(action: Callable[[], Any]) -> None:
-    """Does something in the first process while the others wait.
+def do_first(action: Callable[..., Any], *arguments: Any) -> None:
+    """Calls a function in the first process while the others wait.
 
     Raises:
-      ValueError: it failed, for a reason that the user can mend; then in all.
+      ValueError: in all processes, if it failed for a reason that the user can mend.
     """
-    do_together(action if is_first() else lambda: None)
+    do_together(*((action, *arguments) if is_first() else (_do_nothing,)))
+
+
+@contextlib.contextmanager
+def first_only(context: contextlib.AbstractContextManager) -> Iterator[None]:
+    """Enters a context in the first process while the others wait, and leaves it there.
+
+    Raises:
+      ValueError: in all processes, if entering failed for a reason that the user can mend.
+    """
+    with contextlib.ExitStack() as held:
+        do_first(held.enter_context, context)
+        yield
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def require_same(what: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""A run directory: what is in it, who may write to it, and the model that it holds.
+"""A run directory: what is in it, and who may write to it.
 
 config.json     settings, versions, device, git commit, data fingerprint, how it was called
 classes.json    class names in the order of their ids
@@ -59,11 +59,6 @@ class Run:
         return self.workdir / "metrics.jsonl"
 
     @property
-    def num_channels(self) -> int:
-        """Channels of the view, C."""
-        return self.record["data"]["num_channels"]
-
-    @property
     def num_steps(self) -> int:
         """Steps of the whole training."""
         return self.record["data"]["num_steps"]
@@ -78,7 +73,7 @@ def open_run(workdir) -> Run:
     """Reads a run directory.
 
     Raises:
-      ValueError: if it is none, or was written with settings that this version does not have.
+      ValueError: if it is not a run directory, or has settings that this version lacks.
     """
     workdir = Path(workdir)
     if not is_run(workdir):
@@ -105,7 +100,7 @@ def create_run(workdir, config: Config, data: dict[str, Any], class_names) -> Ru
     Args:
       workdir: the directory; made if missing.
       config: the settings.
-      data: what is known of the data and of the work: path, fingerprint, num_channels, num_steps,
+      data: facts about the data and the work: path, fingerprint, num_channels, num_steps,
         num_parameters, numbers of clips.
       class_names: in the order of the label ids.
     """
@@ -118,9 +113,9 @@ def create_run(workdir, config: Config, data: dict[str, Any], class_names) -> Ru
 
 
 def record_start(run: Run, config: Config, data_path: str) -> Run:
-    """Adds a start to the history in config.json, with its settings and where its data lie now.
+    """Adds a start to the history in config.json, with its settings and the place of its data.
 
-    Paths are written in full, so that the run goes on from any folder.
+    Paths are absolute, so that the run can be continued from any folder.
     """
     if config.data.path is not None:
         config = replace(config, data=replace(config.data, path=data_path))
@@ -152,9 +147,9 @@ def check_identity(run: Run, config: Config, fingerprint: str) -> None:
 
 @contextlib.contextmanager
 def lock(workdir):
-    """Locks a run directory for writing while the context lasts; the lock dies with the process.
+    """Locks a run directory for writing inside the context; the lock dies with the process.
 
-    A directory that was made for the lock and has stayed empty is removed again.
+    A directory that was made for the lock is removed again if it has stayed empty.
 
     Raises:
       ValueError: if another process is writing to it.

@@ -41,7 +41,9 @@ from vvae.models.causal_blocks import (
     TemporalUp,
     chain,
 )
+from vvae.models.frame_cost import FrameCost, GridNetwork, measure_grid
 from vvae.models.grid import GridVideoVAE
+from vvae.models.ppca import start_blocks_at_ppca, whiten_blocks
 
 STEMS = ("none", *stem.STEMS, "pca")
 
@@ -246,6 +248,40 @@ class CausalVideoVAE(GridVideoVAE):
     def encoder_modules(self) -> tuple[str, ...]:
         """See `GridVideoVAE`."""
         return ("encoder", "linear_encoder") if self.stem == "pca" else ("encoder",)
+
+    # --- training ------------------------------------------------------------------------------
+
+    @nn.nowrap
+    def count_first_places(self) -> float:
+        """Returns at how many places of a frame the first layer computes something."""
+        frames = self.temporal_compression if self.stem == "pca" else 1
+        return math.prod(self.shape_HWC[:2]) / (self.stem_scale**2 * frames)
+
+    @nn.nowrap
+    def estimate_frame_cost(self) -> FrameCost:
+        """Returns what a frame costs in training, by a formula."""
+        network = GridNetwork(
+            pixels=math.prod(self.shape_HWC),
+            finest=self.count_first_places(),
+            features=self.stem_features,
+            widths=self.widths,
+            blocks=self.blocks,
+            halvings=self.halvings,
+        )
+        return measure_grid(network)
+
+    @nn.nowrap
+    def start(self, variables: dict, statistics, beta: float) -> dict:
+        """Returns fresh variables, standardised by the training videos; see `contract`."""
+        mean_C, std_C = statistics.by_channel()
+        params = variables["params"]
+        stats = {"mean": jnp.asarray(mean_C), "std": jnp.asarray(std_C)}
+        if self.stem == "pca":
+            pca = statistics.block_pca(self.block_shape)
+            stats, variance_D = whiten_blocks(pca, stats, self.components)
+            if isinstance(self.bottleneck, GaussianLatents):
+                params = start_blocks_at_ppca(self, params, stats, variance_D, beta)
+        return {"params": params, "stats": stats}
 
     # --- networks ------------------------------------------------------------------------------
 

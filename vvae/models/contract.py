@@ -5,6 +5,12 @@
 having the methods `encode`, `decode`, `terms` and `sample`, `posterior_mean`, which turns its
 posterior into latents, and what describes these: `kl_by_dim`, `level_posteriors`, `level_masks`,
 `standard_priors`, `count_numbers` and `smallest_video`.
+
+To be trained by `train.py` it also says what a training needs to know of it:
+`estimate_frame_cost()` and `count_first_places()`, from which time, memory and micro-batches are
+planned; `start(variables, statistics, beta)`, which adapts fresh variables to the training videos
+(`statistics` has the methods of `vvae.measure.statistics.ClipStatistics`, `beta` is the weight of
+the KL); and `num_fitted_components`, the size of a mixture prior that is fitted while training.
 """
 
 from typing import Any

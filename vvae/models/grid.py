@@ -17,6 +17,7 @@ from vvae.distributions import Gaussian
 from vvae.models import contract, likelihood
 from vvae.models.causal_blocks import Past
 from vvae.models.contract import Terms
+from vvae.models.frame_cost import FrameCost
 
 
 class GridVideoVAE(nn.Module):
@@ -36,6 +37,7 @@ class GridVideoVAE(nn.Module):
     shape_HWC: tuple[int, int, int]
 
     likelihood: ClassVar[str] = "gaussian"
+    num_fitted_components: ClassVar[int] = 0  # of a prior fitted while training
     last_layer: ClassVar[tuple[str, ...]] = ("decoder", "conv_out", "conv")
 
     def setup_likelihood(self, log_sigma: float) -> None:
@@ -95,6 +97,23 @@ class GridVideoVAE(nn.Module):
         t, h, w = shape_thw
         scale = self.spatial_compression
         return 1 + (t - 1) * self.temporal_compression, h * scale, w * scale
+
+    # --- training ------------------------------------------------------------------------------
+
+    @nn.nowrap
+    def count_first_places(self) -> float:
+        """Returns at how many places of a frame the first layer computes something."""
+        return math.prod(self.shape_HWC[:2])
+
+    @nn.nowrap
+    def estimate_frame_cost(self) -> FrameCost | None:
+        """Returns what a frame costs in training; None where there is no formula."""
+        return None
+
+    @nn.nowrap
+    def start(self, variables: dict, statistics, beta: float) -> dict:
+        """Returns the variables: published weights take videos as they are; see `contract`."""
+        return variables
 
     # --- inference -----------------------------------------------------------------------------
 

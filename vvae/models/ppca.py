@@ -17,11 +17,9 @@ reverse water-filling (Cover and Thomas 2006, section 10.3.3).
 
 import dataclasses
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-
-from vvae.models.causal import CausalVideoVAE
-from vvae.models.sequential import SequentialVAE
 
 # What the networks add to the linear path at first.
 _NETWORK_SCALE = 0.1
@@ -44,11 +42,11 @@ class FrameSpectrum:
     residual: float
 
 
-def start_at_ppca(model: SequentialVAE, params: dict, stats: dict, spectrum: FrameSpectrum) -> dict:
+def start_at_ppca(model: nn.Module, params: dict, stats: dict, spectrum: FrameSpectrum) -> dict:
     """Returns fresh parameters whose linear path is PPCA of the training frames.
 
     Args:
-      model: with linear=True.
+      model: a SequentialVAE with linear=True.
       params: fresh parameters.
       stats: the standardisation, of which `std` sets the floor of sigma.
       spectrum: of the standardised training frames; with fewer than latent_dim components, the
@@ -125,14 +123,14 @@ def whiten_blocks(pca: BlockPCA, stats: dict, num_components: int) -> tuple[dict
 
 
 def start_blocks_at_ppca(
-    model: CausalVideoVAE, params: dict, stats: dict, variance_D: np.ndarray, beta: float
+    model: nn.Module, params: dict, stats: dict, variance_D: np.ndarray, beta: float
 ) -> dict:
     """Returns fresh parameters whose linear path is PPCA of blocks of the training videos.
 
     Each block is coded by itself at first; what the blocks before it tell is left to training.
 
     Args:
-      model: with the stem "pca" and Gaussian latents.
+      model: a CausalVideoVAE with the stem "pca" and Gaussian latents.
       params: fresh parameters.
       stats: of `whiten_blocks`.
       variance_D: of `whiten_blocks`.

@@ -21,6 +21,8 @@ from vvae import distributions as dist
 from vvae.distributions import Gaussian, GaussianMixture
 from vvae.models import contract, likelihood
 from vvae.models.contract import Terms
+from vvae.models.frame_cost import FrameCost, measure_sequential
+from vvae.models.ppca import FrameSpectrum, start_at_ppca
 from vvae.models.sequential_blocks import (
     ClipEncoder,
     ClipState,
@@ -228,6 +230,42 @@ class SequentialVAE(nn.Module):
     def count_numbers(self, num_frames: int) -> int:
         """Returns how many numbers a frame is decoded from, the clip latent counted in full."""
         return self.latent_dim + self.clip_latent_dim
+
+    # --- training ------------------------------------------------------------------------------
+
+    @property
+    def num_fitted_components(self) -> int:
+        """Components of the prior that is fitted to the latents while training, 0 for none."""
+        return self.num_components if self.clip_prior == "mixture" else 0
+
+    @nn.nowrap
+    def count_first_places(self) -> float:
+        """Returns at how many places of a frame the first layer computes something."""
+        return math.prod(self.shape_HWC[:2])
+
+    @nn.nowrap
+    def estimate_frame_cost(self) -> FrameCost:
+        """Returns what a frame costs in training, by a formula."""
+        return measure_sequential(self.shape_HWC, self.widths, self.hidden)
+
+    @nn.nowrap
+    def start(self, variables: dict, statistics, beta: float) -> dict:
+        """Returns fresh variables, standardised by the training videos; see `contract`."""
+        mean_HWC, std = statistics.by_pixel()
+        params, stats = (
+            variables["params"],
+            {"mean": jnp.asarray(mean_HWC), "std": jnp.float32(std)},
+        )
+        if self.linear:
+            pca = statistics.frame_pca(self.latent_dim)
+            scale = (127.5 * std) ** 2  # of variances, from 8-bit to standardised units
+            spectrum = FrameSpectrum(
+                components_KD=pca.components_KD,
+                variance_K=pca.variance_K / scale,
+                residual=pca.residual / scale,
+            )
+            params = start_at_ppca(self, params, stats, spectrum)
+        return {"params": params, "stats": stats}
 
     # --- priors --------------------------------------------------------------------------------
 

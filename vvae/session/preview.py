@@ -1,4 +1,4 @@
-"""What is said before the training begins: the work, the data, the objective."""
+"""What is printed before a training begins: its cost, its objective, its data."""
 
 import functools
 import math
@@ -13,105 +13,106 @@ from vvae.data.size import DataSize, estimate_size
 from vvae.models.contract import init_variables
 from vvae.training import estimate
 
-# Frames that are computed at a time on a CPU, times the side of a square of as many places as the
-# first layer has of each: 32 frames of 64x64 pixels, 64 of 32x32. More leave its caches, and fewer
-# pay for the start of every operation (benchmarks/train_step.py).
+# A CPU is fastest with about 32 frames of 64x64 or 64 of 32x32 in a micro-batch: more leave its
+# caches, and fewer pay for the start of every operation (benchmarks/train_step.py). This is that
+# number of frames times the side of a square of as many places as the first layer computes.
 _CPU_SIDES = 32 * 64
 
 
-def count_parts(config: Config, runner) -> int:
-    """Returns the number of parts in which a device computes its part of a batch.
+def count_micro_batches(config: Config, model, runner) -> int:
+    """Returns the number of micro-batches into which a device divides its share of a batch.
 
     Raises:
-      ValueError: if the batch cannot be divided over the devices and the parts.
+      ValueError: if the batch cannot be divided over the devices and the micro-batches.
     """
-    batch_size, parts = config.train.batch_size, config.train.accumulate
-    divisor = runner.num_devices * (parts or 1)
+    batch_size, wanted = config.train.batch_size, config.train.accumulate
+    divisor = runner.num_devices * (wanted or 1)
     if batch_size % divisor:
         raise ValueError(
             f"train.batch_size={batch_size} cannot be divided over {runner.num_devices} "
-            f"device(s) and train.accumulate={parts}: choose a multiple of {divisor}"
+            f"device(s) and train.accumulate={wanted}: choose a multiple of {divisor}"
         )
-    if parts is not None:
-        return parts
-    clips = batch_size // runner.num_devices
+    if wanted is not None:
+        return wanted
     if jax.default_backend() != "cpu":
         return 1
-    side = math.sqrt(_count_places(config))
-    wanted = max(1, int(_CPU_SIDES / (side * config.data.num_frames)))
-    return clips // max(n for n in range(1, clips + 1) if clips % n == 0 and n <= wanted)
+    clips = batch_size // runner.num_devices
+    side = math.sqrt(model.count_first_places())
+    most = max(1, int(_CPU_SIDES / (side * config.data.num_frames)))
+    return clips // max(n for n in range(1, clips + 1) if clips % n == 0 and n <= most)
 
 
-def _count_places(config: Config) -> float:
-    """Returns of how many places of a frame the network's first layer computes something."""
-    pixels = math.prod(build.frame_size(config))
-    if config.model.kind != "causal":
-        return pixels
-    model = build.build_model(config, build.clip_format(config).clip_shape[-1])
-    frames = model.temporal_compression if model.stem == "pca" else 1
-    return pixels / (model.stem_scale**2 * frames)
+def count_parameters(model) -> int:
+    """Returns the number of learned parameters."""
+    shapes = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
 
 
-def print_estimate(config: Config, runner, num_parts: int) -> None:
-    """Prints what the training will take, before anything long begins.
+def print_estimate(config: Config, model, runner, num_micro_batches: int) -> None:
+    """Prints the memory and the time that the training will take.
 
-    Of published networks, which have no formula, only the number of parameters.
+    A published network has no formula: only its number of parameters is printed.
     """
-    num_parameters = count_parameters(config)
-    if config.model.kind == "published":
+    num_parameters, cost = count_parameters(model), model.estimate_frame_cost()
+    if cost is None:
         print(f"estimate: {num_parameters:,} parameters of a published network", flush=True)
         return
-    train, network = config.train, _describe_network(config)
+    train = config.train
     frames = train.batch_size * config.data.num_frames
-    frames_at_once = frames // (num_parts * runner.num_devices)
-    memory = estimate.estimate_bytes(network, num_parameters, frames_at_once)
+    frames_at_once = frames // (num_micro_batches * runner.num_devices)
+    memory = estimate.estimate_bytes(cost, num_parameters, frames_at_once)
     parts = [
         f"{num_parameters:,} parameters",
         f"about {memory / 1e6:.0f} MB a device for the step",
     ]
     if train.num_steps is not None:
-        parts.append(_estimate_duration(config, train.num_steps))
+        parts.append(_estimate_duration(config, cost, train.num_steps))
     print(f"estimate: {', '.join(parts)}", flush=True)
 
 
-def count_parameters(config: Config) -> int:
-    """Returns how many numbers the training learns."""
-    model = build.build_model(config, build.clip_format(config).clip_shape[-1])
-    shapes = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
+def print_epochs(config: Config, model, num_steps: int) -> None:
+    """Prints the time that training in epochs will take, which is known once the data are."""
+    cost = model.estimate_frame_cost()
+    if config.train.num_epochs is not None and cost is not None:
+        text = _estimate_duration(config, cost, num_steps)
+        print(f"estimate: {config.train.num_epochs} epochs, {text}", flush=True)
 
 
-def _describe_network(config: Config) -> estimate.Network | estimate.GridNetwork:
-    # The channels of a view are known without opening the data.
-    shape_HWC = (*build.frame_size(config), build.clip_format(config).clip_shape[-1])
-    if config.model.kind == "sequential":
-        return estimate.Network(shape_HWC, config.model.widths, config.model.hidden)
-    model = build.build_model(config, shape_HWC[-1])
-    return estimate.GridNetwork(
-        math.prod(shape_HWC),
-        _count_places(config),
-        model.stem_features,
-        model.widths,
-        model.blocks,
-        model.halvings,
-    )
-
-
-def _estimate_duration(config: Config, num_steps: int) -> str:
+def _estimate_duration(config: Config, cost, num_steps: int) -> str:
     num_frames = config.train.batch_size * config.data.num_frames * num_steps
-    seconds = estimate.estimate_seconds(
-        _describe_network(config), num_frames, num_steps, estimate.measure_rate()
-    )
+    seconds = estimate.estimate_seconds(cost, num_frames, num_steps, estimate.measure_rate())
     return (
         f"about {_format_duration(seconds)} for {num_steps} training steps, and a minute or two to "
         "compile and to evaluate"
     )
 
 
-def open_data(config: Config) -> Dataset:
-    """Opens the data and prints what was found, what is broken and what is left out.
+def print_objective(config: Config) -> None:
+    """Prints the weight of every term of the loss."""
+    objective, critic = config.objective, config.critic
+    terms = [f"{objective.likelihood:g} x -log p(x | z)", f"{objective.beta:g} x KL"]
+    names = {
+        "l1": "|error|",
+        "mse": "error^2",
+        "lpips": f"LPIPS ({objective.lpips_net})",
+        "wavelet": "|Haar error|",
+    }
+    for name, text in names.items():
+        weight = getattr(objective, name)
+        terms += [f"{weight:g} x {text}"] if weight else []
+    if critic.weight:
+        begin = f", from step {critic.start}, LeCam {critic.lecam:g}"
+        terms.append(f"{critic.weight:g} x critic (adaptive{begin})")
+    print(f"objective: {' + '.join(terms)}", flush=True)
 
-    What they will take is printed first, from listings and headers.
+
+def open_data(config: Config) -> Dataset:
+    """Opens the clips that the model sees; prints what was found, broken and left out.
+
+    The expected sizes, from listings and headers, are printed before anything is decoded.
+
+    Raises:
+      ValueError: if there are no videos, or `classify` cannot learn their classes.
     """
     if config.data.path is None and config.data.name == "performers":
         print("data: the built-in performers (written once, about 13 MB)", flush=True)
@@ -124,7 +125,7 @@ def open_data(config: Config) -> Dataset:
     for line in describe_flaws(dataset):
         print(line)
     _check_labels(config, dataset)
-    return dataset
+    return build.cut_data(config, dataset)
 
 
 def _check_labels(config: Config, dataset: Dataset) -> None:
@@ -145,30 +146,9 @@ def _describe_size(size: DataSize) -> str:
 
 
 def show_decoding(done: int, total: int) -> None:
-    """Shows how many videos are decoded, on one line."""
+    """Shows how many videos are decoded, on one line of a terminal."""
     if total and sys.stdout.isatty():
         print(f"\rdecoding {done}/{total} videos", end="\n" if done == total else "", flush=True)
-
-
-def print_epochs(config: Config, num_steps: int) -> None:
-    """Prints what training in epochs will take, which is known once the data are."""
-    if config.train.num_epochs is not None and config.model.kind != "published":
-        text = _estimate_duration(config, num_steps)
-        print(f"estimate: {config.train.num_epochs} epochs, {text}", flush=True)
-
-
-def print_objective(config: Config) -> None:
-    """Prints the weight of every term of the loss."""
-    objective, critic = config.objective, config.critic
-    terms = [f"{objective.likelihood:g} x -log p(x | z)", f"{objective.beta:g} x KL"]
-    names = {"l1": "|error|", "mse": "error^2", "lpips": f"LPIPS ({objective.lpips_net})"}
-    for name, text in {**names, "wavelet": "|Haar error|"}.items():
-        weight = getattr(objective, name)
-        terms += [f"{weight:g} x {text}"] if weight else []
-    if critic.weight:
-        begin = f", from step {critic.start}, LeCam {critic.lecam:g}"
-        terms.append(f"{critic.weight:g} x critic (adaptive{begin})")
-    print(f"objective: {' + '.join(terms)}", flush=True)
 
 
 def _format_bytes(count: int) -> str:

@@ -10,8 +10,9 @@ from vvae.data.dataset import Dataset
 from vvae.distributions import Gaussian
 from vvae.measure.clips import map_clips, spread_evenly
 from vvae.models import contract, mixture_prior
-from vvae.models.sequential import SequentialVAE, replace_clip_prior
+from vvae.models.sequential import replace_clip_prior
 from vvae.run import Run
+from vvae.session.watch import Report
 from vvae.training.state import TrainState, variables
 
 # Clips that the mixture prior is fitted to, spread over the training clips.
@@ -19,8 +20,11 @@ _MAX_PRIOR_CLIPS = 4096
 
 
 def plan_fits(num_warmup: int, every: int, num_steps: int) -> frozenset[int]:
-    """Returns the steps after which the mixture prior is fitted: the end of the KL warm-up, the end
-    of the training, and the multiples of `every` between them."""
+    """Returns the steps after which the mixture prior is fitted.
+
+    They are the end of the KL warm-up, the end of the training, and the multiples of `every`
+    between them.
+    """
     first = max(1, num_warmup)
     return frozenset({first, *range(-(-first // every) * every, num_steps, every), num_steps})
 
@@ -40,26 +44,32 @@ class PriorFits:
         clips = dataset.splits["train"]
         seen = np.flatnonzero(clips.mask_NT.any(axis=1))
         self._clips = clips.select(spread_evenly(seen, _MAX_PRIOR_CLIPS))
-        is_mixture = isinstance(model, SequentialVAE) and model.clip_prior == "mixture"
-        if is_mixture and model.num_components > len(self._clips):
+        num_components = model.num_fitted_components
+        if num_components > len(self._clips):
             raise ValueError(
-                f"model.num_components={model.num_components}: there are {len(self._clips)} "
-                "training clips for the mixture prior to be fitted to"
+                f"model.num_components={num_components}: the mixture prior cannot be fitted to "
+                f"only {len(self._clips)} training clips"
             )
         self._model, self._runner = model, runner
         self._batch_size, self._seed = run.config.train.batch_size, run.config.train.seed
         objective, num_steps = run.config.objective, run.num_steps
         num_warmup = round(objective.kl_warmup * num_steps)
-        self._steps = plan_fits(num_warmup, objective.prior_every, num_steps) if is_mixture else ()
+        steps = plan_fits(num_warmup, objective.prior_every, num_steps)
+        self._steps = steps if num_components else frozenset()
         self._encode = jax.jit(self._infer_clip)
 
-    def is_due(self, step: int) -> bool:
-        """Whether there is a mixture and it is fitted after this step."""
-        return step in self._steps
+    def __call__(self, step: int, state: TrainState, report: Report) -> TrainState:
+        """Returns the state after a step, with its prior fitted where that is due.
 
-    def __call__(self, state: TrainState) -> TrainState:
-        """Returns the state with the prior fitted to what its parameters infer, and the prior of
-        the averaged parameters to what those infer, from there on."""
+        The prior is fitted to what the parameters infer, and that of the averaged parameters,
+        from there on, to what those infer.
+        """
+        if step not in self._steps:
+            return state
+        with report.pause():
+            return self._fit(state)
+
+    def _fit(self, state: TrainState) -> TrainState:
         host = self._runner.fetch(state)
         last, average = (self._infer(variables(host, ema)) for ema in (False, True))
         mixture = mixture_prior.fit_mixture(last, self._model.num_components, self._seed)

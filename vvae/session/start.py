@@ -1,4 +1,4 @@
-"""The parts of a training that know its settings; `train.py` tells in which order they act."""
+"""How a training starts: its run directory, its first state, its batches."""
 
 import functools
 import json
@@ -12,19 +12,14 @@ import jax.numpy as jnp
 from vvae import build, processes
 from vvae.config import Config, Train, identity
 from vvae.data.dataset import Dataset
-from vvae.data.loader import Augmentation, Cuts, channel_statistics, pixel_statistics, train_batches
-from vvae.measure.pca import fit_block_pca, fit_frame_pca
-from vvae.models.bottleneck import GaussianLatents
-from vvae.models.causal import CausalVideoVAE
+from vvae.data.loader import Augmentation, Cuts, train_batches
+from vvae.measure.statistics import ClipStatistics
 from vvae.models.contract import init_variables
-from vvae.models.grid import GridVideoVAE
-from vvae.models.ppca import FrameSpectrum, start_at_ppca, start_blocks_at_ppca, whiten_blocks
 from vvae.pretrained.load import describe_network, is_published, load_network, load_pretrained
 from vvae.run import Run, check_identity, create_run, is_run, open_run, record_start
-from vvae.session.preview import count_parameters
 from vvae.session.update import make_critic
 from vvae.training.checkpoint import Checkpointer, DamagedError
-from vvae.training.parallel import prefetch
+from vvae.training.parallel import Lookahead, prefetch
 from vvae.training.state import CriticState, TrainState, init_critic, init_state
 
 _INITIALISATION_STREAM = 0
@@ -39,8 +34,8 @@ def adopt_network(config: Config, init_from: str | None) -> Config:
       init_from: published weights, or a run; None for a fresh start.
 
     Raises:
-      ValueError: for published weights without model.kind=published, or what is neither published
-        weights nor a run.
+      ValueError: for published weights without model.kind=published, and for a path that holds
+        neither published weights nor a run.
     """
     if init_from is None:
         return config
@@ -74,31 +69,42 @@ def count_steps(train: Train, dataset: Dataset) -> int:
     return num_steps
 
 
-def begin_run(workdir: Path, config: Config, dataset: Dataset, num_steps: int) -> Run:
-    """Creates the run directory, or checks that it may be continued with these settings.
+# --- the run directory ---------------------------------------------------------------------------
 
-    With several processes the first one writes, and all others must have the same settings and
-    data.
+
+def begin_run(
+    workdir: Path, config: Config, dataset: Dataset, *, num_steps: int, num_parameters: int
+) -> Run:
+    """Creates the run directory, or checks that it may be continued with these settings and data.
+
+    The first of several processes writes it; all must have the same settings and data.
+
+    Raises:
+      ValueError: for a run of other settings or other data, and for processes that differ.
     """
     processes.require_same("the settings", json.dumps(identity(config), sort_keys=True))
     processes.require_same("the data set", f"{dataset.fingerprint}, broken: {dataset.broken}")
-    processes.do_first(lambda: _write_start(workdir, config, dataset, num_steps))
+    facts = _describe_work(dataset, num_steps, num_parameters)
+    processes.do_first(_write_start, workdir, config, facts, dataset.class_names)
     return open_run(workdir)
 
 
-def _write_start(workdir: Path, config: Config, dataset: Dataset, num_steps: int) -> None:
-    data_path = str(Path(dataset.root).resolve())
+def _write_start(workdir: Path, config: Config, facts: dict, class_names) -> None:
     if is_run(workdir):
         run = open_run(workdir)
-        check_identity(run, config, dataset.fingerprint)
-        record_start(run, config, data_path)
-        return
-    facts = {
-        "path": data_path,
+        check_identity(run, config, facts["fingerprint"])
+        record_start(run, config, facts["path"])
+    else:
+        create_run(workdir, config, facts, class_names)
+
+
+def _describe_work(dataset: Dataset, num_steps: int, num_parameters: int) -> dict:
+    return {
+        "path": str(Path(dataset.root).resolve()),
         "fingerprint": dataset.fingerprint,
         "num_channels": dataset.view.num_channels,
         "num_steps": num_steps,
-        "num_parameters": count_parameters(config),
+        "num_parameters": num_parameters,
         "num_clips": {split: len(clips) for split, clips in dataset.splits.items()},
         "num_videos": {
             split: len({video.name for video in clips.videos})  # tiles share their video's name
@@ -109,50 +115,13 @@ def _write_start(workdir: Path, config: Config, dataset: Dataset, num_steps: int
         "num_clipped": dataset.num_clipped,
         "left_out_splits": dataset.left_out_splits,
     }
-    create_run(workdir, config, facts, dataset.class_names)
 
 
-def _start_critic(config: Config) -> CriticState | None:
-    """Returns the state of a fresh critic; None where there is none."""
-    if not config.critic.weight:
-        return None
-    critic, tx = make_critic(config)
-    key = jax.random.fold_in(jax.random.key(config.train.seed), _CRITIC_STREAM)
-    video = jnp.zeros((1, *build.clip_format(config).clip_shape))
-    return init_critic(jax.jit(critic.init)(key, video)["params"], tx)
-
-
-def make_state(model, tx, dataset: Dataset, config: Config) -> TrainState:
-    """Returns the state before the first step, standardised by the training clips."""
-    seed = config.train.seed
-    key = jax.random.fold_in(jax.random.key(seed), _INITIALISATION_STREAM)
-    fresh = jax.jit(functools.partial(init_variables, model))(key)
-    params, clips = fresh["params"], dataset.splits["train"]
-    if isinstance(model, CausalVideoVAE):
-        mean_C, std_C = channel_statistics(clips)
-        stats = {"mean": jnp.asarray(mean_C), "std": jnp.asarray(std_C)}
-        if model.stem == "pca":
-            pca = fit_block_pca(clips, model.block_shape)
-            stats, variance_D = whiten_blocks(pca, stats, model.components)
-            if isinstance(model.bottleneck, GaussianLatents):
-                beta = config.objective.beta
-                params = start_blocks_at_ppca(model, params, stats, variance_D, beta)
-        return init_state(params, stats, tx, _start_critic(config))
-    if isinstance(model, GridVideoVAE):
-        # Published weights take videos as they are; the parameters are replaced by theirs.
-        return init_state(params, fresh["stats"], tx, _start_critic(config))
-    mean_HWC, std = pixel_statistics(clips)
-    stats = {"mean": jnp.asarray(mean_HWC), "std": jnp.float32(std)}
-    if model.linear:
-        pca = fit_frame_pca(clips, model.latent_dim, seed)
-        scale = (127.5 * std) ** 2  # of variances, from 8-bit to standardised units
-        spectrum = FrameSpectrum(pca.components_KD, pca.variance_K / scale, pca.residual / scale)
-        params = start_at_ppca(model, params, stats, spectrum)
-    return init_state(params, stats, tx)
+# --- the state -----------------------------------------------------------------------------------
 
 
 def describe_state(model, tx, config: Config) -> TrainState:
-    """Returns the shapes and dtypes of `make_state`; nothing is computed or looked at for them."""
+    """Returns the shapes and dtypes of the state; computes nothing and reads no data."""
 
     def start(key):
         fresh = init_variables(model, key)
@@ -163,14 +132,17 @@ def describe_state(model, tx, config: Config) -> TrainState:
 
 def restore_state(
     checkpointer: Checkpointer, abstract_state: TrainState, fallback: bool
-) -> TrainState:
-    """Returns the newest state; if it is damaged and `fallback`, the newest whole one.
+) -> TrainState | None:
+    """Returns the newest state of a run, or None where there is no checkpoint yet.
 
-    Then the checkpoints after that one are put aside, and said to be.
+    If that checkpoint is damaged and `fallback` is set, returns the newest whole one, and
+    quarantines the checkpoints after it with a warning that names them.
 
     Raises:
-      CheckpointError: if it is damaged, or of another model or optimizer.
+      CheckpointError: if the checkpoint is damaged, or of another model or optimizer.
     """
+    if checkpointer.latest_step is None:
+        return None
     try:
         return checkpointer.restore("latest", abstract_state).state
     except DamagedError as error:
@@ -183,8 +155,42 @@ def restore_state(
     return state
 
 
+def start_state(model, tx, dataset: Dataset, config: Config, init_from: str | None) -> TrainState:
+    """Returns the state before the first step: fresh, or with the parameters of `init_from`.
+
+    Several processes share the first one's, because what is fitted to the data may round
+    differently on another machine.
+
+    Raises:
+      ValueError: if the network of `init_from` has other parameters.
+    """
+    state = make_state(model, tx, dataset, config)
+    if init_from is not None:
+        state = take_parameters(state, init_from)
+    return processes.share(state)
+
+
+def make_state(model, tx, dataset: Dataset, config: Config) -> TrainState:
+    """Returns a fresh state, standardised by the training clips."""
+    key = jax.random.fold_in(jax.random.key(config.train.seed), _INITIALISATION_STREAM)
+    fresh = jax.jit(functools.partial(init_variables, model))(key)
+    statistics = ClipStatistics(dataset.splits["train"], config.train.seed)
+    started = model.start(fresh, statistics, config.objective.beta)
+    return init_state(started["params"], started["stats"], tx, _start_critic(config))
+
+
+def _start_critic(config: Config) -> CriticState | None:
+    """Returns the state of a fresh critic; None without one."""
+    if not config.critic.weight:
+        return None
+    critic, tx = make_critic(config.critic)
+    key = jax.random.fold_in(jax.random.key(config.train.seed), _CRITIC_STREAM)
+    video = jnp.zeros((1, *build.clip_format(config).clip_shape))
+    return init_critic(jax.jit(critic.init)(key, video)["params"], tx)
+
+
 def take_parameters(state: TrainState, source: str) -> TrainState:
-    """Returns the state with other parameters, and their standardisation.
+    """Returns the state with the parameters and the standardisation of another network.
 
     Args:
       state: the state.
@@ -209,11 +215,14 @@ def take_parameters(state: TrainState, source: str) -> TrainState:
     return state.replace(params=params, ema_params=ema_params, stats=stats)
 
 
-def open_batches(dataset: Dataset, config: Config, runner, first_step: int):
-    """Returns the iterator of training batches on the devices, from first_step on."""
-    data = config.data
-    lengths = config.train.clip_lengths
-    num_steps = count_steps(config.train, dataset)
+# --- the batches ---------------------------------------------------------------------------------
+
+
+def open_batches(
+    dataset: Dataset, config: Config, runner, *, num_steps: int, first_step: int
+) -> Lookahead:
+    """Returns the training batches after first_step, on the devices."""
+    data, lengths = config.data, config.train.clip_lengths
     starts = [round(part * num_steps / len(lengths)) for part in range(len(lengths))]
     batches = train_batches(
         dataset.splits["train"],
@@ -225,4 +234,4 @@ def open_batches(dataset: Dataset, config: Config, runner, first_step: int):
         augmentation=Augmentation(data.flip, data.crop, data.brightness),
         cuts=Cuts(tuple(zip(starts, lengths, strict=True)), data.images),
     )
-    return prefetch(batches, lambda item: runner.place_batch(item[1]))
+    return Lookahead(prefetch(batches, lambda item: runner.place_batch(item[1])))

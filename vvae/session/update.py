@@ -4,8 +4,7 @@ import functools
 
 import optax
 
-from vvae import build
-from vvae.config import Config, Objective, Optim
+from vvae.config import Config, Critic, Objective, Optim
 from vvae.models import contract
 from vvae.models.critic import PatchCritic
 from vvae.objectives import lpips, reconstruction
@@ -23,35 +22,31 @@ def make_schedule(optim: Optim, num_steps: int):
     )
 
 
-def make_optimizer(config: Config, schedule):
-    """Returns the optax transformation."""
+def make_optimizer(model, config: Config, schedule) -> optax.GradientTransformation:
+    """Returns the optimizer of a model's parameters."""
     has_scale = config.model.likelihood != "bernoulli"
     return optimizer.make_optimizer(
         schedule,
         clip_norm=config.optim.clip_norm,
         weight_decay=config.optim.weight_decay,
         fast={"log_sigma": config.optim.sigma_rate} if has_scale else None,
-        frozen=_find_frozen(config),
+        frozen=() if config.optim.freeze == "none" else model.encoder_modules(),
     )
 
 
-def _find_frozen(config: Config) -> tuple[str, ...]:
-    if config.optim.freeze == "none":
-        return ()
-    model = build.build_model(config, build.clip_format(config).clip_shape[-1])
-    return model.encoder_modules()
-
-
-def make_step(model, tx, config: Config, num_steps: int, num_parts: int):
+def make_step(model, tx, config: Config, *, num_steps: int, num_micro_batches: int):
     """Returns (state, batch, axis_name) -> (state, metrics), to be compiled by a runner."""
     settings = {
         "tx": tx,
         "seed": config.train.seed,
         "ema_decay": config.optim.ema_decay,
-        "num_micro": num_parts,
+        "num_micro": num_micro_batches,
     }
     if config.critic.weight:
-        render, adversary = _make_render(model, config, num_steps), _make_adversary(model, config)
+        render, adversary = (
+            _make_render(model, config, num_steps),
+            _make_adversary(model, config.critic),
+        )
         return functools.partial(
             adversarial_step, render_fn=render, adversary=adversary, **settings
         )
@@ -102,20 +97,20 @@ def _make_render(model, config: Config, num_steps: int):
     return render
 
 
-def make_critic(config: Config) -> tuple[PatchCritic, optax.GradientTransformation]:
+def make_critic(settings: Critic) -> tuple[PatchCritic, optax.GradientTransformation]:
     """Returns the critic and its optimizer."""
-    critic = PatchCritic(config.critic.width, config.critic.depth)
-    return critic, optax.adam(config.critic.learning_rate, b1=0.5, b2=0.9)
+    critic = PatchCritic(settings.width, settings.depth)
+    return critic, optax.adam(settings.learning_rate, b1=0.5, b2=0.9)
 
 
-def _make_adversary(model, config: Config) -> Adversary:
-    critic, tx = make_critic(config)
+def _make_adversary(model, settings: Critic) -> Adversary:
+    critic, tx = make_critic(settings)
     return Adversary(
         score=lambda params, video: critic.apply({"params": params}, video),
         to_real=lambda batch: contract.as_unit_range(batch["video"]),
         last_kernel=model.last_kernel,
         tx=tx,
-        weight=config.critic.weight,
-        lecam=config.critic.lecam,
-        start=config.critic.start,
+        weight=settings.weight,
+        lecam=settings.lecam,
+        start=settings.start,
     )

@@ -1,6 +1,7 @@
-"""What watches the training: signals, memory, profile, log."""
+"""What watches a training: signals, memory, profile, log."""
 
 import contextlib
+import enum
 import math
 import signal
 import time
@@ -16,15 +17,27 @@ from vvae.training import estimate
 from vvae.training.cost import StepCost
 from vvae.training.finite import FiniteGuard
 from vvae.training.log import MetricsLog, Progress, open_tensorboard
+from vvae.training.parallel import Lookahead
 from vvae.training.profile import StepProfile
+from vvae.training.state import TrainState
+
+
+class Ending(enum.Enum):
+    """How a training has ended."""
+
+    FINISHED = "all steps are done"
+    STOPPED = "Ctrl-C"
+    PREEMPTED = "SIGTERM, by which schedulers take a machine back"
 
 
 class Interrupts:
-    """Turns the first Ctrl-C or SIGTERM into a request to save and stop; a second one of either
-    ends the process at once, even in the middle of a save."""
+    """Turns the first Ctrl-C or SIGTERM into a request to save and stop.
+
+    A second one of either ends the process at once, even in the middle of a save.
+    """
 
     def __init__(self):
-        """Nothing is requested yet."""
+        """Starts without a request."""
         self._received = None
 
     def __enter__(self) -> "Interrupts":
@@ -43,9 +56,9 @@ class Interrupts:
         return self._received is not None
 
     @property
-    def by_hand(self) -> bool:
-        """Whether that was Ctrl-C, and not SIGTERM, by which schedulers take a machine back."""
-        return self._received == signal.SIGINT
+    def ending(self) -> Ending:
+        """How a training ends that is not finished."""
+        return Ending.STOPPED if self._received == signal.SIGINT else Ending.PREEMPTED
 
     def _request(self, number: int, _) -> None:
         self._received = number
@@ -54,11 +67,11 @@ class Interrupts:
 
 
 @contextlib.contextmanager
-def explain_memory(config: Config, num_parts: int):
-    """Says of an error for want of memory inside which settings to change.
+def explain_memory(config: Config, num_micro_batches: int):
+    """Explains an out-of-memory error of a step: names the settings to lower.
 
     Raises:
-      MemoryError: in the place of the runtime's error, with its message.
+      MemoryError: instead of the runtime's error, whose message it contains.
     """
     try:
         yield
@@ -67,14 +80,14 @@ def explain_memory(config: Config, num_parts: int):
             raise
         size = f"data.height={config.data.height}, data.width={config.data.width}"
         raise MemoryError(
-            f"the memory does not suffice for a training step: lower {size} or "
-            f"train.batch_size={config.train.batch_size}, or compute a batch in more parts than "
-            f"{num_parts} by train.accumulate. The runtime says: {error}"
+            f"a training step does not fit into the memory: lower {size} or "
+            f"train.batch_size={config.train.batch_size}, or set train.accumulate above "
+            f"{num_micro_batches}, its number of micro-batches now. The runtime says: {error}"
         ) from error
 
 
 def make_profile(run: Run, first_step: int) -> StepProfile:
-    """Returns what traces the steps of train.profile, of which a continued run may be past."""
+    """Returns the tracer of the steps in train.profile, which a continued run may have passed."""
     steps = run.config.train.profiled_steps()
     if steps is not None and steps[1] <= first_step:
         print(f"train.profile={run.config.train.profile}: these steps are done, nothing is traced")
@@ -82,12 +95,20 @@ def make_profile(run: Run, first_step: int) -> StepProfile:
 
 
 class Report:
-    """Progress bar and metrics.jsonl; skips steps that are not finite, or stops the run at one."""
+    """Runs steps and reports them: progress bar, metrics.jsonl, profile.
 
-    def __init__(self, run: Run, clips: Clips, runner, schedule, first_step: int):
-        """Opens the log, from which the lines after first_step are cut.
+    A step whose loss or gradient is not finite is skipped and counted, or ends the training.
+    """
 
-        `clips` are the training clips, to be named where the loss is not finite.
+    def __init__(self, run: Run, clips: Clips, runner, schedule, *, first_step: int):
+        """Opens the log, and cuts off its lines after first_step.
+
+        Args:
+          run: the run directory.
+          clips: the training clips, which are named where the loss is not finite.
+          runner: where the metrics are fetched from.
+          schedule: step -> learning rate.
+          first_step: the number of steps that are done already.
         """
         config = run.config
         self._log = None
@@ -104,54 +125,66 @@ class Report:
         self._pending = None
         self._clips, self._guard = clips, FiniteGuard(config.train.skip_nonfinite)
         self._flops_per_step, self._peak = 0, math.inf
+        self._profile = make_profile(run, first_step)
 
     def __enter__(self) -> "Report":
         return self
 
     def __exit__(self, *exception) -> None:
+        self._profile.close()
         self._progress.close()
 
     def describe_step(self, cost: StepCost) -> None:
-        """Says what the compiled step takes, and measures the speed by it from here on."""
+        """Prints the memory and the work of the compiled step, and measures speed by it."""
         self._flops_per_step, self._peak = cost.flops, estimate.find_peak()
         self.say(
             f"compiled: {cost.bytes / 1e6:.0f} MB a device for the step, "
             f"{cost.flops / 1e9:.3g} GFLOP in it"
         )
 
-    def next_batch(self, batches, metrics):
-        """Returns the next batch, and counts the time as waiting if no step ran at its end.
+    def step(self, number: int, step, state: TrainState, batches: Lookahead) -> TrainState:
+        """Runs a step, fetches the next batch meanwhile, and reports the step before.
 
-        That is the most that the devices can have waited: they may have been busy at first.
+        The metrics of a step are fetched when the next one runs, so that no device waits.
 
         Args:
-          batches: iterator of batches.
-          metrics: of the step that may still run; they are looked at, not waited for.
+          number: of the step, from 1.
+          step: the compiled step.
+          state: on the devices; donated.
+          batches: on the devices; advanced by one.
+
+        Returns:
+          The state after the step.
+
+        Raises:
+          FloatingPointError: if the loss or the gradient of the step before was not finite, and
+            train.skip_nonfinite steps in a row have been skipped already.
+        """
+        with self._profile.step(number):
+            batch = batches.current
+            state, metrics = step(state, batch)
+            self._fetch_batch(batches, metrics)
+            self.flush()
+            self._pending = number, metrics, batch["index"]
+        if self._profile.is_due(number):
+            with self.pause():
+                self.say(f"profile: {self._profile.write()}, for TensorBoard and Perfetto")
+        return state
+
+    def _fetch_batch(self, batches: Lookahead, metrics) -> None:
+        """Fetches the next batch; counts the time as waiting if no step runs at its end.
+
+        That is an upper bound: the devices may have been busy at first. The metrics of the running
+        step are looked at, not waited for.
         """
         started = time.perf_counter()
-        batch = next(batches)
+        batches.advance()
         seconds = time.perf_counter() - started
         if all(value.is_ready() for value in jax.tree.leaves(metrics)):
             self._progress.add_wait(seconds)
-        return batch
-
-    def step_done(self, step: int, metrics, index) -> None:
-        """Takes the metrics of a step that may still run, and reports those of the step before.
-
-        Args:
-          step: its number.
-          metrics: as `train_step` gives them.
-          index: numbers of its clips, on the devices.
-
-        Raises:
-          FloatingPointError: if the loss or the gradient of that step was not finite, and as many
-            in a row as may be are skipped already.
-        """
-        self.flush()
-        self._pending = step, metrics, index
 
     def flush(self) -> None:
-        """Reports the step whose metrics were taken last."""
+        """Reports the last step that was run."""
         if self._pending is None:
             return
         step, metrics, index = self._pending
@@ -187,7 +220,7 @@ class Report:
 
     @contextlib.contextmanager
     def pause(self):
-        """Reports what is pending; the time inside does not count towards frames/s."""
+        """Reports the last step; the time inside does not count towards frames/s."""
         self.flush()
         started = time.perf_counter()
         yield
@@ -195,7 +228,7 @@ class Report:
 
 
 def _name_clips(clips: Clips, index) -> str:
-    """Returns the files of these clips with the frames that they begin at."""
+    """Returns the files and the first frames of clips."""
     shards = [np.asarray(shard.data).ravel() for shard in index.addressable_shards]
     names = [
         f"{clips.videos[clips.video_index_N[n]].name} from frame {clips.frame_NT[n, 0]}"

@@ -268,7 +268,7 @@ class Checkpointer:
             path = self._find_path(later)
             numbered = (path.with_name(f"damaged-{path.name}-{n}") for n in itertools.count(1))
             aside.append(next(path for path in numbered if not path.exists()))
-            processes.do_first(lambda path=path, to=aside[-1]: path.rename(to))
+            processes.do_first(path.rename, aside[-1])
         self._manager.reload()
         return tuple(aside)
 

@@ -1,11 +1,12 @@
-"""What a training will take, told before it begins; a formula, so that nothing is compiled."""
+"""Estimates what a training takes before it begins, by formulas: nothing is compiled."""
 
 import functools
 import time
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+
+from vvae.models.frame_cost import FrameCost
 
 # Share of the matrix-product rate that a training step reaches on two CPU cores: 0.40 for the
 # default network, 0.34 and 0.37 for causal ones, measured in turns with the products while others
@@ -13,14 +14,6 @@ import jax.numpy as jnp
 _EFFICIENCY = 0.45
 # A step that computes next to nothing: dispatch, batch, progress bar.
 _STEP_SECONDS = 0.01
-# Arrays of an activation's size that are alive at once in a step, forward and backward, measured as
-# the memory of compiled steps on CPUs. A stage of one block of a causal network is not computed
-# again in the backward pass, since the compiler dissolves a loop of one round: all that is inside
-# the block stays. Of longer stages the results of the blocks stay, and the inside of one block.
-_LIVE_COPIES = 6
-_INSIDE_KEPT_BLOCK = 34
-_INSIDE_SCANNED_BLOCK = 30
-_VIDEO_COPIES = 32  # of the pixels, around a causal network
 _PARAMETER_COPIES = 6  # params, moving average, two moments, gradient, update
 
 # FLOP/s of dense bfloat16 matrix products, by a part of jax's name of the device, the longer names
@@ -37,94 +30,21 @@ _PUBLISHED_PEAKS = {
 }
 
 
-@dataclass(frozen=True)
-class Network:
-    """What the cost of a frame depends on: frame size, channels a level, width of dense layers."""
+def estimate_seconds(cost: FrameCost, num_frames: int, num_steps: int, rate: float) -> float:
+    """Returns the seconds of training on num_frames frames in num_steps steps.
 
-    shape_HWC: tuple[int, int, int]
-    widths: tuple[int, ...]
-    hidden: int
-
-    def flops(self) -> int:
-        """Floating-point operations of one frame, forward and backward, in direct convolutions."""
-        height, width, channels = self.shape_HWC
-        multiplications = 0
-        for features in self.widths:
-            height, width = height // 2, width // 2
-            multiplications += 16 * channels * features * height * width
-            channels = features
-        multiplications += height * width * channels * self.hidden
-        # The decoder mirrors the encoder; the backward pass costs two forward ones.
-        return 2 * 2 * 3 * multiplications
-
-    def live_numbers(self) -> int:
-        """Numbers of one frame, encoder and decoder, that are alive at once."""
-        height, width, channels = self.shape_HWC
-        count = height * width * channels
-        for features in self.widths:
-            height, width = height // 2, width // 2
-            count += height * width * features
-        return _LIVE_COPIES * 2 * count
-
-
-@dataclass(frozen=True)
-class GridNetwork:
-    """What the cost of a frame of a causal network depends on; see `CausalVideoVAE`.
-
-    Attributes:
-      pixels: numbers of a frame of the video, H * W * C.
-      finest: positions a frame at the first resolution.
-      features: channels that the stem makes of the video.
-      widths, blocks, halvings: as the model's.
+    Args:
+      cost: of a frame.
+      num_frames: frames of all steps together.
+      num_steps: steps.
+      rate: FLOP/s of all devices together.
     """
-
-    pixels: int
-    finest: float
-    features: int
-    widths: tuple[int, ...]
-    blocks: tuple[int, int]
-    halvings: tuple[tuple[bool, bool], ...]
-
-    def _positions(self) -> list[float]:
-        """Positions a frame at each resolution."""
-        positions = [self.finest]
-        for in_time, in_space in self.halvings:
-            positions.append(positions[-1] / ((2 if in_time else 1) * (4 if in_space else 1)))
-        return positions
-
-    def flops(self) -> int:
-        """Floating-point operations of one frame, forward and backward, in direct convolutions."""
-        positions, widths = self._positions(), self.widths
-        num_blocks = sum(self.blocks)
-        multiplications = sum(54 * num_blocks * w * w * p for w, p in zip(widths, positions))
-        # Two blocks in the middle of each half, and the first and last convolutions.
-        multiplications += 2 * 2 * 54 * widths[-1] ** 2 * positions[-1]
-        multiplications += 2 * 27 * self.features * widths[0] * positions[0]
-        for level, (_, in_space) in enumerate(self.halvings):
-            taps = 16 if in_space else 3
-            multiplications += 2 * taps * widths[level] * widths[level + 1] * positions[level + 1]
-        # The backward pass costs two forward ones, and computes the blocks again.
-        return int(2 * 4 * multiplications)
-
-    def live_numbers(self) -> int:
-        """Numbers of one frame, encoder and decoder, that are alive at once."""
-        copies = sum(n if n > 1 else _INSIDE_KEPT_BLOCK for n in self.blocks)
-        if max(self.blocks) > 1:
-            copies += _INSIDE_SCANNED_BLOCK
-        activations = sum(w * p for w, p in zip(self.widths, self._positions()))
-        return int(copies * activations + _VIDEO_COPIES * self.pixels)
+    return cost.flops * num_frames / (_EFFICIENCY * rate) + _STEP_SECONDS * num_steps
 
 
-def estimate_seconds(
-    network: Network | GridNetwork, num_frames: int, num_steps: int, rate: float
-) -> float:
-    """Seconds to train on num_frames frames in num_steps steps, by devices of `rate` FLOP/s."""
-    return network.flops() * num_frames / (_EFFICIENCY * rate) + _STEP_SECONDS * num_steps
-
-
-def estimate_bytes(network: Network | GridNetwork, num_parameters: int, num_frames: int) -> int:
-    """Bytes of one device while num_frames frames are in it at a time, in float32."""
-    return 4 * (network.live_numbers() * num_frames + _PARAMETER_COPIES * num_parameters)
+def estimate_bytes(cost: FrameCost, num_parameters: int, num_frames: int) -> int:
+    """Returns the bytes of a device that computes num_frames frames at a time, in float32."""
+    return 4 * (cost.live_numbers * num_frames + _PARAMETER_COPIES * num_parameters)
 
 
 @functools.cache

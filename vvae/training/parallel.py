@@ -239,6 +239,23 @@ def prefetch(items: Iterable[Any], place: Callable[[Any], Any], depth: int = 2) 
     yield from placed
 
 
+class Lookahead:
+    """An iterator whose next item is fetched in advance, so that it can be looked at."""
+
+    def __init__(self, items: Iterator[Any]):
+        """Fetches the first item."""
+        self._items = items
+        self.current = next(items)
+
+    def advance(self) -> None:
+        """Fetches the next item."""
+        self.current = next(self._items)
+
+    def close(self) -> None:
+        """Closes the iterator below."""
+        self._items.close()
+
+
 def run_ahead(function: Callable, *arguments: Any) -> concurrent.futures.Future:
     """Begins to call a function in a thread of its own; a process waits for it at its end.
 

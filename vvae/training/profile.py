@@ -1,4 +1,4 @@
-"""A trace of some training steps, which TensorBoard and Perfetto open."""
+"""A trace of some training steps, for TensorBoard and Perfetto."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,14 +8,15 @@ import jax
 
 
 class StepProfile:
-    """Traces steps of the loop; a context, so that an interrupted trace is written too.
+    """Traces steps of the loop.
 
-    with StepProfile((20, 25), folder) as profile:
-        for number in ...:
-            with profile.step(number):
-                state, metrics = ...
-            if profile.is_due(number):
-                profile.write()
+    profile = StepProfile((20, 25), folder)
+    for number in ...:
+        with profile.step(number):
+            state, metrics = ...
+        if profile.is_due(number):
+            profile.write()
+    profile.close()
     """
 
     def __init__(self, steps: tuple[int, int] | None, folder: Path):
@@ -23,16 +24,14 @@ class StepProfile:
         self._steps, self._folder = steps, Path(folder)
         self._is_running = False
 
-    def __enter__(self) -> "StepProfile":
-        return self
-
-    def __exit__(self, *exception) -> None:
+    def close(self) -> None:
+        """Writes a trace that was interrupted."""
         if self._is_running:
             self.write()
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Marks what is done inside as a step; the first one of the trace starts it."""
+        """Marks the work inside as a step; the first traced step starts the trace."""
         if self._steps is None or not self._steps[0] <= number <= self._steps[1]:
             yield
             return
@@ -47,15 +46,17 @@ class StepProfile:
         return self._is_running and step == self._steps[1]
 
     def write(self) -> Path:
-        """Ends the trace, with what has run until now, and returns the folder that it is in."""
+        """Ends the trace with what has run so far, and returns its folder."""
         self._is_running = False
         jax.profiler.stop_trace()
         return self._folder
 
 
 def _without_python() -> jax.profiler.ProfileOptions:
-    """Calls in Python slow the steps, and those of a validation fill the trace: Perfetto's file
-    ends after a million events."""
+    """Returns options without a trace of Python, whose calls slow the steps and fill the file.
+
+    Perfetto's file ends after a million events.
+    """
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     return options
