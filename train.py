@@ -102,7 +102,7 @@ def train(request: Request) -> bool:
     from vvae import build
     from vvae.run import is_run
     from vvae.session.preview import (
-        count_parts,
+        count_micro_batches,
         open_data,
         print_epochs,
         print_estimate,
@@ -130,9 +130,9 @@ def train(request: Request) -> bool:
 
     # Devices, and what the work will take.
     runner = make_runner(config.parallel.kind)
-    num_parts = count_parts(config, runner)
+    num_micro_batches = count_micro_batches(config, runner)
     print(f"run directory: {workdir} ({'continued' if is_run(workdir) else 'new'})", flush=True)
-    print_estimate(config, runner, num_parts)
+    print_estimate(config, runner, num_micro_batches)
     print_objective(config)
 
     # Data: decoded once into the cache, then read from it.
@@ -147,7 +147,7 @@ def train(request: Request) -> bool:
     model = build.build_model(config, dataset.view.num_channels)
     schedule = make_schedule(config.optim, num_steps)
     tx = make_optimizer(config, schedule)
-    step = runner.compile_step(make_step(model, tx, config, num_steps, num_parts))
+    step = runner.compile_step(make_step(model, tx, config, num_steps, num_micro_batches))
     fit_prior = PriorFits(model, runner, dataset, run)
     validate = Validation(model, runner, dataset, run)
 
@@ -181,7 +181,7 @@ def train(request: Request) -> bool:
         clips = dataset.splits["train"]
         report = Report(run, clips, runner, schedule, first_step)
         profile = make_profile(run, first_step)
-        explain = explain_memory(config, num_parts)
+        explain = explain_memory(config, num_micro_batches)
         with explain, Interrupts() as interrupts, report, profile:
             report.describe_step(cost.result())
             processes.wait_for_all()  # compiled now, by some later than by others

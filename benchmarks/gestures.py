@@ -29,7 +29,7 @@ from vvae import build
 from vvae.config import Config, load_config_file
 from vvae.data.dataset import UNSPLIT, Clips, Dataset, open_unsplit
 from vvae.measure.pca import fit_frame_pca, project_frames
-from vvae.session.preview import count_parts
+from vvae.session.preview import count_micro_batches
 from vvae.session.start import count_steps, make_state, open_batches
 from vvae.session.update import make_optimizer, make_schedule, make_step
 from vvae.tasks import probe as probes
@@ -182,7 +182,9 @@ def train(config: Config, dataset: Dataset, clips: Clips, seed: int):
     runner = make_runner("mesh", jax.devices()[:1])
     model = build.build_model(config, dataset.view.num_channels)
     tx = make_optimizer(config, make_schedule(config.optim, num_steps))
-    step = runner.compile_step(make_step(model, tx, config, num_steps, count_parts(config, runner)))
+    step = runner.compile_step(
+        make_step(model, tx, config, num_steps, count_micro_batches(config, runner))
+    )
     state = runner.place_state(make_state(model, tx, dataset, config))
     batches = open_batches(dataset, config, runner, 0)
     for _ in range(num_steps):

@@ -45,7 +45,7 @@ from benchmarks.variables import draw_variables
 from vvae import distributions
 from vvae.models import contract
 from vvae.objectives.elbo import negative_elbo
-from vvae.session.preview import count_parts
+from vvae.session.preview import count_micro_batches
 from vvae.session.update import make_step
 from vvae.training.parallel import make_runner
 from vvae.training.state import init_state
@@ -68,8 +68,8 @@ class Outputs(NamedTuple):
 def make_jax_step(case: Case, variables, micro_batch: int, video: np.ndarray) -> Callable[[], None]:
     """Returns a function that makes one update of vvae's own training step and waits for it."""
     model, tx = case.make_model(), optax.adam(LEARNING_RATE)
-    num_parts = len(video) // micro_batch
-    step = make_step(model, tx, case.config, case.config.train.num_steps, num_parts)
+    num_micro_batches = len(video) // micro_batch
+    step = make_step(model, tx, case.config, case.config.train.num_steps, num_micro_batches)
     # A copy, which the first update may overwrite.
     variables = jax.tree.map(jnp.array, variables)
     state = init_state(variables["params"], variables["stats"], tx)
@@ -141,7 +141,7 @@ def make_loaded(make_twin: Callable[[], Twin], variables) -> Twin:
 def find_trained_micro_batch(case: Case) -> int:
     """Returns how many clips at a time `train.py` takes on one device."""
     runner = make_runner(case.config.parallel.kind, jax.devices()[:1])
-    return case.config.train.batch_size // count_parts(case.config, runner)
+    return case.config.train.batch_size // count_micro_batches(case.config, runner)
 
 
 def check_twins(case: Case, variables, video: np.ndarray) -> dict[str, float]:

@@ -188,7 +188,7 @@ def test_devices_and_parts_do_not_change_the_update(kind):
     state, batch = make_state(tx, critic_tx), make_batch()
     whole, metrics = jax.jit(make_step(tx, critic_tx))(state, batch)
     runner = make_runner(kind)
-    step = runner.compile_step(make_step(tx, critic_tx, num_micro=2))
+    step = runner.compile_step(make_step(tx, critic_tx, num_micro_batches=2))
     shared, shared_metrics = step(runner.place_state(state), runner.place_batch(batch))
     assert runner.num_devices == 8
     assert_close(runner.fetch(shared_metrics), jax.device_get(metrics), rtol=2e-3)

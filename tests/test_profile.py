@@ -73,11 +73,11 @@ def test_only_time_in_which_no_step_runs_is_waiting():
 def test_want_of_memory_names_the_settings_and_keeps_the_message():
     config = Config(train=Train(batch_size=24))
     allocate = jax.jit(lambda: jnp.ones(1 << 50))
-    settings = r"data.height=32, data.width=32 or train.batch_size=24, .* 3 by train.accumulate"
+    settings = r"data.height=32, data.width=32 or train.batch_size=24, .* 3 with train.accumulate"
     message = r"RESOURCE_EXHAUSTED: Out of memory allocating 4503599627370496 bytes"
     with (
         pytest.raises(MemoryError, match=f"{settings}.*{message}"),
-        explain_memory(config, num_parts=3),
+        explain_memory(config, num_micro_batches=3),
     ):
         allocate().block_until_ready()
 
@@ -90,6 +90,6 @@ def test_other_errors_of_the_runtime_stay_as_they_are():
     compute = jax.jit(lambda x: jax.pure_callback(fail, shape, x))
     with (
         pytest.raises(jax.errors.JaxRuntimeError, match="not about memory"),
-        explain_memory(Config(), num_parts=1),
+        explain_memory(Config(), num_micro_batches=1),
     ):
         compute(np.float32(0)).block_until_ready()

@@ -12,7 +12,7 @@ import pytest
 from vvae import build
 from vvae.config import load_config_file
 from vvae.models.contract import init_variables
-from vvae.session.preview import _describe_network, count_parameters, count_parts
+from vvae.session.preview import _describe_network, count_micro_batches, count_parameters
 from vvae.session.update import make_optimizer, make_schedule, make_step
 from vvae.training.cost import measure_step
 from vvae.training.estimate import estimate_bytes
@@ -41,8 +41,8 @@ def make_program(config, kind, num_devices):
     shape_HWC = build.clip_format(config).clip_shape[1:]
     model = build.build_model(config, shape_HWC[-1])
     tx = make_optimizer(config, make_schedule(config.optim, NUM_STEPS))
-    parts = count_parts(config, runner)
-    step = runner.compile_step(make_step(model, tx, config, NUM_STEPS, parts))
+    num_micro_batches = count_micro_batches(config, runner)
+    step = runner.compile_step(make_step(model, tx, config, NUM_STEPS, num_micro_batches))
     fresh = jax.jit(functools.partial(init_variables, model))(jax.random.key(0))
     state = runner.place_state(init_state(fresh["params"], fresh["stats"], tx))
 
@@ -120,6 +120,6 @@ def test_the_estimate_of_memory_is_right_within_a_quarter(name):
     config = read_config(name)
     runner, step, state, draw = make_program(config, "pmap", 1)
     cost = measure_step(step, state, runner.place_batch(draw(0)))
-    frames = config.train.batch_size * config.data.num_frames // count_parts(config, runner)
+    frames = config.train.batch_size * config.data.num_frames // count_micro_batches(config, runner)
     network, size = _describe_network(config), count_parameters(config)
     assert estimate_bytes(network, size, frames) == pytest.approx(cost.bytes, rel=0.25)

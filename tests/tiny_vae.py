@@ -84,9 +84,14 @@ def make_state(tx: optax.GradientTransformation) -> TrainState:
     return init_state(init_params(), stats, tx)
 
 
-def make_step(tx: optax.GradientTransformation, num_micro: int = 1, ema_decay: float = 0.9):
+def make_step(tx: optax.GradientTransformation, num_micro_batches: int = 1, ema_decay: float = 0.9):
     return functools.partial(
-        train_step, loss_fn=loss_fn, tx=tx, seed=SEED, ema_decay=ema_decay, num_micro=num_micro
+        train_step,
+        loss_fn=loss_fn,
+        tx=tx,
+        seed=SEED,
+        ema_decay=ema_decay,
+        num_micro_batches=num_micro_batches,
     )
 
 

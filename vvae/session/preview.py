@@ -19,21 +19,21 @@ from vvae.training import estimate
 _CPU_SIDES = 32 * 64
 
 
-def count_parts(config: Config, runner) -> int:
-    """Returns the number of parts in which a device computes its part of a batch.
+def count_micro_batches(config: Config, runner) -> int:
+    """Returns the number of micro-batches that a device splits its share of a batch into.
 
     Raises:
-      ValueError: if the batch cannot be divided over the devices and the parts.
+      ValueError: if the batch cannot be divided over the devices and the micro-batches.
     """
-    batch_size, parts = config.train.batch_size, config.train.accumulate
-    divisor = runner.num_devices * (parts or 1)
+    batch_size, num_micro_batches = config.train.batch_size, config.train.accumulate
+    divisor = runner.num_devices * (num_micro_batches or 1)
     if batch_size % divisor:
         raise ValueError(
             f"train.batch_size={batch_size} cannot be divided over {runner.num_devices} "
-            f"device(s) and train.accumulate={parts}: choose a multiple of {divisor}"
+            f"device(s) and train.accumulate={num_micro_batches}: choose a multiple of {divisor}"
         )
-    if parts is not None:
-        return parts
+    if num_micro_batches is not None:
+        return num_micro_batches
     clips = batch_size // runner.num_devices
     if jax.default_backend() != "cpu":
         return 1
@@ -52,7 +52,7 @@ def _count_places(config: Config) -> float:
     return pixels / (model.stem_scale**2 * frames)
 
 
-def print_estimate(config: Config, runner, num_parts: int) -> None:
+def print_estimate(config: Config, runner, num_micro_batches: int) -> None:
     """Prints what the training will take, before anything long begins.
 
     Of published networks, which have no formula, only the number of parameters.
@@ -63,7 +63,7 @@ def print_estimate(config: Config, runner, num_parts: int) -> None:
         return
     train, network = config.train, _describe_network(config)
     frames = train.batch_size * config.data.num_frames
-    frames_at_once = frames // (num_parts * runner.num_devices)
+    frames_at_once = frames // (num_micro_batches * runner.num_devices)
     memory = estimate.estimate_bytes(network, num_parameters, frames_at_once)
     parts = [
         f"{num_parameters:,} parameters",

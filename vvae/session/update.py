@@ -42,13 +42,13 @@ def _find_frozen(config: Config) -> tuple[str, ...]:
     return model.encoder_modules()
 
 
-def make_step(model, tx, config: Config, num_steps: int, num_parts: int):
+def make_step(model, tx, config: Config, num_steps: int, num_micro_batches: int):
     """Returns (state, batch, axis_name) -> (state, metrics), to be compiled by a runner."""
     settings = {
         "tx": tx,
         "seed": config.train.seed,
         "ema_decay": config.optim.ema_decay,
-        "num_micro": num_parts,
+        "num_micro_batches": num_micro_batches,
     }
     if config.critic.weight:
         render, adversary = _make_render(model, config, num_steps), _make_adversary(model, config)

@@ -54,7 +54,7 @@ class Interrupts:
 
 
 @contextlib.contextmanager
-def explain_memory(config: Config, num_parts: int):
+def explain_memory(config: Config, num_micro_batches: int):
     """Says of an error for want of memory inside which settings to change.
 
     Raises:
@@ -68,8 +68,8 @@ def explain_memory(config: Config, num_parts: int):
         size = f"data.height={config.data.height}, data.width={config.data.width}"
         raise MemoryError(
             f"the memory does not suffice for a training step: lower {size} or "
-            f"train.batch_size={config.train.batch_size}, or compute a batch in more parts than "
-            f"{num_parts} by train.accumulate. The runtime says: {error}"
+            f"train.batch_size={config.train.batch_size}, or split a batch into more micro-batches "
+            f"than {num_micro_batches} with train.accumulate. The runtime says: {error}"
         ) from error
 
 

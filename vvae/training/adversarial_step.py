@@ -15,7 +15,7 @@ from vvae.training.step import (
     Batch,
     Metrics,
     apply_gradients,
-    average_parts,
+    average_micro_batches,
     choose_state,
     step_key,
 )
@@ -56,17 +56,17 @@ def adversarial_step(
     tx: optax.GradientTransformation,
     seed: int,
     ema_decay: float,
-    num_micro: int = 1,
+    num_micro_batches: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Makes one update of the model and one of its critic, by the same forward pass.
 
     The critic's weight is computed from gradients that are averaged over the batch, so that it
-    depends on neither devices nor parts.
+    depends on neither the devices nor the micro-batches.
 
     Args:
       state: with a critic; donated where the caller compiles it so.
-      batch, tx, seed, ema_decay, num_micro, axis_name: as in `train_step`.
+      batch, tx, seed, ema_decay, num_micro_batches, axis_name: as in `train_step`.
       render_fn: the model's loss without the critic, its metrics and what it decodes.
       adversary: the critic.
 
@@ -77,7 +77,7 @@ def adversarial_step(
     """
     key = step_key(seed, state.step)
     compute = functools.partial(_compute_slopes, state, key, render_fn, adversary)
-    slopes, metrics = average_parts(compute, batch, num_micro)
+    slopes, metrics = average_micro_batches(compute, batch, num_micro_batches)
     if axis_name is not None:
         slopes, metrics = jax.lax.pmean((slopes, metrics), axis_name)
 
