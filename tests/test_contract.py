@@ -119,15 +119,15 @@ def test_gradient_reaches_every_parameter_and_no_statistic(model_and_variables):
     def bound(variables):
         return elbo(model, variables, x, jax.random.key(0)).sum()
 
-    slope = jax.jit(jax.grad(bound))(variables)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
+    gradient = jax.jit(jax.grad(bound))(variables)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
     unused = [
         jax.tree_util.keystr(path)
-        for path, leaf in jax.tree.leaves_with_path(slope["params"])
+        for path, leaf in jax.tree.leaves_with_path(gradient["params"])
         if not np.any(leaf)
     ]
     assert unused == []
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(slope["stats"]))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["stats"]))
 
 
 def test_wrong_masks_and_ranks_say_why(model_and_variables):
