@@ -382,7 +382,7 @@ class Checkpoint:
     """How a run goes on."""
 
     fallback: bool = _runtime(False)
-    """Where the newest checkpoint is damaged: put it aside and go on from the newest whole one."""
+    """Quarantine a damaged newest checkpoint and continue from the newest intact one."""
 
 
 @dataclass(frozen=True)

@@ -164,9 +164,9 @@ def describe_state(model, tx, config: Config) -> TrainState:
 def restore_state(
     checkpointer: Checkpointer, abstract_state: TrainState, fallback: bool
 ) -> TrainState:
-    """Returns the newest state; if it is damaged and `fallback`, the newest whole one.
+    """Restores the newest state; if it is damaged and `fallback` is set, the newest intact one.
 
-    Then the checkpoints after that one are put aside, and said to be.
+    The checkpoints after that one are then quarantined, and a warning lists them.
 
     Raises:
       CheckpointError: if it is damaged, or of another model or optimizer.
@@ -178,8 +178,8 @@ def restore_state(
             raise
         damage, step = error, error.whole_step
     state = checkpointer.restore(step, abstract_state).state
-    paths = ", ".join(map(str, checkpointer.put_aside_after(step)))
-    print(f"warning: {damage}; going on from step {step}; put aside: {paths}", flush=True)
+    paths = ", ".join(map(str, checkpointer.quarantine_after(step)))
+    print(f"warning: {damage}; continuing from step {step}; quarantined: {paths}", flush=True)
     return state
 
 
