@@ -124,7 +124,7 @@ def test_every_compression(f_t, f_s, stem_name):
     model = make_model(
         widths=widths, temporal_compression=f_t, spatial_compression=f_s, stem=stem_name
     )
-    variables = jax.eval_shape(lambda key: causal.init_variables(model, key), jax.random.key(0))
+    variables = jax.eval_shape(lambda key: contract.init_variables(model, key), jax.random.key(0))
     x = jax.ShapeDtypeStruct((1, f_t + 2, f_s + 1, f_s, 2), jnp.uint8)
     z, y = jax.eval_shape(
         lambda v, x: (contract.encode(model, v, x).mean, contract.reconstruct(model, v, x)),
@@ -256,7 +256,7 @@ def test_codes_cost_the_logarithm_of_their_number():
 def test_dtypes(dtype):
     """Activations in the given dtype; parameters, posterior, video and terms in float32."""
     model = make_model(dtype=dtype)
-    variables = jax.eval_shape(lambda key: causal.init_variables(model, key), jax.random.key(0))
+    variables = jax.eval_shape(lambda key: contract.init_variables(model, key), jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     x = jax.ShapeDtypeStruct((1, 5, 8, 8, 2), jnp.uint8)
 
@@ -326,7 +326,7 @@ def test_stems_are_orthonormal():
 )
 def test_sizes(size, millions):
     model = CausalVideoVAE((64, 64, 3), **causal.SIZES[size])
-    shapes = jax.eval_shape(lambda key: causal.init_variables(model, key), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: contract.init_variables(model, key), jax.random.key(0))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
     assert count / 1e6 == pytest.approx(millions, rel=0.03)
     assert (model.temporal_compression, model.spatial_compression) == (4, 8)
@@ -350,7 +350,7 @@ def test_sizes(size, millions):
 def test_impossible_models_say_why(settings, text):
     model = make_model(**settings)
     with pytest.raises(ValueError, match=text):
-        jax.eval_shape(lambda key: causal.init_variables(model, key), jax.random.key(0))
+        jax.eval_shape(lambda key: contract.init_variables(model, key), jax.random.key(0))
 
 
 def test_impossible_bottlenecks_say_why():

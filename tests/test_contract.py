@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_causal
 
-from vvae.models import contract, sequential
+from vvae.models import contract
 from vvae.models.sequential import SequentialVAE
 from vvae.objectives.elbo import elbo
 
@@ -18,7 +18,7 @@ SHAPE_HWC = (8, 8, 2)
 @functools.cache
 def make_sequential():
     model = SequentialVAE(SHAPE_HWC, widths=(4, 4), hidden=8, latent_dim=3, clip_latent_dim=2)
-    return model, jax.jit(lambda key: sequential.init_variables(model, key))(jax.random.key(0))
+    return model, jax.jit(lambda key: contract.init_variables(model, key))(jax.random.key(0))
 
 
 MODELS = {

@@ -16,7 +16,8 @@ from tiny_vae import (
     score,
 )
 
-from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.models.contract import init_variables
+from vvae.models.sequential import SequentialVAE
 from vvae.objectives.elbo import negative_elbo
 from vvae.training.parallel import export_step, make_runner, prefetch, run_ahead
 from vvae.training.state import init_state, variables
