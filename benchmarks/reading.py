@@ -27,7 +27,8 @@ import numpy as np
 from benchmarks.results import RESULTS
 from vvae.data.sampling import ClipFormat, Sampling, decode_clips
 from vvae.models import contract
-from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.models.contract import init_variables
+from vvae.models.sequential import SequentialVAE
 from vvae.tasks.anomaly.scores import begin_live, score_stream
 from vvae.video import write_video
 

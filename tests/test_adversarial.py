@@ -31,9 +31,9 @@ def test_losses_in_closed_form():
     # relu(real - (-1)) = 3, 1.5, 0; relu(0.5 - fake) = 3.5, 0.5, 0
     penalty = adversarial.lecam_penalty(real, fake, jnp.float32(0.5), jnp.float32(-1.0))
     np.testing.assert_allclose(penalty, (9 + 2.25) / 3 + (12.25 + 0.25) / 3)
-    slopes = jnp.array([[3.0, 4.0]]), jnp.array([0.0, 0.5])
-    np.testing.assert_allclose(adversarial.adaptive_weight(*slopes), 10.0, rtol=1e-5)
-    np.testing.assert_allclose(adversarial.adaptive_weight(slopes[0], 0.0 * slopes[1]), 1e4)
+    grads = jnp.array([[3.0, 4.0]]), jnp.array([0.0, 0.5])
+    np.testing.assert_allclose(adversarial.adaptive_weight(*grads), 10.0, rtol=1e-5)
+    np.testing.assert_allclose(adversarial.adaptive_weight(grads[0], 0.0 * grads[1]), 1e4)
 
 
 def test_critic_scores_patches_of_each_clip_by_itself():
@@ -45,9 +45,9 @@ def test_critic_scores_patches_of_each_clip_by_itself():
     assert both.shape == (2, 3, 4, 4)
     np.testing.assert_allclose(both[:1], score(params, x[:1]), atol=1e-5)
     # The score of one corner sees none of the other: a window, but for the means of the clip.
-    slope = jax.jit(jax.grad(lambda x: score(params, x)[0, 0, 0, 0]))(x)
-    assert np.abs(slope[0, 0, :3, :3]).max() > 10 * np.abs(slope[0, -1, -3:, -3:]).max() >= 0
-    np.testing.assert_array_equal(slope[1], 0.0)
+    grad = jax.jit(jax.grad(lambda x: score(params, x)[0, 0, 0, 0]))(x)
+    assert np.abs(grad[0, 0, :3, :3]).max() > 10 * np.abs(grad[0, -1, -3:, -3:]).max() >= 0
+    np.testing.assert_array_equal(grad[1], 0.0)
     assert float(jnp.std(both)) > 1e-3
 
 
@@ -58,7 +58,7 @@ def to_real(batch):
     return batch["video"].astype(jnp.float32) / 127.5 - 1.0
 
 
-def render(variables, batch, key, step):
+def reconstruct(variables, batch, key, step):
     """A linear model with noise of each clip: its loss, metrics and what it decodes."""
     params, real = variables["params"], to_real(batch)
     flat = real.reshape(len(real), -1)
@@ -88,7 +88,7 @@ def make_adversary(critic_tx, start=0):
 def make_step(tx, critic_tx, start=0, **settings):
     return functools.partial(
         adversarial_step,
-        render_fn=render,
+        reconstruct_fn=reconstruct,
         adversary=make_adversary(critic_tx, start),
         tx=tx,
         seed=3,
@@ -127,24 +127,24 @@ def test_both_updates_are_the_gradients_of_their_losses():
     key, before = step_key(3, 0), state.critic.params
 
     def own_loss(params):
-        return render({"params": params}, batch, key, 0)[0]
+        return reconstruct({"params": params}, batch, key, 0)[0]
 
     def deceive(params):
-        return -jnp.mean(score(before, render({"params": params}, batch, key, 0)[2]))
+        return -jnp.mean(score(before, reconstruct({"params": params}, batch, key, 0)[2]))
 
-    slope, other = (
+    own_grads, deceive_grads = (
         jax.jit(jax.grad(own_loss))(state.params),
         jax.jit(jax.grad(deceive))(state.params),
     )
-    norms = [float(jnp.linalg.norm(g["decoder"]["kernel"])) for g in (slope, other)]
+    norms = [float(jnp.linalg.norm(g["decoder"]["kernel"])) for g in (own_grads, deceive_grads)]
     weight = 0.4 * norms[0] / (norms[1] + 1e-6)
     assert 0 < weight < 0.4 * 1e4
     np.testing.assert_allclose(metrics["critic_weight"], weight, rtol=1e-4)
-    grads = jax.tree.map(lambda a, b: a + weight * b, slope, other)
+    grads = jax.tree.map(lambda a, b: a + weight * b, own_grads, deceive_grads)
     expected = jax.tree.map(lambda p, g: p - RATE * g, state.params, grads)
     assert_close(updated.params, expected, rtol=1e-4)
 
-    fake = render({"params": state.params}, batch, key, 0)[2]
+    fake = reconstruct({"params": state.params}, batch, key, 0)[2]
 
     def critic_loss(params):
         real, made = score(params, to_real(batch)), score(params, fake)
@@ -152,8 +152,8 @@ def test_both_updates_are_the_gradients_of_their_losses():
         over, under = jnp.maximum(0, real - 0.0), jnp.maximum(0, 0.2 - made)
         return hinge / 2 + 0.1 * (jnp.mean(over**2) + jnp.mean(under**2))
 
-    slope = jax.jit(jax.grad(critic_loss))(before)
-    expected = jax.tree.map(lambda p, g: p - 10 * RATE * g, before, slope)
+    grad = jax.jit(jax.grad(critic_loss))(before)
+    expected = jax.tree.map(lambda p, g: p - 10 * RATE * g, before, grad)
     assert_close(updated.critic.params, expected, rtol=1e-4)
     np.testing.assert_allclose(
         updated.critic.mean_real, 0.99 * 0.2 + 0.01 * metrics["critic_real"], rtol=1e-5
@@ -165,7 +165,7 @@ def test_before_its_start_the_critic_changes_nothing_and_is_not_changed():
     state, batch = make_state(tx, critic_tx), make_batch()
     updated, metrics = jax.jit(make_step(tx, critic_tx, start=1))(state, batch)
     plain = functools.partial(
-        train_step, loss_fn=lambda *a: render(*a)[:2], tx=tx, seed=3, ema_decay=0.9
+        train_step, loss_fn=lambda *a: reconstruct(*a)[:2], tx=tx, seed=3, ema_decay=0.9
     )
     expected, _ = jax.jit(plain)(state, batch)
     assert metrics["critic_weight"] == 0.0
@@ -188,7 +188,7 @@ def test_devices_and_parts_do_not_change_the_update(kind):
     state, batch = make_state(tx, critic_tx), make_batch()
     whole, metrics = jax.jit(make_step(tx, critic_tx))(state, batch)
     runner = make_runner(kind)
-    step = runner.compile_step(make_step(tx, critic_tx, num_micro=2))
+    step = runner.compile_step(make_step(tx, critic_tx, num_micro_batches=2))
     shared, shared_metrics = step(runner.place_state(state), runner.place_batch(batch))
     assert runner.num_devices == 8
     assert_close(runner.fetch(shared_metrics), jax.device_get(metrics), rtol=2e-3)

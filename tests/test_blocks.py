@@ -135,8 +135,8 @@ def test_the_first_frame_has_a_map_of_its_own_and_taps_reach_back():
     params = layer.init(jax.random.key(1), x, None)
 
     def see(t):
-        slope = jax.grad(lambda x: layer.apply(params, x, None)[0][0, t].sum())(x)
-        return np.flatnonzero(np.abs(slope).sum((0, 2, 3, 4)))
+        gradient = jax.grad(lambda x: layer.apply(params, x, None)[0][0, t].sum())(x)
+        return np.flatnonzero(np.abs(gradient).sum((0, 2, 3, 4)))
 
     np.testing.assert_array_equal(see(0), [0])
     np.testing.assert_array_equal(see(2), [0, 1, 2])

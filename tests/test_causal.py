@@ -79,10 +79,10 @@ def test_every_earlier_frame_is_seen(name):
     x = contract.as_unit_range(make_video(1 + model.temporal_compression, batch=1))
 
     @jax.jit
-    def slope(x):
+    def gradient(x):
         return jax.grad(lambda x: encode_mean(model, variables, x)[:, 1].sum())(x)
 
-    assert np.all(np.abs(slope(x)).max((0, 2, 3, 4)) > 0)
+    assert np.all(np.abs(gradient(x)).max((0, 2, 3, 4)) > 0)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_every_compression(f_t, f_s, stem_name):
     model = make_model(
         widths=widths, temporal_compression=f_t, spatial_compression=f_s, stem=stem_name
     )
-    variables = jax.eval_shape(lambda key: causal.init_variables(model, key), jax.random.key(0))
+    variables = jax.eval_shape(lambda key: contract.init_variables(model, key), jax.random.key(0))
     x = jax.ShapeDtypeStruct((1, f_t + 2, f_s + 1, f_s, 2), jnp.uint8)
     z, y = jax.eval_shape(
         lambda v, x: (contract.encode(model, v, x).mean, contract.reconstruct(model, v, x)),
@@ -232,9 +232,9 @@ def test_the_gradient_passes_the_rounding():
     """It is that of the bounding function tanh, which the values follow within half a level."""
     codes = FiniteScalars((5,))
     outputs = jnp.linspace(-1.5, 1.5, 13)[:, None]
-    slope = jax.grad(lambda o: codes.posterior(o).values.sum())(outputs)
+    gradient = jax.grad(lambda o: codes.posterior(o).values.sum())(outputs)
     expected = (1 - np.tanh(outputs) ** 2) * 2.0 * 1.001 / 2
-    np.testing.assert_allclose(slope, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5)
 
 
 def test_codes_cost_the_logarithm_of_their_number():
@@ -256,7 +256,7 @@ def test_codes_cost_the_logarithm_of_their_number():
 def test_dtypes(dtype):
     """Activations in the given dtype; parameters, posterior, video and terms in float32."""
     model = make_model(dtype=dtype)
-    variables = jax.eval_shape(lambda key: causal.init_variables(model, key), jax.random.key(0))
+    variables = jax.eval_shape(lambda key: contract.init_variables(model, key), jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     x = jax.ShapeDtypeStruct((1, 5, 8, 8, 2), jnp.uint8)
 
@@ -295,8 +295,8 @@ def test_gradient_equals_finite_differences():
             terms = contract.terms(model, variables, x, jax.random.key(0))
             return (terms.log_likelihood - terms.kl_by_level["grid"]).mean()
 
-        slope = jax.jit(jax.grad(elbo))(variables)
-        assert all(not np.any(leaf) for leaf in jax.tree.leaves(slope["stats"]))
+        gradient = jax.jit(jax.grad(elbo))(variables)
+        assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient["stats"]))
         rng = np.random.default_rng(0)
         direction = jax.tree.map(lambda a: rng.normal(size=a.shape), variables["params"])
 
@@ -305,7 +305,7 @@ def test_gradient_equals_finite_differences():
             return float(elbo(variables | {"params": params}))
 
         numeric = (move(1e-6) - move(-1e-6)) / 2e-6
-        pairs = zip(jax.tree.leaves(slope["params"]), jax.tree.leaves(direction), strict=True)
+        pairs = zip(jax.tree.leaves(gradient["params"]), jax.tree.leaves(direction), strict=True)
         assert sum(np.vdot(g, d) for g, d in pairs) == pytest.approx(numeric, rel=1e-6)
 
 
@@ -326,7 +326,7 @@ def test_stems_are_orthonormal():
 )
 def test_sizes(size, millions):
     model = CausalVideoVAE((64, 64, 3), **causal.SIZES[size])
-    shapes = jax.eval_shape(lambda key: causal.init_variables(model, key), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: contract.init_variables(model, key), jax.random.key(0))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
     assert count / 1e6 == pytest.approx(millions, rel=0.03)
     assert (model.temporal_compression, model.spatial_compression) == (4, 8)
@@ -350,7 +350,7 @@ def test_sizes(size, millions):
 def test_impossible_models_say_why(settings, text):
     model = make_model(**settings)
     with pytest.raises(ValueError, match=text):
-        jax.eval_shape(lambda key: causal.init_variables(model, key), jax.random.key(0))
+        jax.eval_shape(lambda key: contract.init_variables(model, key), jax.random.key(0))
 
 
 def test_impossible_bottlenecks_say_why():

@@ -312,7 +312,7 @@ def test_a_run_goes_on_from_the_whole_checkpoint_before_a_damaged_one(tmp_path, 
             restore_state(checkpointer, shape, fallback=False)
         assert checkpointer.steps == (3, 4)
         assert_equal(restore_state(checkpointer, shape, fallback=True), at_step(3))
-        assert "going on from step 3" in capsys.readouterr().out
+        assert "continuing from step 3" in capsys.readouterr().out
         assert checkpointer.steps == (3,)
         checkpointer.save(4, at_step(4), metrics={"val_elbo": 0.0})
     assert (tmp_path / "damaged-step_00000004-1" / "state").is_dir()

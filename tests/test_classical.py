@@ -285,7 +285,8 @@ def test_names_agree_with_the_settings():
 def test_rows_of_classify(dataset, tmp_path, monkeypatch):
     import jax
 
-    from vvae.models.sequential import SequentialVAE, init_variables
+    from vvae.models.contract import init_variables
+    from vvae.models.sequential import SequentialVAE
 
     monkeypatch.setattr(cnn, "MIN_STEPS", 30)
     model = SequentialVAE(shape_HWC=(24, 24, 1), widths=(4,), latent_dim=3, clip_latent_dim=2)

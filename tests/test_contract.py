@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_causal
 
-from vvae.models import contract, sequential
+from vvae.models import contract
 from vvae.models.sequential import SequentialVAE
 from vvae.objectives.elbo import elbo
 
@@ -18,7 +18,7 @@ SHAPE_HWC = (8, 8, 2)
 @functools.cache
 def make_sequential():
     model = SequentialVAE(SHAPE_HWC, widths=(4, 4), hidden=8, latent_dim=3, clip_latent_dim=2)
-    return model, jax.jit(lambda key: sequential.init_variables(model, key))(jax.random.key(0))
+    return model, jax.jit(lambda key: contract.init_variables(model, key))(jax.random.key(0))
 
 
 MODELS = {
@@ -119,15 +119,15 @@ def test_gradient_reaches_every_parameter_and_no_statistic(model_and_variables):
     def bound(variables):
         return elbo(model, variables, x, jax.random.key(0)).sum()
 
-    slope = jax.jit(jax.grad(bound))(variables)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
+    gradient = jax.jit(jax.grad(bound))(variables)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
     unused = [
         jax.tree_util.keystr(path)
-        for path, leaf in jax.tree.leaves_with_path(slope["params"])
+        for path, leaf in jax.tree.leaves_with_path(gradient["params"])
         if not np.any(leaf)
     ]
     assert unused == []
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(slope["stats"]))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["stats"]))
 
 
 def test_wrong_masks_and_ranks_say_why(model_and_variables):

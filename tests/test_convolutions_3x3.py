@@ -129,8 +129,8 @@ def test_vmap_and_second_derivatives():
 
     def map_second_derivative(convolve):
         def penalize(kernel):
-            slope = jax.grad(lambda x: jnp.sum(weight * jnp.sin(convolve(x, kernel))))(x)
-            return jnp.sum(slope**2)
+            gradient = jax.grad(lambda x: jnp.sum(weight * jnp.sin(convolve(x, kernel))))(x)
+            return jnp.sum(gradient**2)
 
         return jax.jit(jax.vmap(jax.grad(penalize)))(kernels)
 

@@ -76,10 +76,10 @@ def test_a_loop_counts_as_often_as_it_runs():
         count(lambda a: lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ a, a), a)
 
 
-def make_placed(kind, num_devices, num_micro=1):
+def make_placed(kind, num_devices, num_micro_batches=1):
     tx = make_adam()
     runner = make_runner(kind, jax.devices()[:num_devices])
-    step = runner.compile_step(make_step(tx, num_micro))
+    step = runner.compile_step(make_step(tx, num_micro_batches))
     return step, runner.place_state(make_state(tx)), runner.place_batch(make_batch(0))
 
 
@@ -90,8 +90,8 @@ def test_flops_depend_on_the_batch_alone(kind):
     expected = count(make_step(tx), make_state(tx), make_batch(0))
     # A dense decoder of 3 latents to 64 pixels for each of 32 frames is a part of it.
     assert expected > 3 * 2 * 32 * 3 * 64
-    for num_devices, num_micro in ((1, 1), (8, 1), (2, 4)):
-        step, state, batch = make_placed(kind, num_devices, num_micro)
+    for num_devices, num_micro_batches in ((1, 1), (8, 1), (2, 4)):
+        step, state, batch = make_placed(kind, num_devices, num_micro_batches)
         assert count_flops(jax.make_jaxpr(step)(state, batch)) == expected
 
 

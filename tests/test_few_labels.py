@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 
 from vvae.config import Evaluate
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset
-from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.models.contract import init_variables
+from vvae.models.sequential import SequentialVAE
 from vvae.tasks import probe
 from vvae.tasks.recognition import few_labels, finetune, predictions
 

@@ -105,10 +105,10 @@ def test_axes_gray_frames_and_equal_frames():
 
 def test_gradients_are_finite_even_where_frames_are_equal_and_features_zero():
     weights = load("alexnet")
-    slope = jax.jit(jax.grad(lambda x, y: lpips.frame_lpips(weights, "alexnet", x, y).sum()))
+    gradient = jax.jit(jax.grad(lambda x, y: lpips.frame_lpips(weights, "alexnet", x, y).sum()))
     for x in (jnp.zeros((1, 31, 31, 3)), jnp.asarray(make_frames(31)[0][None])):
-        assert np.isfinite(slope(x, x)).all()
-        assert np.abs(slope(x, -x + 0.1)).max() > 0
+        assert np.isfinite(gradient(x, x)).all()
+        assert np.abs(gradient(x, -x + 0.1)).max() > 0
 
 
 @pytest.mark.parametrize("net", lpips.NETS)

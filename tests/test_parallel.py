@@ -16,7 +16,8 @@ from tiny_vae import (
     score,
 )
 
-from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.models.contract import init_variables
+from vvae.models.sequential import SequentialVAE
 from vvae.objectives.elbo import negative_elbo
 from vvae.training.parallel import export_step, make_runner, prefetch, run_ahead
 from vvae.training.state import init_state, variables
@@ -34,12 +35,12 @@ def compute_gradient():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("num_devices", "num_micro"), [(1, 1), (8, 1), (1, 4), (4, 4)])
-def test_gradients_do_not_depend_on_devices_and_accumulation(kind, num_devices, num_micro):
+@pytest.mark.parametrize(("num_devices", "num_micro_batches"), [(1, 1), (8, 1), (1, 4), (4, 4)])
+def test_gradients_do_not_depend_on_devices_and_accumulation(kind, num_devices, num_micro_batches):
     runner = make_runner(kind, jax.devices()[:num_devices])
     assert runner.num_devices == runner.num_local_devices == num_devices
     tx = optax.trace(0.9)
-    step = runner.compile_step(make_step(tx, num_micro))
+    step = runner.compile_step(make_step(tx, num_micro_batches))
     state, metrics = step(runner.place_state(make_state(tx)), runner.place_batch(make_batch(0)))
     gradient, expected_metrics = compute_gradient()
     assert_close(runner.fetch(state.opt_state.trace), gradient)
@@ -121,13 +122,13 @@ def test_evaluation_returns_all_examples_in_order(kind, num_devices):
 def test_the_step_lowers_for_every_platform(kind):
     runner = make_runner(kind)
     tx = make_adam()
-    step = runner.compile_step(make_step(tx, num_micro=2))
+    step = runner.compile_step(make_step(tx, num_micro_batches=2))
     exported = export_step(step, make_state(tx), runner.place_batch(make_batch(0)))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert exported.nr_devices == 8
 
 
-def make_sequential(tx, num_micro=1):
+def make_sequential(tx, num_micro_batches=1):
     """State, step and batch of a small SequentialVAE under the loss that train.py minimises."""
     model = SequentialVAE(
         (8, 8, 1), widths=(4,), hidden=8, latent_dim=3, clip_latent_dim=2, prior="learned"
@@ -139,7 +140,12 @@ def make_sequential(tx, num_micro=1):
         return negative_elbo(model, variables, batch, key)
 
     step = functools.partial(
-        train_step, loss_fn=compute_loss, tx=tx, seed=3, ema_decay=0.9, num_micro=num_micro
+        train_step,
+        loss_fn=compute_loss,
+        tx=tx,
+        seed=3,
+        ema_decay=0.9,
+        num_micro_batches=num_micro_batches,
     )
     random = np.random.default_rng(4)
     video = random.integers(0, 256, (8, 3, 8, 8, 1), dtype=np.uint8)
@@ -157,12 +163,12 @@ def compute_sequential_gradient():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("num_devices", "num_micro"), [(8, 1), (2, 4)])
+@pytest.mark.parametrize(("num_devices", "num_micro_batches"), [(8, 1), (2, 4)])
 def test_gradients_of_the_elbo_do_not_depend_on_devices_and_accumulation(
-    kind, num_devices, num_micro
+    kind, num_devices, num_micro_batches
 ):
     tx = optax.trace(0.9)
-    state, step, batch = make_sequential(tx, num_micro)
+    state, step, batch = make_sequential(tx, num_micro_batches)
     runner = make_runner(kind, jax.devices()[:num_devices])
     after, metrics = runner.compile_step(step)(runner.place_state(state), runner.place_batch(batch))
     gradient, expected_metrics = compute_sequential_gradient()
@@ -173,7 +179,7 @@ def test_gradients_of_the_elbo_do_not_depend_on_devices_and_accumulation(
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_step_of_sequential_vae_lowers_for_every_platform(kind):
     tx = make_adam()
-    state, step, batch = make_sequential(tx, num_micro=1)
+    state, step, batch = make_sequential(tx, num_micro_batches=1)
     runner = make_runner(kind)
     exported = export_step(runner.compile_step(step), state, runner.place_batch(batch))
     assert exported.platforms == ("cpu", "cuda", "tpu")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vvae.models import contract, sequential
+from vvae.models import contract
 from vvae.models.ppca import FrameSpectrum, start_at_ppca
 from vvae.models.sequential import SequentialVAE
 from vvae.objectives.elbo import log_weights
@@ -23,7 +23,7 @@ def make_start(latent_dim=RANK, widths=(4,)):
         clip_latent_dim=2,
         prior="standard",
     )
-    params = sequential.init_variables(model, jax.random.key(0))["params"]
+    params = contract.init_variables(model, jax.random.key(0))["params"]
     components, _ = np.linalg.qr(rng.normal(size=(NUM_PIXELS, RANK)))
     spectrum = FrameSpectrum(components.T, np.array([3.0, 2.0, 0.5]), residual=0.05)
     stats = {"mean": jnp.zeros((4, 4, 1)), "std": jnp.float32(0.5)}

@@ -95,8 +95,8 @@ def test_the_modules_of_the_encoder_are_what_the_latents_depend_on(name):
         posterior = vvae.encode(model, params | {"params": learned}, video)
         return sum(leaf.sum() for leaf in jax.tree.leaves(posterior))
 
-    slopes = jax.jit(jax.grad(add_up))(params["params"])
-    touched = {n for n, tree in slopes.items() if any(map(np.any, jax.tree.leaves(tree)))}
+    gradients = jax.jit(jax.grad(add_up))(params["params"])
+    touched = {n for n, tree in gradients.items() if any(map(np.any, jax.tree.leaves(tree)))}
     assert touched == set(model.encoder_modules())
     assert model.last_kernel(params["params"]).shape[-1] % model.shape_HWC[-1] == 0
 

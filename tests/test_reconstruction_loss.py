@@ -55,7 +55,9 @@ def measure(weights, batch, beta=0.7, perceive=None):
     @jax.jit
     def compute(variables, batch):
         key = jax.random.key(1)
-        return reconstruction.rendition_loss(model, variables, batch, key, beta, weights, perceive)
+        return reconstruction.reconstruction_loss(
+            model, variables, batch, key, beta, weights, perceive
+        )
 
     return compute(variables, batch)
 

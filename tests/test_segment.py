@@ -13,7 +13,8 @@ from vvae import figures
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset, open_unsplit
 from vvae.data.performers import VERSION, render_clip
 from vvae.metrics.cards import compare
-from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.models.contract import init_variables
+from vvae.models.sequential import SequentialVAE
 from vvae.tasks.segmentation import boosted_trees, boundaries, foreground, pyscenedetect, segment
 from vvae.tasks.segmentation import joined_videos as material
 from vvae.tasks.segmentation.joined_videos import Transition

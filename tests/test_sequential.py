@@ -23,7 +23,7 @@ def make_model(**settings):
 
 def make_variables(model, seed=0):
     """Variables with a standardisation that is not the identity, and no zero left."""
-    variables = jax.jit(lambda key: sequential.init_variables(model, key))(jax.random.key(seed))
+    variables = jax.jit(lambda key: contract.init_variables(model, key))(jax.random.key(seed))
     noise = np.random.default_rng(seed)
     params = jax.tree.map(
         lambda a: a + 0.1 * noise.normal(size=a.shape).astype(a.dtype), variables["params"]
@@ -187,7 +187,7 @@ def test_zero_temperature_follows_the_mean():
 def test_impossible_models_say_why(settings, text):
     model = SequentialVAE((8, 8, 1), **({"widths": (4,)} | settings))
     with pytest.raises(ValueError, match=text):
-        jax.eval_shape(lambda key: sequential.init_variables(model, key), jax.random.key(0))
+        jax.eval_shape(lambda key: contract.init_variables(model, key), jax.random.key(0))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_fresh_mixture_prior_is_the_standard_normal():
     w = np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
     log_prior = []
     for model in (mixture, normal):
-        variables = jax.jit(lambda key, model=model: sequential.init_variables(model, key))(
+        variables = jax.jit(lambda key, model=model: contract.init_variables(model, key))(
             jax.random.key(0)
         )
         log_prior.append(model.apply(variables, w, method="clip_log_prior"))

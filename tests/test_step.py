@@ -58,7 +58,7 @@ def test_the_loss_is_traced_once_for_all_micro_batches():
         traced.append(1)
         return loss_fn(*arguments)
 
-    step = functools.partial(make_step(tx, num_micro=4), loss_fn=count_loss)
+    step = functools.partial(make_step(tx, num_micro_batches=4), loss_fn=count_loss)
     jax.eval_shape(step, make_state(tx), make_batch(0))
     assert len(traced) == 1
 
@@ -68,7 +68,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch():
     tx = optax.trace(0.9)
     state, batch = make_state(tx), make_batch(0)
     whole, whole_metrics = jax.jit(make_step(tx))(state, batch)
-    split, metrics = jax.jit(make_step(tx, num_micro=4))(state, batch)
+    split, metrics = jax.jit(make_step(tx, num_micro_batches=4))(state, batch)
     assert_close(split.opt_state.trace, whole.opt_state.trace)
     assert_close(metrics, whole_metrics)
 
@@ -76,7 +76,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch():
 def test_a_batch_that_micro_batches_do_not_divide_is_refused():
     tx = optax.sgd(1.0)
     with pytest.raises(ValueError, match=r"16 examples .* 3 micro-batches"):
-        jax.eval_shape(make_step(tx, num_micro=3), make_state(tx), make_batch(0))
+        jax.eval_shape(make_step(tx, num_micro_batches=3), make_state(tx), make_batch(0))
 
 
 def test_noise_changes_with_step_and_seed_alone():
@@ -88,7 +88,7 @@ def test_noise_changes_with_step_and_seed_alone():
 
     def run(seed, number):
         step = functools.partial(
-            train_step, loss_fn=draw_loss, tx=tx, seed=seed, ema_decay=0.0, num_micro=2
+            train_step, loss_fn=draw_loss, tx=tx, seed=seed, ema_decay=0.0, num_micro_batches=2
         )
         return float(step(state.replace(step=jnp.int32(number)), batch)[1]["loss"])
 
@@ -107,12 +107,12 @@ def nan_in_the_gradient_alone(variables, batch, key, step):
 
 
 @pytest.mark.parametrize(
-    ("bad_loss", "num_micro"), [(nan_in_one_example, 4), (nan_in_the_gradient_alone, 1)]
+    ("bad_loss", "num_micro_batches"), [(nan_in_one_example, 4), (nan_in_the_gradient_alone, 1)]
 )
-def test_a_value_that_is_not_finite_changes_the_step_alone(bad_loss, num_micro):
+def test_a_value_that_is_not_finite_changes_the_step_alone(bad_loss, num_micro_batches):
     tx = optax.adam(1e-2)
     state = make_state(tx)
-    step = jax.jit(functools.partial(make_step(tx, num_micro), loss_fn=bad_loss))
+    step = jax.jit(functools.partial(make_step(tx, num_micro_batches), loss_fn=bad_loss))
     kept, metrics = step(state, make_batch(0))
     assert metrics["finite"] == 0
     assert_equal(kept, state.replace(step=jnp.int32(1)))

@@ -142,10 +142,10 @@ def _compare_exactly(model, variables):
         run = jax.jit(jax.value_and_grad(function, argnums=(0, 1), has_aux=True))
         return run(params, x)
 
-    (_, values), slopes = measure(whole)
-    (_, values_in_pieces), slopes_in_pieces = measure(pieces)
+    (_, values), gradients = measure(whole)
+    (_, values_in_pieces), gradients_in_pieces = measure(pieces)
     assert_near(values_in_pieces, values, 1e-12)
-    for a, b in zip(jax.tree.leaves(slopes_in_pieces), jax.tree.leaves(slopes), strict=True):
+    for a, b in zip(jax.tree.leaves(gradients_in_pieces), jax.tree.leaves(gradients), strict=True):
         assert b.dtype == np.float64 and np.abs(b).max() > 0
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * max(1.0, np.abs(b).max()))
 

@@ -12,7 +12,8 @@ from vvae.config import Config, Data, Evaluate, Model
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset
 from vvae.data.tiles import cut_tiles, join_tiles
 from vvae.models import contract
-from vvae.models.sequential import SequentialVAE, begin_stream, init_variables
+from vvae.models.contract import init_variables
+from vvae.models.sequential import SequentialVAE, begin_stream
 from vvae.tasks.anomaly import anomaly, intervals
 from vvae.tasks.anomaly import scorer as scorers
 from vvae.tasks.anomaly.controls import fit_untrained, score_controls

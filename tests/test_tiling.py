@@ -26,9 +26,9 @@ def make_local(name):
     return model, make_variables(model)
 
 
-def find_range(slope_H):
+def find_range(gradient_H):
     """First and last row on which something depends."""
-    rows = np.flatnonzero(slope_H)
+    rows = np.flatnonzero(gradient_H)
     return int(rows[0]), int(rows[-1])
 
 

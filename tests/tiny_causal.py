@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vvae.models import causal
+from vvae.models import contract
 from vvae.models.bottleneck import FiniteScalars, GaussianLatents, ScaledLatents
 from vvae.models.causal import CausalVideoVAE
 from vvae.models.grid import GridVideoVAE
@@ -88,7 +88,7 @@ def make_named(name: str):
 
 def make_variables(model, seed=0):
     """Variables with a standardisation that is not the identity, and no parameter left at zero."""
-    shapes = jax.eval_shape(lambda key: causal.init_variables(model, key), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: contract.init_variables(model, key), jax.random.key(0))
     rng = np.random.default_rng(seed)
 
     def draw(path, shape):

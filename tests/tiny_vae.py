@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.models.contract import init_variables
+from vvae.models.sequential import SequentialVAE
 from vvae.training.optimizer import make_optimizer
 from vvae.training.state import TrainState, init_state
 from vvae.training.step import train_step
@@ -84,9 +85,14 @@ def make_state(tx: optax.GradientTransformation) -> TrainState:
     return init_state(init_params(), stats, tx)
 
 
-def make_step(tx: optax.GradientTransformation, num_micro: int = 1, ema_decay: float = 0.9):
+def make_step(tx: optax.GradientTransformation, num_micro_batches: int = 1, ema_decay: float = 0.9):
     return functools.partial(
-        train_step, loss_fn=loss_fn, tx=tx, seed=SEED, ema_decay=ema_decay, num_micro=num_micro
+        train_step,
+        loss_fn=loss_fn,
+        tx=tx,
+        seed=SEED,
+        ema_decay=ema_decay,
+        num_micro_batches=num_micro_batches,
     )
 
 

@@ -321,9 +321,9 @@ class Train:
     data.num_frames, for model.kind=causal or published; () for whole clips. Speeds are told as if
     they were whole."""
     accumulate: int | None = None
-    """Parts of a device's batch that are computed one after the other; None is parts of about 32
-    frames of 64x64 or 64 of 32x32 on a CPU, where they are fastest (more where the stem of a causal
-    model leaves fewer places), and the whole on accelerators."""
+    """Micro-batches that each device splits its share of the batch into, whose gradients it
+    averages. None chooses: on a CPU the fastest, of about 32 frames of 64x64 or 64 of 32x32 (more
+    where the stem of a causal model leaves fewer positions); on an accelerator a single one."""
     seed: int = 0
     """Of everything random."""
     log_every: int = _runtime(20)
@@ -382,7 +382,7 @@ class Checkpoint:
     """How a run goes on."""
 
     fallback: bool = _runtime(False)
-    """Where the newest checkpoint is damaged: put it aside and go on from the newest whole one."""
+    """Quarantine a damaged newest checkpoint and continue from the newest intact one."""
 
 
 @dataclass(frozen=True)
@@ -461,12 +461,12 @@ class Config:
         for length in self.train.clip_lengths:
             rule = f"must be between 1 and data.num_frames={self.data.num_frames}"
             _require(1 <= length <= self.data.num_frames, "train.clip_lengths", length, rule)
-        parts, batch_size = self.train.accumulate, self.train.batch_size
-        if parts is not None:
+        num_micro_batches, batch_size = self.train.accumulate, self.train.batch_size
+        if num_micro_batches is not None:
             _require(
-                parts > 0 and batch_size % parts == 0,
+                num_micro_batches > 0 and batch_size % num_micro_batches == 0,
                 "train.accumulate",
-                parts,
+                num_micro_batches,
                 f"must divide train.batch_size={batch_size}",
             )
         self._check_likelihood()

@@ -23,7 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vvae.models import contract, stem
+from vvae.models import stem
 from vvae.models.block_pca import BlockBasis, TemporalTaps
 from vvae.models.bottleneck import FiniteScalars, GaussianLatents
 from vvae.models.causal_blocks import (
@@ -41,6 +41,7 @@ from vvae.models.causal_blocks import (
     TemporalUp,
     chain,
 )
+from vvae.models.checks import check_choice
 from vvae.models.frame_cost import FrameCost, GridNetwork, measure_grid
 from vvae.models.grid import GridVideoVAE
 from vvae.models.ppca import start_blocks_at_ppca, whiten_blocks
@@ -212,10 +213,10 @@ class CausalVideoVAE(GridVideoVAE):
         return tuple((level >= count - in_time, level < in_space) for level in range(count))
 
     def _check_settings(self):
-        _check_choice("temporal_compression", self.temporal_compression, (1, 2, 4, 8))
-        _check_choice("spatial_compression", self.spatial_compression, (4, 8, 16, 32))
-        _check_choice("stem", self.stem, STEMS)
-        _check_choice("norm", self.norm, NORMS)
+        check_choice("temporal_compression", self.temporal_compression, (1, 2, 4, 8))
+        check_choice("spatial_compression", self.spatial_compression, (4, 8, 16, 32))
+        check_choice("stem", self.stem, STEMS)
+        check_choice("norm", self.norm, NORMS)
         if len(self.widths) != len(self.halvings) + 1 or min(self.widths) < 1:
             raise ValueError(
                 f"widths={self.widths}: {len(self.halvings) + 1} positive numbers are needed, one "
@@ -303,17 +304,9 @@ class CausalVideoVAE(GridVideoVAE):
         return outputs if self.stem == "none" else stem.unfold(outputs, self.stem), past
 
 
-init_variables = contract.init_variables
-
-
 def _add_paths(network, linear, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
     """Adds up what a network and a linear map make of x, each with its own past."""
     before = past or (None, None)
     y, first = network(x, before[0])
     z, second = linear(x, before[1])
     return y + z, (first, second)
-
-
-def _check_choice(name: str, value, choices: tuple) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")

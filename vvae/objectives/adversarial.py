@@ -37,12 +37,12 @@ def lecam_penalty(
     return above + jnp.mean(jnp.square(jax.nn.relu(mean_real - fake)))
 
 
-def adaptive_weight(loss_slope: jax.Array, critic_slope: jax.Array) -> jax.Array:
+def adaptive_weight(loss_grad: jax.Array, critic_grad: jax.Array) -> jax.Array:
     """Weight that makes the critic's gradient as large as that of all other terms.
 
     The quotient of the norms of both gradients by the last kernel of the decoder (Esser et al.
     2021, Taming Transformers, eq. 7), with 1e-6 added below, at most 1e4.
     """
-    norms = (jnp.sqrt(jnp.sum(jnp.square(slope))) for slope in (loss_slope, critic_slope))
+    norms = (jnp.sqrt(jnp.sum(jnp.square(grad))) for grad in (loss_grad, critic_grad))
     loss_norm, critic_norm = norms
     return jnp.minimum(loss_norm / (critic_norm + _LEAST_NORM), _MOST_WEIGHT)

@@ -23,11 +23,10 @@ FrameDistance = Callable[[jax.Array, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Of the terms of `rendition_loss`; 0 leaves one out.
+    """Of the terms of `reconstruction_loss`; 0 leaves one out.
 
     Attributes:
       likelihood: of -log p(x | z).
-      kl: of the KL.
       free_bits: nats per clip and level below which the KL is not pushed.
       l1, mse: of the absolute and of the squared error.
       lpips: of the perceptual distance.
@@ -35,7 +34,6 @@ class Weights:
     """
 
     likelihood: float = 1.0
-    kl: float = 1.0
     free_bits: float = 0.0
     l1: float = 0.0
     mse: float = 0.0
@@ -43,7 +41,7 @@ class Weights:
     wavelet: float = 0.0
 
 
-def rendition_loss(
+def reconstruction_loss(
     model, params, batch: dict, key, beta, weights: Weights, perceive: FrameDistance | None = None
 ):
     """The weighted sum of all terms, mean over the batch.
@@ -53,7 +51,7 @@ def rendition_loss(
       params: its variables.
       batch: "video" [B, T, H, W, C], "mask" [B, T], "index" [B].
       key: consumed; folded with each clip's index.
-      beta: weight of the KL, in the place of weights.kl, which it warms up to.
+      beta: weight of the KL, at this step; it is warmed up.
       weights: of the terms.
       perceive: the perceptual distance; needed where weights.lpips is not 0.
 

@@ -150,8 +150,8 @@ def restore_state(
             raise
         damage, step = error, error.whole_step
     state = checkpointer.restore(step, abstract_state).state
-    paths = ", ".join(map(str, checkpointer.put_aside_after(step)))
-    print(f"warning: {damage}; going on from step {step}; put aside: {paths}", flush=True)
+    paths = ", ".join(map(str, checkpointer.quarantine_after(step)))
+    print(f"warning: {damage}; continuing from step {step}; quarantined: {paths}", flush=True)
     return state
 
 

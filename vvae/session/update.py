@@ -40,15 +40,13 @@ def make_step(model, tx, config: Config, *, num_steps: int, num_micro_batches: i
         "tx": tx,
         "seed": config.train.seed,
         "ema_decay": config.optim.ema_decay,
-        "num_micro": num_micro_batches,
+        "num_micro_batches": num_micro_batches,
     }
     if config.critic.weight:
-        render, adversary = (
-            _make_render(model, config, num_steps),
-            _make_adversary(model, config.critic),
-        )
+        reconstruct = _make_reconstruct(model, config, num_steps)
+        adversary = _make_adversary(model, config.critic)
         return functools.partial(
-            adversarial_step, render_fn=render, adversary=adversary, **settings
+            adversarial_step, reconstruct_fn=reconstruct, adversary=adversary, **settings
         )
     return functools.partial(train_step, loss_fn=_make_loss(model, config, num_steps), **settings)
 
@@ -57,8 +55,8 @@ def _make_loss(model, config: Config, num_steps: int):
     """Returns the loss of a model without a critic."""
     objective = config.objective
     if _looks_at_videos(objective):
-        render = _make_render(model, config, num_steps)
-        return lambda *arguments: render(*arguments)[:2]
+        reconstruct = _make_reconstruct(model, config, num_steps)
+        return lambda *arguments: reconstruct(*arguments)[:2]
     warmup_steps = round(objective.kl_warmup * num_steps)
 
     def compute_loss(params, batch, key, step):
@@ -73,7 +71,7 @@ def _looks_at_videos(objective: Objective) -> bool:
     return any(terms) or objective.likelihood != 1.0
 
 
-def _make_render(model, config: Config, num_steps: int):
+def _make_reconstruct(model, config: Config, num_steps: int):
     """Returns the loss with all terms but the critic's, and the decoded video."""
     objective = config.objective
     warmup_steps = round(objective.kl_warmup * num_steps)
@@ -90,11 +88,13 @@ def _make_render(model, config: Config, num_steps: int):
         network = lpips.load_weights(objective.lpips_net)
         perceive = functools.partial(lpips.frame_lpips, network, objective.lpips_net)
 
-    def render(params, batch, key, step):
+    def reconstruct(params, batch, key, step):
         beta = beta_schedule(step, objective.beta, warmup_steps)
-        return reconstruction.rendition_loss(model, params, batch, key, beta, weights, perceive)
+        return reconstruction.reconstruction_loss(
+            model, params, batch, key, beta, weights, perceive
+        )
 
-    return render
+    return reconstruct
 
 
 def make_critic(settings: Critic) -> tuple[PatchCritic, optax.GradientTransformation]:

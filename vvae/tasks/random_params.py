@@ -2,7 +2,8 @@
 
 import jax
 
-from vvae.models.sequential import SequentialVAE, init_variables
+from vvae.models.contract import init_variables
+from vvae.models.sequential import SequentialVAE
 
 
 def randomize_params(model: SequentialVAE, params, seed: int):

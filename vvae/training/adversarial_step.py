@@ -15,13 +15,13 @@ from vvae.training.step import (
     Batch,
     Metrics,
     apply_gradients,
-    average_parts,
+    average_micro_batches,
     choose_state,
     step_key,
 )
 
 # (variables, batch, key, step) -> (loss, metrics, fake video).
-RenderFn = Callable[[dict[str, Any], Batch, jax.Array, jax.Array], tuple]
+ReconstructFn = Callable[[dict[str, Any], Batch, jax.Array, jax.Array], tuple]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,23 +51,23 @@ def adversarial_step(
     state: TrainState,
     batch: Batch,
     *,
-    render_fn: RenderFn,
+    reconstruct_fn: ReconstructFn,
     adversary: Adversary,
     tx: optax.GradientTransformation,
     seed: int,
     ema_decay: float,
-    num_micro: int = 1,
+    num_micro_batches: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Makes one update of the model and one of its critic, by the same forward pass.
 
     The critic's weight is computed from gradients that are averaged over the batch, so that it
-    depends on neither devices nor parts.
+    depends on neither the devices nor the micro-batches.
 
     Args:
       state: with a critic; donated where the caller compiles it so.
-      batch, tx, seed, ema_decay, num_micro, axis_name: as in `train_step`.
-      render_fn: the model's loss without the critic, its metrics and what it decodes.
+      batch, tx, seed, ema_decay, num_micro_batches, axis_name: as in `train_step`.
+      reconstruct_fn: the model's loss without the critic, its metrics and what it decodes.
       adversary: the critic.
 
     Returns:
@@ -76,39 +76,43 @@ def adversarial_step(
       were.
     """
     key = step_key(seed, state.step)
-    compute = functools.partial(_compute_slopes, state, key, render_fn, adversary)
-    slopes, metrics = average_parts(compute, batch, num_micro)
+    compute = functools.partial(_compute_gradients, state, key, reconstruct_fn, adversary)
+    grads, metrics = average_micro_batches(compute, batch, num_micro_batches)
     if axis_name is not None:
-        slopes, metrics = jax.lax.pmean((slopes, metrics), axis_name)
+        grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
 
     is_active = (state.step >= adversary.start).astype(jnp.float32)
     weight = (
         is_active
         * adversary.weight
         * adversarial.adaptive_weight(
-            adversary.last_kernel(slopes["model"]), adversary.last_kernel(slopes["deceive"])
+            adversary.last_kernel(grads["model"]), adversary.last_kernel(grads["deceive"])
         )
     )
-    grads = jax.tree.map(lambda a, b: a + weight * b, slopes["model"], slopes["deceive"])
-    updated = apply_gradients(state, grads, tx, ema_decay)
-    critic = _update_critic(state.critic, slopes["critic"], metrics, adversary)
+    model_grads = jax.tree.map(lambda a, b: a + weight * b, grads["model"], grads["deceive"])
+    updated = apply_gradients(state, model_grads, tx, ema_decay)
+    critic = _update_critic(state.critic, grads["critic"], metrics, adversary)
     critic = jax.tree.map(lambda new, old: jnp.where(is_active, new, old), critic, state.critic)
 
-    grad_norm, critic_norm = optax.tree.norm(grads), optax.tree.norm(slopes["critic"])
+    grad_norm, critic_norm = optax.tree.norm(model_grads), optax.tree.norm(grads["critic"])
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & jnp.isfinite(critic_norm)
     state = choose_state(finite, updated.replace(critic=critic), state)
     metrics |= {"critic_weight": weight, "grad_norm": grad_norm}
     return state, {**metrics, "finite": finite.astype(jnp.float32)}
 
 
-def _compute_slopes(
-    state: TrainState, key: jax.Array, render_fn: RenderFn, adversary: Adversary, batch: Batch
+def _compute_gradients(
+    state: TrainState,
+    key: jax.Array,
+    reconstruct_fn: ReconstructFn,
+    adversary: Adversary,
+    batch: Batch,
 ) -> tuple[dict[str, Any], Metrics]:
     """Gradients of the model's own loss, of deceiving the critic, and of the critic's loss."""
 
     def judge_model(params: Any):
         variables = {"params": params, "stats": state.stats}
-        loss, metrics, fake = render_fn(variables, batch, key, state.step)
+        loss, metrics, fake = reconstruct_fn(variables, batch, key, state.step)
         deceive = adversarial.deceive_loss(adversary.score(state.critic.params, fake))
         return (loss, deceive), (metrics, fake)
 
@@ -130,8 +134,8 @@ def _compute_slopes(
         }
 
     critic, critic_metrics = jax.grad(judge_critic, has_aux=True)(state.critic.params)
-    slopes = {"model": model, "deceive": deceive, "critic": critic}
-    return slopes, {**metrics, **critic_metrics, "loss": losses[0]}
+    grads = {"model": model, "deceive": deceive, "critic": critic}
+    return grads, {**metrics, **critic_metrics, "loss": losses[0]}
 
 
 def _update_critic(

@@ -257,20 +257,20 @@ class Checkpointer:
         raw_state, _ = self._read(self.find_step(which), (params, "stats"))
         return {"params": raw_state[params], "stats": raw_state["stats"]}
 
-    def put_aside_after(self, step: int) -> tuple[Path, ...]:
-        """Renames the checkpoints after `step`, so that a run can go on from it.
+    def quarantine_after(self, step: int) -> tuple[Path, ...]:
+        """Quarantines the checkpoints after `step`, so that the run can continue from it.
 
         Returns:
-          Their new paths, `damaged-...`, which nothing here reads.
+          The paths they are renamed to, `damaged-...`, which vvae never reads.
         """
-        aside = []
+        quarantined = []
         for later in [later for later in self.steps if later > step]:
             path = self._find_path(later)
             numbered = (path.with_name(f"damaged-{path.name}-{n}") for n in itertools.count(1))
-            aside.append(next(path for path in numbered if not path.exists()))
-            processes.do_first(path.rename, aside[-1])
+            quarantined.append(next(path for path in numbered if not path.exists()))
+            processes.do_first(path.rename, quarantined[-1])
         self._manager.reload()
-        return tuple(aside)
+        return tuple(quarantined)
 
     def _find_path(self, step: int) -> Path:
         return self.directory / _STEP_NAMES.build_name(step)

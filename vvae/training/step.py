@@ -27,7 +27,7 @@ def train_step(
     tx: optax.GradientTransformation,
     seed: int,
     ema_decay: float,
-    num_micro: int = 1,
+    num_micro_batches: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Makes one update.
@@ -43,7 +43,7 @@ def train_step(
       seed: of the run.
       ema_decay: of the averaged parameters, in [0, 1); reached by min(ema_decay,
         (1 + step) / (10 + step)), so that the average forgets the initial values.
-      num_micro: number of micro-batches whose gradients are computed one after the other and
+      num_micro_batches: number of micro-batches whose gradients are computed one after another and
         averaged; divides B.
       axis_name: name of the pmap axis to average over; None where the batch is the whole one.
 
@@ -53,7 +53,7 @@ def train_step(
       returned as it was, but for its step, so that the next one has another batch and key.
 
     Raises:
-      ValueError: B is not a multiple of `num_micro`.
+      ValueError: B is not a multiple of `num_micro_batches`.
     """
     key = step_key(seed, state.step)
 
@@ -63,7 +63,9 @@ def train_step(
         return loss, {**metrics, "loss": loss}
 
     compute_grad = jax.grad(compute_loss, has_aux=True)
-    grads, metrics = average_parts(functools.partial(compute_grad, state.params), batch, num_micro)
+    grads, metrics = average_micro_batches(
+        functools.partial(compute_grad, state.params), batch, num_micro_batches
+    )
     if axis_name is not None:
         # The mean of the gradients: the gradient of a mean would be the local one under pmap.
         grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
@@ -86,40 +88,42 @@ def choose_state(finite: jax.Array, updated: TrainState, before: TrainState) -> 
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept)
 
 
-def average_parts(compute: Callable[[Batch], Any], batch: Batch, num_parts: int) -> Any:
-    """Returns what a function computes of a batch, averaged over parts computed one by one.
+def average_micro_batches(
+    compute: Callable[[Batch], Any], batch: Batch, num_micro_batches: int
+) -> Any:
+    """Applies a function to one micro-batch after another and averages the results.
 
     Args:
       compute: batch -> tree of float arrays, means over its examples.
       batch: arrays [B, ...].
-      num_parts: divides B.
+      num_micro_batches: divides B.
     """
-    if num_parts == 1:
+    if num_micro_batches == 1:
         return compute(batch)
-    parts = _split_batch(batch, num_parts)
+    micro_batches = _split_batch(batch, num_micro_batches)
     compute = jax.jit(compute, inline=True)  # is traced once, for its shapes and for the loop
 
-    def add(total: Any, part: Batch) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, compute(part)), None
+    def add(total: Any, micro_batch: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, compute(micro_batch)), None
 
-    shapes = jax.eval_shape(compute, jax.tree.map(lambda a: a[0], parts))
+    shapes = jax.eval_shape(compute, jax.tree.map(lambda a: a[0], micro_batches))
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, parts)
-    return jax.tree.map(lambda array: array / num_parts, total)
+    total, _ = jax.lax.scan(add, zeros, micro_batches)
+    return jax.tree.map(lambda array: array / num_micro_batches, total)
 
 
-def _split_batch(batch: Batch, num_micro: int) -> Batch:
-    """Reshapes arrays [B, ...] to [num_micro, B / num_micro, ...]."""
+def _split_batch(batch: Batch, num_micro_batches: int) -> Batch:
+    """Reshapes arrays [B, ...] to [num_micro_batches, B / num_micro_batches, ...]."""
     batch_size = jax.tree.leaves(batch)[0].shape[0]
-    if batch_size % num_micro:
+    if batch_size % num_micro_batches:
         raise ValueError(
-            f"a batch of {batch_size} examples on a device cannot be split into {num_micro} "
-            "micro-batches: choose a divisor"
+            f"a batch of {batch_size} examples on a device cannot be split into "
+            f"{num_micro_batches} micro-batches: choose a divisor"
         )
-    # Micro-batch m holds the examples m, m + num_micro, ...: of a batch that is sharded along B,
-    # every device keeps its own examples.
+    # Micro-batch m holds the examples m, m + num_micro_batches, ..., so that every device keeps its
+    # own examples of a batch that is sharded along B.
     return jax.tree.map(
-        lambda a: a.reshape(-1, num_micro, *a.shape[1:]).swapaxes(0, 1),
+        lambda a: a.reshape(-1, num_micro_batches, *a.shape[1:]).swapaxes(0, 1),
         batch,
     )
 
