@@ -36,8 +36,8 @@ class Limits:
     """What decoding one video may take.
 
     Attributes:
-        max_pixels: most pixels of a frame of the file.
-        seconds: most time, in a worker process; None for any.
+      max_pixels: most pixels of a frame of the file.
+      seconds: most time, in a worker process; None for any.
     """
 
     max_pixels: int = MAX_PIXELS
@@ -52,9 +52,9 @@ class CodesFile:
     """The cached array of one video.
 
     Attributes:
-        path: the .npy file, uint8 [N, T, H, W, C].
-        digest: its SHA-256, in hexadecimal; None if it is not known.
-        lease: keeps it from being removed by others.
+      path: the .npy file, uint8 [N, T, H, W, C].
+      digest: its SHA-256, in hexadecimal; None if it is not known.
+      lease: keeps it from being removed by others.
     """
 
     path: str
@@ -67,12 +67,12 @@ class Entry:
     """The clips of one video in the cache.
 
     Attributes:
-        codes: the cached array.
-        mask_NT, frame_NT, time_NT: as in `sampling.VideoClips`.
-        num_padded: clips whose last frame was repeated to fill them.
-        num_frames: frames in the video file.
-        num_bytes: size of both files.
-        num_clipped: values of valid frames that are clipped, see `views.encode_view`.
+      codes: the cached array.
+      mask_NT, frame_NT, time_NT: as in `sampling.VideoClips`.
+      num_padded: clips whose last frame was repeated to fill them.
+      num_frames: frames in the video file.
+      num_bytes: size of both files.
+      num_clipped: values of valid frames that are clipped, see `views.encode_view`.
     """
 
     codes: CodesFile
@@ -114,7 +114,7 @@ def identify_file(path: str) -> tuple[int, int]:
     """Returns size in bytes and time of change in ns; of a folder of frames, sum and latest.
 
     Raises:
-        VideoError: if there is no such file, or it may not be looked at.
+      VideoError: if there is no such file, or it may not be looked at.
     """
     try:
         if not os.path.isdir(path):
@@ -141,21 +141,21 @@ def cache_videos(
     """Yields `(position, entry, decoded)` for every video, decoding those that the cache lacks.
 
     Args:
-        paths: absolute paths of the videos.
-        clip_format: what to make of them.
-        cache: where the entries are.
-        num_workers: worker processes that decode; 0 decodes here.
-        progress: called with (videos decoded so far, videos to decode).
-        limits: of one video; what goes beyond them counts as broken, until they are raised.
+      paths: absolute paths of the videos.
+      clip_format: what to make of them.
+      cache: where the entries are.
+      num_workers: worker processes that decode; 0 decodes here.
+      progress: called with (videos decoded so far, videos to decode).
+      limits: of one video; what goes beyond them counts as broken, until they are raised.
 
     Yields:
-        Entries, which no other run removes while they, or clips made of them, are there. Cached
-        videos first, then the others in the order in which they are ready. `decoded` says
-        whether the video was decoded now.
+      Entries, which no other run removes while they, or clips made of them, are there. Cached
+      videos first, then the others in the order in which they are ready. `decoded` says
+      whether the video was decoded now.
 
     Raises:
-        ValueError: if the clips of these videos do not fit in the cache: before decoding if that
-            is certain by then, else as soon as it is.
+      ValueError: if the clips of these videos do not fit in the cache: before decoding if that
+        is certain by then, else as soon as it is.
     """
     _make_folder(cache.folder)
     jobs, unidentified = _make_jobs(paths, clip_format, cache.folder, limits)
@@ -195,11 +195,11 @@ def open_codes(path: str, digest: str | None = None) -> np.ndarray:
     The most recently used maps are kept open, few enough for the limits of the system.
 
     Args:
-        path, digest: as in `CodesFile`.
+      path, digest: as in `CodesFile`.
 
     Raises:
-        FileNotFoundError: if the entry has been removed since the data set was opened.
-        ValueError: if the file is not what was written; the entry is removed.
+      FileNotFoundError: if the entry has been removed since the data set was opened.
+      ValueError: if the file is not what was written; the entry is removed.
     """
     with _naming_loss(path):
         if digest is not None:
@@ -211,13 +211,13 @@ def read_clip(file: CodesFile, number: int, corner: tuple[int, int], out_THWC: n
     """Reads one clip of a video, or a part of its frames.
 
     Args:
-        file: of the video.
-        number: of the clip.
-        corner: first row and column.
-        out_THWC: uint8, filled with the frames from there on; contiguous.
+      file: of the video.
+      number: of the clip.
+      corner: first row and column.
+      out_THWC: uint8, filled with the frames from there on; contiguous.
 
     Raises:
-        FileNotFoundError, ValueError: as in `open_codes`.
+      FileNotFoundError, ValueError: as in `open_codes`.
     """
     (y, x), (height, width) = corner, out_THWC.shape[1:3]
     offset, shape = _find_layout(file.path, file.digest)

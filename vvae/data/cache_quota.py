@@ -26,9 +26,9 @@ class Cache:
     """A cache folder and its limit.
 
     Attributes:
-        folder: made if it is missing; may be shared by data sets, runs and machines.
-        limit_bytes: most bytes of all entries. Entries of other data sets are removed to stay
-            within it, the least recently opened first; those in use never are.
+      folder: made if it is missing; may be shared by data sets, runs and machines.
+      limit_bytes: most bytes of all entries. Entries of other data sets are removed to stay
+        within it, the least recently opened first; those in use never are.
     """
 
     folder: Path
@@ -101,7 +101,7 @@ class CacheRoom:
     """Room in a cache for one data set.
 
     Attributes:
-        own_bytes: bytes of the data set's entries so far, kept by whoever adds entries.
+      own_bytes: bytes of the data set's entries so far, kept by whoever adds entries.
     """
 
     def __init__(self, cache: Cache, keys: set[str], clip_bytes: int):
@@ -117,7 +117,7 @@ class CacheRoom:
         """Makes room for so many more videos, which take at least one clip each.
 
         Raises:
-            ValueError: if the data set cannot fit, whatever else is removed.
+          ValueError: if the data set cannot fit, whatever else is removed.
         """
         needed = self.own_bytes + num_videos * self._clip_bytes
         limit = self._cache.limit_bytes

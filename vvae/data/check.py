@@ -22,17 +22,17 @@ class Summary:
     """What `summarize` found.
 
     Attributes:
-        root: the folder.
-        num_videos: videos listed, broken ones included.
-        num_frames: frames of each readable video, in order of name.
-        classes: label -> number of videos; unlabelled videos are not in it.
-        num_groups: different groups.
-        splits: split -> number of videos; empty if the videos cannot be divided.
-        sizes: "WIDTHxHEIGHT" after rotation -> number of videos.
-        rates: mean frames/s, rounded to 0.01 -> number of videos.
-        broken: name of an unreadable video -> why.
-        ignored: suffix -> number of other files in the folder.
-        problems: what stands in the way of training, in words.
+      root: the folder.
+      num_videos: videos listed, broken ones included.
+      num_frames: frames of each readable video, in order of name.
+      classes: label -> number of videos; unlabelled videos are not in it.
+      num_groups: different groups.
+      splits: split -> number of videos; empty if the videos cannot be divided.
+      sizes: "WIDTHxHEIGHT" after rotation -> number of videos.
+      rates: mean frames/s, rounded to 0.01 -> number of videos.
+      broken: name of an unreadable video -> why.
+      ignored: suffix -> number of other files in the folder.
+      problems: what stands in the way of training, in words.
     """
 
     root: Path
@@ -56,13 +56,13 @@ def summarize(
     """Decodes every video of a folder once, keeping nothing, and sums up what it found.
 
     Args:
-        root: folder of videos, see `list_videos`.
-        num_workers: processes that decode; 0 decodes in this one.
-        progress: called with (videos looked at, videos).
+      root: folder of videos, see `list_videos`.
+      num_workers: processes that decode; 0 decodes in this one.
+      progress: called with (videos looked at, videos).
 
     Raises:
-        ValueError: if the folder cannot be listed. Broken videos and impossible splits are
-            reported in the summary instead.
+      ValueError: if the folder cannot be listed. Broken videos and impossible splits are
+        reported in the summary instead.
     """
     videos = list_videos(root)
     infos: dict[str, VideoInfo] = {}

@@ -42,10 +42,10 @@ class Physique:
     """A body as far as it moves.
 
     Attributes:
-        height: Body height over the height of the picture.
-        girth: Factor on the breadth of the body and the thickness of its limbs.
-        limb_scale: Factor on the length of arms and legs.
-        tempo: Factor on the speed of every action.
+      height: Body height over the height of the picture.
+      girth: Factor on the breadth of the body and the thickness of its limbs.
+      limb_scale: Factor on the length of arms and legs.
+      tempo: Factor on the speed of every action.
     """
 
     height: float
@@ -60,13 +60,13 @@ def move(
     """Performs an action: returns joints in body heights, see the module docstring.
 
     Args:
-        action: One of `ACTIONS`.
-        body: Who moves.
-        time_T: Seconds, ascending from 0.
-        rng: Source of phase, speed, size and place of the movement; consumed.
+      action: One of `ACTIONS`.
+      body: Who moves.
+      time_T: Seconds, ascending from 0.
+      rng: Source of phase, speed, size and place of the movement; consumed.
 
     Raises:
-        ValueError: if there is no such action.
+      ValueError: if there is no such action.
     """
     if action in _GAITS:
         return _step(_GAITS[action], body, time_T, rng)
@@ -86,16 +86,16 @@ def film(
     """Turns the body to a camera that shakes, pans and follows who walks to the right.
 
     Args:
-        action: One of `ACTIONS`.
-        body: Who is seen.
-        joints: Of `move`.
-        time_T: Seconds.
-        size: Rows and columns of the picture, pixels.
-        rng: Source of the camera's place and movement; consumed.
+      action: One of `ACTIONS`.
+      body: Who is seen.
+      joints: Of `move`.
+      time_T: Seconds.
+      size: Rows and columns of the picture, pixels.
+      rng: Source of the camera's place and movement; consumed.
 
     Returns:
-        joints in pixels (column, row, nearness): name -> [T, 3]; shift_T2 of the background, column
-        and row, in pixels.
+      joints in pixels (column, row, nearness): name -> [T, 3]; shift_T2 of the background, column
+      and row, in pixels.
     """
     middle_T = time_T - time_T.mean()
     gait = _GAITS.get(action)

@@ -18,18 +18,18 @@ class Clips:
     """Clips in the order of their videos' names, then of time.
 
     Attributes:
-        clip_format: view, size and sampling.
-        videos: the videos that the clips come from, each with at least one clip.
-        video_index_N: int32, a clip's video, as an index into `videos`.
-        label_N: int32, a clip's class, NO_LABEL for none.
-        mask_NT: bool, False where a frame was repeated to fill the clip or has no value under the
-            view.
-        frame_NT: int32, a frame's number in its file.
-        time_NT: float64, a frame's time in its file, s.
-        position_N: int32, a clip's number within its video.
-        codes_files: for each video, the cached array that `read` reads from.
-        corner_V: int32 [V, 2], first row and column of the frames that are read, for the tiles of
-            `vvae.data.tiles`; whole frames begin at (0, 0).
+      clip_format: view, size and sampling.
+      videos: the videos that the clips come from, each with at least one clip.
+      video_index_N: int32, a clip's video, as an index into `videos`.
+      label_N: int32, a clip's class, NO_LABEL for none.
+      mask_NT: bool, False where a frame was repeated to fill the clip or has no value under the
+        view.
+      frame_NT: int32, a frame's number in its file.
+      time_NT: float64, a frame's time in its file, s.
+      position_N: int32, a clip's number within its video.
+      codes_files: for each video, the cached array that `read` reads from.
+      corner_V: int32 [V, 2], first row and column of the frames that are read, for the tiles of
+        `vvae.data.tiles`; whole frames begin at (0, 0).
     """
 
     clip_format: ClipFormat
@@ -62,9 +62,9 @@ class Clips:
         """Reads clips by number, uint8 codes [n, T, H, W, C]. Safe to call from many threads.
 
         Raises:
-            IndexError: for a number out of range.
-            FileNotFoundError: if the cache has lost them since they were opened.
-            ValueError: if the cache holds other bytes than were written.
+          IndexError: for a number out of range.
+          FileNotFoundError: if the cache has lost them since they were opened.
+          ValueError: if the cache holds other bytes than were written.
         """
         codes_NTHWC = np.empty((len(ids), *self.clip_format.clip_shape), np.uint8)
         for codes_THWC, clip in zip(codes_NTHWC, ids, strict=True):

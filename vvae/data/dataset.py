@@ -50,20 +50,20 @@ class Dataset:
     """An opened data set.
 
     Attributes:
-        root: its folder.
-        view: what its codes mean.
-        class_names: sorted; a label is an index into it.
-        splits: name -> clips, none empty.
-        broken: name of a video that was left out -> why.
-        num_padded: clips that repeat their last frame because their video, or what was left of it,
-            is shorter than a clip.
-        num_clipped: values of flow that are larger than their code can say, and clipped.
-        num_decoded: videos that were decoded by this opening; the others came from the cache.
-        left_out_splits: name of a split that was not opened -> number of videos.
-        unknown_labels: label that is no class -> number of opened videos; their clips have
-            NO_LABEL.
-        fingerprint: SHA-256 of what the data are (relative names, file sizes, labels, splits,
-            groups, clip format), wherever they lie.
+      root: its folder.
+      view: what its codes mean.
+      class_names: sorted; a label is an index into it.
+      splits: name -> clips, none empty.
+      broken: name of a video that was left out -> why.
+      num_padded: clips that repeat their last frame because their video, or what was left of it,
+        is shorter than a clip.
+      num_clipped: values of flow that are larger than their code can say, and clipped.
+      num_decoded: videos that were decoded by this opening; the others came from the cache.
+      left_out_splits: name of a split that was not opened -> number of videos.
+      unknown_labels: label that is no class -> number of opened videos; their clips have
+        NO_LABEL.
+      fingerprint: SHA-256 of what the data are (relative names, file sizes, labels, splits,
+        groups, clip format), wherever they lie.
     """
 
     root: Path
@@ -94,22 +94,22 @@ def open_dataset(
     """Opens the splits `train`, `val` and `test` (if there is one) of a data set, and extra ones.
 
     Args:
-        root: folder of videos, see `list_videos`.
-        clip_format: view, size and sampling.
-        cache_dir: folder of decoded clips; what it lacks is decoded into it.
-        cache_limit_bytes: most bytes that the cache may take.
-        num_workers: processes that decode; 0 decodes in this one.
-        on_error: `skip` leaves broken videos out and counts them in `broken`; `raise` stops at the
-            first.
-        extra_splits: names of other splits to open. Their labels count only if they are classes of
-            the main splits.
-        progress: called with (videos decoded, videos to decode).
-        limits: of one video; what goes beyond them counts as broken.
+      root: folder of videos, see `list_videos`.
+      clip_format: view, size and sampling.
+      cache_dir: folder of decoded clips; what it lacks is decoded into it.
+      cache_limit_bytes: most bytes that the cache may take.
+      num_workers: processes that decode; 0 decodes in this one.
+      on_error: `skip` leaves broken videos out and counts them in `broken`; `raise` stops at the
+        first.
+      extra_splits: names of other splits to open. Their labels count only if they are classes of
+        the main splits.
+      progress: called with (videos decoded, videos to decode).
+      limits: of one video; what goes beyond them counts as broken.
 
     Raises:
-        ValueError: if the folder, its splits or the cache limit do not allow it, an extra split is
-            not there, or a split has no usable clip.
-        VideoError: for the first broken video if `on_error` is `raise`.
+      ValueError: if the folder, its splits or the cache limit do not allow it, an extra split is
+        not there, or a split has no usable clip.
+      VideoError: for the first broken video if `on_error` is `raise`.
     """
     listed = assign_splits(list_videos(root))
     for split in extra_splits:
@@ -150,13 +150,13 @@ def open_unsplit(
     videos keep their own `split` and `group`, by which `Clips.select` can choose.
 
     Args:
-        class_names: the classes of a trained model; labels that are none of them are counted in
-            `unknown_labels`. By default the labels of these videos.
-        root, clip_format, cache_dir, cache_limit_bytes, num_workers, on_error, progress, limits:
-            as in `open_dataset`.
+      class_names: the classes of a trained model; labels that are none of them are counted in
+        `unknown_labels`. By default the labels of these videos.
+      root, clip_format, cache_dir, cache_limit_bytes, num_workers, on_error, progress, limits:
+        as in `open_dataset`.
 
     Raises:
-        ValueError, VideoError: as `open_dataset`, except for splits.
+      ValueError, VideoError: as `open_dataset`, except for splits.
     """
     videos = list_videos(root)
     if class_names is None:

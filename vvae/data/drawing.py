@@ -20,13 +20,13 @@ class Limb:
     """A thick line segment.
 
     Attributes:
-        start_T2: Column and row of one end, pixels.
-        end_T2: Of the other end.
-        radii: At both ends, pixels.
-        color: RGB in [0, 1].
-        print_color: RGB of the print on it.
-        texture: The print: (waves along the limb, waves across it, strength in [0, 1]).
-        nearness: Limbs of larger nearness hide the others.
+      start_T2: Column and row of one end, pixels.
+      end_T2: Of the other end.
+      radii: At both ends, pixels.
+      color: RGB in [0, 1].
+      print_color: RGB of the print on it.
+      texture: The print: (waves along the limb, waves across it, strength in [0, 1]).
+      nearness: Limbs of larger nearness hide the others.
     """
 
     start_T2: np.ndarray
@@ -44,13 +44,13 @@ def draw_color(
     """Draws RGB of a random hue.
 
     Args:
-        rng: Consumed.
-        low: Least luma, above 0.
-        high: Largest luma, below 1.
-        vividness: Largest part of the chroma that this luma allows.
+      rng: Consumed.
+      low: Least luma, above 0.
+      high: Largest luma, below 1.
+      vividness: Largest part of the chroma that this luma allows.
 
     Returns:
-        float64 [3] in [0, 1].
+      float64 [3] in [0, 1].
     """
     chroma = rng.uniform(0.0, 1.0, 3)
     chroma = chroma - _LUMA @ chroma
@@ -65,13 +65,13 @@ def draw_background(
     """Draws a wall of two colours in drifting waves, and a floor.
 
     Args:
-        shift_T2: Columns and rows by which the camera's movement shifts the picture, pixels.
-        time_T: Seconds.
-        size: Rows and columns, pixels.
-        rng: Source of the pattern and its colours; consumed.
+      shift_T2: Columns and rows by which the camera's movement shifts the picture, pixels.
+      time_T: Seconds.
+      size: Rows and columns, pixels.
+      rng: Source of the pattern and its colours; consumed.
 
     Returns:
-        float32 [3, T, H, W].
+      float32 [3, T, H, W].
     """
     column_T1W = (np.arange(size) + 0.5 - shift_T2[:, :1])[:, None, :] / size
     row_TH1 = (np.arange(size) + 0.5 - shift_T2[:, 1:])[:, :, None] / size
@@ -99,9 +99,9 @@ def light(canvas_CTHW: np.ndarray, time_T: np.ndarray, rng: np.random.Generator)
     pixels drowns in it, one that knows how pictures vary can tell it from the movement.
 
     Args:
-        canvas_CTHW: float32 [3, T, H, W], changed.
-        time_T: Seconds.
-        rng: Source of the swinging; consumed.
+      canvas_CTHW: float32 [3, T, H, W], changed.
+      time_T: Seconds.
+      rng: Source of the swinging; consumed.
     """
     rate_3K1, phase_3K1 = rng.uniform(*_LIGHT_RATE, (3, 2, 1)), rng.uniform(0, 2 * np.pi, (3, 2, 1))
     swing_3T = np.sin(2 * np.pi * rate_3K1 * time_T + phase_3K1).sum(axis=1)
@@ -117,11 +117,11 @@ def paint(canvas_CTHW: np.ndarray, limbs: list[Limb]) -> np.ndarray:
     """Draws limbs over the canvas, in place, the nearest last.
 
     Args:
-        canvas_CTHW: float32 [3, T, H, W], changed.
-        limbs: In any order.
+      canvas_CTHW: float32 [3, T, H, W], changed.
+      limbs: In any order.
 
     Returns:
-        mask_THW bool: which pixel centres some limb covers.
+      mask_THW bool: which pixel centres some limb covers.
     """
     mask_THW = np.zeros(canvas_CTHW.shape[1:], bool)
     for limb in sorted(limbs, key=lambda limb: limb.nearness):
@@ -137,10 +137,10 @@ def _measure(limb: Limb, shape_HW: tuple[int, int]):
     """Measures the pixels around a limb.
 
     Returns:
-        box: Index of the part of [T, H, W] that the limb can touch.
-        distance_THW: To its surface in pixels, negative inside, within the box.
-        axes: Arrays like it: the place along the limb in [0, 1], and the offset from its middle
-            line to the right and downwards, in radii.
+      box: Index of the part of [T, H, W] that the limb can touch.
+      distance_THW: To its surface in pixels, negative inside, within the box.
+      axes: Arrays like it: the place along the limb in [0, 1], and the offset from its middle
+        line to the right and downwards, in radii.
     """
     ends_T2 = np.concatenate([limb.start_T2, limb.end_T2])
     margin = max(limb.radii) + 1

@@ -25,7 +25,7 @@ def import_opencv() -> ModuleType:
     """Returns the module `cv2`, set to one thread: videos are decoded by a process a core.
 
     Raises:
-        ValueError: if it is not installed.
+      ValueError: if it is not installed.
     """
     try:
         import cv2
@@ -50,14 +50,14 @@ def compute_flow(gray_FHW: np.ndarray) -> np.ndarray:
     """Computes the flow that leads from each frame to the next.
 
     Args:
-        gray_FHW: uint8 [F, H, W].
+      gray_FHW: uint8 [F, H, W].
 
     Returns:
-        float32 [F, H, W, 2]: pixels to the right and pixels down from frame f - 1 to frame f, at
-        the place in frame f - 1; zeros for the first frame.
+      float32 [F, H, W, 2]: pixels to the right and pixels down from frame f - 1 to frame f, at
+      the place in frame f - 1; zeros for the first frame.
 
     Raises:
-        ValueError: if OpenCV is not installed.
+      ValueError: if OpenCV is not installed.
     """
     cv2 = import_opencv()
     flow_FHWC = np.zeros((*gray_FHW.shape, 2), np.float32)

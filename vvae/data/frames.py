@@ -13,16 +13,16 @@ def read_chunks(
     """Yields every stride-th frame of a video, `length` of them at a time.
 
     Args:
-        path: the file, see `vvae.video.iterate_frames`.
-        size: (height, width) to resize to.
-        stride: every stride-th frame of the file is used.
-        length: frames in a chunk; the last one may be shorter.
+      path: the file, see `vvae.video.iterate_frames`.
+      size: (height, width) to resize to.
+      stride: every stride-th frame of the file is used.
+      length: frames in a chunk; the last one may be shorter.
 
     Yields:
-        number_F int64, numbers in the file; time_F float64, s; frames_FHWC uint8 RGB.
+      number_F int64, numbers in the file; time_F float64, s; frames_FHWC uint8 RGB.
 
     Raises:
-        VideoError: if the file cannot be read.
+      VideoError: if the file cannot be read.
     """
     numbers, times, frames = [], [], []
     for number, (time, frame) in enumerate(iterate_frames(path, size)):

@@ -18,12 +18,12 @@ class Video:
     """One video of a data set, as listed; nothing of it has been read yet.
 
     Attributes:
-        path: absolute path of the file, or of the folder of image frames.
-        name: path relative to the data set's root, with `/`.
-        label: name of its class, None if it has none.
-        group: what must not be cut by a split (a performer, a place); its own name by default.
-        split: `train`, `val`, `test` or another name; None if not stated.
-        metadata: every other column of the manifest, as text.
+      path: absolute path of the file, or of the folder of image frames.
+      name: path relative to the data set's root, with `/`.
+      label: name of its class, None if it has none.
+      group: what must not be cut by a split (a performer, a place); its own name by default.
+      split: `train`, `val`, `test` or another name; None if not stated.
+      metadata: every other column of the manifest, as text.
     """
 
     path: str
@@ -46,8 +46,8 @@ def list_videos(root: str | os.PathLike) -> tuple[Video, ...]:
     when it is read.
 
     Raises:
-        ValueError: if there is no such folder or no video in it, and for manifests that cannot be
-            followed (no `path` column, duplicate paths, paths out of the folder, ...).
+      ValueError: if there is no such folder or no video in it, and for manifests that cannot be
+        followed (no `path` column, duplicate paths, paths out of the folder, ...).
     """
     folder = os.path.abspath(root)
     if not os.path.exists(folder):

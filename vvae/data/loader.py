@@ -25,10 +25,10 @@ class Augmentation:
     """Random changes of training clips, the same for all frames of a clip. Off by default.
 
     Attributes:
-        flip: mirror left and right with probability 1/2.
-        crop: shift by up to so many pixels each way; edges are repeated.
-        brightness: add up to this share of the 8-bit range to gray and rgb channels, or take it
-            away. Differences do not change with brightness, and binary pictures have none.
+      flip: mirror left and right with probability 1/2.
+      crop: shift by up to so many pixels each way; edges are repeated.
+      brightness: add up to this share of the 8-bit range to gray and rgb channels, or take it
+        away. Differences do not change with brightness, and binary pictures have none.
     """
 
     flip: bool = False
@@ -50,10 +50,10 @@ class Cuts:
     """Which part of a clip is trained on. By default all of it.
 
     Attributes:
-        lengths: (first step, frames) by rising step, from step 0 on: from that step on all clips of
-            a batch are that long, cut out anywhere; () for whole clips.
-        images: share of clips that are one of their frames alone: a clip of which only the first
-            frame counts, and all others are masked.
+      lengths: (first step, frames) by rising step, from step 0 on: from that step on all clips of
+        a batch are that long, cut out anywhere; () for whole clips.
+      images: share of clips that are one of their frames alone: a clip of which only the first
+        frame counts, and all others are masked.
     """
 
     lengths: tuple[tuple[int, int], ...] = ()
@@ -90,20 +90,20 @@ def train_batches(
     batches are full. Batches are read ahead by threads, which end when the iterator is closed.
 
     Args:
-        clips: training clips.
-        batch_size: global batch, a multiple of `process_count`.
-        seed: >= 0.
-        start_step: the first step to yield.
-        process_index, process_count: this process gets its contiguous part of each global batch.
-        augmentation: random changes, drawn from seed, step and clip number.
-        cuts: parts of the clips, drawn likewise.
+      clips: training clips.
+      batch_size: global batch, a multiple of `process_count`.
+      seed: >= 0.
+      start_step: the first step to yield.
+      process_index, process_count: this process gets its contiguous part of each global batch.
+      augmentation: random changes, drawn from seed, step and clip number.
+      cuts: parts of the clips, drawn likewise.
 
     Yields:
-        step, and video uint8 [b, T, H, W, C], mask bool [b, T], index int32 [b] (clip number in
-        `clips`), label int32 [b], with b = batch_size / process_count.
+      step, and video uint8 [b, T, H, W, C], mask bool [b, T], index int32 [b] (clip number in
+      `clips`), label int32 [b], with b = batch_size / process_count.
 
     Raises:
-        ValueError: for sizes that do not fit, or brightness on a view without intensities.
+      ValueError: for sizes that do not fit, or brightness on a view without intensities.
     """
     own = _slice_batch(batch_size, process_index, process_count)
     if seed < 0 or start_step < 0:
@@ -143,7 +143,7 @@ def eval_batches(
     valid bool [b]: False for the repeated ones.
 
     Raises:
-        ValueError: for sizes that do not fit.
+      ValueError: for sizes that do not fit.
     """
     own = _slice_batch(batch_size, process_index, process_count)
 
@@ -161,11 +161,11 @@ def pixel_statistics(clips: Clips) -> tuple[np.ndarray, float]:
     Sums are exact integers; memory does not grow with the number of clips.
 
     Returns:
-        mean_HWC float32 and std, both in units of x / 127.5 - 1. The std is at least one step of
-        the 8-bit codes, so that dividing by it never makes noise of nearly constant data.
+      mean_HWC float32 and std, both in units of x / 127.5 - 1. The std is at least one step of
+      the 8-bit codes, so that dividing by it never makes noise of nearly constant data.
 
     Raises:
-        ValueError: if all valid frames are the same picture.
+      ValueError: if all valid frames are the same picture.
     """
     height, width, channels = clips.clip_format.clip_shape[1:]
     num_frames, sum_of_squares = 0, 0
@@ -195,11 +195,11 @@ def channel_statistics(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
     Sums are exact integers; memory does not grow with the number of clips.
 
     Returns:
-        mean_C and std_C, float32, both in units of x / 127.5 - 1. Each std is at least one step of
-        the 8-bit codes.
+      mean_C and std_C, float32, both in units of x / 127.5 - 1. Each std is at least one step of
+      the 8-bit codes.
 
     Raises:
-        ValueError: if every channel is constant over all frames.
+      ValueError: if every channel is constant over all frames.
     """
     channels = clips.clip_format.clip_shape[-1]
     count, sum_C, squares_C = 0, np.zeros(channels, np.int64), np.zeros(channels, np.int64)

@@ -41,9 +41,9 @@ class Performer:
     """A body and its clothes, the same in all clips of one performer.
 
     Attributes:
-        physique: How the body is built and how fast it moves.
-        colors: Part -> RGB in [0, 1].
-        texture: The print of the shirt, see `drawing.Limb`.
+      physique: How the body is built and how fast it moves.
+      colors: Part -> RGB in [0, 1].
+      texture: The print of the shirt, see `drawing.Limb`.
     """
 
     physique: Physique
@@ -80,17 +80,17 @@ def render_clip(
     """Draws one clip of the data set.
 
     Args:
-        action: One of `ACTIONS`.
-        performer: Number of the performer, from 0.
-        take: Number of the repetition, from 0.
-        seed: Seed of the data set.
+      action: One of `ACTIONS`.
+      performer: Number of the performer, from 0.
+      take: Number of the repetition, from 0.
+      seed: Seed of the data set.
 
     Returns:
-        frames_THWC uint8 [16, 64, 64, 3], RGB as it is before video compression;
-        mask_THW bool, True where the figure covers the centre of the pixel.
+      frames_THWC uint8 [16, 64, 64, 3], RGB as it is before video compression;
+      mask_THW bool, True where the figure covers the centre of the pixel.
 
     Raises:
-        ValueError: if there is no such action, or a number is out of range.
+      ValueError: if there is no such action, or a number is out of range.
     """
     who, joints, shift_T2, rng = _stage(action, performer, take, seed)
     canvas_CTHW = drawing.draw_background(shift_T2, _clock(), SIZE, rng)
@@ -106,7 +106,7 @@ def trace_joints(
     """Returns the true pose behind `render_clip`.
 
     Returns:
-        J names such as `hand+1`, see `choreography`; joints_TJ2 float64, column and row in pixels.
+      J names such as `hand+1`, see `choreography`; joints_TJ2 float64, column and row in pixels.
     """
     _, joints, _, _ = _stage(action, performer, take, seed)
     names = tuple(sorted(joints))
@@ -119,16 +119,16 @@ def write_performers(folder: str | os.PathLike, seed: int = 0, num_workers: int 
     Returns at once if the folder has the manifest of this version and seed: it is written last.
 
     Args:
-        folder: Where to; made if missing.
-        seed: Seed of everything random.
-        num_workers: Processes that draw and encode; 0 does it in this one.
+      folder: Where to; made if missing.
+      seed: Seed of everything random.
+      num_workers: Processes that draw and encode; 0 does it in this one.
 
     Returns:
-        Path of the manifest: path, label, group (the performer), split, then what draws the clip
-        again: performer, take, seed, version.
+      Path of the manifest: path, label, group (the performer), split, then what draws the clip
+      again: performer, take, seed, version.
 
     Raises:
-        VideoError: if a file cannot be written.
+      VideoError: if a file cannot be written.
     """
     folder = Path(folder)
     manifest = folder / "manifest.csv"
@@ -193,7 +193,7 @@ def _stage(action: str, performer: int, take: int, seed: int):
     """Performs and films a clip.
 
     Returns:
-        (Performer, joints in pixels, shift_T2 of the background in pixels, rng for the rest).
+      (Performer, joints in pixels, shift_T2 of the background in pixels, rng for the rest).
     """
     if action not in ACTIONS:
         raise ValueError(f"no action {action!r}; choose one of {', '.join(ACTIONS)}")

@@ -15,12 +15,12 @@ class Sampling:
     """How clips are taken from a video, after every `frame_stride`-th frame has been kept.
 
     Attributes:
-        num_frames: frames of a clip, T.
-        frame_stride: 1 keeps every frame of the file.
-        mode: `windows` cuts all kept frames into consecutive clips that do not overlap; the last
-            one is filled up. Every kept frame is in exactly one clip. `whole` makes one clip of
-            the frames nearest to `num_frames` equally spaced times from the first to the last; a
-            frame that stays on screen for long is taken more than once.
+      num_frames: frames of a clip, T.
+      frame_stride: 1 keeps every frame of the file.
+      mode: `windows` cuts all kept frames into consecutive clips that do not overlap; the last
+        one is filled up. Every kept frame is in exactly one clip. `whole` makes one clip of
+        the frames nearest to `num_frames` equally spaced times from the first to the last; a
+        frame that stays on screen for long is taken more than once.
     """
 
     num_frames: int
@@ -67,14 +67,14 @@ class VideoClips:
     """All clips of one video.
 
     Attributes:
-        codes_NTHWC: uint8 codes of the view.
-        mask_NT: bool, False where a frame was repeated to fill the clip or has no value under the
-            view.
-        frame_NT: int32, the frame's number in the file; repeated frames repeat theirs.
-        time_NT: float64, the frame's time in the file, s.
-        num_padded: clips whose last frame was repeated to fill them.
-        num_frames: frames in the file.
-        num_clipped: values of valid frames that are clipped, see `views.encode_view`.
+      codes_NTHWC: uint8 codes of the view.
+      mask_NT: bool, False where a frame was repeated to fill the clip or has no value under the
+        view.
+      frame_NT: int32, the frame's number in the file; repeated frames repeat theirs.
+      time_NT: float64, the frame's time in the file, s.
+      num_padded: clips whose last frame was repeated to fill them.
+      num_frames: frames in the file.
+      num_clipped: values of valid frames that are clipped, see `views.encode_view`.
     """
 
     codes_NTHWC: np.ndarray
@@ -96,7 +96,7 @@ def decode_clips(
     of the file has at most `max_pixels`.
 
     Raises:
-        VideoError: if the video cannot be read to its end, or has no frame that the view can show.
+      VideoError: if the video cannot be read to its end, or has no frame that the view can show.
     """
     sampling = clip_format.sampling
     view = get_view(clip_format.view)
@@ -133,12 +133,12 @@ def find_spread_frames(times_F: np.ndarray, num_frames: int) -> np.ndarray:
     """Returns the frames nearest to equally spaced times from the first to the last.
 
     Args:
-        times_F: float64 times of the frames, s.
-        num_frames: how many to choose.
+      times_F: float64 times of the frames, s.
+      num_frames: how many to choose.
 
     Returns:
-        Indices int64 [min(F, num_frames)] in order; all frames if there are not more than asked
-        for.
+      Indices int64 [min(F, num_frames)] in order; all frames if there are not more than asked
+      for.
     """
     if len(times_F) <= num_frames:
         return np.arange(len(times_F))
@@ -150,8 +150,8 @@ def cut_sequence(length: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
     """Cuts `length` positions into clips of `num_frames`, the last one filled by repetition.
 
     Returns:
-        position_NT int64, N = ceil(length / num_frames), and filled_NT bool: True where the last
-        position was repeated.
+      position_NT int64, N = ceil(length / num_frames), and filled_NT bool: True where the last
+      position was repeated.
     """
     num_clips = -(-length // num_frames)
     position_NT = np.arange(num_clips * num_frames).reshape(num_clips, num_frames)

@@ -16,10 +16,10 @@ class DataSize:
     """What `estimate_size` found.
 
     Attributes:
-        num_videos: videos listed, unreadable ones included.
-        file_bytes: of their files.
-        decoded_bytes: about what their clips take in the cache; None where no header says how long
-            a video is.
+      num_videos: videos listed, unreadable ones included.
+      file_bytes: of their files.
+      decoded_bytes: about what their clips take in the cache; None where no header says how long
+        a video is.
     """
 
     num_videos: int
@@ -31,11 +31,11 @@ def estimate_size(root: str | os.PathLike, clip_format: ClipFormat) -> DataSize:
     """Estimates the size of a data set from up to 50 headers, spread over its videos.
 
     Args:
-        root: folder of videos, see `list_videos`.
-        clip_format: what a clip is.
+      root: folder of videos, see `list_videos`.
+      clip_format: what a clip is.
 
     Raises:
-        ValueError: if the folder cannot be listed.
+      ValueError: if the folder cannot be listed.
     """
     paths = [video.path for video in list_videos(root)]
     file_bytes = sum(_measure(path) for path in paths)

@@ -22,8 +22,8 @@ def assign_splits(videos: tuple[Video, ...]) -> tuple[Video, ...]:
     filled to 80/10/10 by number of videos; no group is on two sides, and no side is empty.
 
     Raises:
-        ValueError: if only some videos state a split, none is `train`, a group is in two of train,
-            val and test, or there are too few groups to divide.
+      ValueError: if only some videos state a split, none is `train`, a group is in two of train,
+        val and test, or there are too few groups to divide.
     """
     stated = [video for video in videos if video.split is not None]
     if not stated:
@@ -41,8 +41,8 @@ def find_label_problems(videos: tuple[Video, ...]) -> tuple[str, ...]:
     """Says in words which classes cannot be learned or tested; empty if all is well.
 
     Args:
-        videos: videos with their splits; unlabelled ones and splits other than train, val and test
-            are not looked at.
+      videos: videos with their splits; unlabelled ones and splits other than train, val and test
+        are not looked at.
     """
     by_label = defaultdict(list)
     for video in videos:
@@ -67,7 +67,7 @@ def check_groups(videos: tuple[Video, ...]) -> None:
     Splits of other names than val and test count as training, which is what they are asked for.
 
     Raises:
-        ValueError: names the first such group and its splits.
+      ValueError: names the first such group and its splits.
     """
     split_of_group: dict[str, str] = {}
     for video in videos:

@@ -15,7 +15,7 @@ def count_tiles(clips: Clips, height: int, width: int) -> tuple[int, int]:
     """Returns how many rows and columns of tiles of height x width pixels the frames have.
 
     Raises:
-        ValueError: if tiles do not fill the frames.
+      ValueError: if tiles do not fill the frames.
     """
     rows, cols = clips.clip_format.height, clips.clip_format.width
     if height < 1 or width < 1 or rows % height or cols % width:
@@ -27,15 +27,15 @@ def cut_tiles(clips: Clips, height: int, width: int) -> Clips:
     """Cuts the frames of clips into tiles that do not overlap.
 
     Args:
-        clips: of whole frames.
-        height, width: of a tile, pixels.
+      clips: of whole frames.
+      height, width: of a tile, pixels.
 
     Returns:
-        Clips of N * K tiles: for each clip in turn its tiles, row by row. Each tile of a video
-        counts as a video, with the name of the whole one.
+      Clips of N * K tiles: for each clip in turn its tiles, row by row. Each tile of a video
+      counts as a video, with the name of the whole one.
 
     Raises:
-        ValueError: if tiles do not fill the frames.
+      ValueError: if tiles do not fill the frames.
     """
     rows, cols = count_tiles(clips, height, width)
     number = rows * cols

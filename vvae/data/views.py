@@ -20,10 +20,10 @@ class View:
     """A named way to show a video to a model.
 
     Attributes:
-        name: the parts, joined by `+`.
-        num_channels: channels of the codes, C.
-        offset: the code of physical zero, one a channel.
-        scale: physical units of one code step, one a channel.
+      name: the parts, joined by `+`.
+      num_channels: channels of the codes, C.
+      offset: the code of physical zero, one a channel.
+      scale: physical units of one code step, one a channel.
     """
 
     name: str
@@ -104,7 +104,7 @@ def get_view(name: str) -> View:
     """Returns the view called `name`, such as `gray` or `gray+difference`.
 
     Raises:
-        ValueError: for an unknown or a repeated part; names the closest known one.
+      ValueError: for an unknown or a repeated part; names the closest known one.
     """
     parts = name.split("+")
     for part in parts:
@@ -140,20 +140,20 @@ def encode_view(
     """Shows the frames of one video under a view.
 
     Args:
-        view: the view.
-        frames_FHWC: uint8 [F, factor * H, factor * W, 3] RGB, the video's sampled frames in order,
-            F >= 1.
-        factor: flow is computed from the frames as they are, and averaged over squares of
-            factor x factor pixels; the other parts see frames that are averaged so.
+      view: the view.
+      frames_FHWC: uint8 [F, factor * H, factor * W, 3] RGB, the video's sampled frames in order,
+        F >= 1.
+      factor: flow is computed from the frames as they are, and averaged over squares of
+        factor x factor pixels; the other parts see frames that are averaged so.
 
     Returns:
-        codes_FHWC uint8 [F, H, W, view.num_channels]; valid_F bool [F], False where the view is not
-        defined (the first frame of a difference, of motion or of flow); and how many values of
-        codes_FHWC are clipped, because the flow is larger than a code can say.
+      codes_FHWC uint8 [F, H, W, view.num_channels]; valid_F bool [F], False where the view is not
+      defined (the first frame of a difference, of motion or of flow); and how many values of
+      codes_FHWC are clipped, because the flow is larger than a code can say.
 
     Raises:
-        ValueError: if the frames are not uint8 [F, H, W, 3], the factor does not divide their
-            sides, or OpenCV, which flow needs, is not installed.
+      ValueError: if the frames are not uint8 [F, H, W, 3], the factor does not divide their
+        sides, or OpenCV, which flow needs, is not installed.
     """
     if frames_FHWC.dtype != np.uint8 or frames_FHWC.ndim != 4 or frames_FHWC.shape[-1] != 3:
         raise ValueError(
@@ -365,11 +365,11 @@ def find_otsu_threshold(gray: np.ndarray) -> int:
     """Finds the threshold that maximises the variance between the two classes it makes.
 
     Args:
-        gray: uint8 values of any shape.
+      gray: uint8 values of any shape.
 
     Returns:
-        The smallest best threshold in 0..255; values above it are the bright class. For constant
-        values that constant, so that nothing is bright.
+      The smallest best threshold in 0..255; values above it are the bright class. For constant
+      values that constant, so that nothing is bright.
 
     N. Otsu, "A threshold selection method from gray-level histograms", IEEE Transactions on
     Systems, Man, and Cybernetics 9(1), 1979, equation 18.

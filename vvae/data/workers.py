@@ -34,12 +34,12 @@ def run_in_workers(
     """Yields `(position, function(item))` for every item, in the order in which they end.
 
     Args:
-        function: a function at the top level of an importable module.
-        items: its arguments; they and the results must be picklable.
-        num_workers: processes to start, at most one an item. With 0 the function is called here
-            instead, in order.
-        seconds: most time for one item, after which its process is killed; None for any. Not
-            applied with 0 workers.
+      function: a function at the top level of an importable module.
+      items: its arguments; they and the results must be picklable.
+      num_workers: processes to start, at most one an item. With 0 the function is called here
+        instead, in order.
+      seconds: most time for one item, after which its process is killed; None for any. Not
+        applied with 0 workers.
 
     An exception raised by the function is raised here. A WorkerError takes the place of the result
     if the process died (it was killed, or the decoder crashed) or took too long; the other items go

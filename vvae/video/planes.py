@@ -64,9 +64,9 @@ def convert_to_rgb(ycc_HWC: np.ndarray, weights: tuple[float, float], is_full: b
     """Converts Y'CbCr to RGB, uint8 [H, W, 3] both, rounded to the nearest.
 
     Args:
-      ycc_HWC: Y', C_B and C_R.
-      weights: K_R and K_B of the matrix, such as (0.299, 0.114) of BT.601.
-      is_full: whether Y' is from 0 to 255, not from 16 to 235.
+     ycc_HWC: Y', C_B and C_R.
+     weights: K_R and K_B of the matrix, such as (0.299, 0.114) of BT.601.
+     is_full: whether Y' is from 0 to 255, not from 16 to 235.
     """
     matrix, offset = _find_conversion(weights, is_full)
     rgb_HWC = ycc_HWC.astype(np.float32) @ matrix

@@ -21,10 +21,10 @@ class VideoInfo:
     """What `probe` found by decoding every frame.
 
     Attributes:
-        num_frames: Exact number of frames.
-        height: Rows after rotation, pixels.
-        width: Columns after rotation, pixels.
-        fps: Mean frame rate over the real timestamps, frames per second.
+      num_frames: Exact number of frames.
+      height: Rows after rotation, pixels.
+      width: Columns after rotation, pixels.
+      fps: Mean frame rate over the real timestamps, frames per second.
     """
 
     num_frames: int
@@ -45,7 +45,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
     """Counts and measures a video by decoding all of it.
 
     Raises:
-        VideoError: if it cannot be decoded from the first frame to the last.
+      VideoError: if it cannot be decoded from the first frame to the last.
     """
     times = []
     shape = None
@@ -79,15 +79,15 @@ def read_frames(
     """Reads a whole video.
 
     Args:
-        path: Video file, folder of image frames, or .npy array.
-        size: (height, width) to resize to, or None for the video's own size.
-        max_pixels: most pixels of a frame of the file.
+      path: Video file, folder of image frames, or .npy array.
+      size: (height, width) to resize to, or None for the video's own size.
+      max_pixels: most pixels of a frame of the file.
 
     Returns:
-        times_F float64, seconds since the first frame; frames_FHWC uint8 RGB.
+      times_F float64, seconds since the first frame; frames_FHWC uint8 RGB.
 
     Raises:
-        VideoError: see `iterate_frames`.
+      VideoError: see `iterate_frames`.
     """
     times, frames = zip(*iterate_frames(path, size, max_pixels))
     return np.array(times, np.float64), np.stack(frames)
@@ -112,18 +112,18 @@ def iterate_frames(
     they come, but the last one only when the file has proved whole: no frame is ever invented.
 
     Args:
-        path: Video file, folder of image frames, or .npy array.
-        size: (height, width) to resize to, or None for the video's own size.
-        max_pixels: most pixels of a frame of the file, rows times columns; what a header promises
-            is looked at before memory for it is asked for.
+      path: Video file, folder of image frames, or .npy array.
+      size: (height, width) to resize to, or None for the video's own size.
+      max_pixels: most pixels of a frame of the file, rows times columns; what a header promises
+        is looked at before memory for it is asked for.
 
     Yields:
-        (seconds since the first frame, uint8 [H, W, 3] RGB).
+      (seconds since the first frame, uint8 [H, W, 3] RGB).
 
     Raises:
-        VideoError: no such file, not a video, no frames, damaged or cut in the middle (the message
-            says after which frame), a size that changes.
-        FrameTooLargeError: frames of more than `max_pixels`.
+      VideoError: no such file, not a video, no frames, damaged or cut in the middle (the message
+        says after which frame), a size that changes.
+      FrameTooLargeError: frames of more than `max_pixels`.
     """
     path = Path(path)
     if not path.exists():

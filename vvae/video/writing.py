@@ -27,13 +27,13 @@ def write_video(
     size, equal bit by bit when read back, but few players know it.
 
     Args:
-        path: Where to; the suffix (.mp4, .m4v, .mov, .mkv, .avi) chooses the container.
-        frames_THWC: uint8 [T, H, W, 1 or 3], at least one frame.
-        fps: Frames per second, above 0.
-        lossless: Whether the frames must come back unchanged.
+      path: Where to; the suffix (.mp4, .m4v, .mov, .mkv, .avi) chooses the container.
+      frames_THWC: uint8 [T, H, W, 1 or 3], at least one frame.
+      fps: Frames per second, above 0.
+      lossless: Whether the frames must come back unchanged.
 
     Raises:
-        VideoError: frames of another dtype or shape, another suffix, or a failing encoder or disk.
+      VideoError: frames of another dtype or shape, another suffix, or a failing encoder or disk.
     """
     frames_THWC = np.asarray(frames_THWC)
     _check_frames(Path(path), frames_THWC)
@@ -50,11 +50,11 @@ def write_video_pieces(
     """Writes an H.264 video as its frames come, with memory for one piece; else as `write_video`.
 
     Args:
-        path: Where to.
-        pieces: uint8 [T, H, W, 1 or 3], one after the other in time; what they raise passes.
-        size: (height, width) of every frame.
-        fps: Frames per second, above 0.
-        lossless: Whether the frames must come back unchanged.
+      path: Where to.
+      pieces: uint8 [T, H, W, 1 or 3], one after the other in time; what they raise passes.
+      size: (height, width) of every frame.
+      fps: Frames per second, above 0.
+      lossless: Whether the frames must come back unchanged.
     """
     path = Path(path)
     _check_target(path, fps)
