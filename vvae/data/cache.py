@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from vvae.data.cache_quota import TEMPORARY_SUFFIX, Cache, CacheRoom, Lease
+from vvae.data.cache_quota import TEMPORARY_SUFFIX, Cache, CacheQuota, Lease
 from vvae.data.sampling import ClipFormat, decode_clips
 from vvae.data.views import get_view
 from vvae.data.workers import WorkerError, run_in_workers
@@ -163,11 +163,11 @@ def cache_videos(
     lease = Lease(cache.folder, keys)
     known = {position: entry for position, job in jobs.items() if (entry := _load_entry(job))}
     missing = [position for position in jobs if position not in known]
-    room = CacheRoom(cache, keys, clip_format.clip_bytes)
-    room.own_bytes = sum(entry.num_bytes for entry in known.values())
-    room.reserve(len(missing))
+    quota = CacheQuota(cache, keys, clip_format.clip_bytes)
+    quota.own_bytes = sum(entry.num_bytes for entry in known.values())
+    quota.reserve(len(missing))
     for position, entry in (unidentified | known).items():
-        yield position, _hold(entry, lease), False
+        yield position, _attach_lease(entry, lease), False
     results = run_in_workers(
         _fill_entry, [jobs[position] for position in missing], num_workers, limits.seconds
     )
@@ -175,14 +175,14 @@ def cache_videos(
         for num_done, (index, entry) in enumerate(results, start=1):
             if isinstance(entry, WorkerError):
                 entry = Broken(str(entry))
-            room.own_bytes += entry.num_bytes
-            room.reserve(len(missing) - num_done)
+            quota.own_bytes += entry.num_bytes
+            quota.reserve(len(missing) - num_done)
             if progress is not None:
                 progress(num_done, len(missing))
-            yield missing[index], _hold(entry, lease), True
+            yield missing[index], _attach_lease(entry, lease), True
 
 
-def _hold(entry: Entry | Broken, lease: Lease) -> Entry | Broken:
+def _attach_lease(entry: Entry | Broken, lease: Lease) -> Entry | Broken:
     if isinstance(entry, Broken):
         return entry
     return replace(entry, codes=replace(entry.codes, lease=lease))
@@ -201,7 +201,7 @@ def open_codes(path: str, digest: str | None = None) -> np.ndarray:
       FileNotFoundError: if the entry has been removed since the data set was opened.
       ValueError: if the file is not what was written; the entry is removed.
     """
-    with _naming_loss(path):
+    with _explain_lost_entry(path):
         if digest is not None:
             _check_digest(path, digest)
         return np.load(path, mmap_mode="r")
@@ -226,7 +226,7 @@ def read_clip(file: CodesFile, number: int, corner: tuple[int, int], out_THWC: n
         out_THWC[:] = mapped_THWC[:, y : y + height, x : x + width]
         return
     # A tenth of the time of mapping the file, which must be done again where there are many.
-    with _naming_loss(file.path), open(file.path, "rb", buffering=0) as handle:
+    with _explain_lost_entry(file.path), open(file.path, "rb", buffering=0) as handle:
         handle.seek(offset + number * out_THWC.nbytes)
         if handle.readinto(memoryview(out_THWC).cast("B")) != out_THWC.nbytes:
             raise ValueError(f"{file.path} is damaged: it ends within clip {number}")
@@ -240,7 +240,7 @@ def _find_layout(path: str, digest: str | None) -> tuple[int, tuple[int, ...]]:
 
 
 @contextlib.contextmanager
-def _naming_loss(path: str) -> Iterator[None]:
+def _explain_lost_entry(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:

@@ -97,7 +97,7 @@ class _Files:
     last_use: float = 0.0
 
 
-class CacheRoom:
+class CacheQuota:
     """Room in a cache for one data set.
 
     Attributes:
@@ -167,11 +167,11 @@ def _scan(folder: Path) -> dict[str, _Files]:
     with os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):  # Another process may be at work here.
-                _take_in(entry, found)
+                _add_file(entry, found)
     return found
 
 
-def _take_in(entry: os.DirEntry, found: dict[str, _Files]) -> None:
+def _add_file(entry: os.DirEntry, found: dict[str, _Files]) -> None:
     status = entry.stat()
     if entry.name.endswith(TEMPORARY_SUFFIX):
         if time.time() - status.st_mtime > _STALE_SECONDS:

@@ -78,7 +78,7 @@ def summarize(
         if progress is not None:
             progress(num_done, len(videos))
     ordered = [infos[video.name] for video in videos if video.name in infos]
-    splits, problems = _try_splits(videos, broken)
+    splits, problems = _summarize_splits(videos, broken)
     return Summary(
         root=Path(root),
         num_videos=len(videos),
@@ -132,7 +132,7 @@ def _probe_or_explain(path: str) -> VideoInfo | VideoError:
         return error
 
 
-def _try_splits(
+def _summarize_splits(
     videos: tuple[Video, ...], broken: dict[str, str]
 ) -> tuple[dict[str, int], tuple[str, ...]]:
     """Returns the readable videos of each split, and what is wrong with splits and classes."""

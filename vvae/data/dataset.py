@@ -257,7 +257,7 @@ def _assemble(
     left_out_splits: dict[str, int],
 ) -> Dataset:
     splits = {
-        split: _gather(opening, split, side, decoded, class_names)
+        split: _collect_clips(opening, split, side, decoded, class_names)
         for split, side in sides.items()
         if side
     }
@@ -278,7 +278,7 @@ def _assemble(
     )
 
 
-def _gather(
+def _collect_clips(
     opening: _Opening,
     split: str,
     side: Sequence[Video],

@@ -74,17 +74,17 @@ def _list_folder(root: str) -> list[Video]:
     ]
     has_splits = any(os.path.isdir(os.path.join(root, split)) for split in MAIN_SPLITS)
     if not has_splits:
-        return [_describe(root, name, name.split("/"), None) for name in names]
+        return [_make_video(root, name, name.split("/"), None) for name in names]
     for name in names:
         if "/" not in name:
             raise ValueError(
                 f"{os.path.join(root, name)} lies beside the split folders: move it into one of "
                 f"{', '.join(MAIN_SPLITS)}"
             )
-    return [_describe(root, name, name.split("/")[1:], name.split("/")[0]) for name in names]
+    return [_make_video(root, name, name.split("/")[1:], name.split("/")[0]) for name in names]
 
 
-def _describe(root: str, name: str, below_split: list[str], split: str | None) -> Video:
+def _make_video(root: str, name: str, below_split: list[str], split: str | None) -> Video:
     label = below_split[0] if len(below_split) > 1 else None
     return Video(os.path.join(root, *name.split("/")), name, label, name, split)
 
@@ -121,7 +121,7 @@ def _is_frame_folder(folder: str) -> bool:
 def _read_manifest(root: str, manifest: str) -> list[Video]:
     videos: dict[str, Video] = {}
     for line, row in _read_rows(manifest):
-        video = _follow_row(root, f"{manifest}, line {line}", row)
+        video = _parse_row(root, f"{manifest}, line {line}", row)
         if video.path in videos:
             raise ValueError(f"{manifest}, line {line}: {video.name!r} is listed twice")
         videos[video.path] = video
@@ -155,7 +155,7 @@ def _check_columns(manifest: str, columns: list[str]) -> None:
         raise ValueError(f"{manifest}: column {twice[0]!r} appears twice")
 
 
-def _follow_row(root: str, where: str, row: dict[str, str]) -> Video:
+def _parse_row(root: str, where: str, row: dict[str, str]) -> Video:
     if not row["path"]:
         raise ValueError(f"{where}: the cell `path` is empty")
     if "\0" in row["path"]:

@@ -71,7 +71,7 @@ class Cuts:
         return next((n for first, n in reversed(self.lengths) if step >= first), whole)
 
 
-_WHOLE = Cuts()
+_NO_CUTS = Cuts()
 
 
 def train_batches(
@@ -82,7 +82,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     augmentation: Augmentation = _NO_AUGMENTATION,
-    cuts: Cuts = _WHOLE,
+    cuts: Cuts = _NO_CUTS,
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Yields `(step, batch)` without end, in an order that only seed and step decide.
 
@@ -129,7 +129,7 @@ def train_batches(
             for row, clip in enumerate(ids):
                 random = _seed_augmentation(seed, step, int(clip))
                 batch["video"][row] = _augment(batch["video"][row], augmentation, random, clips)
-        return step, batch if cuts == _WHOLE else _cut_batch(batch, cuts, seed, step)
+        return step, batch if cuts == _NO_CUTS else _cut_batch(batch, cuts, seed, step)
 
     return _load_ahead(load, itertools.count(start_step))
 

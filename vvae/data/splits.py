@@ -27,14 +27,14 @@ def assign_splits(videos: tuple[Video, ...]) -> tuple[Video, ...]:
     """
     stated = [video for video in videos if video.split is not None]
     if not stated:
-        return _divide(videos)
+        return _draw_splits(videos)
     if len(stated) < len(videos):
         lost = next(video for video in videos if video.split is None)
         raise ValueError(f"{lost.name!r} states no split while others do: state all or none")
     _check_stated(videos)
     if any(video.split == "val" for video in videos):
         return videos
-    return _take_val(videos)
+    return _draw_val(videos)
 
 
 def find_label_problems(videos: tuple[Video, ...]) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ def _check_stated(videos: tuple[Video, ...]) -> None:
     check_groups(tuple(video for video in videos if video.split in MAIN_SPLITS))
 
 
-def _take_val(videos: tuple[Video, ...]) -> tuple[Video, ...]:
+def _draw_val(videos: tuple[Video, ...]) -> tuple[Video, ...]:
     groups = _order_groups({video.group for video in videos if video.split == "train"})
     if len(groups) < 2:
         raise ValueError(
@@ -101,7 +101,7 @@ def _take_val(videos: tuple[Video, ...]) -> tuple[Video, ...]:
     )
 
 
-def _divide(videos: tuple[Video, ...]) -> tuple[Video, ...]:
+def _draw_splits(videos: tuple[Video, ...]) -> tuple[Video, ...]:
     size_of_group = Counter(video.group for video in videos)
     groups = _order_groups(size_of_group)
     if len(groups) < 3:

@@ -77,22 +77,22 @@ def write_video_pieces(
     )
     try:
         with contextlib.closing(writer):
-            with _naming_failure(path):
+            with _as_video_error(path):
                 writer.send(None)
             for frames_THWC in pieces:
                 _check_frames(path, frames_THWC, size)
                 grown = np.pad(frames_THWC, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
                 for frame in np.broadcast_to(grown, (*grown.shape[:3], 3)):
-                    with _naming_failure(path):
+                    with _as_video_error(path):
                         writer.send(np.ascontiguousarray(frame))
-        with _naming_failure(path):
+        with _as_video_error(path):
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _naming_failure(path: Path) -> Iterator[None]:
+def _as_video_error(path: Path) -> Iterator[None]:
     """Turns the failure of an encoder or a disk into a VideoError."""
     try:
         yield
