@@ -134,9 +134,10 @@ def cache_videos(
     paths: Sequence[str],
     clip_format: ClipFormat,
     cache: Cache,
-    num_workers: int,
-    progress: Callable[[int, int], None] | None = None,
+    *,
+    num_workers: int = 0,
     limits: Limits = NO_TIME_LIMIT,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Entry | Broken, bool]]:
     """Yields `(position, entry, decoded)` for every video, decoding those that the cache lacks.
 

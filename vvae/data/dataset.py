@@ -27,9 +27,11 @@ __all__ = [
     "MAIN_SPLITS",
     "NO_LABEL",
     "UNSPLIT",
+    "Cache",
     "ClipFormat",
     "Clips",
     "Dataset",
+    "Decoding",
     "Sampling",
     "Video",
     "assign_splits",
@@ -79,37 +81,53 @@ class Dataset:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How videos are decoded into clips, and where these are kept.
+
+    Attributes:
+      cache: The folder of decoded clips and its quota; clips that it lacks are decoded into it.
+      num_workers: The number of worker processes that decode; 0 decodes in this process.
+      on_error: "skip" leaves broken videos out and lists them in `Dataset.broken`; "raise" stops at
+        the first one.
+      limits: What decoding one video may take; a video that exceeds them counts as broken.
+
+    Raises:
+      ValueError: If `on_error` is neither "skip" nor "raise".
+    """
+
+    cache: Cache
+    num_workers: int = 0
+    on_error: Literal["skip", "raise"] = "skip"
+    limits: Limits = NO_TIME_LIMIT
+
+    def __post_init__(self):
+        if self.on_error not in ("skip", "raise"):
+            raise ValueError(f"data.on_error must be skip or raise, got {self.on_error!r}")
+
+
 def open_dataset(
     root: str | os.PathLike,
     clip_format: ClipFormat,
+    decoding: Decoding,
     *,
-    cache_dir: str | os.PathLike,
-    cache_limit_bytes: int,
-    num_workers: int,
-    on_error: Literal["skip", "raise"] = "skip",
     extra_splits: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
-    limits: Limits = NO_TIME_LIMIT,
 ) -> Dataset:
-    """Opens the splits `train`, `val` and `test` (if there is one) of a data set, and extra ones.
+    """Opens the splits `train`, `val` and, if there is one, `test` of a data set.
 
     Args:
-      root: folder of videos, see `list_videos`.
-      clip_format: view, size and sampling.
-      cache_dir: folder of decoded clips; what it lacks is decoded into it.
-      cache_limit_bytes: most bytes that the cache may take.
-      num_workers: processes that decode; 0 decodes in this one.
-      on_error: `skip` leaves broken videos out and counts them in `broken`; `raise` stops at the
-        first.
-      extra_splits: names of other splits to open. Their labels count only if they are classes of
-        the main splits.
-      progress: called with (videos decoded, videos to decode).
-      limits: of one video; what goes beyond them counts as broken.
+      root: The folder of videos; see `list_videos` for its layout.
+      clip_format: The view, size and sampling of the clips.
+      decoding: How videos are decoded, and where the decoded clips are kept.
+      extra_splits: The names of further splits to open. Their labels count only if they are classes
+        of the main splits.
+      progress: A function that is called with (videos decoded, videos to decode).
 
     Raises:
-      ValueError: if the folder, its splits or the cache limit do not allow it, an extra split is
-        not there, or a split has no usable clip.
-      VideoError: for the first broken video if `on_error` is `raise`.
+      ValueError: If the folder cannot be listed or divided into splits, an extra split does not
+        exist, a split has no usable clip, or the clips exceed the quota of the cache.
+      VideoError: For the first broken video if `decoding.on_error` is "raise".
     """
     listed = assign_splits(list_videos(root))
     for split in extra_splits:
@@ -125,46 +143,44 @@ def open_dataset(
     opened = [video for side in sides.values() for video in side]
     check_groups(opened)
     named = (video for video in opened if video.split in MAIN_SPLITS)
-    cache = Cache(Path(cache_dir), cache_limit_bytes)
-    opening = _Opening(root, clip_format, cache, num_workers, limits)
-    decoded = _decode(opened, opening, on_error, progress)
+    decoded = _decode(opened, clip_format, decoding, progress)
     left_out = Counter(video.split for video in listed if video.split not in sides)
-    return _assemble(opening, sides, decoded, list_class_names(named), dict(left_out))
+    source = _Source(root, clip_format, list_class_names(named))
+    return _assemble(source, sides, decoded, dict(left_out))
 
 
 def open_unsplit(
     root: str | os.PathLike,
     clip_format: ClipFormat,
+    decoding: Decoding,
     *,
-    cache_dir: str | os.PathLike,
-    cache_limit_bytes: int,
-    num_workers: int,
-    on_error: Literal["skip", "raise"] = "skip",
     class_names: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    limits: Limits = NO_TIME_LIMIT,
 ) -> Dataset:
-    """Opens every video of a folder as the one split `UNSPLIT`, whatever split it states.
+    """Opens every video of a folder as the single split `UNSPLIT`, whatever split it states.
 
-    For new videos of a trained model, a single video included, and for cross-validation: the
-    videos keep their own `split` and `group`, by which `Clips.select` can choose.
+    Use it for new videos of a trained model (`root` may be a single video) and for
+    cross-validation: the videos keep their own `split` and `group`, by which `Clips.select` can
+    choose.
 
     Args:
-      class_names: the classes of a trained model; labels that are none of them are counted in
-        `unknown_labels`. By default the labels of these videos.
-      root, clip_format, cache_dir, cache_limit_bytes, num_workers, on_error, progress, limits:
-        as in `open_dataset`.
+      root: The folder of videos, or one video.
+      clip_format: The view, size and sampling of the clips.
+      decoding: How videos are decoded, and where the decoded clips are kept.
+      class_names: The classes of a trained model; videos with other labels are counted in
+        `Dataset.unknown_labels`. By default, the labels of these videos.
+      progress: A function that is called with (videos decoded, videos to decode).
 
     Raises:
-      ValueError, VideoError: as `open_dataset`, except for splits.
+      ValueError: If the folder cannot be listed, no clip is usable, or the clips exceed the quota
+        of the cache.
+      VideoError: For the first broken video if `decoding.on_error` is "raise".
     """
     videos = list_videos(root)
     if class_names is None:
         class_names = list_class_names(videos)
-    cache = Cache(Path(cache_dir), cache_limit_bytes)
-    opening = _Opening(root, clip_format, cache, num_workers, limits)
-    decoded = _decode(videos, opening, on_error, progress)
-    return _assemble(opening, {UNSPLIT: videos}, decoded, tuple(class_names), {})
+    decoded = _decode(videos, clip_format, decoding, progress)
+    return _assemble(_Source(root, clip_format, tuple(class_names)), {UNSPLIT: videos}, decoded, {})
 
 
 def list_class_names(videos: Iterable[Video]) -> tuple[str, ...]:
@@ -204,19 +220,17 @@ def _describe_clipped(dataset: Dataset) -> str:
 
 
 @dataclass(frozen=True)
-class _Opening:
-    """What an opening was asked for."""
+class _Source:
+    """What is opened, and with which classes."""
 
     root: str | os.PathLike
     clip_format: ClipFormat
-    cache: Cache
-    num_workers: int
-    limits: Limits
+    class_names: tuple[str, ...]
 
 
 @dataclass
 class _Decoded:
-    """What became of the videos, by name."""
+    """The outcome of decoding, by name of the video."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
@@ -225,16 +239,19 @@ class _Decoded:
 
 def _decode(
     videos: Sequence[Video],
-    opening: _Opening,
-    on_error: str,
+    clip_format: ClipFormat,
+    decoding: Decoding,
     progress: Callable[[int, int], None] | None,
 ) -> _Decoded:
-    if on_error not in ("skip", "raise"):
-        raise ValueError(f"data.on_error must be skip or raise, got {on_error!r}")
     decoded = _Decoded()
     paths = [video.path for video in videos]
     results = cache_videos(
-        paths, opening.clip_format, opening.cache, opening.num_workers, progress, opening.limits
+        paths,
+        clip_format,
+        decoding.cache,
+        num_workers=decoding.num_workers,
+        limits=decoding.limits,
+        progress=progress,
     )
     with contextlib.closing(results):
         for position, entry, is_new in results:
@@ -242,7 +259,7 @@ def _decode(
             decoded.num_decoded += is_new
             if isinstance(entry, Entry):
                 decoded.entries[video.name] = entry
-            elif on_error == "raise":
+            elif decoding.on_error == "raise":
                 raise VideoError(video.path, entry.reason)
             else:
                 decoded.broken[video.name] = entry.reason
@@ -250,23 +267,20 @@ def _decode(
 
 
 def _assemble(
-    opening: _Opening,
+    source: _Source,
     sides: dict[str, Sequence[Video]],
     decoded: _Decoded,
-    class_names: tuple[str, ...],
     left_out_splits: dict[str, int],
 ) -> Dataset:
     splits = {
-        split: _collect_clips(opening, split, side, decoded, class_names)
-        for split, side in sides.items()
-        if side
+        split: _collect_clips(source, split, side, decoded) for split, side in sides.items() if side
     }
     opened = [video for side in sides.values() for video in side]
-    unknown = Counter(v.label for v in opened if v.label not in (None, *class_names))
+    unknown = Counter(v.label for v in opened if v.label not in (None, *source.class_names))
     return Dataset(
-        root=Path(opening.root),
-        view=get_view(opening.clip_format.view),
-        class_names=class_names,
+        root=Path(source.root),
+        view=get_view(source.clip_format.view),
+        class_names=source.class_names,
         splits=splits,
         broken=dict(sorted(decoded.broken.items())),
         num_padded=sum(entry.num_padded for entry in decoded.entries.values()),
@@ -274,40 +288,34 @@ def _assemble(
         num_decoded=decoded.num_decoded,
         left_out_splits=left_out_splits,
         unknown_labels=dict(sorted(unknown.items())),
-        fingerprint=_compute_fingerprint(opened, opening.clip_format),
+        fingerprint=_compute_fingerprint(opened, source.clip_format),
     )
 
 
-def _collect_clips(
-    opening: _Opening,
-    split: str,
-    side: Sequence[Video],
-    decoded: _Decoded,
-    class_names: tuple[str, ...],
-) -> Clips:
+def _collect_clips(source: _Source, split: str, side: Sequence[Video], decoded: _Decoded) -> Clips:
     usable = [video for video in side if video.name in decoded.entries]
     if not usable:
-        raise ValueError(_describe_unusable(opening, split, side, decoded))
+        raise ValueError(_describe_unusable(source.root, split, side, decoded.broken))
     entries = [decoded.entries[video.name] for video in usable]
-    return gather_clips(opening.clip_format, usable, entries, class_names)
+    return gather_clips(source.clip_format, usable, entries, source.class_names)
 
 
 def _describe_unusable(
-    opening: _Opening, split: str, side: Sequence[Video], decoded: _Decoded
+    root: str | os.PathLike, split: str, side: Sequence[Video], broken: dict[str, str]
 ) -> str:
     """Says of which broken files a split consists, and what can be done.
 
     Splits are drawn from names alone, so that they stay when the means to decode change: another
     split is not drawn because files are broken.
     """
-    named = [f"{video.name!r} ({decoded.broken[video.name]})" for video in side[:_MAX_NAMED]]
+    named = [f"{video.name!r} ({broken[video.name]})" for video in side[:_MAX_NAMED]]
     if len(side) > _MAX_NAMED:
         named.append(f"{len(side) - _MAX_NAMED} more")
     remedy = "repair or remove them"
     if split in MAIN_SPLITS:
         remedy += f", or choose the splits yourself: {HOW_TO_STATE}"
     return (
-        f"no usable clip in split {split} of {opening.root}: all {len(side)} video(s) of it are "
+        f"no usable clip in split {split} of {root}: all {len(side)} video(s) of it are "
         f"broken: {', '.join(named)}; {remedy}"
     )
 
