@@ -343,5 +343,5 @@ def test_own_data_are_never_removed(tmp_path):
 
 def test_cache_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"cannot make the cache folder .*--data\.cache_dir"):
+    with pytest.raises(ValueError, match=r"cannot create the cache folder .*--data\.cache_dir"):
         fill([tmp_path / "a.mp4"], Cache(tmp_path / "file" / "cache", 10**9))

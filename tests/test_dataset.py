@@ -168,7 +168,9 @@ def write_manifest(root, rows):
 
 def test_split_without_a_usable_clip_is_an_error(root, decoding):
     (root / "val" / "run" / "e.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"no usable clip in split val of .*all 1 .*'val/run/e"):
+    with pytest.raises(
+        ValueError, match=r"no usable clip in split val of .*all of its 1 .*'val/run/e"
+    ):
         open_dataset(root, FORMAT, decoding)
 
 
@@ -181,7 +183,7 @@ def test_a_drawn_split_of_broken_files_names_them_and_says_what_to_do(tmp_path, 
     with pytest.raises(ValueError) as error:
         open_dataset(tmp_path / "flat", FORMAT, decoding)
     for words in (
-        f"split val of {tmp_path / 'flat'}: all 1 video(s) of it are broken: {drawn.name!r} (not a",
+        f"split val of {tmp_path / 'flat'}: all of its 1 video(s) are broken: {drawn.name!r} (not",
         "repair or remove them, or choose the splits yourself: state them in a column `split` of",
     ):
         assert words in str(error.value)
@@ -194,7 +196,7 @@ def test_many_broken_files_are_counted_after_the_first(tmp_path, decoding):
     for number in range(7):
         (tmp_path / f"{number}.mp4").write_bytes(b"no video")
     with pytest.raises(
-        ValueError, match=r"all 7 .*'4\.mp4' \(.*\), 2 more; repair or remove them$"
+        ValueError, match=r"all of its 7 .*'4\.mp4' \(.*\), 2 more; repair or remove them$"
     ):
         open_unsplit(tmp_path, FORMAT, decoding)
 

@@ -357,14 +357,14 @@ def test_summary_line_tells_what_is_clipped(tmp_path):
     total = 2 * 2 * 64 * 64 * 2  # two videos of two valid frames
     number = dataset.num_clipped
     assert describe_flaws(dataset) == (
-        f"data: {number:,} of {total:,} values of flow ({number / total:.2%}) are clipped: larger "
-        "than 8 bits can say",
+        f"data: {number:,} of {total:,} flow values ({number / total:.2%}) are clipped: they "
+        "exceed the range of the 8-bit code",
     )
     # Of new videos, which have no training split, by the same function.
     new = open_unsplit(
         tmp_path / "data" / "val", ClipFormat("gray+flow", 64, 64, Sampling(3)), decoding
     )
-    assert f"data: {number // 2:,} of {total // 2:,} values of flow" in describe_flaws(new)[0]
+    assert f"data: {number // 2:,} of {total // 2:,} flow values" in describe_flaws(new)[0]
 
 
 def test_new_videos_say_what_is_left_out_unknown_and_clipped(tmp_path, capsys):
@@ -381,5 +381,5 @@ def test_new_videos_say_what_is_left_out_unknown_and_clipped(tmp_path, capsys):
     opened = evaluate._open_data(run, str(tmp_path / "new"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("left out, cannot be read: odd/b.mp4: ")
-    assert lines[1] == "data: 2 videos have the label 'odd', which is no class"
-    assert "values of flow" in lines[2] and opened.dataset.num_clipped > 100
+    assert lines[1] == "data: 2 videos have the label 'odd', which is not a class"
+    assert "flow values" in lines[2] and opened.dataset.num_clipped > 100

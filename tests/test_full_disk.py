@@ -60,7 +60,7 @@ def test_caching_names_the_folder_and_goes_on(disk, tmp_path, num_workers):
     cache = Cache(disk / "cache", 10**9)
     cache.folder.mkdir()
     fill_up(disk, bytes_left=4 * FORMAT.clip_bytes)
-    text = f"cannot write to the cache folder {cache.folder} .No space left on device.: make room"
+    text = f"cannot write to the cache folder {cache.folder} .No space left on device.: free some"
     with pytest.raises(ValueError, match=text):
         list(cache_videos(paths, FORMAT, cache, num_workers=num_workers))
     assert not list(cache.folder.glob("*.tmp"))
@@ -86,7 +86,7 @@ def test_data_and_cache_on_a_disk_that_may_only_be_read(disk, tmp_path):
         codes = open_codes(entry.codes.path, entry.codes.digest)
         np.testing.assert_array_equal(codes.reshape(-1, 64, 64), frames)
     empty = Cache(disk / "new", 10**9)
-    with pytest.raises(ValueError, match=r"cannot make the cache folder .*--data\.cache_dir"):
+    with pytest.raises(ValueError, match=r"cannot create the cache folder .*--data\.cache_dir"):
         list(cache_videos(paths, FORMAT, empty))
 
 

@@ -1,7 +1,7 @@
-"""Opens a folder of videos as clips, split by split: the door to the data.
+"""Opens a folder of videos as clips, split by split: the entrance to this package.
 
-`vvae.data.listing` says which layouts of folders are understood, `vvae.data.splits` how videos are
-divided, `vvae.data.sampling` how clips are cut, `vvae.data.cache` where decoded clips are kept.
+See `vvae.data.listing` for the layouts of folders, `vvae.data.splits` for how videos are divided,
+`vvae.data.sampling` for how clips are cut, and `vvae.data.cache` for where they are kept.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 UNSPLIT = "all"
-_MAX_NAMED = 5  # broken files in a message
+_MAX_NAMED = 5  # the largest number of broken files that a message names
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,20 +52,20 @@ class Dataset:
     """An opened data set.
 
     Attributes:
-      root: its folder.
-      view: what its codes mean.
-      class_names: sorted; a label is an index into it.
-      splits: name -> clips, none empty.
-      broken: name of a video that was left out -> why.
-      num_padded: clips that repeat their last frame because their video, or what was left of it,
-        is shorter than a clip.
-      num_clipped: values of flow that are larger than their code can say, and clipped.
-      num_decoded: videos that were decoded by this opening; the others came from the cache.
-      left_out_splits: name of a split that was not opened -> number of videos.
-      unknown_labels: label that is no class -> number of opened videos; their clips have
+      root: Its folder.
+      view: The view that the codes belong to.
+      class_names: The sorted names of the classes; a label is an index into them.
+      splits: Name -> clips; no split is empty.
+      broken: Name of a video that was left out -> reason.
+      num_padded: The number of clips that repeat their last frame, because what was left of their
+        video is shorter than a clip.
+      num_clipped: The number of flow values that exceed the range of their code and were clipped.
+      num_decoded: The number of videos that were decoded now; the others came from the cache.
+      left_out_splits: Name of a split that was not opened -> number of videos.
+      unknown_labels: Label that is not a class -> number of opened videos; their clips have
         NO_LABEL.
-      fingerprint: SHA-256 of what the data are (relative names, file sizes, labels, splits,
-        groups, clip format), wherever they lie.
+      fingerprint: SHA-256 of the contents (relative names, file sizes, labels, splits, groups, clip
+        format), which does not depend on where the folder is.
     """
 
     root: Path
@@ -184,38 +184,40 @@ def open_unsplit(
 
 
 def list_class_names(videos: Iterable[Video]) -> tuple[str, ...]:
-    """Returns the labels of videos, sorted, each once."""
+    """Returns the labels of videos, sorted and without duplicates."""
     return tuple(sorted({video.label for video in videos if video.label is not None}))
 
 
 def describe_flaws(dataset: Dataset) -> tuple[str, ...]:
-    """Says what of a data set is left out, unknown, filled up or clipped: a line for each."""
+    """Describes what was left out, is unknown, was padded or was clipped, one line for each."""
     lines = [f"left out, cannot be read: {name}: {why}" for name, why in dataset.broken.items()]
     lines += [
         f"left out: split {split!r} with {count} videos"
         for split, count in dataset.left_out_splits.items()
     ]
     lines += [
-        f"data: {count} videos have the label {label!r}, which is no class"
+        f"data: {count} videos have the label {label!r}, which is not a class"
         for label, count in dataset.unknown_labels.items()
     ]
     if dataset.num_padded:
-        lines.append(f"data: {dataset.num_padded} clips are filled up by repeating a frame, masked")
+        lines.append(
+            f"data: {dataset.num_padded} clips are padded by repeating their last frame, masked"
+        )
     if dataset.num_clipped:
         lines.append(f"data: {_describe_clipped(dataset)}")
     return tuple(lines)
 
 
 def _describe_clipped(dataset: Dataset) -> str:
-    """Says how many values of flow are larger than their code can say."""
+    """Describes how many flow values exceed the range of their code."""
     shown = dataset.splits.values()
     num_frames = sum(int(clips.mask_NT.sum()) for clips in shown)
     clip_format = next(iter(shown)).clip_format
     frame_size = clip_format.height * clip_format.width * dataset.view.num_flow_channels
     total = num_frames * frame_size
     return (
-        f"{dataset.num_clipped:,} of {total:,} values of flow ({dataset.num_clipped / total:.2%}) "
-        "are clipped: larger than 8 bits can say"
+        f"{dataset.num_clipped:,} of {total:,} flow values ({dataset.num_clipped / total:.2%}) "
+        "are clipped: they exceed the range of the 8-bit code"
     )
 
 
@@ -303,10 +305,10 @@ def _collect_clips(source: _Source, split: str, side: Sequence[Video], decoded: 
 def _describe_unusable(
     root: str | os.PathLike, split: str, side: Sequence[Video], broken: dict[str, str]
 ) -> str:
-    """Says of which broken files a split consists, and what can be done.
+    """Names the broken files of a split without a usable clip, and the remedy.
 
-    Splits are drawn from names alone, so that they stay when the means to decode change: another
-    split is not drawn because files are broken.
+    Splits are drawn from names alone, so that they do not change with what can be decoded: no other
+    split is drawn because files are broken.
     """
     named = [f"{video.name!r} ({broken[video.name]})" for video in side[:_MAX_NAMED]]
     if len(side) > _MAX_NAMED:
@@ -315,7 +317,7 @@ def _describe_unusable(
     if split in MAIN_SPLITS:
         remedy += f", or choose the splits yourself: {HOW_TO_STATE}"
     return (
-        f"no usable clip in split {split} of {root}: all {len(side)} video(s) of it are "
+        f"no usable clip in split {split} of {root}: all of its {len(side)} video(s) are "
         f"broken: {', '.join(named)}; {remedy}"
     )
 
@@ -331,7 +333,7 @@ def _compute_fingerprint(videos: Sequence[Video], clip_format: ClipFormat) -> st
 
 
 def _measure(path: str) -> int:
-    """Size in bytes; -1 for a file that is not there, which is not an empty one."""
+    """Returns the size in bytes; -1 for a missing file, which differs from an empty one."""
     try:
         return identify_file(path)[0]
     except VideoError:
