@@ -1,4 +1,7 @@
-"""Arrays -> PNG and mp4 files. Images are uint8 RGB; small frames are enlarged by whole factors."""
+"""Draws arrays into PNG and mp4 files.
+
+Images are uint8 RGB. Small frames are enlarged by whole factors.
+"""
 
 from vvae.figures.charts import (
     ScoreCurve,

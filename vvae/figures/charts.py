@@ -1,4 +1,4 @@
-"""Curves, bars and points with axes."""
+"""Charts: curves, bars, matrices and points with axes."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ def write_curves(
     y_label: str,
     title: str,
 ) -> None:
-    """Writes a PNG of named curves (x, y) on common axes, with units in the axis labels."""
+    """Writes a PNG of named curves (x, y) on common axes; the labels should state units."""
     figure = new_chart((720, 420))
     axes = figure.add_subplot()
     marker = "." if max(len(x) for x, _ in curves.values()) <= 64 else None
@@ -31,13 +31,13 @@ def write_curves(
 def write_training_curves(
     path: str | os.PathLike, panels: Mapping[str, Mapping], title: str
 ) -> None:
-    """Writes a PNG with one panel a quantity, over the training steps.
+    """Writes a PNG with one panel for each quantity, over the training steps.
 
     Args:
-      path: the file to write.
-      panels: y label (with its unit) -> {curve name: (steps, values)}; those without a curve are
+      path: The file to write.
+      panels: y label with its unit -> {curve name: (steps, values)}. Panels without a curve are
         left out.
-      title: above everything.
+      title: The text above everything.
     """
     panels = {y_label: curves for y_label, curves in panels.items() if curves}
     num_columns = min(2, len(panels))
@@ -58,13 +58,13 @@ def write_training_curves(
 def write_confusion_matrix(
     path: str | os.PathLike, counts_KK: np.ndarray, class_names: Sequence[str], title: str
 ) -> None:
-    """Writes a PNG of a confusion matrix: colour is the share of the true class, text the count.
+    """Writes a PNG of a confusion matrix: colours are shares of the true class, texts are counts.
 
     Args:
-      path: the file to write.
-      counts_KK: int; rows are true classes, columns predictions.
-      class_names: K names.
-      title: above the matrix.
+      path: The file to write.
+      counts_KK: int; rows are true classes, columns are predictions.
+      class_names: The names of the K classes.
+      title: The text above the matrix.
     """
     share_KK = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
     num_classes = len(class_names)
@@ -90,13 +90,13 @@ def write_dimension_bars(
     active_by_level: Mapping[str, np.ndarray],
     title: str,
 ) -> None:
-    """Writes a PNG of the KL of each latent dimension, one panel a level, largest first.
+    """Writes a PNG of the KL of each latent dimension, largest first, one panel for each level.
 
     Args:
-      path: the file to write.
-      kl_by_level: panel title, which states the unit of the level -> float [Z] nats.
-      active_by_level: the same keys -> bool [Z]; units that are not active are drawn gray.
-      title: above everything.
+      path: The file to write.
+      kl_by_level: Title of the panel, which states the unit of the level -> float [Z], nats.
+      active_by_level: The same keys -> bool [Z]; units that are not active are gray.
+      title: The text above everything.
     """
     figure = new_chart((900, 60 + 260 * len(kl_by_level)))
     for number, (level, kl_Z) in enumerate(kl_by_level.items(), start=1):
@@ -119,14 +119,14 @@ def write_maps(
     colorings: Mapping[str, tuple[np.ndarray, Sequence[str]]],
     title: str,
 ) -> None:
-    """Writes a PNG of points in the plane: a column a map, a row a way of colouring them.
+    """Writes a PNG of points in the plane, with a column for each map and a row for each colouring.
 
     Args:
-      path: the file to write.
-      maps: name of the map -> float [N, 2]; its axes have no unit.
-      colorings: what the colours say -> (category of each point, int [N], -1 for none; names of
-        the categories). Colours repeat after ten, with another marker.
-      title: above everything.
+      path: The file to write.
+      maps: Name of the map -> float [N, 2]; its axes have no unit.
+      colorings: Meaning of the colours -> (category of each point, int [N], -1 for none; names of
+        the categories). The colours repeat after ten categories, with another marker.
+      title: The text above everything.
     """
     num_rows, num_columns = len(colorings), len(maps)
     longest = max(len(name) for _, names in colorings.values() for name in names)
@@ -148,7 +148,7 @@ def write_maps(
 
 
 def _scatter(axes, xy_N2: np.ndarray, category_N: np.ndarray, names: Sequence[str]) -> None:
-    """Draws points in the colours and markers of their categories; those of none first, gray."""
+    """Draws points in the colours and markers of their categories, over gray points without one."""
     colors, markers = import_matplotlib().colormaps["tab10"].colors, "o^sDvP"
     none = category_N < 0
     axes.scatter(*xy_N2[none].T, s=8, color="lightgray", linewidths=0)
@@ -171,10 +171,10 @@ class ScoreCurve:
     """The anomaly scores of the frames of one video.
 
     Attributes:
-      name: of the video.
-      time_F: s.
-      score_F: one number a frame.
-      abnormal_F: bool, frames that are known to be abnormal; None if nothing is known.
+      name: The name of the video.
+      time_F: The times of the frames, s.
+      score_F: The score of each frame.
+      abnormal_F: bool; the frames known to be abnormal. None if nothing is known.
     """
 
     name: str
@@ -186,14 +186,14 @@ class ScoreCurve:
 def write_score_curves(
     path: str | os.PathLike, curves: Sequence[ScoreCurve], threshold: float, label: str, title: str
 ) -> None:
-    """Writes a PNG with one panel a video: scores over time, true intervals shaded.
+    """Writes a PNG with one panel for each video: scores over time, with true intervals shaded.
 
     Args:
-      path: the file to write.
-      curves: one or more videos.
-      threshold: drawn as a dashed line.
-      label: of the scores.
-      title: above everything.
+      path: The file to write.
+      curves: One or more videos.
+      threshold: The threshold, drawn as a dashed line.
+      label: The label of the scores.
+      title: The text above everything.
     """
     num_columns = min(3, len(curves))
     num_rows = -(-len(curves) // num_columns)
@@ -213,6 +213,7 @@ def write_score_curves(
 
 
 def draw_scores(axes, curve: ScoreCurve, threshold: float) -> None:
+    """Draws scores over time, the threshold as a dashed line, and the abnormal intervals shaded."""
     axes.plot(curve.time_F, curve.score_F, color="black", linewidth=1.2)
     axes.axhline(threshold, color="tab:blue", linestyle="--", linewidth=1.2)
     axes.margins(x=0)
@@ -227,13 +228,13 @@ def draw_scores(axes, curve: ScoreCurve, threshold: float) -> None:
 def write_boundary_curves(
     path: str | os.PathLike, panels: Mapping[str, tuple], threshold: float, title: str
 ) -> None:
-    """Writes a PNG of scores over the frames of videos, with what is true.
+    """Writes a PNG of boundary scores over the frames of videos, with the true transitions.
 
     Args:
-      path: the file to write.
-      panels: name -> (score_F, (first, last) frame of each transition, the same of each flash).
-      threshold: drawn as a line.
-      title: above everything.
+      path: The file to write.
+      panels: Name -> (score_F, the (first, last) frames of the transitions, those of the flashes).
+      threshold: The threshold, drawn as a dashed line.
+      title: The text above everything.
     """
     figure = new_chart((1100, 60 + 190 * len(panels)))
     for number, (name, (score_F, transitions, flashes)) in enumerate(panels.items(), start=1):
@@ -263,15 +264,15 @@ def write_label_curves(
     """Writes a PNG of accuracies over numbers of labels, with intervals.
 
     Args:
-      path: the file to write.
-      curves: name -> (mean_S, low_S, high_S), accuracies in [0, 1].
+      path: The file to write.
+      curves: Name -> (mean_S, low_S, high_S), accuracies in [0, 1].
       ticks: S texts under the axis, such as numbers of labels.
-      title: above everything.
+      title: The text above everything.
     """
     figure = new_chart((860, 420))
     axes = figure.add_subplot()
     for number, (name, (mean_S, low_S, high_S)) in enumerate(curves.items()):
-        # A little apart, so that intervals do not hide each other.
+        # Slightly apart, so that the intervals do not hide each other.
         place_S = np.arange(len(ticks)) + 0.04 * (number - (len(curves) - 1) / 2)
         errors = np.stack([mean_S - low_S, high_S - mean_S])
         axes.errorbar(place_S, mean_S, errors, label=name, marker="o", markersize=4, capsize=3)
@@ -291,21 +292,21 @@ def write_score_groups(
     label: str,
     title: str,
 ) -> None:
-    """Writes a PNG of scores, a line of points a group, with a threshold.
+    """Writes a PNG of scores, with a line of points for each group, and a threshold.
 
     Args:
-      path: the file to write.
-      groups: name -> scores; the first is the uppermost.
-      searched: names of the groups whose scores ought to be above the threshold, drawn red.
-      threshold: a dashed line.
-      label: of the scores.
-      title: above everything.
+      path: The file to write.
+      groups: Name -> scores; the first group is at the top.
+      searched: The names of the groups whose scores should exceed the threshold, drawn red.
+      threshold: The threshold, drawn as a dashed line.
+      label: The label of the scores.
+      title: The text above everything.
     """
     figure = new_chart((760, 110 + 36 * len(groups)))
     axes = figure.add_subplot()
     random = np.random.Generator(np.random.Philox(key=[0, 0]))
     for row, (name, score_V) in enumerate(groups.items()):
-        # A little up or down, so that points do not hide each other.
+        # Slightly up or down, so that the points do not hide each other.
         place_V = row + random.uniform(-0.25, 0.25, len(score_V))
         color = "tab:red" if name in searched else "tab:blue"
         axes.plot(score_V, place_V, ".", color=color, alpha=0.6, markersize=7, markeredgewidth=0)

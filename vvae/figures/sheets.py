@@ -1,4 +1,4 @@
-"""Frames side by side on one picture."""
+"""Sheets: grids of frames in one image."""
 
 import os
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ VIDEO_TILE_PIXELS = 128
 GAP_PIXELS = 4
 GROUP_GAP_PIXELS = 16
 BACKGROUND = 255
-# Width of a character of the labels, which decides how much room they get.
+# The width of a character, by which space for the labels is reserved.
 CHARACTER_PIXELS = 8
 STRIPS_PER_ROW = 3
 
 
 def enlarge(images: np.ndarray, min_pixels: int) -> np.ndarray:
-    """Repeats pixels until the longer side has at least `min_pixels`.
+    """Enlarges images by repeating pixels until the longer side has at least `min_pixels`.
 
     Args:
       images: uint8 [..., H, W, C].
-      min_pixels: wanted length of the longer side; longer images stay as they are.
+      min_pixels: The requested length of the longer side; larger images stay as they are.
 
     Returns:
       uint8 [..., sH, sW, C] with a whole factor s >= 1.
@@ -32,11 +32,11 @@ def enlarge(images: np.ndarray, min_pixels: int) -> np.ndarray:
 
 
 def color_error(error: np.ndarray, full_scale: float) -> np.ndarray:
-    """Shows errors as colours, black for 0 to pale yellow for `full_scale` and above.
+    """Maps errors to colours, from black for 0 to pale yellow for `full_scale` and above.
 
     Args:
       error: float [..., H, W], at least 0.
-      full_scale: error that gets the brightest colour.
+      full_scale: The error that gets the brightest colour.
 
     Returns:
       uint8 [..., H, W, 3].
@@ -50,7 +50,7 @@ def compose_grid(videos_NTHWC: np.ndarray, num_columns: int) -> np.ndarray:
 
     Args:
       videos_NTHWC: uint8 RGB.
-      num_columns: tiles in a row; missing tiles of the last row are white.
+      num_columns: The number of tiles in a row; missing tiles of the last row are white.
 
     Returns:
       uint8 [T, rows, columns, 3].
@@ -64,7 +64,7 @@ def compose_grid(videos_NTHWC: np.ndarray, num_columns: int) -> np.ndarray:
 
 
 def compose(rows: Sequence[Sequence[np.ndarray]], rows_per_group: int) -> np.ndarray:
-    """One image of rows of equal tiles, with gaps; rows may be of different lengths."""
+    """Composes one image from rows of equal tiles, with gaps; rows may differ in length."""
     height, width, channels = rows[0][0].shape
     tops = _row_offsets(len(rows), height, rows_per_group)
     num_columns = max(len(row) for row in rows)
@@ -78,6 +78,7 @@ def compose(rows: Sequence[Sequence[np.ndarray]], rows_per_group: int) -> np.nda
 
 
 def _row_offsets(num_rows: int, height: int, rows_per_group: int) -> list[int]:
+    """Returns the first pixel row of each row of tiles."""
     extra = GROUP_GAP_PIXELS - GAP_PIXELS if rows_per_group > 1 else 0
     return [r * (height + GAP_PIXELS) + r // rows_per_group * extra for r in range(num_rows)]
 
@@ -93,15 +94,15 @@ def write_sheet(
     """Writes a PNG of labelled rows of images.
 
     Args:
-      path: the file to write.
-      rows: for each row uint8 images [K, H, W, 3] of one size; K may differ.
-      row_labels: text left of each row, of one line or more.
-      column_labels: text above each column.
-      title: one line or more above everything.
-      rows_per_group: rows that belong together; a wider gap follows them.
+      path: The file to write.
+      rows: For each row, uint8 images [K, H, W, 3] of one size; K may differ.
+      row_labels: The text to the left of each row, of one line or more.
+      column_labels: The text above each column.
+      title: The text above everything, of one line or more.
+      rows_per_group: The number of rows that belong together; a wider gap follows them.
 
     Raises:
-      ValueError: if there is not one label a row.
+      ValueError: If the number of row labels differs from the number of rows.
     """
     if len(rows) != len(row_labels):
         raise ValueError(f"{len(rows)} rows of images, but {len(row_labels)} row labels")
@@ -138,13 +139,13 @@ def write_sheet(
 def write_strips(
     path: str | os.PathLike, strips: Sequence[np.ndarray], captions: Sequence[str], title: str
 ) -> None:
-    """Writes a PNG of strips of frames side by side, each under its caption, three strips a row.
+    """Writes a PNG of strips of frames under their captions, three strips in a row.
 
     Args:
-      path: the file to write.
+      path: The file to write.
       strips: uint8 RGB [K, H, W, 3], all of one shape.
-      captions: one a strip; cut from the left where they are too long.
-      title: above everything.
+      captions: The caption of each strip; it is cut from the left if it is too long.
+      title: The text above everything.
     """
     tiles = []
     for strip, caption in zip(strips, captions):

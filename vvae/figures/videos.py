@@ -18,9 +18,9 @@ def write_grid_video(path: str | os.PathLike, rows: Mapping[str, np.ndarray], fp
     """Writes an mp4 of rows of videos that play side by side, each row under its caption.
 
     Args:
-      path: the file to write.
-      rows: caption -> uint8 RGB videos [N, T, H, W, 3]; the same T and frame size in all rows.
-      fps: frames per second.
+      path: The file to write.
+      rows: Caption -> uint8 RGB videos [N, T, H, W, 3], with the same T and frame size in all rows.
+      fps: The frame rate, frames/s.
     """
     bands = []
     for caption, videos_NTHWC in rows.items():
@@ -39,17 +39,17 @@ def write_score_video(
     fps: float,
     heat_text: str,
 ) -> None:
-    """Writes an mp4 of videos one after the other: frame, frame under its heat map, score curve.
+    """Writes an mp4 of videos in sequence, each as frames, frames with a heat map, and scores.
 
     Args:
-      path: the file to write.
-      frames_FHWC: for each video uint8 RGB [F, H, W, 3], of one size.
-      heats_FHW: for each video float [F, h, w], from 0 (nothing is drawn) to 1 and more; H and W
+      path: The file to write.
+      frames_FHWC: For each video, uint8 RGB [F, H, W, 3], all of one size.
+      heats_FHW: For each video, float [F, h, w], from 0 (nothing is drawn) to 1 and above. H and W
         are the same multiple of h and w.
-      curves: for each video its scores; the line of a frame above the threshold is red.
-      threshold: a dashed line.
-      fps: frames per second.
-      heat_text: what the heat map shows.
+      curves: For each video, its scores. The time cursor is red at frames above the threshold.
+      threshold: The threshold, drawn as a dashed line.
+      fps: The frame rate, frames/s.
+      heat_text: The meaning of the heat map, for the caption.
     """
     parts = [
         _annotate(*video, threshold, heat_text)
@@ -61,6 +61,7 @@ def write_score_video(
 def _annotate(
     frames_FHWC, heat_FHW, curve: ScoreCurve, threshold: float, heat_text: str
 ) -> np.ndarray:
+    """Composes the frames of one video with their heat maps, a caption and their scores."""
     plain = enlarge(frames_FHWC, SCORE_TILE_PIXELS)
     factor = frames_FHWC.shape[1] // heat_FHW.shape[1]
     heat_FHW = heat_FHW.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -81,7 +82,7 @@ def _annotate(
 
 
 def overlay_heat(frames_FHWC: np.ndarray, heat_FHW: np.ndarray) -> np.ndarray:
-    """Draws heat over frames, uint8 [F, H, W, 3]: clear at 0, yellow over red at 1 and above."""
+    """Blends heat into frames, uint8 [F, H, W, 3]: clear at 0, red, then yellow from 1 on."""
     share = np.clip(heat_FHW, 0.0, 1.0)
     colors = import_matplotlib().colormaps["autumn"](share)[..., :3] * 255
     weight = 0.75 * share[..., None]
@@ -89,7 +90,7 @@ def overlay_heat(frames_FHWC: np.ndarray, heat_FHW: np.ndarray) -> np.ndarray:
 
 
 def _render_scores(curve: ScoreCurve, threshold: float, width: int) -> np.ndarray:
-    """A chart whose left and right edges are the first and the last frame, uint8 [H, width, 3]."""
+    """Draws scores from the first frame at the left edge to the last at the right edge."""
     figure = new_figure((width, SCORE_CHART_PIXELS))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     draw_scores(axes, curve, threshold)

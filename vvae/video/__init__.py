@@ -1,9 +1,9 @@
-"""One video in or out: exact frames with their times, or a VideoError that names the file.
+"""Reads and writes one video: exact frames with their times, or a VideoError that names the file.
 
-A video is a file (.mp4, .webm, .gif, ...), a folder of image frames or a .npy array. Files are read
-through imageio's PyAV plugin, images through its Pillow plugin, and files are written by
-imageio-ffmpeg. PyAV itself is asked only for what the plugin keeps to itself: timestamps, rotation,
-damage.
+A video is a file (.mp4, .webm, .gif, ...), a folder of image frames, or a .npy array. Files are
+read through imageio's PyAV plugin and images through its Pillow plugin; files are written by
+imageio-ffmpeg. PyAV is used directly only for what the plugin does not expose: timestamps, rotation
+and damage.
 """
 
 from vvae.video.errors import FrameTooLargeError, VideoError

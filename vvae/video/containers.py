@@ -1,4 +1,4 @@
-"""Video files with a container, read by PyAV through imageio."""
+"""Reads video files: containers that PyAV decodes, mostly through imageio."""
 
 import functools
 from collections.abc import Callable
@@ -18,22 +18,22 @@ _INT_MAX = 2**31 - 1
 
 
 class _FramePlugin(PyAVPlugin):
-    """imageio's PyAV plugin, with the decoder's frames as they are."""
+    """imageio's PyAV plugin, except that it returns the decoder's own frames."""
 
     def _unpack_frame(self, frame, *, format=None):
-        # imageio would return bare pixels: no timestamp, no rotation, no mark of damage.
+        # imageio would return the pixels alone, without timestamp, rotation and mark of damage.
         return frame
 
     def close(self) -> None:
-        # imageio's own collects Python's garbage, for the sake of filters, which are not used here:
-        # tens of ms a file.
+        # imageio's own method also collects Python's garbage because of its filters, which are not
+        # used here. This would take tens of ms for each file.
         self._video_stream = None
         if self._container is not None:
             self._container.close()
         self.request.finish()
 
     def limit_pixels(self, path: Path, max_pixels: int) -> None:
-        """Refuses larger frames: those of the header here, later ones in the decoder."""
+        """Refuses larger frames: those that the header states here, later ones in the decoder."""
         context = self._video_stream.codec_context
         if context is None:
             raise VideoError(path, "not a readable video (its codec is not known)")
@@ -42,15 +42,16 @@ class _FramePlugin(PyAVPlugin):
 
 
 def iterate_file(path: Path, size: Size | None, max_pixels: int) -> Frames:
+    """Yields the frames of a video file; see `frames.Frames`."""
     number, first, time, end = 0, None, 0.0, 0.0
-    # A frame is handed out when the next one is there: the last of a cut file may be half of one.
+    # A frame is held until the next one is decoded: the last of a truncated file may be damaged.
     held = None
     to_rgb = _make_converter(size)
     try:
         with iio.imopen(path, "r", plugin=_FramePlugin) as file:
             file.limit_pixels(path, max_pixels)
             step = 1.0 / (file.metadata()["fps"] or NOMINAL_FPS)
-            # One thread: several files are read at a time by several processes.
+            # One thread, since several processes read several files at a time.
             for frame in file.iter(format=None, thread_count=1):
                 if frame.is_corrupt:
                     raise VideoError(path, f"frame {number} is damaged")
@@ -72,7 +73,7 @@ def iterate_file(path: Path, size: Size | None, max_pixels: int) -> Frames:
 
 
 def read_stated_length(path: Path) -> int | None:
-    """Returns how many frames a file has by its header; None if unknown."""
+    """Returns the number of frames that the header of a file states; None if it states none."""
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -84,17 +85,17 @@ def read_stated_length(path: Path) -> int | None:
 
 
 def _describe_failure(number: int, error: Exception) -> str:
-    """Says what a failure after `number` frames means."""
+    """Describes a failure after `number` frames."""
     if number:
         return f"broken after {number} frames ({first_line(error)})"
-    # imageio's own words for a file that it cannot open are about its plugins.
+    # imageio's own message about a file that it cannot open speaks of its plugins.
     cause = error.__cause__ if isinstance(error, OSError) and error.errno is None else error
     reason = first_line(cause) if isinstance(cause, av.error.FFmpegError) else "unknown format"
     return f"not a readable video ({reason})"
 
 
 def _check_complete(path: Path, num_frames: int, end: float) -> None:
-    """Raises VideoError if the file has been cut (rules: `iterate_frames`)."""
+    """Raises VideoError if the file is truncated, by the rules of `iterate_frames`."""
     where = f"cut in or after frame {num_frames - 1}"
     if path.suffix.lower() == ".gif" and not path.read_bytes().rstrip(b"\0").endswith(b";"):
         raise VideoError(path, f"{where}: the end mark is missing")
@@ -106,21 +107,22 @@ def _check_complete(path: Path, num_frames: int, end: float) -> None:
             if packet.is_corrupt and packet.stream is video_stream:
                 raise VideoError(path, f"{where}: a frame is there only in part")
             start = packet.dts if packet.pts is None else packet.pts
-            if start is not None:  # the empty packet that ends a stream has no time
+            if start is not None:  # the empty packet at the end of a stream has no time
                 reached = max(reached, float((start + (packet.duration or 0)) * packet.time_base))
-    # Two frames that are there, not two of what the header says: one of many left would be long.
+    # The mean duration is that of the decoded frames: if the header's duration were divided by the
+    # few frames of a truncated file, the tolerance would be too long.
     if stated is not None and stated - reached > max(2.0 * reached / num_frames, 0.1):
         raise VideoError(path, f"{where}: {reached:.2f} s of {stated:.2f} s are there")
 
 
 def _find_stated_end(container) -> tuple[float | None, list]:
-    """Returns when the video ends by the header, in s, or None, and the streams that it is of."""
+    """Returns the end of the video by the header, in s or None, and the streams it refers to."""
     stream = container.streams.video[0]
     if stream.duration is not None:
         duration = stream.duration
         if container.format.name == "avi":
-            # Guessed from the size of the file; the header's count of frames, which are the unit
-            # of time here, is not. (In mp4 an edit list may hide frames of the count.)
+            # The duration is guessed from the size of the file, but the number of frames, which are
+            # the unit of time here, is in the header. (In mp4 an edit list may hide some frames.)
             duration = max(duration, stream.frames)
         return float((duration + (stream.start_time or 0)) * stream.time_base), [stream]
     if container.duration is not None:
@@ -133,9 +135,9 @@ def _find_stated_end(container) -> tuple[float | None, list]:
 
 
 def _make_converter(size: Size | None) -> Callable[[av.VideoFrame, int], np.ndarray]:
-    """Returns (frame, quarter turns anticlockwise) -> uint8 RGB of the size, turned."""
-    # One converter for all frames, in this thread: starting threads for each small frame takes
-    # several times as long as its conversion.
+    """Returns a function (frame, quarter turns anticlockwise) -> uint8 RGB, resized and turned."""
+    # One converter for all frames, without threads: to start threads for each small frame takes
+    # several times as long as to convert it.
     to_rgb = functools.partial(VideoReformatter().reformat, format="rgb24", threads=1)
     shrink = make_shrinker()
 
@@ -158,5 +160,5 @@ def _count_turns(path: Path, degrees: int) -> int:
 
 
 def _turn(size: Size, turns: int) -> Size:
-    """Returns the size after so many quarter turns; as well, the size before them."""
+    """Returns the size after (or, equally, before) `turns` quarter turns."""
     return size[::-1] if turns % 2 else size

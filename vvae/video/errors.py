@@ -12,13 +12,14 @@ class VideoError(ValueError):
         self.reason = reason
 
     def __reduce__(self):
-        # Exception pickles its one-line message; worker processes need both arguments back.
+        # By default, the message alone would be pickled; worker processes return both arguments.
         return type(self), (self.path, self.reason)
 
 
 class FrameTooLargeError(VideoError):
-    """Frames of more pixels than the reader was allowed."""
+    """The frames have more pixels than the reader allows."""
 
 
 def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, or its type if there is no message."""
     return (str(error) or type(error).__name__).splitlines()[0]

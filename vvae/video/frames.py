@@ -1,4 +1,4 @@
-"""What all readers of videos share: the size of frames, its limit, and resizing."""
+"""What all readers share: the type of their output, the limit on frame sizes, and resizing."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,15 +9,16 @@ from PIL import Image
 from vvae.video.errors import FrameTooLargeError
 
 Size = tuple[int, int]  # (height, width)
-# (seconds since the first frame, uint8 RGB [H, W, 3] of the size asked for, size in the file)
+# (seconds since the first frame, uint8 RGB [H, W, 3] of the requested size, size in the file)
 Frames = Iterator[tuple[float, np.ndarray, Size]]
 
-# Twice an 8K frame; reading frames of this size takes about 0.9 GB. A header may promise any size.
+# Twice an 8K frame; reading frames of this size takes about 0.9 GB. A header may state any size.
 MAX_PIXELS = 64_000_000
-NOMINAL_FPS = 25.0  # of what carries no time: folders of images, .npy arrays, a single frame
+NOMINAL_FPS = 25.0  # for videos without times: folders of images, .npy arrays, a single frame
 
 
 def check_pixels(path: Path, height: int, width: int, max_pixels: int) -> None:
+    """Raises FrameTooLargeError if a frame has more than `max_pixels` pixels."""
     if height * width > max_pixels:
         raise FrameTooLargeError(
             path,
@@ -27,11 +28,11 @@ def check_pixels(path: Path, height: int, width: int, max_pixels: int) -> None:
 
 
 def resize(frame: np.ndarray, size: Size | None) -> np.ndarray:
-    """Resizes uint8 [H, W, 3]: area mean where it shrinks, bilinear where it grows."""
+    """Resizes uint8 [H, W, 3]: the area mean where it shrinks, bilinear where a side grows."""
     if size is None or frame.shape[:2] == tuple(size):
         return frame
     height, width = size
     grows = height > frame.shape[0] or width > frame.shape[1]
-    # swscale's "area" was faster but turned white into 253 and lost up to 0.5 of the mean.
+    # swscale's area filter is faster, but it turns white into 253 and shifts the mean by up to 0.5.
     method = Image.Resampling.BILINEAR if grows else Image.Resampling.BOX
     return np.asarray(Image.fromarray(frame).resize((width, height), method))

@@ -1,4 +1,4 @@
-"""Reads videos: exact frames with their times, or a VideoError that names the file."""
+"""Reads videos of any kind: files, folders of image frames, and .npy arrays."""
 
 import os
 import tokenize
@@ -18,13 +18,13 @@ VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What `probe` found by decoding every frame.
+    """What `probe` measures by decoding every frame.
 
     Attributes:
-      num_frames: Exact number of frames.
-      height: Rows after rotation, pixels.
-      width: Columns after rotation, pixels.
-      fps: Mean frame rate over the real timestamps, frames per second.
+      num_frames: The exact number of frames.
+      height: The number of rows after rotation.
+      width: The number of columns after rotation.
+      fps: The mean frame rate over the real timestamps, frames/s.
     """
 
     num_frames: int
@@ -34,7 +34,7 @@ class VideoInfo:
 
 
 def is_video(path: str | os.PathLike) -> bool:
-    """Tells whether `path` is a video: a file by suffix, or a folder that holds image frames."""
+    """Whether `path` is a video: a file with a known suffix, or a folder of image frames."""
     path = Path(path)
     if path.is_dir():
         return any(is_image(name) for name in os.listdir(path))
@@ -42,10 +42,10 @@ def is_video(path: str | os.PathLike) -> bool:
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
-    """Counts and measures a video by decoding all of it.
+    """Counts and measures the frames of a video by decoding all of it.
 
     Raises:
-      VideoError: if it cannot be decoded from the first frame to the last.
+      VideoError: If the video cannot be decoded from the first frame to the last.
     """
     times = []
     shape = None
@@ -54,13 +54,13 @@ def probe(path: str | os.PathLike) -> VideoInfo:
         shape = frame.shape
     span = times[-1] - times[0]
     fps = round((len(times) - 1) / span, 6) if span > 0 else NOMINAL_FPS
-    return VideoInfo(len(times), shape[0], shape[1], fps)
+    return VideoInfo(num_frames=len(times), height=shape[0], width=shape[1], fps=fps)
 
 
 def read_stated_length(path: str | os.PathLike) -> int | None:
-    """Returns how many frames a video has by its header, without decoding it; None if unknown.
+    """Returns the number of frames that the header states, without decoding; None if unknown.
 
-    For estimates only: headers can be wrong, and `probe` counts.
+    For estimates only: headers can be wrong, whereas `probe` counts.
     """
     path = Path(path)
     try:
@@ -79,15 +79,16 @@ def read_frames(
     """Reads a whole video.
 
     Args:
-      path: Video file, folder of image frames, or .npy array.
-      size: (height, width) to resize to, or None for the video's own size.
-      max_pixels: most pixels of a frame of the file.
+      path: The video file, folder of image frames, or .npy array.
+      size: The (height, width) to resize to; None for the video's own size.
+      max_pixels: The largest number of pixels in a frame of the file.
 
     Returns:
-      times_F float64, seconds since the first frame; frames_FHWC uint8 RGB.
+      times_F: float64; seconds since the first frame.
+      frames_FHWC: uint8 RGB.
 
     Raises:
-      VideoError: see `iterate_frames`.
+      VideoError: See `iterate_frames`.
     """
     times, frames = zip(*iterate_frames(path, size, max_pixels))
     return np.array(times, np.float64), np.stack(frames)
@@ -98,32 +99,37 @@ def iterate_frames(
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Yields the real frames of a video in the order of display, one at a time.
 
-    Rotation is applied; alpha is dropped; any bit depth and chroma format becomes 8-bit RGB. Frames
-    of a variable rate keep their own timestamps: none is repeated or left out. Resizing is
+    Rotation is applied, alpha is dropped, and any bit depth and chroma format becomes 8-bit RGB.
+    Frames of a variable rate keep their own timestamps: none is repeated or left out. Resizing is
     antialiased: each new pixel is the mean of the area that it covers (bilinear where a side
-    grows). Folders of images are sorted naturally (2.png before 10.png) and, like .npy arrays
-    ([T, H, W] or [T, H, W, 1 or 3] uint8), timed at `NOMINAL_FPS`.
+    grows). Folders of images are sorted naturally (2.png before 10.png). Like .npy arrays (uint8
+    [T, H, W] or [T, H, W, 1 or 3]), they are timed at `NOMINAL_FPS`.
 
-    A file counts as cut when a packet of its video is there only in part, when a GIF lacks its end
-    mark, or when the last packet ends before the duration that the header states, by more than two
-    mean frame durations and 0.1 s: the duration of the video stream (mp4; in avi by its number of
-    frames), else of the file, to which then any of its streams may reach (mkv, webm). A file that
-    states no duration and is cut between two frames is a shorter video. Frames are handed out as
-    they come, but the last one only when the file has proved whole: no frame is ever invented.
+    A file counts as truncated
+
+    * if a packet of its video is incomplete,
+    * if a GIF lacks its end mark, or
+    * if its last packet ends before the stated duration, by more than two mean frame durations and
+      0.1 s. The stated duration is that of the video stream (mp4; for avi, its number of frames).
+      Otherwise it is that of the file (mkv, webm), which any of its streams may reach.
+
+    A file without a stated duration that was truncated between two frames is a shorter video.
+    Frames are yielded as they are decoded, except that the last frame is held back until the file
+    has proved complete, so that no invented frame is ever yielded.
 
     Args:
-      path: Video file, folder of image frames, or .npy array.
-      size: (height, width) to resize to, or None for the video's own size.
-      max_pixels: most pixels of a frame of the file, rows times columns; what a header promises
-        is looked at before memory for it is asked for.
+      path: The video file, folder of image frames, or .npy array.
+      size: The (height, width) to resize to; None for the video's own size.
+      max_pixels: The largest number of pixels in a frame of the file, rows times columns. The size
+        that a header states is checked before memory is allocated for it.
 
     Yields:
-      (seconds since the first frame, uint8 [H, W, 3] RGB).
+      (seconds since the first frame, uint8 RGB [H, W, 3]).
 
     Raises:
-      VideoError: no such file, not a video, no frames, damaged or cut in the middle (the message
-        says after which frame), a size that changes.
-      FrameTooLargeError: frames of more than `max_pixels`.
+      VideoError: If the file does not exist, is not a video, has no frames, is damaged or truncated
+        (the message names the last good frame), or if the size of its frames changes.
+      FrameTooLargeError: If a frame has more than `max_pixels` pixels.
     """
     path = Path(path)
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Folders of images and .npy arrays as videos."""
+"""Reads folders of image frames and .npy arrays as videos."""
 
 import os
 import re
@@ -16,6 +16,7 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
 
 
 def iterate_image_folder(folder: Path, size: Size | None, max_pixels: int) -> Frames:
+    """Yields the images of a folder in natural order; see `frames.Frames`."""
     names = sorted(filter(is_image, os.listdir(folder)), key=_natural_key)
     for number, name in enumerate(names):
         try:
@@ -47,10 +48,11 @@ def _image_to_rgb(path: Path, image: np.ndarray) -> np.ndarray:
 
 
 def iterate_npy(path: Path, size: Size | None, max_pixels: int) -> Frames:
+    """Yields the frames of an array, which is mapped into memory; see `frames.Frames`."""
     try:
         frames = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError) as error:
-        # NumPy's words about a damaged header name objects by where they lie in memory.
+        # NumPy's messages about a damaged header contain addresses of objects.
         reason = re.sub(r" object at 0x[0-9a-f]+", "", first_line(error))
         raise VideoError(path, f"not a readable .npy array ({reason})") from error
     if frames.ndim == 3:
@@ -66,10 +68,11 @@ def iterate_npy(path: Path, size: Size | None, max_pixels: int) -> Frames:
 
 
 def is_image(name: str) -> bool:
+    """Whether a file is an image frame, by its name."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 def _natural_key(name: str) -> list:
-    """Sorts digits by their value: frame2 before frame10."""
+    """Returns a sort key that orders digits by their value: frame2 before frame10."""
     parts = re.split(r"(\d+)", name)
     return [int(part) if part.isdigit() else part for part in parts]

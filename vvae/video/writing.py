@@ -1,4 +1,4 @@
-"""Writes videos through imageio-ffmpeg."""
+"""Writes H.264 videos by imageio-ffmpeg."""
 
 import contextlib
 import os
@@ -11,8 +11,8 @@ import numpy as np
 
 from vvae.video.errors import VideoError, first_line
 
-# With its assembly, x264 writes one of several files for the same frames (measured, also on one
-# thread); the videos written here are small enough to do without.
+# With assembly, x264 may write different files for the same frames, even in one thread (measured);
+# the videos written here are small enough to do without it.
 _REPRODUCIBLE = ("-x264-params", "asm=0:threads=1")
 _CONTAINERS = {".avi": "avi", ".m4v": "mp4", ".mkv": "matroska", ".mov": "mov", ".mp4": "mp4"}
 
@@ -22,18 +22,20 @@ def write_video(
 ) -> None:
     """Writes an H.264 video; the file appears under its name only when it is complete.
 
-    The default is yuv420p, which every player shows; it halves the colour resolution and needs even
-    sides, so an odd side grows by repeating its last row or column. Lossless is RGB 4:4:4 of any
-    size, equal bit by bit when read back, but few players know it.
+    The default pixel format is yuv420p, which every player shows. It halves the resolution of
+    colours and needs even sides, so that an odd side grows by repeating its last row or column.
+    Lossless videos are RGB 4:4:4 of any size and are bit-equal when read back, but few players
+    support them.
 
     Args:
-      path: Where to; the suffix (.mp4, .m4v, .mov, .mkv, .avi) chooses the container.
+      path: The file to write. The suffix (.mp4, .m4v, .mov, .mkv, .avi) chooses the container.
       frames_THWC: uint8 [T, H, W, 1 or 3], at least one frame.
-      fps: Frames per second, above 0.
-      lossless: Whether the frames must come back unchanged.
+      fps: The frame rate, frames/s, above 0.
+      lossless: Whether the frames must be bit-equal when read back.
 
     Raises:
-      VideoError: frames of another dtype or shape, another suffix, or a failing encoder or disk.
+      VideoError: If the frames have another dtype or shape, the suffix is unknown, or the encoder
+        or the disk fails.
     """
     frames_THWC = np.asarray(frames_THWC)
     _check_frames(Path(path), frames_THWC)
@@ -47,14 +49,18 @@ def write_video_pieces(
     fps: float,
     lossless: bool = False,
 ) -> None:
-    """Writes an H.264 video as its frames come, with memory for one piece; else as `write_video`.
+    """Writes an H.264 video piece by piece, like `write_video`, with memory for one piece only.
 
     Args:
-      path: Where to.
-      pieces: uint8 [T, H, W, 1 or 3], one after the other in time; what they raise passes.
-      size: (height, width) of every frame.
-      fps: Frames per second, above 0.
-      lossless: Whether the frames must come back unchanged.
+      path: The file to write. The suffix chooses the container.
+      pieces: The frames in pieces of consecutive frames, uint8 [T, H, W, 1 or 3]. Exceptions of the
+        iterable are passed on.
+      size: The (height, width) of every frame.
+      fps: The frame rate, frames/s, above 0.
+      lossless: Whether the frames must be bit-equal when read back.
+
+    Raises:
+      VideoError: As in `write_video`, or if a piece has frames of another size.
     """
     path = Path(path)
     _check_target(path, fps)
@@ -93,7 +99,7 @@ def write_video_pieces(
 
 @contextlib.contextmanager
 def _as_video_error(path: Path) -> Iterator[None]:
-    """Turns the failure of an encoder or a disk into a VideoError."""
+    """Turns a failure of the encoder or the disk into a VideoError."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -101,7 +107,7 @@ def _as_video_error(path: Path) -> Iterator[None]:
 
 
 def _check_frames(path: Path, frames: np.ndarray, size: tuple[int, int] | None = None) -> None:
-    """Raises VideoError for frames that cannot be written, or are not of the size."""
+    """Raises VideoError for frames that cannot be written or have another size."""
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] not in (1, 3):
         raise VideoError(
             path, f"frames are {frames.dtype} {frames.shape}; expected uint8 [T, H, W, 1 or 3]"
@@ -113,6 +119,7 @@ def _check_frames(path: Path, frames: np.ndarray, size: tuple[int, int] | None =
 
 
 def _check_target(path: Path, fps: float) -> None:
+    """Raises VideoError for an invalid frame rate or an unknown suffix."""
     if not fps > 0:
         raise VideoError(path, f"fps is {fps}; it must be above 0")
     if path.suffix.lower() not in _CONTAINERS:
