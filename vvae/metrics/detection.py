@@ -59,7 +59,7 @@ def find_threshold(normal_N: np.ndarray, rate: float) -> Threshold:
     if not len(normal_N) or not np.isfinite(normal_N).all():
         raise ValueError(f"a threshold needs finite scores of normal data, got {len(normal_N)}")
     count = len(normal_N)
-    # Rounding errors of (1 - rate) (N + 1) must not move the rank: 0.9 * 10 is 9.000000000000002.
+    # Rounding errors of (1 - rate) (N + 1) must not move the rank: (1 - 0.7) * 10 > 3.
     rank = min(count, math.ceil((1.0 - rate) * (count + 1) - 1e-9))
     return Threshold(
         value=float(np.sort(normal_N)[rank - 1]),
