@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vvae.data.dataset import ClipFormat, Sampling, open_unsplit
+from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_unsplit
 from vvae.data.loader import train_batches
 
 FRAMES, SIZE, BATCH = 16, 64, 16
@@ -67,11 +67,7 @@ def measure_epochs(num_clips: int, seconds: float) -> dict:
         for number in range(num_clips):
             np.save(folder / f"{number:06d}.npy", video)
         dataset = open_unsplit(
-            folder,
-            FORMAT,
-            cache_dir=cache,
-            cache_limit_bytes=2**40,
-            num_workers=os.cpu_count() or 1,
+            folder, FORMAT, Decoding(Cache(cache, 2**40), num_workers=os.cpu_count() or 1)
         )
         clips = next(iter(dataset.splits.values()))
         batches = train_batches(clips, BATCH, seed=0)

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import measure
-from vvae.data.dataset import ClipFormat, Sampling, open_unsplit
+from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_unsplit
 from vvae.video import iterate_frames, write_video_pieces
 
 CASES = (((240, 320), (64, 64)), ((720, 1280), (128, 128)))
@@ -181,10 +181,8 @@ def measure_random_clips(path: str, size, names: Sequence[str], repeats: int) ->
     starts = np.random.default_rng(0).integers(0, number, NUM_CLIPS).tolist()
 
     def open_clips(cache: Path):
-        settings = {"cache_limit_bytes": 10**10, "num_workers": 0}
-        return next(
-            iter(open_unsplit(folder, clip_format, cache_dir=cache, **settings).splits.values())
-        )
+        dataset = open_unsplit(folder, clip_format, Decoding(Cache(cache, 10**10)))
+        return next(iter(dataset.splits.values()))
 
     def decode_once() -> int:
         with tempfile.TemporaryDirectory() as cache:

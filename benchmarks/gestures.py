@@ -27,7 +27,7 @@ from sklearn.model_selection import GroupKFold
 
 from vvae import build
 from vvae.config import Config, load_config_file
-from vvae.data.dataset import UNSPLIT, Clips, Dataset, open_unsplit
+from vvae.data.dataset import UNSPLIT, Cache, Clips, Dataset, Decoding, open_unsplit
 from vvae.measure.pca import fit_frame_pca, project_frames
 from vvae.session.preview import count_micro_batches
 from vvae.session.start import count_steps, make_state, open_batches
@@ -95,9 +95,9 @@ def open_videos(config: Config, folder: str) -> Dataset:
     return open_unsplit(
         folder,
         build.clip_format(config),
-        cache_dir=cache,
-        cache_limit_bytes=int(config.data.cache_gb * 1e9),
-        num_workers=build.count_workers(config),
+        Decoding(
+            Cache(cache, int(config.data.cache_gb * 1e9)), num_workers=build.count_workers(config)
+        ),
     )
 
 

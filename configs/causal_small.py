@@ -1,20 +1,20 @@
-"""CausalVideoVAE of 4x8x8 on real videos, 64x64: at equal rate above PCA of the same blocks.
+"""CausalVideoVAE of 4x8x8 on real 64x64 videos: better than PCA of its blocks at equal rate.
 
     pip install '.[coding]'
     python train.py configs/causal_small.py --data.path GESTURES
     python -m benchmarks.rate_distortion --workdir RUN --data.path GESTURES
 
-GESTURES is a folder with a manifest.csv that names a group (the environment) and a split for each
-video. The stem makes principal components of the blocks, and training starts at PCA of single
-blocks; what it adds is mostly what earlier blocks tell about later ones. beta sets the rate: it is
-the price of a nat. The README says how long it takes and what it reaches.
+GESTURES is a folder with a manifest.csv that states a group (the environment) and a split for each
+video. The stem computes principal components of the blocks, and training starts from PCA of single
+blocks; the gain is mostly what earlier blocks predict about later ones. beta, the price of a nat,
+sets the rate. The README states the training time and the results.
 """
 
 from vvae.config import Causal, Config, Data, Evaluate, Model, Objective, Optim, Train
 
 
 def get_config() -> Config:
-    """Returns settings of 4x8x8 with 64 channels: 5 latent frames of 8x8x64 numbers a clip."""
+    """Returns settings of 4x8x8 with 64 channels: 5 latent frames of 8x8x64 numbers per clip."""
     return Config(
         name="causal_small",
         data=Data(

@@ -1,4 +1,4 @@
-"""CausalVideoVAE on the built-in performers, too small and too short to be good: a first look.
+"""CausalVideoVAE on the built-in performers: a first look, too small and short to be good.
 
 python train.py configs/causal_tiny.py
 """

@@ -1,23 +1,26 @@
-"""The built-in performers, clustered by the mixture prior of the clip latent.
+"""Clusters the built-in performers by the mixture prior of the clip latent.
 
     python train.py configs/clusters.py
 
 About 10 minutes on two CPU cores beside other work. Needs OpenCV (`pip install '.[vision]'`). The
-mixture's ten components, matched one to one to the ten actions, agree with 0.53 of the test videos;
-the README has the rows beside it and a second seed. Labels enter nothing.
+ten components of the mixture, matched one to one to the ten actions, agree with 0.53 of the test
+videos; the README shows this beside baselines and a second seed. No labels are used in training.
 
-`static` frame prior: p(z_t | w) knows of the movement only what w tells, so that w has to tell it;
-a learned transition finds out by itself. Roots of flow: of gray frames w tells other things than
-the action. No mirroring: it would make one of swipes to the left and to the right. Share of
-training videos that agree, 600 steps, a mixture fitted to w afterwards: gray 0.21, absolute
-differences 0.36 (static 0.41), roots of flow 0.44 (static 0.46 to 0.51, by local maximum).
+With the `static` frame prior, p(z_t | w) knows about the movement only what w carries, so that w
+has to carry it; a learned transition would infer the movement by itself. The view is the root of
+flow: for gray frames, w carries other information than the action. Clips are not mirrored, since
+this would make one class of swipes to the left and to the right.
+
+These shares of training videos agree after 600 steps, with a mixture fitted to w afterwards: gray
+0.21, absolute differences 0.36 (static 0.41), roots of flow 0.44 (static 0.46 to 0.51, depending on
+the local maximum).
 """
 
 from vvae.config import Config, Data, Evaluate, Model, Objective, Train
 
 
 def get_config() -> Config:
-    """Returns the settings for clusters of the performers' actions."""
+    """Returns the settings for clustering the actions of the performers."""
     return Config(
         name="clusters",
         data=Data(view="rootflow", crop=2),

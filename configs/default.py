@@ -1,8 +1,8 @@
-"""A few minutes on a laptop: the built-in performers, 32x32, gray.
+"""The built-in performers, 32x32, gray: a few minutes on a laptop.
 
     python train.py
 
-See the README for what it reaches and how long it takes.
+The README states the training time and the results.
 """
 
 from vvae.config import Config

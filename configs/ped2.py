@@ -1,13 +1,15 @@
-"""UCSD Ped2: a camera over a walkway; what moves too fast for it, by a VAE of local speed.
+"""UCSD Ped2: a camera over a walkway; a VAE of local speed finds what moves too fast.
 
     python train.py configs/ped2.py --data.path PED2
 
-PED2 is a folder with a manifest.csv whose column `abnormal` gives the abnormal frames of the test
-videos; training videos are normal. Needs OpenCV (`pip install '.[vision]'`). Two minutes on two CPU
-cores; the README says what it reaches. Every pixel of the view is a clip of its own with one number
-a frame as its latent, so that what is strange at one place is not explained by what is normal at
-the others. The view and the headline score were chosen by speed-ups and enlargements planted into
-held-out training videos (`benchmarks/planted.py`).
+PED2 is a folder with a manifest.csv whose column `abnormal` states the abnormal frames of the test
+videos; the training videos are normal. Needs OpenCV (`pip install '.[vision]'`). Training takes two
+minutes on two CPU cores; the README states the results.
+
+Every pixel of the view is a clip of its own, with a latent of one number for each frame, so that
+what is normal elsewhere does not hide what is abnormal at one place. The view and the headline
+score were chosen by speed-ups and enlargements inserted into held-out training videos
+(`benchmarks/planted.py`).
 """
 
 from vvae.config import Config, Data, Evaluate, Model, Train

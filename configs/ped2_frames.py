@@ -1,9 +1,9 @@
-"""UCSD Ped2 by appearance: a VAE of whole gray frames, trained on normal video only.
+"""UCSD Ped2 by appearance: a VAE of whole gray frames, trained on normal videos only.
 
     python train.py configs/ped2_frames.py --data.path PED2
 
-The usual way, and far below `configs/ped2.py`: what is strange here is how fast something moves,
-which single frames do not show. Five minutes on two CPU cores.
+This is the usual method, and far below `configs/ped2.py`: what is abnormal here is the speed of
+movement, which single frames do not show. Training takes five minutes on two CPU cores.
 """
 
 from vvae.config import Config, Data, Evaluate, Model, Train

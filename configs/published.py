@@ -1,14 +1,14 @@
-"""Published weights, trained on with your own videos: the decoder alone, against your own noise.
+"""Published weights, fine-tuned on your videos: the decoder only, with a learned noise variance.
 
     pip install '.[pretrained]'
     python train.py configs/published.py --init_from FOLDER --data.path VIDEOS --workdir RUN
     python evaluate.py reconstruct --workdir RUN
 
-FOLDER is one that diffusers writes, with config.json and .safetensors, of Wan 2.1 or 2.2,
-Qwen-Image, LTX-Video or VidTok. `python evaluate.py reconstruct --pretrained FOLDER` says what the
-weights do with the same videos as they are. The encoder is kept, so that models of its latents go
-on working; `--optim.freeze none` trains it too. `vvae.save_pretrained` writes the result as such a
-folder again. A network of this size wants an accelerator.
+FOLDER is a folder in the format of diffusers, with config.json and .safetensors, of Wan 2.1 or 2.2,
+Qwen-Image, LTX-Video or VidTok. `python evaluate.py reconstruct --pretrained FOLDER` measures the
+weights on the same videos before training. The encoder stays fixed, so that models of its latents
+continue to work; `--optim.freeze none` trains it, too. `vvae.save_pretrained` writes the result as
+such a folder again. A network of this size needs an accelerator.
 """
 
 from vvae.config import Config, Data, Evaluate, Model, Objective, Optim, Train

@@ -1,4 +1,4 @@
-"""Seconds: small enough for tests and for a first look at one's own folder.
+"""Trains in seconds: small enough for tests and for a first look at your own videos.
 
 python train.py configs/tiny.py --data.path FOLDER
 """
@@ -7,7 +7,7 @@ from vvae.config import Config, Data, Evaluate, Model, Train
 
 
 def get_config() -> Config:
-    """Returns settings of a network too small to be good."""
+    """Returns the settings of a network that is too small to be good."""
     return Config(
         name="tiny",
         data=Data(height=16, width=16, num_frames=8),

@@ -2,11 +2,12 @@
 
     python train.py configs/vidtok_like.py --data.path VIDEOS
 
-Needs `pip install '.[perceptual]'` and an accelerator: 256x256, LPIPS by VGG16 and a critic. It was
-not trained here. Source of the weights, unless a comment says otherwise: microsoft/VidTok at
-d6ad92d, configs/vidtok_kl_causal_488_16chn.yaml. Their sums are over the elements of a clip, as
-here. Other than there: the network is ours (`causal.SIZES["base"]`), the critic sees 3-D patches
-where theirs is 2-D, and the scale of the error is not learned but stays where theirs starts.
+Needs `pip install '.[perceptual]'` and an accelerator: 256x256, LPIPS by VGG16 and a critic. It has
+not been trained. Unless a comment says otherwise, the weights come from microsoft/VidTok at
+d6ad92d, configs/vidtok_kl_causal_488_16chn.yaml; its sums are over the elements of a clip, as here.
+Three things differ: the network is ours (`causal.SIZES["base"]`); the critic sees 3-D patches
+instead of 2-D ones; and the scale of the error is fixed at the value where VidTok's learned scale
+starts.
 """
 
 from vvae.config import Causal, Config, Critic, Data, Evaluate, Model, Objective, Optim, Train

@@ -2,10 +2,10 @@
 
     python train.py configs/wfvae_like.py --data.path VIDEOS
 
-Needs `pip install '.[perceptual]'` and an accelerator. It was not trained here. Source of the
-weights, unless a comment says otherwise: PKU-YuanGroup/WF-VAE at d858bee, assets/report.pdf,
-Table 7, stage I. Other than there: the wavelet loss compares Haar coefficients of the decoded video
-with those of the real one, where theirs ties wavelet paths inside encoder and decoder, and the
+Needs `pip install '.[perceptual]'` and an accelerator. It has not been trained. Unless a comment
+says otherwise, the weights come from PKU-YuanGroup/WF-VAE at d858bee, assets/report.pdf, Table 7,
+stage I. Two things differ: the wavelet loss compares Haar coefficients of the decoded video with
+those of the real one, whereas WF-VAE ties wavelet paths inside the encoder and the decoder; and the
 network is ours.
 """
 

@@ -11,7 +11,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from tiny_vae import draw_variables
 
-from vvae.data.dataset import ClipFormat, Sampling, open_dataset
+from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset
 from vvae.distributions import Gaussian
 from vvae.measure import collapse
 from vvae.measure.clips import choose_examples, map_clips, spread_evenly
@@ -60,9 +60,7 @@ def dataset(brightness_folder, tmp_path_factory):
     """Three classes of brightness; clips of 4 frames, some videos of 3, 6 and 8 frames."""
     clip_format = ClipFormat("gray", 16, 16, Sampling(num_frames=4))
     cache = tmp_path_factory.mktemp("cache")
-    return open_dataset(
-        brightness_folder, clip_format, cache_dir=cache, cache_limit_bytes=2**28, num_workers=0
-    )
+    return open_dataset(brightness_folder, clip_format, Decoding(Cache(cache, 2**28)))
 
 
 @pytest.fixture(scope="module")
@@ -624,9 +622,7 @@ def test_generate_writes_every_picture_and_scores_predictions(dataset, params, t
 
 def test_clips_of_one_frame_have_no_prediction(dataset, params, tmp_path):
     clip_format = ClipFormat("gray", 16, 16, Sampling(num_frames=1))
-    single = open_dataset(
-        dataset.root, clip_format, cache_dir=tmp_path, cache_limit_bytes=2**28, num_workers=0
-    )
+    single = open_dataset(dataset.root, clip_format, Decoding(Cache(tmp_path, 2**28)))
     result = generate.generate(MODEL, params, single, tmp_path, batch_size=8)
     assert result.rows == {} and "Prediction is left out" in result.notes[0]
     summary = reconstruction.reconstruct(MODEL, params, single, tmp_path, batch_size=8).rows["vae"]

@@ -9,7 +9,15 @@ import pytest
 from sklearn.mixture import GaussianMixture
 from tiny_vae import make_variables
 
-from vvae.data.dataset import UNSPLIT, ClipFormat, Sampling, open_dataset, open_unsplit
+from vvae.data.dataset import (
+    UNSPLIT,
+    Cache,
+    ClipFormat,
+    Decoding,
+    Sampling,
+    open_dataset,
+    open_unsplit,
+)
 from vvae.metrics.detection import (
     auroc,
     average_precision,
@@ -124,7 +132,7 @@ def write_videos(root, marked=True, bad_train=False):
 
 
 def open_videos(root, cache):
-    return open_dataset(root, FORMAT, cache_dir=cache, cache_limit_bytes=2**28, num_workers=0)
+    return open_dataset(root, FORMAT, Decoding(Cache(cache, 2**28)))
 
 
 @pytest.fixture(scope="module")
@@ -164,15 +172,13 @@ def test_a_planted_anomaly_is_found_and_every_frame_judged(answered):
 def test_saved_scorer_gives_identical_scores_wherever_a_video_lies(answered, params, tmp_path):
     _, dataset, out = answered
     scorer = scorers.load_scorer(out / scorers.SCORER_FILE)
-    new = open_unsplit(
-        dataset.root / "test", FORMAT, cache_dir=tmp_path, cache_limit_bytes=2**28, num_workers=0
-    )
+    new = open_unsplit(dataset.root / "test", FORMAT, Decoding(Cache(tmp_path, 2**28)))
     arguments = (MODEL, params, scorer.reference, scorer.settings)
     frames, known = scorers.compute_scores(*arguments, dataset.splits["test"], 3)
     _, again = scorers.compute_scores(*arguments, new.splits[UNSPLIT], 3)
     # The second video by itself: its clips have other numbers there.
     path = dataset.root / "test" / "1.npy"
-    alone = open_unsplit(path, FORMAT, cache_dir=tmp_path, cache_limit_bytes=2**28, num_workers=0)
+    alone = open_unsplit(path, FORMAT, Decoding(Cache(tmp_path, 2**28)))
     _, single = scorers.compute_scores(*arguments, alone.splits[UNSPLIT], 3)
     for name, score_F in known.items():
         np.testing.assert_array_equal(again[name], score_F, err_msg=name)

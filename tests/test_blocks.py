@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_causal import make_model
 
-from vvae.data.dataset import ClipFormat, Sampling, open_dataset
+from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset
 from vvae.measure.pca import fit_block_pca, fit_first_pca
 from vvae.models import block_pca, contract
 from vvae.models.bottleneck import GaussianLatents
@@ -39,11 +39,7 @@ def clips(tmp_path):
     write_videos(tmp_path / "videos")
     clip_format = ClipFormat("gray", 8, 8, Sampling(num_frames=9))
     dataset = open_dataset(
-        tmp_path / "videos",
-        clip_format,
-        cache_dir=tmp_path / "cache",
-        cache_limit_bytes=10**9,
-        num_workers=0,
+        tmp_path / "videos", clip_format, Decoding(Cache(tmp_path / "cache", 10**9))
     )
     return dataset.splits["train"]
 

@@ -43,7 +43,9 @@ def cache(tmp_path):
 
 def fill(paths, cache, clip_format=FORMAT, num_workers=0):
     """Returns the entries by position, and which were decoded now."""
-    results = list(cache_videos([str(p) for p in paths], clip_format, cache, num_workers))
+    results = list(
+        cache_videos([str(p) for p in paths], clip_format, cache, num_workers=num_workers)
+    )
     entries = {position: entry for position, entry, _ in results}
     return entries, sorted(position for position, _, decoded in results if decoded)
 
@@ -213,7 +215,7 @@ def test_entries_in_use_by_another_process_are_not_removed_until_it_dies(tmp_pat
         "from vvae.data.sampling import ClipFormat, Sampling\n"
         "folder, limit, *paths = sys.argv[1:]\n"
         "cache = Cache(Path(folder), int(limit))\n"
-        "held = list(cache_videos(paths, ClipFormat('rgb', 6, 8, Sampling(4)), cache, 0))\n"
+        "held = list(cache_videos(paths, ClipFormat('rgb', 6, 8, Sampling(4)), cache))\n"
         "print('held', flush=True)\n"
         "sys.stdin.read()\n"
     )
@@ -256,7 +258,7 @@ def test_what_is_in_use_goes_when_it_is_no_longer(tmp_path):
 def test_frames_beyond_the_limit_are_broken_until_it_is_raised(tmp_path, cache):
     write_noise(tmp_path / "a.mp4")
     paths, small = [str(tmp_path / "a.mp4")], Limits(max_pixels=47)
-    [(_, entry, _)] = cache_videos(paths, FORMAT, cache, 0, limits=small)
+    [(_, entry, _)] = cache_videos(paths, FORMAT, cache, limits=small)
     assert "frames of 8x6, 0 megapixels, are more than" in entry.reason
     assert find_files(cache) == {}
     assert fill(paths, cache)[1] == [0]
@@ -341,5 +343,5 @@ def test_own_data_are_never_removed(tmp_path):
 
 def test_cache_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"cannot make the cache folder .*--data\.cache_dir"):
+    with pytest.raises(ValueError, match=r"cannot create the cache folder .*--data\.cache_dir"):
         fill([tmp_path / "a.mp4"], Cache(tmp_path / "file" / "cache", 10**9))

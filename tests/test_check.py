@@ -56,7 +56,7 @@ def test_text_names_what_is_broken(root):
 def test_impossible_splits_are_a_problem_and_no_error(tmp_path):
     write_noise(tmp_path / "a.mp4", 4)
     summary = summarize(tmp_path)
-    assert summary.splits == {} and "takes three" in summary.problems[0]
+    assert summary.splits == {} and "needs at least three" in summary.problems[0]
     assert "splits   none" in format_summary(summary)
 
 

@@ -9,7 +9,7 @@ import pytest
 from sklearn.cluster import KMeans
 
 from vvae import config as settings
-from vvae.data.dataset import open_dataset
+from vvae.data.dataset import Cache, Decoding, open_dataset
 from vvae.data.sampling import ClipFormat, Sampling
 from vvae.tasks import probe as probes
 from vvae.tasks.pooling import VideoFeatures, average_by_video
@@ -47,9 +47,7 @@ def open_view(folder, tmp_path_factory, view):
     return open_dataset(
         folder,
         ClipFormat(view, 24, 24, Sampling(6)),
-        cache_dir=tmp_path_factory.getbasetemp() / "classical_cache",
-        cache_limit_bytes=10**9,
-        num_workers=0,
+        Decoding(Cache(tmp_path_factory.getbasetemp() / "classical_cache", 10**9)),
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from tiny_vae import draw_variables
 
 from vvae import distributions as dist
-from vvae.data.dataset import ClipFormat, Sampling, open_dataset, open_unsplit
+from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset, open_unsplit
 from vvae.models import contract
 from vvae.models.sequential import SequentialVAE
 from vvae.tasks.clustering import cluster as clustering
@@ -37,7 +37,7 @@ CLASSES = ("dark", "light", "middle")
 
 
 def open_folder(root, cache, opening=open_dataset):
-    return opening(root, FORMAT, cache_dir=cache, cache_limit_bytes=2**28, num_workers=0)
+    return opening(root, FORMAT, Decoding(Cache(cache, 2**28)))
 
 
 @pytest.fixture(scope="module")

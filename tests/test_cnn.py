@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from vvae.data.dataset import NO_LABEL, ClipFormat, Sampling, open_dataset
+from vvae.data.dataset import NO_LABEL, Cache, ClipFormat, Decoding, Sampling, open_dataset
 from vvae.tasks.recognition import cnn
 
 CLASSES = ("left", "right")
@@ -38,9 +38,7 @@ def dataset(tmp_path_factory):
     return open_dataset(
         root,
         ClipFormat("gray", 16, 20, Sampling(4)),
-        cache_dir=tmp_path_factory.mktemp("cache"),
-        cache_limit_bytes=2**28,
-        num_workers=0,
+        Decoding(Cache(tmp_path_factory.mktemp("cache"), 2**28)),
     )
 
 

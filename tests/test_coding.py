@@ -17,7 +17,7 @@ from tiny_causal import make_variables, make_video
 import evaluate
 from vvae import build, video
 from vvae.config import Causal, Config, Data, Evaluate, Model
-from vvae.data.dataset import ClipFormat, Sampling, open_dataset
+from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset
 from vvae.distributions import Gaussian
 from vvae.inference import coding, streaming
 from vvae.models import contract
@@ -460,9 +460,7 @@ def test_density_has_both_rates_beside_each_other(levels, brightness_folder, tmp
     dataset = open_dataset(
         brightness_folder,
         ClipFormat("gray", 8, 8, sampling),
-        cache_dir=tmp_path,
-        cache_limit_bytes=10**9,
-        num_workers=1,
+        Decoding(Cache(tmp_path, 10**9), num_workers=1),
     )
     _, model, params = make_model("gray", temporal_compression=2, levels=levels)
     row = density.density(

@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
 from vvae.config import Evaluate
-from vvae.data.dataset import ClipFormat, Sampling, open_dataset
+from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset
 from vvae.models.contract import init_variables
 from vvae.models.sequential import SequentialVAE
 from vvae.tasks import probe
@@ -119,9 +119,7 @@ def clips(tmp_path_factory):
                 np.save(folder / f"{number}.npy", frames.astype(np.uint8))
     clip_format = ClipFormat("gray", 8, 8, Sampling(num_frames=4))
     cache = tmp_path_factory.mktemp("cache")
-    dataset = open_dataset(
-        root, clip_format, cache_dir=cache, cache_limit_bytes=2**26, num_workers=0
-    )
+    dataset = open_dataset(root, clip_format, Decoding(Cache(cache, 2**26)))
     return dataset.splits
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from vvae.data.cache import cache_videos
-from vvae.data.cache_quota import Cache
-from vvae.data.dataset import describe_flaws, open_dataset, open_unsplit
+from vvae.data.dataset import Cache, Decoding, describe_flaws, open_dataset, open_unsplit
 from vvae.data.flow import compute_flow, find_flow_factor
 from vvae.data.loader import Augmentation, train_batches
 from vvae.data.sampling import ClipFormat, Sampling, decode_clips
@@ -210,11 +209,7 @@ def test_flipped_batches_turn_the_flow(tmp_path):
     write_moving(tmp_path / "data" / "val" / "v.mp4")
     clip_format = ClipFormat("flow", 24, 32, Sampling(9))
     dataset = open_dataset(
-        tmp_path / "data",
-        clip_format,
-        cache_dir=tmp_path / "cache",
-        cache_limit_bytes=10**9,
-        num_workers=0,
+        tmp_path / "data", clip_format, Decoding(Cache(tmp_path / "cache", 10**9))
     )
     batches = train_batches(dataset.splits["train"], 3, 0, augmentation=Augmentation(flip=True))
     signs = set()
@@ -259,9 +254,9 @@ def test_clipped_values_reach_cache_and_data_set(tmp_path):
     clip_format = ClipFormat("flow", 64, 64, Sampling(3))
     alone = decode_clips(folder / "val" / "0.mp4", clip_format)
     assert alone.num_clipped > 100
-    arguments = {"cache_dir": tmp_path / "cache", "cache_limit_bytes": 10**9, "num_workers": 0}
+    decoding = Decoding(Cache(tmp_path / "cache", 10**9))
     for _ in range(2):  # decoded, then from the cache
-        assert open_dataset(folder, clip_format, **arguments).num_clipped == 3 * alone.num_clipped
+        assert open_dataset(folder, clip_format, decoding).num_clipped == 3 * alone.num_clipped
 
 
 def test_workers_compute_the_same_codes(tmp_path):
@@ -285,7 +280,7 @@ def test_keys_of_other_views_stay(tmp_path, monkeypatch):
 
     def fill(view):
         clip_format = ClipFormat(view, 24, 32, Sampling(3))
-        ((_, _, is_new),) = cache_videos([str(tmp_path / "a.mp4")], clip_format, cache, 0)
+        ((_, _, is_new),) = cache_videos([str(tmp_path / "a.mp4")], clip_format, cache)
         return is_new
 
     assert [fill(view) for view in ("gray", "flow", "gray", "flow")] == [True, True, False, False]
@@ -342,11 +337,11 @@ def test_fingerprint_of_the_data_knows_the_version(tmp_path, monkeypatch):
     for split in ("train", "val"):
         (tmp_path / "data" / split).mkdir(parents=True)
         write_moving(tmp_path / "data" / split / "a.mp4", 3)
-    arguments = {"cache_dir": tmp_path / "cache", "cache_limit_bytes": 10**9, "num_workers": 0}
+    decoding = Decoding(Cache(tmp_path / "cache", 10**9))
     formats = [ClipFormat(view, 24, 32, Sampling(3)) for view in ("gray", "flow")]
-    before = [open_dataset(tmp_path / "data", f, **arguments).fingerprint for f in formats]
+    before = [open_dataset(tmp_path / "data", f, decoding).fingerprint for f in formats]
     monkeypatch.setitem(sys.modules["vvae.data.views"]._VERSIONS, "flow", 99)
-    after = [open_dataset(tmp_path / "data", f, **arguments).fingerprint for f in formats]
+    after = [open_dataset(tmp_path / "data", f, decoding).fingerprint for f in formats]
     assert before[0] == after[0] and before[1] != after[1]
     assert dataclasses.replace(formats[0], view="flow") == formats[1]
 
@@ -355,21 +350,21 @@ def test_summary_line_tells_what_is_clipped(tmp_path):
     for split in ("train", "val"):
         (tmp_path / "data" / split).mkdir(parents=True)
         write_moving(tmp_path / "data" / split / "a.mp4", 3, (64, 64), right=11)
-    arguments = {"cache_dir": tmp_path / "cache", "cache_limit_bytes": 10**9, "num_workers": 0}
+    decoding = Decoding(Cache(tmp_path / "cache", 10**9))
     dataset = open_dataset(
-        tmp_path / "data", ClipFormat("gray+flow", 64, 64, Sampling(3)), **arguments
+        tmp_path / "data", ClipFormat("gray+flow", 64, 64, Sampling(3)), decoding
     )
     total = 2 * 2 * 64 * 64 * 2  # two videos of two valid frames
     number = dataset.num_clipped
     assert describe_flaws(dataset) == (
-        f"data: {number:,} of {total:,} values of flow ({number / total:.2%}) are clipped: larger "
-        "than 8 bits can say",
+        f"data: {number:,} of {total:,} flow values ({number / total:.2%}) are clipped: they "
+        "exceed the range of the 8-bit code",
     )
     # Of new videos, which have no training split, by the same function.
     new = open_unsplit(
-        tmp_path / "data" / "val", ClipFormat("gray+flow", 64, 64, Sampling(3)), **arguments
+        tmp_path / "data" / "val", ClipFormat("gray+flow", 64, 64, Sampling(3)), decoding
     )
-    assert f"data: {number // 2:,} of {total // 2:,} values of flow" in describe_flaws(new)[0]
+    assert f"data: {number // 2:,} of {total // 2:,} flow values" in describe_flaws(new)[0]
 
 
 def test_new_videos_say_what_is_left_out_unknown_and_clipped(tmp_path, capsys):
@@ -386,5 +381,5 @@ def test_new_videos_say_what_is_left_out_unknown_and_clipped(tmp_path, capsys):
     opened = evaluate._open_data(run, str(tmp_path / "new"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("left out, cannot be read: odd/b.mp4: ")
-    assert lines[1] == "data: 2 videos have the label 'odd', which is no class"
-    assert "values of flow" in lines[2] and opened.dataset.num_clipped > 100
+    assert lines[1] == "data: 2 videos have the label 'odd', which is not a class"
+    assert "flow values" in lines[2] and opened.dataset.num_clipped > 100

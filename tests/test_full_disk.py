@@ -60,12 +60,12 @@ def test_caching_names_the_folder_and_goes_on(disk, tmp_path, num_workers):
     cache = Cache(disk / "cache", 10**9)
     cache.folder.mkdir()
     fill_up(disk, bytes_left=4 * FORMAT.clip_bytes)
-    text = f"cannot write to the cache folder {cache.folder} .No space left on device.: make room"
+    text = f"cannot write to the cache folder {cache.folder} .No space left on device.: free some"
     with pytest.raises(ValueError, match=text):
-        list(cache_videos(paths, FORMAT, cache, num_workers))
+        list(cache_videos(paths, FORMAT, cache, num_workers=num_workers))
     assert not list(cache.folder.glob("*.tmp"))
     (disk / "filler").unlink()
-    for position, entry, _ in cache_videos(paths, FORMAT, cache, num_workers):
+    for position, entry, _ in cache_videos(paths, FORMAT, cache, num_workers=num_workers):
         assert isinstance(entry, Entry)
         codes = open_codes(entry.codes.path)
         np.testing.assert_array_equal(codes.reshape(-1, 64, 64), frames[position])
@@ -75,19 +75,19 @@ def test_data_and_cache_on_a_disk_that_may_only_be_read(disk, tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (4, 64, 64), dtype=np.uint8)
     np.save(disk / "a.npy", frames)
     paths, full = [str(disk / "a.npy")], Cache(disk / "cache", 10**9)
-    list(cache_videos(paths, FORMAT, full, 0))
+    list(cache_videos(paths, FORMAT, full))
     remount = ["mount", "-o", "remount,ro", str(disk)]
     assert subprocess.run(remount, capture_output=True).returncode == 0
     with pytest.raises(OSError):
         (disk / "b").touch()
     for cache, is_new in ((full, False), (Cache(tmp_path / "other", 10**9), True)):
-        [(_, entry, decoded)] = cache_videos(paths, FORMAT, cache, 0)
+        [(_, entry, decoded)] = cache_videos(paths, FORMAT, cache)
         assert decoded == is_new
         codes = open_codes(entry.codes.path, entry.codes.digest)
         np.testing.assert_array_equal(codes.reshape(-1, 64, 64), frames)
     empty = Cache(disk / "new", 10**9)
-    with pytest.raises(ValueError, match=r"cannot make the cache folder .*--data\.cache_dir"):
-        list(cache_videos(paths, FORMAT, empty, 0))
+    with pytest.raises(ValueError, match=r"cannot create the cache folder .*--data\.cache_dir"):
+        list(cache_videos(paths, FORMAT, empty))
 
 
 def make_large_state(step):

@@ -16,10 +16,9 @@ ALLOWED = {
     "config": (),
     "runtime": (),
     "processes": (),
-    "planes": (),
     "distributions": (),
-    "video": ("planes",),
-    "figures": ("video",),
+    "video": ("video",),
+    "figures": ("figures", "video"),
     "cli": ("config", "processes"),
     "metrics": ("metrics",),
     # Videos as clips; networks and their losses.
@@ -86,11 +85,11 @@ ALLOWED = {
     "report": ("report", "config", "metrics", "training.log"),
 }
 ONLY_USERS = {
-    "imageio": {"video"},
-    "imageio_ffmpeg": {"video"},
-    "av": {"video", "planes"},
+    "imageio": {"video.containers", "video.stills"},
+    "imageio_ffmpeg": {"video.writing"},
+    "av": {"video.containers", "video.planes"},
     "orbax": {"training.checkpoint"},
-    "matplotlib": {"figures"},
+    "matplotlib": {"figures.canvas"},
     "tyro": {"cli"},
     "scenedetect": {"tasks.segmentation.pyscenedetect"},
     "cv2": {"data.flow"},

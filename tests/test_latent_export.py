@@ -9,7 +9,7 @@ import pytest
 from tiny_causal import make_named, make_video
 
 import vvae
-from vvae.data.dataset import ClipFormat, Sampling, open_dataset
+from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset
 from vvae.inference.statistics import ChannelMoments, as_json, read_statistics
 from vvae.models import contract
 from vvae.tasks.storage.latents import export_latents
@@ -69,9 +69,7 @@ def dataset(tmp_path):
     return open_dataset(
         tmp_path / "videos",
         ClipFormat("gray+difference", 8, 8, Sampling(num_frames=5)),
-        cache_dir=tmp_path / "cache",
-        cache_limit_bytes=10**9,
-        num_workers=0,
+        Decoding(Cache(tmp_path / "cache", 10**9)),
     )
 
 

@@ -55,7 +55,7 @@ def test_split_folders_with_and_without_classes(tmp_path):
 
 def test_videos_beside_split_folders_are_refused(tmp_path):
     touch(tmp_path, "train/a.mp4", "stray.mp4")
-    with pytest.raises(ValueError, match=r"stray\.mp4 lies beside the split folders"):
+    with pytest.raises(ValueError, match=r"stray\.mp4 is outside the split folders"):
         list_videos(tmp_path)
 
 
@@ -124,12 +124,12 @@ def test_manifest_of_paths_alone(tmp_path):
         ("", "no column `path` \\(columns: none\\)"),
         ("path,label\n,x\n", "line 2: the cell `path` is empty"),
         ("path\na.mp4\n./a.mp4\n", "line 3: 'a.mp4' is listed twice"),
-        ("path\n../a.mp4\n", "line 2: '../a.mp4' leaves the folder"),
-        ("path\n/etc/passwd.mp4\n", "line 2: '/etc/passwd.mp4' leaves the folder"),
-        ("path\n.\n", "line 2: '.' leaves the folder"),
-        ("path\na/../../b.mp4\n", "line 2: 'a/../../b.mp4' leaves the folder"),
-        ("path\na\0b.mp4\n", "line 2: .*'a.x00b.mp4' is no path of a file"),
-        ("path,label\na.mp4,x,y\n", "line 2: 1 cells more than columns"),
+        ("path\n../a.mp4\n", "line 2: '../a.mp4' is outside the folder"),
+        ("path\n/etc/passwd.mp4\n", "line 2: '/etc/passwd.mp4' is outside the folder"),
+        ("path\n.\n", "line 2: '.' is outside the folder"),
+        ("path\na/../../b.mp4\n", "line 2: 'a/../../b.mp4' is outside the folder"),
+        ("path\na\0b.mp4\n", "line 2: .*'a.x00b.mp4' is not a valid path"),
+        ("path,label\na.mp4,x,y\n", "line 2: 1 more cells than columns"),
         ("path,label,label\na.mp4,x,y\n", "column 'label' appears twice"),
         ("path\n", "no videos in"),
     ],

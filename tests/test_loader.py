@@ -327,7 +327,7 @@ def test_statistics_of_more_clips_than_are_read_at_once(tmp_path):
 
 def test_statistics_of_constant_data_are_an_error(tmp_path):
     picture = np.broadcast_to(make_noise((1, 1, 8, 8, 1)), (4, 3, 8, 8, 1))
-    with pytest.raises(ValueError, match=r"all 12 frames .* are the same picture under the view"):
+    with pytest.raises(ValueError, match=r"all 12 frames .* are the same image under the view"):
         pixel_statistics(make_clips(tmp_path, picture))
 
 

@@ -12,7 +12,15 @@ from scipy import stats
 from tiny_vae import make_variables
 
 import evaluate
-from vvae.data.dataset import UNSPLIT, ClipFormat, Sampling, open_dataset, open_unsplit
+from vvae.data.dataset import (
+    UNSPLIT,
+    Cache,
+    ClipFormat,
+    Decoding,
+    Sampling,
+    open_dataset,
+    open_unsplit,
+)
 from vvae.metrics.detection import (
     auroc,
     balance_kinds,
@@ -222,18 +230,11 @@ def dataset(tmp_path_factory, cache):
     root = tmp_path_factory.mktemp("videos")
     for split, count in (("train", NUM_TRAIN), ("val", 1), ("test", NUM_TEST)):
         write_videos(root / split, ("calm", "flash"), count, seed=len(split))
-    return open_dataset(root, FORMAT, cache_dir=cache, cache_limit_bytes=2**28, num_workers=0)
+    return open_dataset(root, FORMAT, Decoding(Cache(cache, 2**28)))
 
 
 def open_new(root, cache, class_names):
-    return open_unsplit(
-        root,
-        FORMAT,
-        class_names=class_names,
-        cache_dir=cache,
-        cache_limit_bytes=2**28,
-        num_workers=0,
-    )
+    return open_unsplit(root, FORMAT, Decoding(Cache(cache, 2**28)), class_names=class_names)
 
 
 def read_csv(path):
@@ -321,8 +322,8 @@ def test_a_run_that_sees_whole_videos_gives_verdicts_and_no_intervals(
     tmp_path, answered, params, dataset, cache
 ):
     whole = ClipFormat("gray", 16, 16, Sampling(num_frames=4, mode="whole"))
-    options = {"cache_dir": cache, "cache_limit_bytes": 2**28, "num_workers": 0}
-    videos = open_dataset(dataset.root, whole, **options)
+    decoding = Decoding(Cache(cache, 2**28))
+    videos = open_dataset(dataset.root, whole, decoding)
     result = moderating.moderate(MODEL, params, videos, tmp_path, answered[2], **OPTIONS)
     assert result.rows["vae"]["recall"].value == 1.0
     assert "moderate_intervals.csv" not in result.files

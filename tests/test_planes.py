@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorRange
 
-from vvae import planes, video
+from vvae import video
+from vvae.video import planes
 
 BT601, BT709 = (0.299, 0.114), (0.2126, 0.0722)
 

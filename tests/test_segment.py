@@ -10,7 +10,7 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from vvae import figures
-from vvae.data.dataset import ClipFormat, Sampling, open_dataset, open_unsplit
+from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset, open_unsplit
 from vvae.data.performers import VERSION, render_clip
 from vvae.metrics.cards import compare
 from vvae.models.contract import init_variables
@@ -335,8 +335,8 @@ def test_masks_of_performers_of_another_version_are_not_measured(tmp_path):
         with open(tmp_path / "manifest.csv", "w", newline="") as file:
             csv.writer(file).writerows(rows)
         clip_format = ClipFormat("gray", 16, 16, Sampling(num_frames=4))
-        cache = {"cache_dir": tmp_path / "c", "cache_limit_bytes": 2**28, "num_workers": 0}
-        dataset = open_unsplit(tmp_path, clip_format, **cache)
+        decoding = Decoding(Cache(tmp_path / "c", 2**28))
+        dataset = open_unsplit(tmp_path, clip_format, decoding)
         return foreground.explain_missing(make_model((16, 16, 1))[0], dataset.splits["all"])
 
     assert explain(VERSION) is None
@@ -380,9 +380,7 @@ def segmented(tmp_path_factory):
             np.save(root / split / f"{number}.npy", frames.astype(np.uint8))
     clip_format = ClipFormat("gray", 16, 16, Sampling(num_frames=4))
     cache = tmp_path_factory.mktemp("cache")
-    dataset = open_dataset(
-        root, clip_format, cache_dir=cache, cache_limit_bytes=2**28, num_workers=0
-    )
+    dataset = open_dataset(root, clip_format, Decoding(Cache(cache, 2**28)))
     folder = tmp_path_factory.mktemp("out")
     run = (*make_model((16, 16, 1)), dataset, folder)
     return segment.segment(*run, batch_size=4, num_joined=1), folder, dataset
@@ -458,9 +456,7 @@ def test_videos_of_files_are_encoded_in_chunks_as_a_whole(segmented, monkeypatch
     frames = np.random.default_rng(3).integers(0, 256, (23, 16, 16, 3)).astype(np.uint8)
     np.save(tmp_path / "long.npy", frames)
     clip_format = ClipFormat("difference", 16, 16, Sampling(num_frames=4))
-    dataset = open_unsplit(
-        tmp_path, clip_format, cache_dir=tmp_path / "c", cache_limit_bytes=2**28, num_workers=0
-    )
+    dataset = open_unsplit(tmp_path, clip_format, Decoding(Cache(tmp_path / "c", 2**28)))
     clips = dataset.splits["all"]
     monkeypatch.setattr(segment, "CHUNK_WINDOWS", 2)
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vvae import video
-from vvae.data.dataset import open_unsplit
+from vvae.data.dataset import Cache, Decoding, open_unsplit
 from vvae.data.sampling import ClipFormat, Sampling
 from vvae.data.size import estimate_size
 
@@ -23,12 +23,7 @@ def test_estimate_is_what_the_cache_then_holds(tmp_path):
         clip_format = ClipFormat("rgb", 8, 8, sampling)
         size = estimate_size(folder, clip_format)
         dataset = open_unsplit(
-            folder,
-            clip_format,
-            cache_dir=tmp_path / "cache",
-            cache_limit_bytes=10**9,
-            num_workers=0,
-            class_names=(),
+            folder, clip_format, Decoding(Cache(tmp_path / "cache", 10**9)), class_names=()
         )
         clips = dataset.splits["all"]
         assert size.num_videos == 3

@@ -61,7 +61,9 @@ def test_share_of_a_class_follows_no_name():
 
 @pytest.mark.parametrize("sizes", [[5], [3, 4]])
 def test_too_few_groups(sizes):
-    with pytest.raises(ValueError, match=rf"{len(sizes)} group\(s\).*takes three.*`split`"):
+    with pytest.raises(
+        ValueError, match=rf"{len(sizes)} group\(s\).*needs at least three.*`split`"
+    ):
         assign_splits(make_grouped(sizes))
 
 
@@ -88,7 +90,7 @@ def test_tenth_of_the_training_groups_becomes_val():
 def test_two_training_groups_give_one_to_val():
     divided = assign_splits((make_video("a", split="train"), make_video("b", split="train")))
     assert sorted(video.split for video in divided) == ["train", "val"]
-    with pytest.raises(ValueError, match="one group \\('a'\\) and none can become val"):
+    with pytest.raises(ValueError, match="a single group \\('a'\\), so that none can become val"):
         assign_splits((make_video("a", split="train"),))
 
 
@@ -111,7 +113,7 @@ def test_extra_splits_count_as_training():
 
 
 def test_splits_must_be_stated_by_all_or_none():
-    with pytest.raises(ValueError, match="'b' states no split while others do"):
+    with pytest.raises(ValueError, match="'b' has no split while others do"):
         assign_splits((make_video("a", split="train"), make_video("b")))
 
 

@@ -9,7 +9,7 @@ import pytest
 import evaluate
 import train as program
 from vvae.config import Config, Data, Evaluate, Model
-from vvae.data.dataset import ClipFormat, Sampling, open_dataset
+from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset
 from vvae.data.tiles import cut_tiles, join_tiles
 from vvae.models import contract
 from vvae.models.contract import init_variables
@@ -39,9 +39,7 @@ def dataset(tmp_path_factory):
             np.save(root / name, frames)
             lines.append(f"{name},{split},{'4-6' if split == 'test' else ''}")
     (root / "manifest.csv").write_text("\n".join(lines))
-    return open_dataset(
-        root, FORMAT, cache_dir=root / "cache", cache_limit_bytes=2**28, num_workers=0
-    )
+    return open_dataset(root, FORMAT, Decoding(Cache(root / "cache", 2**28)))
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +107,7 @@ def test_motion_is_standardised_by_its_place(dataset):
     known = fit_untrained(clips, block=2, seed=0)
     assert known.motion_mean.shape == (1, 1)  # gray knows of no motion
     view = ClipFormat("difference", 8, 12, Sampling(num_frames=4))
-    moving = open_dataset(
-        dataset.root, view, cache_dir=dataset.root / "cache", cache_limit_bytes=2**28, num_workers=0
-    )
+    moving = open_dataset(dataset.root, view, Decoding(Cache(dataset.root / "cache", 2**28)))
     train, test = moving.splits["train"], moving.splits["test"]
     known = fit_untrained(train, block=2, seed=0)
     size = np.abs(train.read(np.arange(len(train)))[train.mask_NT][..., 0] - 128.0) * 2

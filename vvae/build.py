@@ -3,14 +3,21 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 
 from vvae import runtime
 from vvae.config import Config
 from vvae.data.cache import Limits
-from vvae.data.dataset import ClipFormat, Dataset, Sampling, open_dataset, open_unsplit
+from vvae.data.dataset import (
+    Cache,
+    ClipFormat,
+    Dataset,
+    Decoding,
+    Sampling,
+    open_dataset,
+    open_unsplit,
+)
 from vvae.data.performers import write_performers
 from vvae.data.tiles import cut_tiles
 from vvae.models.bottleneck import FiniteScalars, GaussianLatents
@@ -46,7 +53,7 @@ def count_workers(config: Config) -> int:
 
 def open_data(config: Config, folder, progress=None) -> Dataset:
     """Opens the training, validation and test clips of a folder."""
-    return open_dataset(folder, clip_format(config), **_decoding(config), progress=progress)
+    return open_dataset(folder, clip_format(config), _decoding(config), progress=progress)
 
 
 def open_new_data(config: Config, folder, class_names, progress=None) -> Dataset:
@@ -54,7 +61,7 @@ def open_new_data(config: Config, folder, class_names, progress=None) -> Dataset
     return open_unsplit(
         folder,
         clip_format(config),
-        **_decoding(config),
+        _decoding(config),
         class_names=class_names,
         progress=progress,
     )
@@ -67,15 +74,15 @@ def clip_format(config: Config) -> ClipFormat:
     return ClipFormat(data.view, data.height, data.width, sampling)
 
 
-def _decoding(config: Config) -> dict[str, Any]:
-    cache_dir = config.data.cache_dir or runtime.cache_folder() / "clips"
-    return {
-        "cache_dir": cache_dir,
-        "cache_limit_bytes": int(config.data.cache_gb * 1e9),
-        "num_workers": count_workers(config),
-        "on_error": config.data.on_error,
-        "limits": Limits(int(config.data.max_megapixels * 1e6), config.data.decode_seconds),
-    }
+def _decoding(config: Config) -> Decoding:
+    data = config.data
+    folder = Path(data.cache_dir or runtime.cache_folder() / "clips")
+    return Decoding(
+        Cache(folder, int(data.cache_gb * 1e9)),
+        num_workers=count_workers(config),
+        on_error=data.on_error,
+        limits=Limits(int(data.max_megapixels * 1e6), data.decode_seconds),
+    )
 
 
 def cut_data(config: Config, dataset: Dataset) -> Dataset:

@@ -1,4 +1,4 @@
-"""Several processes of one run: how they find each other, what they share, and how they end.
+"""The processes of one run: how they connect, what they share, and how they end.
 
 With a single process, the usual case, every function here does the obvious thing at once. Several
 processes make the same calls in the same order.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # what needs no array starts without NumPy
+if TYPE_CHECKING:  # not imported at run time, so that --help starts without NumPy
     import numpy as np
 
 AUTO = "auto"
@@ -21,21 +21,22 @@ _MAX_MESSAGE = 2000
 _GRACE_SECONDS = 2.0
 _LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
 _barrier_numbers = itertools.count()
-# Statuses with which all processes of a run end together: done, and stopped on request.
+# Exit statuses with which all processes of a run end together: done, and stopped on request.
 _JOINT_STATUSES = (0, 75)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Which process of how many this one is.
+    """The place of this process among the processes of a run.
 
     Attributes:
-      coordinator: "HOST:PORT" of the first process, or "auto": by SLURM, Open MPI, Kubernetes or
-        the TPU's metadata, which then state what is None here.
-      num_processes: of the run.
-      process_id: of this one, from 0.
-      timeout: seconds without a sign of life after which a process counts as lost and all others
-        end.
+      coordinator: "HOST:PORT" of the first process, or "auto" to detect SLURM, Open MPI, Kubernetes
+        or the metadata of a TPU, which also determine `num_processes` and `process_id` if they are
+        None.
+      num_processes: The number of processes of the run.
+      process_id: The number of this process, from 0.
+      timeout: The time without a sign of life, in seconds, after which a process counts as lost and
+        all others end.
     """
 
     coordinator: str
@@ -67,18 +68,18 @@ class Group:
 
 
 def connect(group: Group) -> None:
-    """Connects this process with the others; to be called before jax has made an array.
+    """Connects this process with the others; call it before jax has made an array.
 
-    From here on only the first process prints to standard output. If one process is lost, the
-    others end within the group's timeout, with status 134 (SIGABRT) or an error.
+    From here on, only the first process prints to standard output. If a process is lost, the others
+    end within the group's timeout, with status 134 (SIGABRT) or an error.
 
     Raises:
-      ValueError: the cluster could not be detected, or the others were not there in time.
+      ValueError: If the cluster could not be detected, or the others did not connect in time.
     """
     import jax
 
-    # A signal is agreed on by the training itself (`Runner.share_flag`), with jax's own handler of
-    # SIGTERM a second signal would not end the process.
+    # The training agrees on signals (`Runner.share_flag`). With jax's own handler of SIGTERM,
+    # a second signal would not end the process.
     jax.config.update("jax_enable_preemption_service", False)
     given = {} if group.coordinator == AUTO else {"coordinator_address": group.coordinator}
     try:
@@ -99,7 +100,7 @@ def connect(group: Group) -> None:
 
 
 def count() -> int:
-    """Returns how many processes the run has."""
+    """Returns the number of processes of the run."""
     import jax
 
     return jax.process_count()
@@ -113,28 +114,29 @@ def index() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes: logs, pictures, results."""
+    """Whether this is the process that writes logs, images and results."""
     return index() == 0
 
 
 def wait_for_all() -> None:
-    """Waits until all processes are here, however long that takes.
+    """Waits until all processes have arrived here, however long that takes.
 
-    Where one may be much later than another: an exchange between devices gives up after a while
-    (between CPUs after 30 s). A process that is lost ends the waiting like everything else.
+    Call it where one process may be much later than another, because an exchange between devices
+    fails after a while (between CPUs after 30 s). If a process is lost, the waiting ends with an
+    error.
     """
     if count() > 1:
-        from jax._src import distributed  # as Orbax does; jax.distributed itself has no barrier
+        from jax._src import distributed  # as in Orbax: jax.distributed has no public barrier
 
         name = f"vvae-{next(_barrier_numbers)}"
         distributed.global_state.client.wait_at_barrier(name, _LONGEST_WAIT_MS)
 
 
 def gather(tree: Any) -> Any:
-    """Returns the arrays of all processes, [P, ...] in their order, bit by bit, in every process.
+    """Returns the arrays of all processes, [P, ...] in their order, bit-equal in every process.
 
     Args:
-      tree: arrays of the same shapes and dtypes in every process.
+      tree: A pytree of arrays, with the same shapes and dtypes in every process.
     """
     import jax
     import numpy as np
@@ -144,7 +146,8 @@ def gather(tree: Any) -> Any:
     if count() == 1:
         return jax.tree.unflatten(structure, [array[None] for array in arrays])
     wait_for_all()
-    # As bytes: jax would make 32-bit numbers of others. In one piece: each has a price.
+    # As bytes, since jax would convert 64-bit numbers to 32 bits, and in one piece, since each
+    # exchange has a fixed cost.
     pieces = [array.reshape(-1).view(np.uint8) for array in arrays]
     everything = multihost_utils.process_allgather(np.concatenate(pieces))
     ends = np.cumsum([piece.size for piece in pieces])[:-1]
@@ -156,7 +159,7 @@ def gather(tree: Any) -> Any:
 
 
 def share(tree: Any) -> Any:
-    """Returns the first process' arrays in every process."""
+    """Returns the first process's arrays in every process."""
     import jax
 
     return tree if count() == 1 else jax.tree.map(lambda a: a[0], gather(tree))
@@ -215,8 +218,12 @@ def _do_nothing() -> None:
 def require_same(what: str, text: str) -> None:
     """Checks that a text is the same in all processes.
 
+    Args:
+      what: The name of the text, for the message.
+      text: The text.
+
     Raises:
-      ValueError: in every process, if it is not; `what` says of what it is.
+      ValueError: In every process, if the texts differ.
     """
     texts = gather(_to_bytes(text))
     for number, other in enumerate(texts):
@@ -228,22 +235,22 @@ def require_same(what: str, text: str) -> None:
 
 
 def end(status: int) -> None:
-    """Ends this process, also if others wait for it in vain: they are told by its death.
+    """Ends this process, even if others wait for it in vain: its death ends them, too.
 
-    An ordinary exit would first wait for all processes to end.
+    An ordinary exit would wait until all processes end.
     """
     if status not in _JOINT_STATUSES and _is_connected():
         sys.stdout.flush()
         sys.stderr.flush()
         if is_first():
-            # The others end at once when they lose the first one: time for their last words.
+            # The others end as soon as they lose the first process: let them print their errors.
             time.sleep(_GRACE_SECONDS)
         os._exit(status)
     sys.exit(status)
 
 
 def _is_connected() -> bool:
-    # An error before that needs no jax, whose import takes seconds.
+    # Without an import of jax, which takes seconds: errors may precede it.
     return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 

@@ -1,4 +1,4 @@
-"""What must be set before jax starts, and where the user's caches are. Imports no jax."""
+"""Prepares the process before jax starts, and names the user's cache folder. Imports no jax."""
 
 import ctypes
 import gc
@@ -16,10 +16,10 @@ def cache_folder() -> Path:
 
 
 def prepare_jax() -> None:
-    """Sets what jax reads when it starts, unless the environment says otherwise.
+    """Sets the environment variables that jax reads when it starts, unless they are already set.
 
     Compiled programs are kept in the user's cache folder. Without an accelerator, XLA optimises
-    less: compiling is several times faster and the convolutions are as fast (measured).
+    less: compiling is several times faster, and convolutions are equally fast (measured).
     """
     environment = os.environ
     environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "jax"))
@@ -32,11 +32,11 @@ def prepare_jax() -> None:
 
 
 def release_memory() -> None:
-    """Gives memory that is free but still held by the C library back to the system.
+    """Returns free memory that the C library still holds to the system.
 
-    Compiling leaves several hundred MB of it scattered over the heap of glibc, and what is
-    allocated and freed later scatters it further: without this a long training grows slowly
-    (measured: benchmarks/soak.py). Elsewhere than on glibc only Python's garbage is collected.
+    Compiling leaves several hundred MB of it scattered over the heap of glibc, and later
+    allocations scatter it further: without this, the memory of a long training grows slowly
+    (measured by benchmarks/soak.py). On systems without glibc, only Python's garbage is collected.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None

@@ -1,1 +1,1 @@
-"""Folders of videos -> NumPy batches. Nothing in here imports jax."""
+"""Turns folders of videos into NumPy batches. Nothing in this package imports jax."""

@@ -1,10 +1,10 @@
-"""Decoded clips on disk, so that a video is decoded once.
+"""Decoded clips on disk, so that each video is decoded once.
 
-One entry a video: `KEY.npy`, uint8 [N, T, H, W, C], from which clips are read, and `KEY.json`
-with the frames' numbers, times and masks, or the reason why the video is broken. The key is a hash
-of the file's identity and the clip format. Both files are written under temporary names and then
-renamed; the .json comes last and makes the entry valid. It holds the SHA-256 of the .npy file,
-which is compared when a process first reads that.
+A video has one entry of two files: `KEY.npy`, uint8 [N, T, H, W, C], from which clips are read, and
+`KEY.json`, which holds the numbers, times and masks of the frames, or the reason why the video is
+broken. The key is a hash of the file's identity and the clip format. Both files are written under
+temporary names and then renamed; the .json file comes last and makes the entry valid. It holds the
+SHA-256 of the .npy file, which is checked when a process first reads that file.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from vvae.data.cache_quota import TEMPORARY_SUFFIX, Cache, CacheRoom, Lease
+from vvae.data.cache_quota import TEMPORARY_SUFFIX, Cache, CacheQuota, Lease
 from vvae.data.sampling import ClipFormat, decode_clips
 from vvae.data.views import get_view
 from vvae.data.workers import WorkerError, run_in_workers
 from vvae.video import MAX_PIXELS, FrameTooLargeError, VideoError
 
-FORMAT_VERSION = 2  # 2: frames are shrunk as planes of brightness and colour
+FORMAT_VERSION = 2  # 2: frames are resized as Y'CbCr planes, before their conversion to RGB
 _MAX_OPEN_FILES = 512
 
 
@@ -36,8 +36,8 @@ class Limits:
     """What decoding one video may take.
 
     Attributes:
-        max_pixels: most pixels of a frame of the file.
-        seconds: most time, in a worker process; None for any.
+      max_pixels: The largest number of pixels in a frame of the file.
+      seconds: The largest decoding time in a worker process, in s; None for no limit.
     """
 
     max_pixels: int = MAX_PIXELS
@@ -52,9 +52,9 @@ class CodesFile:
     """The cached array of one video.
 
     Attributes:
-        path: the .npy file, uint8 [N, T, H, W, C].
-        digest: its SHA-256, in hexadecimal; None if it is not known.
-        lease: keeps it from being removed by others.
+      path: The .npy file, uint8 [N, T, H, W, C].
+      digest: Its SHA-256, in hexadecimal; None if it is unknown.
+      lease: Keeps other runs from removing the file.
     """
 
     path: str
@@ -67,12 +67,12 @@ class Entry:
     """The clips of one video in the cache.
 
     Attributes:
-        codes: the cached array.
-        mask_NT, frame_NT, time_NT: as in `sampling.VideoClips`.
-        num_padded: clips whose last frame was repeated to fill them.
-        num_frames: frames in the video file.
-        num_bytes: size of both files.
-        num_clipped: values of valid frames that are clipped, see `views.encode_view`.
+      codes: The cached array.
+      mask_NT, frame_NT, time_NT: As in `sampling.VideoClips`.
+      num_padded: The number of clips that repeat their last frame because the video is too short.
+      num_frames: The number of frames in the video file.
+      num_bytes: The size of both files.
+      num_clipped: The number of clipped values in valid frames; see `views.encode_view`.
     """
 
     codes: CodesFile
@@ -87,7 +87,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Broken:
-    """Stands in for the entry of a video that cannot be used; `reason` does not name the video."""
+    """Takes the place of the entry of an unusable video; `reason` does not name the video."""
 
     reason: str
     num_bytes: int = 0
@@ -95,6 +95,8 @@ class Broken:
 
 @dataclass(frozen=True)
 class _Job:
+    """A video to decode, and where its entry goes."""
+
     path: str
     key: str
     folder: Path
@@ -111,10 +113,12 @@ class _Job:
 
 
 def identify_file(path: str) -> tuple[int, int]:
-    """Returns size in bytes and time of change in ns; of a folder of frames, sum and latest.
+    """Returns the size in bytes and the modification time in ns of a video.
+
+    For a folder of frames, these are the sum of the sizes and the latest of the times.
 
     Raises:
-        VideoError: if there is no such file, or it may not be looked at.
+      VideoError: If the file does not exist or cannot be accessed.
     """
     try:
         if not os.path.isdir(path):
@@ -134,28 +138,30 @@ def cache_videos(
     paths: Sequence[str],
     clip_format: ClipFormat,
     cache: Cache,
-    num_workers: int,
-    progress: Callable[[int, int], None] | None = None,
+    *,
+    num_workers: int = 0,
     limits: Limits = NO_TIME_LIMIT,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Entry | Broken, bool]]:
-    """Yields `(position, entry, decoded)` for every video, decoding those that the cache lacks.
+    """Yields `(position, entry, decoded)` for every video; decodes those that the cache lacks.
 
     Args:
-        paths: absolute paths of the videos.
-        clip_format: what to make of them.
-        cache: where the entries are.
-        num_workers: worker processes that decode; 0 decodes here.
-        progress: called with (videos decoded so far, videos to decode).
-        limits: of one video; what goes beyond them counts as broken, until they are raised.
+      paths: The absolute paths of the videos.
+      clip_format: The view, size and sampling of the clips.
+      cache: The folder of the entries and its quota.
+      num_workers: The number of worker processes that decode; 0 decodes in this process.
+      limits: What decoding one video may take; a video that exceeds them counts as broken until the
+        limits are raised.
+      progress: A function that is called with (videos decoded so far, videos to decode).
 
     Yields:
-        Entries, which no other run removes while they, or clips made of them, are there. Cached
-        videos first, then the others in the order in which they are ready. `decoded` says
-        whether the video was decoded now.
+      The position of the video in `paths`, its entry, and whether it was decoded just now. Cached
+      videos come first, then the others as they are completed. No other run removes an entry while
+      it, or clips made from it, are in memory.
 
     Raises:
-        ValueError: if the clips of these videos do not fit in the cache: before decoding if that
-            is certain by then, else as soon as it is.
+      ValueError: If the clips do not fit into the cache. This is raised before decoding where it is
+        certain by then, otherwise as soon as it is.
     """
     _make_folder(cache.folder)
     jobs, unidentified = _make_jobs(paths, clip_format, cache.folder, limits)
@@ -163,11 +169,11 @@ def cache_videos(
     lease = Lease(cache.folder, keys)
     known = {position: entry for position, job in jobs.items() if (entry := _load_entry(job))}
     missing = [position for position in jobs if position not in known]
-    room = CacheRoom(cache, keys, clip_format.clip_bytes)
-    room.own_bytes = sum(entry.num_bytes for entry in known.values())
-    room.reserve(len(missing))
+    quota = CacheQuota(cache, keys, clip_format.clip_bytes)
+    quota.own_bytes = sum(entry.num_bytes for entry in known.values())
+    quota.reserve(len(missing))
     for position, entry in (unidentified | known).items():
-        yield position, _hold(entry, lease), False
+        yield position, _attach_lease(entry, lease), False
     results = run_in_workers(
         _fill_entry, [jobs[position] for position in missing], num_workers, limits.seconds
     )
@@ -175,14 +181,14 @@ def cache_videos(
         for num_done, (index, entry) in enumerate(results, start=1):
             if isinstance(entry, WorkerError):
                 entry = Broken(str(entry))
-            room.own_bytes += entry.num_bytes
-            room.reserve(len(missing) - num_done)
+            quota.own_bytes += entry.num_bytes
+            quota.reserve(len(missing) - num_done)
             if progress is not None:
                 progress(num_done, len(missing))
-            yield missing[index], _hold(entry, lease), True
+            yield missing[index], _attach_lease(entry, lease), True
 
 
-def _hold(entry: Entry | Broken, lease: Lease) -> Entry | Broken:
+def _attach_lease(entry: Entry | Broken, lease: Lease) -> Entry | Broken:
     if isinstance(entry, Broken):
         return entry
     return replace(entry, codes=replace(entry.codes, lease=lease))
@@ -192,32 +198,34 @@ def _hold(entry: Entry | Broken, lease: Lease) -> Entry | Broken:
 def open_codes(path: str, digest: str | None = None) -> np.ndarray:
     """Maps the clips of one video into memory, uint8 [N, T, H, W, C], read-only.
 
-    The most recently used maps are kept open, few enough for the limits of the system.
+    The most recently used maps stay open; their number stays below the limits of the system.
 
     Args:
-        path, digest: as in `CodesFile`.
+      path: The .npy file.
+      digest: Its SHA-256, which is checked; None skips the check.
 
     Raises:
-        FileNotFoundError: if the entry has been removed since the data set was opened.
-        ValueError: if the file is not what was written; the entry is removed.
+      FileNotFoundError: If the entry was removed after the data set was opened.
+      ValueError: If the file differs from what was written; the entry is removed.
     """
-    with _naming_loss(path):
+    with _explain_lost_entry(path):
         if digest is not None:
             _check_digest(path, digest)
         return np.load(path, mmap_mode="r")
 
 
 def read_clip(file: CodesFile, number: int, corner: tuple[int, int], out_THWC: np.ndarray) -> None:
-    """Reads one clip of a video, or a part of its frames.
+    """Reads one clip of a video, or one region of its frames.
 
     Args:
-        file: of the video.
-        number: of the clip.
-        corner: first row and column.
-        out_THWC: uint8, filled with the frames from there on; contiguous.
+      file: The cached array of the video.
+      number: The number of the clip in the video.
+      corner: The first row and the first column to read.
+      out_THWC: A contiguous uint8 array, which is filled with the region of its size at `corner`.
 
     Raises:
-        FileNotFoundError, ValueError: as in `open_codes`.
+      FileNotFoundError: If the entry was removed after the data set was opened.
+      ValueError: If the file differs from what was written.
     """
     (y, x), (height, width) = corner, out_THWC.shape[1:3]
     offset, shape = _find_layout(file.path, file.digest)
@@ -225,8 +233,8 @@ def read_clip(file: CodesFile, number: int, corner: tuple[int, int], out_THWC: n
         mapped_THWC = open_codes(file.path, file.digest)[number]
         out_THWC[:] = mapped_THWC[:, y : y + height, x : x + width]
         return
-    # A tenth of the time of mapping the file, which must be done again where there are many.
-    with _naming_loss(file.path), open(file.path, "rb", buffering=0) as handle:
+    # Ten times faster than mapping the file, which data sets of many files would repeat.
+    with _explain_lost_entry(file.path), open(file.path, "rb", buffering=0) as handle:
         handle.seek(offset + number * out_THWC.nbytes)
         if handle.readinto(memoryview(out_THWC).cast("B")) != out_THWC.nbytes:
             raise ValueError(f"{file.path} is damaged: it ends within clip {number}")
@@ -234,32 +242,33 @@ def read_clip(file: CodesFile, number: int, corner: tuple[int, int], out_THWC: n
 
 @functools.cache
 def _find_layout(path: str, digest: str | None) -> tuple[int, tuple[int, ...]]:
-    """Returns where the array begins in its file, and its shape."""
+    """Returns the offset of the array in its file, in bytes, and its shape."""
     mapped = open_codes(path, digest)
     return mapped.offset, mapped.shape
 
 
 @contextlib.contextmanager
-def _naming_loss(path: str) -> Iterator[None]:
+def _explain_lost_entry(path: str) -> Iterator[None]:
+    """Adds the remedy to the error of an entry that was removed while in use."""
     try:
         yield
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{path} was removed from the cache while in use: start again, with a larger "
+            f"{path} was removed from the cache while in use: start again, and raise "
             "--data.cache_gb if other runs share this cache"
         ) from error
 
 
 @functools.cache
 def _check_digest(path: str, digest: str) -> None:
-    """Reads a file through once, the first time that this process uses it."""
+    """Checks a whole file, once per process."""
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != digest:
         with contextlib.suppress(OSError):
             Path(path).with_suffix(".json").unlink()
         raise ValueError(
-            f"{path} is damaged: its SHA-256 is not that of what was written. The entry is "
+            f"{path} is damaged: its SHA-256 differs from the recorded one. The entry is "
             "removed; the same command decodes the video again"
         )
 
@@ -269,20 +278,25 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"cannot make the cache folder {folder} ({_describe_os_error(error)}): name another "
-            "one with --data.cache_dir"
+            f"cannot create the cache folder {folder} ({_describe_os_error(error)}): choose "
+            "another one with --data.cache_dir"
         ) from error
 
 
 def _make_jobs(
     paths: Sequence[str], clip_format: ClipFormat, folder: Path, limits: Limits
 ) -> tuple[dict[int, _Job], dict[int, Broken]]:
-    """Returns, by position, what can be decoded and what is not even there."""
+    """Returns, by position, the videos to decode and those whose file cannot be accessed."""
     jobs, unidentified = {}, {}
     for position, path in enumerate(paths):
         try:
-            key = _compute_key(path, clip_format)
-            jobs[position] = _Job(path, key, folder, clip_format, limits.max_pixels)
+            jobs[position] = _Job(
+                path=path,
+                key=_compute_key(path, clip_format),
+                folder=folder,
+                clip_format=clip_format,
+                max_pixels=limits.max_pixels,
+            )
         except VideoError as error:
             unidentified[position] = Broken(_strip_path(error, path))
     return jobs, unidentified
@@ -295,14 +309,15 @@ def _compute_key(path: str, clip_format: ClipFormat) -> str:
 
 
 def _fill_entry(job: _Job) -> Entry | Broken:
-    """Decodes one video into the cache, unless another process has done it in the meantime."""
+    """Decodes one video into the cache, unless another process has done so in the meantime."""
     entry = _load_entry(job)
     if entry is not None:
         return entry
     try:
         clips = decode_clips(job.path, job.clip_format, job.max_pixels)
     except FrameTooLargeError as error:
-        return Broken(_strip_path(error, job.path))  # not kept: the limit is not the video's
+        # Not stored: the limit is a setting of this run, not a property of the video.
+        return Broken(_strip_path(error, job.path))
     except VideoError as error:
         details = {"error": _strip_path(error, job.path)}
     else:
@@ -326,7 +341,7 @@ def _fill_entry(job: _Job) -> Entry | Broken:
 
 
 def _load_entry(job: _Job) -> Entry | Broken | None:
-    """Returns the entry, marked as used now; None if it is not there or not whole."""
+    """Returns the entry and marks it as used now; None if it is missing or incomplete."""
     try:
         text = job.details_path.read_bytes()
         entry = _parse_entry(job, json.loads(text), len(text))
@@ -335,7 +350,7 @@ def _load_entry(job: _Job) -> Entry | Broken | None:
             return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    with contextlib.suppress(OSError):  # a cache that may only be read serves as well
+    with contextlib.suppress(OSError):  # the cache may be read-only
         os.utime(job.details_path)
     return entry
 
@@ -351,13 +366,13 @@ def _parse_entry(job: _Job, details: dict, num_bytes: int) -> Entry | Broken:
         num_padded=details["num_padded"],
         num_frames=details["num_frames"],
         num_bytes=details["codes_bytes"] + num_bytes,
-        num_clipped=details.get("num_clipped", 0),  # entries older than flow lack it
+        num_clipped=details.get("num_clipped", 0),  # entries older than the view flow lack it
     )
 
 
 def _write_array(file: BinaryIO, array: np.ndarray, digest) -> None:
-    """Writes an .npy file, and its bytes into a digest."""
-    # Not np.save, whose error does not say that the disk is full.
+    """Writes an .npy file and adds its bytes to a digest."""
+    # np.save would hide that the disk is full.
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
     for part in (header.getbuffer(), np.ascontiguousarray(array).data):
@@ -374,8 +389,8 @@ def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise ValueError(
-            f"cannot write to the cache folder {path.parent} ({_describe_os_error(error)}): make "
-            "room there, or name another place with --data.cache_dir"
+            f"cannot write to the cache folder {path.parent} ({_describe_os_error(error)}): free "
+            "some space there, or choose another folder with --data.cache_dir"
         ) from error
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Keeps a cache folder within its limit, and what others use out of it."""
+"""Keeps a cache folder within its quota without removing entries that other runs use."""
 
 import contextlib
 import errno
@@ -23,12 +23,12 @@ _GB = 1e9
 
 @dataclass(frozen=True)
 class Cache:
-    """A cache folder and its limit.
+    """A cache folder and its quota.
 
     Attributes:
-        folder: made if it is missing; may be shared by data sets, runs and machines.
-        limit_bytes: most bytes of all entries. Entries of other data sets are removed to stay
-            within it, the least recently opened first; those in use never are.
+      folder: The folder; it is created if missing. Data sets, runs and machines may share it.
+      limit_bytes: The quota: the largest total size of all entries. To stay within it, entries of
+        other data sets are removed, the least recently opened first, except for those in use.
     """
 
     folder: Path
@@ -36,14 +36,15 @@ class Cache:
 
 
 class Lease:
-    """Says that entries of a cache are in use, for as long as this object and its process live.
+    """Declares entries of a cache as in use, for as long as this object and its process live.
 
-    A file with their keys, which its owner has locked; the lock dies with the owner. In a folder
-    that may only be read nothing is said: whoever may remove entries there is not asked.
+    The lease is a file that lists the keys and that its owner has locked; the lock dies with the
+    owner. In a read-only folder no lease is written, so that a run with write access may remove the
+    entries.
     """
 
     def __init__(self, folder: Path, keys: set[str]):
-        """Returns when no removal is under way that does not know of it."""
+        """Writes the lease; waits for a removal of entries that is under way."""
         path = folder / f"{secrets.token_hex(8)}{_LEASE_SUFFIX}"
         try:
             with _lock(folder):
@@ -55,27 +56,27 @@ class Lease:
         except OSError as error:
             if error.errno not in _READ_ONLY:
                 raise ValueError(
-                    f"cannot write to the cache folder {folder} ({error.strerror}): make room "
-                    "there, or name another place with --data.cache_dir"
+                    f"cannot write to the cache folder {folder} ({error.strerror}): free some "
+                    "space there, or choose another folder with --data.cache_dir"
                 ) from error
 
 
 def _end_lease(file, path: Path) -> None:
-    with contextlib.suppress(OSError):  # closing writes what a full disk has refused before
+    with contextlib.suppress(OSError):  # closing flushes data that a full disk has refused
         path.unlink(missing_ok=True)
         file.close()
 
 
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Keeps the removal of entries and the beginning of leases apart."""
+    """Keeps leases from beginning while entries are removed."""
     with (folder / _LOCK_FILE).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _read_leases(folder: Path) -> set[str]:
-    """Returns the keys that are in use; removes the leases of processes that have died."""
+    """Returns the keys in use; removes the leases of processes that have died."""
     keys: set[str] = set()
     for path in folder.glob(f"*{_LEASE_SUFFIX}"):
         with contextlib.suppress(FileNotFoundError), path.open() as file:
@@ -90,22 +91,28 @@ def _read_leases(folder: Path) -> set[str]:
 
 @dataclass
 class _Files:
-    """The files of one key: their paths, their bytes, and when they were last opened."""
+    """The files of one key: their paths, their total size, and when they were last opened."""
 
     paths: list[str] = field(default_factory=list)
     num_bytes: int = 0
     last_use: float = 0.0
 
 
-class CacheRoom:
-    """Room in a cache for one data set.
+class CacheQuota:
+    """The share of a cache's quota that is left for one data set.
 
     Attributes:
-        own_bytes: bytes of the data set's entries so far, kept by whoever adds entries.
+      own_bytes: The size of the data set's entries so far; whoever adds entries updates it.
     """
 
     def __init__(self, cache: Cache, keys: set[str], clip_bytes: int):
-        """Looks at all entries; `keys` are those of the data set, a clip takes `clip_bytes`."""
+        """Measures all entries of the cache.
+
+        Args:
+          cache: The cache.
+          keys: The keys of the data set's entries.
+          clip_bytes: The size of one clip.
+        """
         self._cache = cache
         self._clip_bytes = clip_bytes
         self.own_bytes = 0
@@ -114,10 +121,12 @@ class CacheRoom:
         self._other_bytes = sum(files.num_bytes for _, files in others)
 
     def reserve(self, num_videos: int) -> None:
-        """Makes room for so many more videos, which take at least one clip each.
+        """Makes sure that `num_videos` more videos, of at least one clip each, fit into the cache.
+
+        Entries of other data sets are removed if needed.
 
         Raises:
-            ValueError: if the data set cannot fit, whatever else is removed.
+          ValueError: If the data set cannot fit, whatever else is removed.
         """
         needed = self.own_bytes + num_videos * self._clip_bytes
         limit = self._cache.limit_bytes
@@ -134,18 +143,18 @@ class CacheRoom:
             raise ValueError(
                 f"the cache of {limit / _GB:.3g} GB is full: other runs use "
                 f"{self._other_bytes / _GB:.3g} GB of it now, and {needed / _GB:.3g} GB more are "
-                "needed: raise --data.cache_gb, or name another place with --data.cache_dir"
+                "needed: raise --data.cache_gb, or choose another folder with --data.cache_dir"
             )
         free = shutil.disk_usage(self._cache.folder).free
         if num_videos * self._clip_bytes > free + self._other_bytes:
             raise ValueError(
                 f"the disk of {self._cache.folder} has {free / _GB:.3g} GB left and the decoded "
-                f"clips take at least {num_videos * self._clip_bytes / _GB:.3g} GB more: name "
-                "another place with --data.cache_dir"
+                f"clips take at least {num_videos * self._clip_bytes / _GB:.3g} GB more: choose "
+                "another folder with --data.cache_dir"
             )
 
     def _remove_oldest(self, num_bytes: int) -> None:
-        """Removes entries that nobody uses, the oldest first, until so many bytes are free."""
+        """Removes unused entries, the oldest first, until `num_bytes` are free."""
         in_use = _read_leases(self._cache.folder)
         kept = []
         while self._others and num_bytes > 0:
@@ -162,16 +171,16 @@ class CacheRoom:
 
 
 def _scan(folder: Path) -> dict[str, _Files]:
-    """Returns the files of every key; removes what a killed process left half written."""
+    """Returns the files of every key; removes old files that a killed process left half-written."""
     found: dict[str, _Files] = defaultdict(_Files)
     with os.scandir(folder) as entries:
         for entry in entries:
-            with contextlib.suppress(FileNotFoundError):  # Another process may be at work here.
-                _take_in(entry, found)
+            with contextlib.suppress(FileNotFoundError):  # another process may have removed it
+                _add_file(entry, found)
     return found
 
 
-def _take_in(entry: os.DirEntry, found: dict[str, _Files]) -> None:
+def _add_file(entry: os.DirEntry, found: dict[str, _Files]) -> None:
     status = entry.stat()
     if entry.name.endswith(TEMPORARY_SUFFIX):
         if time.time() - status.st_mtime > _STALE_SECONDS:

@@ -1,4 +1,4 @@
-"""Looks at every video of a folder and says what is there and what is broken."""
+"""Summarizes a folder of videos: what it contains, and what is broken."""
 
 import os
 from collections import Counter
@@ -14,25 +14,25 @@ from vvae.data.workers import run_in_workers
 from vvae.video import VideoError, VideoInfo, probe
 
 _MAX_ROWS = 20
-_SECONDS = 3600.0  # that decoding a video may take, as data.decode_seconds by default
+_SECONDS = 3600.0  # the limit on decoding one video: the default of data.decode_seconds
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What `summarize` found.
+    """The result of `summarize`.
 
     Attributes:
-        root: the folder.
-        num_videos: videos listed, broken ones included.
-        num_frames: frames of each readable video, in order of name.
-        classes: label -> number of videos; unlabelled videos are not in it.
-        num_groups: different groups.
-        splits: split -> number of videos; empty if the videos cannot be divided.
-        sizes: "WIDTHxHEIGHT" after rotation -> number of videos.
-        rates: mean frames/s, rounded to 0.01 -> number of videos.
-        broken: name of an unreadable video -> why.
-        ignored: suffix -> number of other files in the folder.
-        problems: what stands in the way of training, in words.
+      root: The folder.
+      num_videos: The number of listed videos, broken ones included.
+      num_frames: The number of frames of each readable video, in the order of names.
+      classes: Label -> number of videos. Unlabelled videos are not counted.
+      num_groups: The number of different groups.
+      splits: Split -> number of readable videos; empty if the videos cannot be divided.
+      sizes: "WIDTHxHEIGHT" after rotation -> number of videos.
+      rates: Mean frames/s, rounded to 0.01 -> number of videos.
+      broken: Name of an unreadable video -> reason.
+      ignored: Suffix -> number of other files in the folder.
+      problems: The obstacles to training, in words.
     """
 
     root: Path
@@ -53,16 +53,16 @@ def summarize(
     num_workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
-    """Decodes every video of a folder once, keeping nothing, and sums up what it found.
+    """Decodes every video of a folder once, without storing anything, and sums up the result.
 
     Args:
-        root: folder of videos, see `list_videos`.
-        num_workers: processes that decode; 0 decodes in this one.
-        progress: called with (videos looked at, videos).
+      root: The folder of videos; see `list_videos`.
+      num_workers: The number of worker processes that decode; 0 decodes in this process.
+      progress: A function that is called with (videos decoded so far, videos).
 
     Raises:
-        ValueError: if the folder cannot be listed. Broken videos and impossible splits are
-            reported in the summary instead.
+      ValueError: If the folder cannot be listed. Broken videos and impossible splits are reported
+        in the summary instead.
     """
     videos = list_videos(root)
     infos: dict[str, VideoInfo] = {}
@@ -78,7 +78,7 @@ def summarize(
         if progress is not None:
             progress(num_done, len(videos))
     ordered = [infos[video.name] for video in videos if video.name in infos]
-    splits, problems = _try_splits(videos, broken)
+    splits, problems = _summarize_splits(videos, broken)
     return Summary(
         root=Path(root),
         num_videos=len(videos),
@@ -95,7 +95,7 @@ def summarize(
 
 
 def format_summary(summary: Summary) -> str:
-    """Formats a summary as lines of text for people."""
+    """Formats a summary as lines of text."""
     num_frames = summary.num_frames
     lines = [
         f"{summary.root}",
@@ -132,10 +132,10 @@ def _probe_or_explain(path: str) -> VideoInfo | VideoError:
         return error
 
 
-def _try_splits(
+def _summarize_splits(
     videos: tuple[Video, ...], broken: dict[str, str]
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Returns the readable videos of each split, and what is wrong with splits and classes."""
+    """Counts the readable videos of each split, and lists the problems of splits and classes."""
     if len(broken) == len(videos):
         return {}, ("no video can be read",)
     try:
@@ -150,7 +150,7 @@ def _try_splits(
 
 
 def _count_ignored(root: str, videos: tuple[Video, ...]) -> dict[str, int]:
-    """Counts the visible files that are no listed video, nor a frame of one, by suffix."""
+    """Counts, by suffix, the visible files that are neither a listed video nor a frame of one."""
     listed = {video.path for video in videos}
     ignored: Counter[str] = Counter()
     for folder, folders, files in os.walk(root):
@@ -167,12 +167,12 @@ def _count_ignored(root: str, videos: tuple[Video, ...]) -> dict[str, int]:
 
 
 def _count(values: Iterable) -> dict:
-    """Counts equal values, the most frequent first, then by value."""
+    """Counts equal values; the most frequent come first, then the smaller values."""
     return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
 
 
 def _format_counts(counts: dict[str, int]) -> str:
-    """Formats counts in one line, the rarest summed up if there are many."""
+    """Formats counts in one line; sums up the rarest if there are many."""
     shown = [f"{name} ({count})" for name, count in list(counts.items())[:_MAX_ROWS]]
     if len(counts) > _MAX_ROWS:
         shown.append(f"and {len(counts) - _MAX_ROWS} more")

@@ -1,8 +1,9 @@
 """Actions and gestures of an articulated body: joints in three dimensions, then seen by a camera.
 
-Joints are a dictionary: name -> [T, 3]. Names of limbs end in the side of the body, `+1` for the
-viewer's right and `-1` for the left when the body faces the viewer. The body looks along +z, x is
-the viewer's right, y is up, the ground is y = 0, and the unit is the height of the body.
+Joints are a dictionary from names to [T, 3]. The names of limbs end in the side of the body: `+1`
+is the viewer's right and `-1` the viewer's left when the body faces the viewer. The body looks
+along +z, x points to the viewer's right, y points up, the ground is y = 0, and the unit is the
+height of the body.
 """
 
 import functools
@@ -17,35 +18,36 @@ _UPPER_ARM, _FOREARM = 0.175, 0.165
 _SHOULDER_X, _HIP_X, _FOOT, _ANKLE_Y = 0.125, 0.065, 0.06, 0.03
 _BOX_RATE, _CLAP_RATE, _WAVE_RATE = 1.3, 1.5, 1.8  # 1/s
 _SWIPE_SECONDS = 0.7
-# The camera follows a gait only in part: the rest moves the figure, this share the background.
+# The camera follows a walking figure only in part. It pans by this multiple of the figure's drift
+# through the image, which moves the background.
 _PAN_SHARE = 1.5
 
 
 class _Gait(NamedTuple):
-    strides: float  # two steps each, 1/s
-    swing: float  # of the hips, rad
-    knee: float  # largest flexion, rad
-    lean: float  # of the torso, rad
-    elbow: float  # flexion, rad
-    drift: float  # of the figure through the picture, widths/s
+    strides: float  # rate of strides, of two steps each, 1/s
+    swing: float  # swing of the hips, rad
+    knee: float  # largest flexion of the knees, rad
+    lean: float  # lean of the torso, rad
+    elbow: float  # flexion of the elbows, rad
+    drift: float  # speed of the figure through the image, widths/s
 
 
 _GAITS = {
-    "walk": _Gait(0.85, 0.48, 1.05, 0.08, 0.80, 0.05),
-    "jog": _Gait(1.20, 0.54, 1.15, 0.12, 0.90, 0.18),
-    "run": _Gait(1.60, 0.60, 1.25, 0.16, 1.00, 0.34),
+    "walk": _Gait(strides=0.85, swing=0.48, knee=1.05, lean=0.08, elbow=0.80, drift=0.05),
+    "jog": _Gait(strides=1.20, swing=0.54, knee=1.15, lean=0.12, elbow=0.90, drift=0.18),
+    "run": _Gait(strides=1.60, swing=0.60, knee=1.25, lean=0.16, elbow=1.00, drift=0.34),
 }
 
 
 @dataclass(frozen=True)
 class Physique:
-    """A body as far as it moves.
+    """A body, as far as its movement depends on it.
 
     Attributes:
-        height: Body height over the height of the picture.
-        girth: Factor on the breadth of the body and the thickness of its limbs.
-        limb_scale: Factor on the length of arms and legs.
-        tempo: Factor on the speed of every action.
+      height: The height of the body, as a share of the height of the image.
+      girth: A factor on the breadth of the body and the thickness of its limbs.
+      limb_scale: A factor on the length of arms and legs.
+      tempo: A factor on the speed of every action.
     """
 
     height: float
@@ -57,16 +59,19 @@ class Physique:
 def move(
     action: str, body: Physique, time_T: np.ndarray, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Performs an action: returns joints in body heights, see the module docstring.
+    """Performs an action.
 
     Args:
-        action: One of `ACTIONS`.
-        body: Who moves.
-        time_T: Seconds, ascending from 0.
-        rng: Source of phase, speed, size and place of the movement; consumed.
+      action: One of `ACTIONS`.
+      body: The body that moves.
+      time_T: The times of the frames, s, ascending from 0.
+      rng: The source of the phase, speed, size and place of the movement; it is advanced.
+
+    Returns:
+      Joints in body heights: name -> [T, 3]; see the module docstring.
 
     Raises:
-        ValueError: if there is no such action.
+      ValueError: If there is no such action.
     """
     if action in _GAITS:
         return _step(_GAITS[action], body, time_T, rng)
@@ -83,19 +88,19 @@ def film(
     size: int,
     rng: np.random.Generator,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Turns the body to a camera that shakes, pans and follows who walks to the right.
+    """Projects the joints onto a camera that shakes, pans and follows a walking figure.
 
     Args:
-        action: One of `ACTIONS`.
-        body: Who is seen.
-        joints: Of `move`.
-        time_T: Seconds.
-        size: Rows and columns of the picture, pixels.
-        rng: Source of the camera's place and movement; consumed.
+      action: One of `ACTIONS`.
+      body: The body that is seen.
+      joints: The joints that `move` returned.
+      time_T: The times of the frames, s.
+      size: The number of rows and of columns of the image, pixels.
+      rng: The source of the place and the movement of the camera; it is advanced.
 
     Returns:
-        joints in pixels (column, row, nearness): name -> [T, 3]; shift_T2 of the background, column
-        and row, in pixels.
+      joints: Joints in pixels, (column, row, nearness): name -> [T, 3].
+      shift_T2: The shift of the background, columns and rows, in pixels.
     """
     middle_T = time_T - time_T.mean()
     gait = _GAITS.get(action)
@@ -116,7 +121,7 @@ def film(
 
 
 def _shake(time_T: np.ndarray, rng) -> np.ndarray:
-    """Returns a smooth random path_T2 in pixels: two sine waves a direction."""
+    """Returns a smooth random path_T2 in pixels: the sum of two sine waves in each direction."""
     rate_K2, phase_K2 = rng.uniform(0.3, 2.0, (2, 2)), rng.uniform(0, 2 * np.pi, (2, 2))
     waves_TK2 = np.sin(2 * np.pi * rate_K2 * time_T[:, None, None] + phase_K2)
     return 0.35 * waves_TK2.sum(axis=1)
@@ -146,7 +151,7 @@ def _step(gait: _Gait, body: Physique, time_T: np.ndarray, rng) -> dict[str, np.
 
 
 def _gesture(move_hands, body: Physique, time_T: np.ndarray, rng) -> dict[str, np.ndarray]:
-    """Stands, in a random stance like that of a step, and moves the hands."""
+    """Stands in a random stance, like that of a step, and moves the hands."""
     sway_T = 0.03 * np.sin(2 * np.pi * rng.uniform(0.2, 0.5) * time_T + rng.uniform(0, 2 * np.pi))
     stance = rng.uniform(-0.4, 0.4)
     still_T = np.zeros_like(time_T)
@@ -161,7 +166,13 @@ def _gesture(move_hands, body: Physique, time_T: np.ndarray, rng) -> dict[str, n
 
 
 def _stand(body: Physique, legs: dict, lean_T: np.ndarray) -> dict[str, np.ndarray]:
-    """Builds legs, torso and head; legs: side -> (thigh_T forward, knee_T flexion), radians."""
+    """Builds legs, torso and head.
+
+    Args:
+      body: The body.
+      legs: Side -> (forward angle of the thigh_T, flexion of the knee_T), rad.
+      lean_T: The lean of the torso, rad.
+    """
     joints = {"pelvis": np.zeros((len(lean_T), 3))}
     for side, (thigh_T, knee_T) in legs.items():
         hip_T3 = _stack(side * _HIP_X * body.girth + 0.0 * lean_T, 0.0, 0.0)
@@ -183,7 +194,7 @@ def _stand(body: Physique, legs: dict, lean_T: np.ndarray) -> dict[str, np.ndarr
 
 
 def _bend_arm(body: Physique, side: int, hand_T3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places elbow_T3, down and outward, and hand_T3 where the arm reaches (two-link arm)."""
+    """Returns elbow_T3, bent down and outward, and hand_T3, moved within reach (two links)."""
     upper, fore = _UPPER_ARM * body.limb_scale, _FOREARM * body.limb_scale
     distance_T1 = np.linalg.norm(hand_T3, axis=-1, keepdims=True)
     direction_T3 = hand_T3 / distance_T1
@@ -196,7 +207,8 @@ def _bend_arm(body: Physique, side: int, hand_T3: np.ndarray) -> tuple[np.ndarra
     return along_T1 * direction_T3 + aside_T1 * hint_T3, reach_T1 * direction_T3
 
 
-# Movements of the hands: side -> hand_T3 relative to the shoulder of that side, in arm lengths.
+# The following functions return the movement of the hands: side -> hand_T3 relative to the shoulder
+# of that side, in arm lengths.
 
 
 def _box(body: Physique, time_T: np.ndarray, rng) -> dict[int, np.ndarray]:
@@ -241,7 +253,7 @@ def _circle(sense: int, body: Physique, time_T: np.ndarray, rng) -> dict[int, np
 
 
 def _raise_one(hand_T3: np.ndarray, rng) -> dict[int, np.ndarray]:
-    """Moves the hand on the viewer's right; the other one rests between thigh and chest."""
+    """Moves the hand on the viewer's right; the other hand rests between thigh and chest."""
     hanging, folded = np.array([-0.15, -0.95, 0.1]), np.array([0.2, -0.05, 0.5])
     resting = hanging + rng.uniform(0.0, 1.0) ** 0.4 * (folded - hanging)
     return {1: hand_T3, -1: np.broadcast_to(resting, hand_T3.shape)}
@@ -269,7 +281,7 @@ def _jitter_tempo(body: Physique, rng) -> float:
 
 
 def _point(angle_T: np.ndarray) -> np.ndarray:
-    """Returns direction_T3 of a limb that hangs down, turned forward (to +z) by an angle."""
+    """Returns direction_T3 of a hanging limb that is turned forward (towards +z) by an angle."""
     return _stack(0.0, -np.cos(angle_T), np.sin(angle_T))
 
 

@@ -1,4 +1,4 @@
-"""The clips of one split: what is known of each in memory, their pixels in the cache."""
+"""The clips of one split: their metadata in memory, their pixels in the cache."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,21 +15,21 @@ NO_LABEL = -1
 
 @dataclass(frozen=True, eq=False)
 class Clips:
-    """Clips in the order of their videos' names, then of time.
+    """Clips, ordered by the names of their videos, then by time.
 
     Attributes:
-        clip_format: view, size and sampling.
-        videos: the videos that the clips come from, each with at least one clip.
-        video_index_N: int32, a clip's video, as an index into `videos`.
-        label_N: int32, a clip's class, NO_LABEL for none.
-        mask_NT: bool, False where a frame was repeated to fill the clip or has no value under the
-            view.
-        frame_NT: int32, a frame's number in its file.
-        time_NT: float64, a frame's time in its file, s.
-        position_N: int32, a clip's number within its video.
-        codes_files: for each video, the cached array that `read` reads from.
-        corner_V: int32 [V, 2], first row and column of the frames that are read, for the tiles of
-            `vvae.data.tiles`; whole frames begin at (0, 0).
+      clip_format: The view, size and sampling of the clips.
+      videos: The V videos that the clips come from, each with at least one clip.
+      video_index_N: int32; the video of each clip, as an index into `videos`.
+      label_N: int32; the class of each clip, NO_LABEL for none.
+      mask_NT: bool; False where a frame was repeated to fill the clip, or where the view has no
+        value.
+      frame_NT: int32; the number of each frame in its file.
+      time_NT: float64; the time of each frame in its file, s.
+      position_N: int32; the number of each clip within its video.
+      codes_files: The cached array of each video, from which `read` reads.
+      corner_V: int32 [V, 2]; the first row and column of the region that is read, for the tiles of
+        `vvae.data.tiles`. Whole frames begin at (0, 0).
     """
 
     clip_format: ClipFormat
@@ -48,23 +48,23 @@ class Clips:
 
     @property
     def view(self) -> View:
-        """The view that the codes are in."""
+        """The view that the codes belong to."""
         return get_view(self.clip_format.view)
 
     @property
     def label_V(self) -> np.ndarray:
-        """Class of each video, int32, NO_LABEL for none."""
+        """The class of each video, int32; NO_LABEL for none."""
         label_V = np.empty(len(self.videos), np.int32)
         label_V[self.video_index_N] = self.label_N
         return label_V
 
     def read(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Reads clips by number, uint8 codes [n, T, H, W, C]. Safe to call from many threads.
+        """Reads clips by number, uint8 codes [n, T, H, W, C]. Safe to call from several threads.
 
         Raises:
-            IndexError: for a number out of range.
-            FileNotFoundError: if the cache has lost them since they were opened.
-            ValueError: if the cache holds other bytes than were written.
+          IndexError: If a number is out of range.
+          FileNotFoundError: If a clip was removed from the cache after it was opened.
+          ValueError: If the cache holds other bytes than were written.
         """
         codes_NTHWC = np.empty((len(ids), *self.clip_format.clip_shape), np.uint8)
         for codes_THWC, clip in zip(codes_NTHWC, ids, strict=True):
@@ -73,7 +73,7 @@ class Clips:
         return codes_NTHWC
 
     def select(self, ids: Sequence[int] | np.ndarray) -> "Clips":
-        """Returns these clips, in this order, numbered anew, with only the videos they need."""
+        """Returns the clips with these numbers, in this order, and only the videos they need."""
         ids = np.asarray(ids, dtype=np.int64)
         used, video_index_N = np.unique(self.video_index_N[ids], return_inverse=True)
         return replace(
@@ -96,7 +96,7 @@ def gather_clips(
     entries: Sequence[Entry],
     class_names: Sequence[str],
 ) -> Clips:
-    """Puts the cached clips of videos together; labels that are not classes become NO_LABEL."""
+    """Joins the cached clips of videos; a label that is not in `class_names` becomes NO_LABEL."""
     class_ids = {name: number for number, name in enumerate(class_names)}
     counts = [len(entry.mask_NT) for entry in entries]
     label_V = np.array([class_ids.get(video.label, NO_LABEL) for video in videos], np.int32)

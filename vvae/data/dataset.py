@@ -1,7 +1,7 @@
-"""Opens a folder of videos as clips, split by split: the door to the data.
+"""Opens a folder of videos as clips, split by split: the entrance to this package.
 
-`vvae.data.listing` says which layouts of folders are understood, `vvae.data.splits` how videos are
-divided, `vvae.data.sampling` how clips are cut, `vvae.data.cache` where decoded clips are kept.
+See `vvae.data.listing` for the layouts of folders, `vvae.data.splits` for how videos are divided,
+`vvae.data.sampling` for how clips are cut, and `vvae.data.cache` for where they are kept.
 """
 
 import contextlib
@@ -27,9 +27,11 @@ __all__ = [
     "MAIN_SPLITS",
     "NO_LABEL",
     "UNSPLIT",
+    "Cache",
     "ClipFormat",
     "Clips",
     "Dataset",
+    "Decoding",
     "Sampling",
     "Video",
     "assign_splits",
@@ -42,7 +44,7 @@ __all__ = [
 ]
 
 UNSPLIT = "all"
-_MAX_NAMED = 5  # broken files in a message
+_MAX_NAMED = 5  # the largest number of broken files that a message names
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,20 +52,20 @@ class Dataset:
     """An opened data set.
 
     Attributes:
-        root: its folder.
-        view: what its codes mean.
-        class_names: sorted; a label is an index into it.
-        splits: name -> clips, none empty.
-        broken: name of a video that was left out -> why.
-        num_padded: clips that repeat their last frame because their video, or what was left of it,
-            is shorter than a clip.
-        num_clipped: values of flow that are larger than their code can say, and clipped.
-        num_decoded: videos that were decoded by this opening; the others came from the cache.
-        left_out_splits: name of a split that was not opened -> number of videos.
-        unknown_labels: label that is no class -> number of opened videos; their clips have
-            NO_LABEL.
-        fingerprint: SHA-256 of what the data are (relative names, file sizes, labels, splits,
-            groups, clip format), wherever they lie.
+      root: Its folder.
+      view: The view that the codes belong to.
+      class_names: The sorted names of the classes; a label is an index into them.
+      splits: Name -> clips; no split is empty.
+      broken: Name of a video that was left out -> reason.
+      num_padded: The number of clips that repeat their last frame, because what was left of their
+        video is shorter than a clip.
+      num_clipped: The number of flow values that exceed the range of their code and were clipped.
+      num_decoded: The number of videos that were decoded now; the others came from the cache.
+      left_out_splits: Name of a split that was not opened -> number of videos.
+      unknown_labels: Label that is not a class -> number of opened videos; their clips have
+        NO_LABEL.
+      fingerprint: SHA-256 of the contents (relative names, file sizes, labels, splits, groups, clip
+        format), which does not depend on where the folder is.
     """
 
     root: Path
@@ -79,37 +81,53 @@ class Dataset:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How videos are decoded into clips, and where these are kept.
+
+    Attributes:
+      cache: The folder of decoded clips and its quota; clips that it lacks are decoded into it.
+      num_workers: The number of worker processes that decode; 0 decodes in this process.
+      on_error: "skip" leaves broken videos out and lists them in `Dataset.broken`; "raise" stops at
+        the first one.
+      limits: What decoding one video may take; a video that exceeds them counts as broken.
+
+    Raises:
+      ValueError: If `on_error` is neither "skip" nor "raise".
+    """
+
+    cache: Cache
+    num_workers: int = 0
+    on_error: Literal["skip", "raise"] = "skip"
+    limits: Limits = NO_TIME_LIMIT
+
+    def __post_init__(self):
+        if self.on_error not in ("skip", "raise"):
+            raise ValueError(f"data.on_error must be skip or raise, got {self.on_error!r}")
+
+
 def open_dataset(
     root: str | os.PathLike,
     clip_format: ClipFormat,
+    decoding: Decoding,
     *,
-    cache_dir: str | os.PathLike,
-    cache_limit_bytes: int,
-    num_workers: int,
-    on_error: Literal["skip", "raise"] = "skip",
     extra_splits: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
-    limits: Limits = NO_TIME_LIMIT,
 ) -> Dataset:
-    """Opens the splits `train`, `val` and `test` (if there is one) of a data set, and extra ones.
+    """Opens the splits `train`, `val` and, if there is one, `test` of a data set.
 
     Args:
-        root: folder of videos, see `list_videos`.
-        clip_format: view, size and sampling.
-        cache_dir: folder of decoded clips; what it lacks is decoded into it.
-        cache_limit_bytes: most bytes that the cache may take.
-        num_workers: processes that decode; 0 decodes in this one.
-        on_error: `skip` leaves broken videos out and counts them in `broken`; `raise` stops at the
-            first.
-        extra_splits: names of other splits to open. Their labels count only if they are classes of
-            the main splits.
-        progress: called with (videos decoded, videos to decode).
-        limits: of one video; what goes beyond them counts as broken.
+      root: The folder of videos; see `list_videos` for its layout.
+      clip_format: The view, size and sampling of the clips.
+      decoding: How videos are decoded, and where the decoded clips are kept.
+      extra_splits: The names of further splits to open. Their labels count only if they are classes
+        of the main splits.
+      progress: A function that is called with (videos decoded, videos to decode).
 
     Raises:
-        ValueError: if the folder, its splits or the cache limit do not allow it, an extra split is
-            not there, or a split has no usable clip.
-        VideoError: for the first broken video if `on_error` is `raise`.
+      ValueError: If the folder cannot be listed or divided into splits, an extra split does not
+        exist, a split has no usable clip, or the clips exceed the quota of the cache.
+      VideoError: For the first broken video if `decoding.on_error` is "raise".
     """
     listed = assign_splits(list_videos(root))
     for split in extra_splits:
@@ -125,98 +143,96 @@ def open_dataset(
     opened = [video for side in sides.values() for video in side]
     check_groups(opened)
     named = (video for video in opened if video.split in MAIN_SPLITS)
-    cache = Cache(Path(cache_dir), cache_limit_bytes)
-    opening = _Opening(root, clip_format, cache, num_workers, limits)
-    decoded = _decode(opened, opening, on_error, progress)
+    decoded = _decode(opened, clip_format, decoding, progress)
     left_out = Counter(video.split for video in listed if video.split not in sides)
-    return _assemble(opening, sides, decoded, list_class_names(named), dict(left_out))
+    source = _Source(root, clip_format, list_class_names(named))
+    return _assemble(source, sides, decoded, dict(left_out))
 
 
 def open_unsplit(
     root: str | os.PathLike,
     clip_format: ClipFormat,
+    decoding: Decoding,
     *,
-    cache_dir: str | os.PathLike,
-    cache_limit_bytes: int,
-    num_workers: int,
-    on_error: Literal["skip", "raise"] = "skip",
     class_names: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    limits: Limits = NO_TIME_LIMIT,
 ) -> Dataset:
-    """Opens every video of a folder as the one split `UNSPLIT`, whatever split it states.
+    """Opens every video of a folder as the single split `UNSPLIT`, whatever split it states.
 
-    For new videos of a trained model, a single video included, and for cross-validation: the
-    videos keep their own `split` and `group`, by which `Clips.select` can choose.
+    Use it for new videos of a trained model (`root` may be a single video) and for
+    cross-validation: the videos keep their own `split` and `group`, by which `Clips.select` can
+    choose.
 
     Args:
-        class_names: the classes of a trained model; labels that are none of them are counted in
-            `unknown_labels`. By default the labels of these videos.
-        root, clip_format, cache_dir, cache_limit_bytes, num_workers, on_error, progress, limits:
-            as in `open_dataset`.
+      root: The folder of videos, or one video.
+      clip_format: The view, size and sampling of the clips.
+      decoding: How videos are decoded, and where the decoded clips are kept.
+      class_names: The classes of a trained model; videos with other labels are counted in
+        `Dataset.unknown_labels`. By default, the labels of these videos.
+      progress: A function that is called with (videos decoded, videos to decode).
 
     Raises:
-        ValueError, VideoError: as `open_dataset`, except for splits.
+      ValueError: If the folder cannot be listed, no clip is usable, or the clips exceed the quota
+        of the cache.
+      VideoError: For the first broken video if `decoding.on_error` is "raise".
     """
     videos = list_videos(root)
     if class_names is None:
         class_names = list_class_names(videos)
-    cache = Cache(Path(cache_dir), cache_limit_bytes)
-    opening = _Opening(root, clip_format, cache, num_workers, limits)
-    decoded = _decode(videos, opening, on_error, progress)
-    return _assemble(opening, {UNSPLIT: videos}, decoded, tuple(class_names), {})
+    decoded = _decode(videos, clip_format, decoding, progress)
+    return _assemble(_Source(root, clip_format, tuple(class_names)), {UNSPLIT: videos}, decoded, {})
 
 
 def list_class_names(videos: Iterable[Video]) -> tuple[str, ...]:
-    """Returns the labels of videos, sorted, each once."""
+    """Returns the labels of videos, sorted and without duplicates."""
     return tuple(sorted({video.label for video in videos if video.label is not None}))
 
 
 def describe_flaws(dataset: Dataset) -> tuple[str, ...]:
-    """Says what of a data set is left out, unknown, filled up or clipped: a line for each."""
+    """Describes what was left out, is unknown, was padded or was clipped, one line for each."""
     lines = [f"left out, cannot be read: {name}: {why}" for name, why in dataset.broken.items()]
     lines += [
         f"left out: split {split!r} with {count} videos"
         for split, count in dataset.left_out_splits.items()
     ]
     lines += [
-        f"data: {count} videos have the label {label!r}, which is no class"
+        f"data: {count} videos have the label {label!r}, which is not a class"
         for label, count in dataset.unknown_labels.items()
     ]
     if dataset.num_padded:
-        lines.append(f"data: {dataset.num_padded} clips are filled up by repeating a frame, masked")
+        lines.append(
+            f"data: {dataset.num_padded} clips are padded by repeating their last frame, masked"
+        )
     if dataset.num_clipped:
         lines.append(f"data: {_describe_clipped(dataset)}")
     return tuple(lines)
 
 
 def _describe_clipped(dataset: Dataset) -> str:
-    """Says how many values of flow are larger than their code can say."""
+    """Describes how many flow values exceed the range of their code."""
     shown = dataset.splits.values()
     num_frames = sum(int(clips.mask_NT.sum()) for clips in shown)
     clip_format = next(iter(shown)).clip_format
     frame_size = clip_format.height * clip_format.width * dataset.view.num_flow_channels
     total = num_frames * frame_size
     return (
-        f"{dataset.num_clipped:,} of {total:,} values of flow ({dataset.num_clipped / total:.2%}) "
-        "are clipped: larger than 8 bits can say"
+        f"{dataset.num_clipped:,} of {total:,} flow values ({dataset.num_clipped / total:.2%}) "
+        "are clipped: they exceed the range of the 8-bit code"
     )
 
 
 @dataclass(frozen=True)
-class _Opening:
-    """What an opening was asked for."""
+class _Source:
+    """What is opened, and with which classes."""
 
     root: str | os.PathLike
     clip_format: ClipFormat
-    cache: Cache
-    num_workers: int
-    limits: Limits
+    class_names: tuple[str, ...]
 
 
 @dataclass
 class _Decoded:
-    """What became of the videos, by name."""
+    """The outcome of decoding, by name of the video."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
@@ -225,16 +241,19 @@ class _Decoded:
 
 def _decode(
     videos: Sequence[Video],
-    opening: _Opening,
-    on_error: str,
+    clip_format: ClipFormat,
+    decoding: Decoding,
     progress: Callable[[int, int], None] | None,
 ) -> _Decoded:
-    if on_error not in ("skip", "raise"):
-        raise ValueError(f"data.on_error must be skip or raise, got {on_error!r}")
     decoded = _Decoded()
     paths = [video.path for video in videos]
     results = cache_videos(
-        paths, opening.clip_format, opening.cache, opening.num_workers, progress, opening.limits
+        paths,
+        clip_format,
+        decoding.cache,
+        num_workers=decoding.num_workers,
+        limits=decoding.limits,
+        progress=progress,
     )
     with contextlib.closing(results):
         for position, entry, is_new in results:
@@ -242,7 +261,7 @@ def _decode(
             decoded.num_decoded += is_new
             if isinstance(entry, Entry):
                 decoded.entries[video.name] = entry
-            elif on_error == "raise":
+            elif decoding.on_error == "raise":
                 raise VideoError(video.path, entry.reason)
             else:
                 decoded.broken[video.name] = entry.reason
@@ -250,23 +269,20 @@ def _decode(
 
 
 def _assemble(
-    opening: _Opening,
+    source: _Source,
     sides: dict[str, Sequence[Video]],
     decoded: _Decoded,
-    class_names: tuple[str, ...],
     left_out_splits: dict[str, int],
 ) -> Dataset:
     splits = {
-        split: _gather(opening, split, side, decoded, class_names)
-        for split, side in sides.items()
-        if side
+        split: _collect_clips(source, split, side, decoded) for split, side in sides.items() if side
     }
     opened = [video for side in sides.values() for video in side]
-    unknown = Counter(v.label for v in opened if v.label not in (None, *class_names))
+    unknown = Counter(v.label for v in opened if v.label not in (None, *source.class_names))
     return Dataset(
-        root=Path(opening.root),
-        view=get_view(opening.clip_format.view),
-        class_names=class_names,
+        root=Path(source.root),
+        view=get_view(source.clip_format.view),
+        class_names=source.class_names,
         splits=splits,
         broken=dict(sorted(decoded.broken.items())),
         num_padded=sum(entry.num_padded for entry in decoded.entries.values()),
@@ -274,40 +290,34 @@ def _assemble(
         num_decoded=decoded.num_decoded,
         left_out_splits=left_out_splits,
         unknown_labels=dict(sorted(unknown.items())),
-        fingerprint=_compute_fingerprint(opened, opening.clip_format),
+        fingerprint=_compute_fingerprint(opened, source.clip_format),
     )
 
 
-def _gather(
-    opening: _Opening,
-    split: str,
-    side: Sequence[Video],
-    decoded: _Decoded,
-    class_names: tuple[str, ...],
-) -> Clips:
+def _collect_clips(source: _Source, split: str, side: Sequence[Video], decoded: _Decoded) -> Clips:
     usable = [video for video in side if video.name in decoded.entries]
     if not usable:
-        raise ValueError(_describe_unusable(opening, split, side, decoded))
+        raise ValueError(_describe_unusable(source.root, split, side, decoded.broken))
     entries = [decoded.entries[video.name] for video in usable]
-    return gather_clips(opening.clip_format, usable, entries, class_names)
+    return gather_clips(source.clip_format, usable, entries, source.class_names)
 
 
 def _describe_unusable(
-    opening: _Opening, split: str, side: Sequence[Video], decoded: _Decoded
+    root: str | os.PathLike, split: str, side: Sequence[Video], broken: dict[str, str]
 ) -> str:
-    """Says of which broken files a split consists, and what can be done.
+    """Names the broken files of a split without a usable clip, and the remedy.
 
-    Splits are drawn from names alone, so that they stay when the means to decode change: another
-    split is not drawn because files are broken.
+    Splits are drawn from names alone, so that they do not change with what can be decoded: no other
+    split is drawn because files are broken.
     """
-    named = [f"{video.name!r} ({decoded.broken[video.name]})" for video in side[:_MAX_NAMED]]
+    named = [f"{video.name!r} ({broken[video.name]})" for video in side[:_MAX_NAMED]]
     if len(side) > _MAX_NAMED:
         named.append(f"{len(side) - _MAX_NAMED} more")
     remedy = "repair or remove them"
     if split in MAIN_SPLITS:
         remedy += f", or choose the splits yourself: {HOW_TO_STATE}"
     return (
-        f"no usable clip in split {split} of {opening.root}: all {len(side)} video(s) of it are "
+        f"no usable clip in split {split} of {root}: all of its {len(side)} video(s) are "
         f"broken: {', '.join(named)}; {remedy}"
     )
 
@@ -323,7 +333,7 @@ def _compute_fingerprint(videos: Sequence[Video], clip_format: ClipFormat) -> st
 
 
 def _measure(path: str) -> int:
-    """Size in bytes; -1 for a file that is not there, which is not an empty one."""
+    """Returns the size in bytes; -1 for a missing file, which differs from an empty one."""
     try:
         return identify_file(path)[0]
     except VideoError:

@@ -1,8 +1,11 @@
 """Draws figures of thick line segments over a drifting background, under swinging lamps.
 
-A limb is all points within a radius of a line segment, the radius changing linearly from end to end
-(https://iquilezles.org/articles/distfunctions2d: the distance to a segment). Its edge is one pixel
-soft; the mask is hard. Pictures are [C, T, H, W] float32 in [0, 1] while they are drawn.
+A limb is the set of points within a radius of a line segment; the radius changes linearly from one
+end to the other. Its edge is one pixel soft; its mask is hard. Images are float32 [C, T, H, W] in
+[0, 1] while they are drawn.
+
+References:
+  The distance to a segment: https://iquilezles.org/articles/distfunctions2d
 """
 
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ import numpy as np
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _NUM_WAVES = 3
-_LIGHT_SWING = 0.26  # of the logarithm of the light, for each of its parts and sine waves
+_LIGHT_SWING = 0.26  # amplitude of the log of the light, for each of its parts and sine waves
 _LIGHT_RATE = (0.3, 2.5)  # 1/s
 
 
@@ -20,13 +23,13 @@ class Limb:
     """A thick line segment.
 
     Attributes:
-        start_T2: Column and row of one end, pixels.
-        end_T2: Of the other end.
-        radii: At both ends, pixels.
-        color: RGB in [0, 1].
-        print_color: RGB of the print on it.
-        texture: The print: (waves along the limb, waves across it, strength in [0, 1]).
-        nearness: Limbs of larger nearness hide the others.
+      start_T2: The column and row of one end, pixels.
+      end_T2: The column and row of the other end, pixels.
+      radii: The radii at the two ends, pixels.
+      color: RGB in [0, 1].
+      print_color: RGB of the print on the limb.
+      texture: The print: (waves along the limb, waves across it, strength in [0, 1]).
+      nearness: A limb of larger nearness hides the others.
     """
 
     start_T2: np.ndarray
@@ -41,16 +44,16 @@ class Limb:
 def draw_color(
     rng: np.random.Generator, low: float, high: float, vividness: float = 0.9
 ) -> np.ndarray:
-    """Draws RGB of a random hue.
+    """Draws an RGB colour of a random hue.
 
     Args:
-        rng: Consumed.
-        low: Least luma, above 0.
-        high: Largest luma, below 1.
-        vividness: Largest part of the chroma that this luma allows.
+      rng: The source of randomness; it is advanced.
+      low: The smallest luma, above 0.
+      high: The largest luma, below 1.
+      vividness: The largest share of the chroma that this luma allows.
 
     Returns:
-        float64 [3] in [0, 1].
+      float64 [3] in [0, 1].
     """
     chroma = rng.uniform(0.0, 1.0, 3)
     chroma = chroma - _LUMA @ chroma
@@ -65,13 +68,13 @@ def draw_background(
     """Draws a wall of two colours in drifting waves, and a floor.
 
     Args:
-        shift_T2: Columns and rows by which the camera's movement shifts the picture, pixels.
-        time_T: Seconds.
-        size: Rows and columns, pixels.
-        rng: Source of the pattern and its colours; consumed.
+      shift_T2: The shift of the image by the movement of the camera: columns and rows, pixels.
+      time_T: The times of the frames, s.
+      size: The number of rows and of columns, pixels.
+      rng: The source of the pattern and its colours; it is advanced.
 
     Returns:
-        float32 [3, T, H, W].
+      float32 [3, T, H, W].
     """
     column_T1W = (np.arange(size) + 0.5 - shift_T2[:, :1])[:, None, :] / size
     row_TH1 = (np.arange(size) + 0.5 - shift_T2[:, 1:])[:, :, None] / size
@@ -92,16 +95,17 @@ def draw_background(
 
 
 def light(canvas_CTHW: np.ndarray, time_T: np.ndarray, rng: np.random.Generator) -> None:
-    """Lights the picture by lamps that swing: brighter, darker, from the sides and from above.
+    """Lights the image in place by swinging lamps: brighter, darker, from the sides and from above.
 
     The light is a factor exp(a_t + b_t x + c_t y) that is the same for figure and background. It
-    changes every pixel from frame to frame, yet in three directions only: a reader that mixes all
-    pixels drowns in it, one that knows how pictures vary can tell it from the movement.
+    changes every pixel from frame to frame, but in three directions only: it drowns the movement
+    for a method that mixes all pixels, while a model that knows how images vary can separate the
+    two.
 
     Args:
-        canvas_CTHW: float32 [3, T, H, W], changed.
-        time_T: Seconds.
-        rng: Source of the swinging; consumed.
+      canvas_CTHW: float32 [3, T, H, W]; it is changed.
+      time_T: The times of the frames, s.
+      rng: The source of the swinging; it is advanced.
     """
     rate_3K1, phase_3K1 = rng.uniform(*_LIGHT_RATE, (3, 2, 1)), rng.uniform(0, 2 * np.pi, (3, 2, 1))
     swing_3T = np.sin(2 * np.pi * rate_3K1 * time_T + phase_3K1).sum(axis=1)
@@ -114,14 +118,14 @@ def light(canvas_CTHW: np.ndarray, time_T: np.ndarray, rng: np.random.Generator)
 
 
 def paint(canvas_CTHW: np.ndarray, limbs: list[Limb]) -> np.ndarray:
-    """Draws limbs over the canvas, in place, the nearest last.
+    """Draws limbs over the canvas in place, the nearest last.
 
     Args:
-        canvas_CTHW: float32 [3, T, H, W], changed.
-        limbs: In any order.
+      canvas_CTHW: float32 [3, T, H, W]; it is changed.
+      limbs: The limbs, in any order.
 
     Returns:
-        mask_THW bool: which pixel centres some limb covers.
+      mask_THW: bool; True where a limb covers the centre of the pixel.
     """
     mask_THW = np.zeros(canvas_CTHW.shape[1:], bool)
     for limb in sorted(limbs, key=lambda limb: limb.nearness):
@@ -137,10 +141,10 @@ def _measure(limb: Limb, shape_HW: tuple[int, int]):
     """Measures the pixels around a limb.
 
     Returns:
-        box: Index of the part of [T, H, W] that the limb can touch.
-        distance_THW: To its surface in pixels, negative inside, within the box.
-        axes: Arrays like it: the place along the limb in [0, 1], and the offset from its middle
-            line to the right and downwards, in radii.
+      box: The index of the part of [T, H, W] that the limb can touch.
+      distance_THW: The distance to its surface in pixels, negative inside, within the box.
+      axes: Three arrays over the box: the position along the limb in [0, 1], and the offset from
+        its axis to the right and downwards, in radii.
     """
     ends_T2 = np.concatenate([limb.start_T2, limb.end_T2])
     margin = max(limb.radii) + 1
@@ -161,7 +165,7 @@ def _measure(limb: Limb, shape_HW: tuple[int, int]):
 
 
 def _shade(limb: Limb, axes) -> list[np.ndarray]:
-    """Colours a limb's pixels, lit from the upper left: an array [T, H, W] a channel."""
+    """Colours the pixels of a limb, lit from the upper left; an array [T, H, W] per channel."""
     along, right, down = axes
     light = 1.0 - 0.12 * right - 0.14 * down
     waves_along, waves_across, strength = limb.texture

@@ -1,16 +1,17 @@
-"""Dense optical flow: how far, and where to, each pixel moves.
+"""Dense optical flow: the displacement of each pixel from one frame to the next.
 
-The only user of OpenCV, which is the extra `vision`.
+The only user of OpenCV, which the extra `vision` installs.
 
-G. Farneback, "Two-Frame Motion Estimation Based on Polynomial Expansion", SCIA 2003.
+References:
+  G. Farneback, "Two-Frame Motion Estimation Based on Polynomial Expansion", SCIA 2003.
 """
 
 from types import ModuleType
 
 import numpy as np
 
-# Least number of rows and columns that flow is computed at: the neighbourhoods below are pixels,
-# and of a frame of 24x32 they would cover too much.
+# The smallest side, in pixels, of frames that flow is computed from: the neighbourhoods below would
+# cover too much of a frame of 24x32.
 MIN_SIDE = 60
 
 _PYRAMID_SCALE = 0.5
@@ -18,46 +19,45 @@ _PYRAMID_LEVELS = 3
 _WINDOW = 9
 _ITERATIONS = 3
 _NEIGHBOURHOOD = 5
-_NEIGHBOURHOOD_SIGMA = 1.1  # as OpenCV advises for neighbourhoods of 5 pixels
+_NEIGHBOURHOOD_SIGMA = 1.1  # OpenCV recommends it for neighbourhoods of 5 pixels
 
 
 def import_opencv() -> ModuleType:
-    """Returns the module `cv2`, set to one thread: videos are decoded by a process a core.
+    """Returns the module `cv2`, limited to one thread, since every core decodes its own video.
 
     Raises:
-        ValueError: if it is not installed.
+      ValueError: If OpenCV is not installed.
     """
     try:
         import cv2
     except ImportError as error:
         raise ValueError(
-            f"OpenCV, which flow and SIFT are computed with, is not there ({error}): "
-            "pip install '.[vision]'"
+            f"flow and SIFT need OpenCV, which is not installed ({error}): pip install '.[vision]'"
         ) from error
     cv2.setNumThreads(1)
     return cv2
 
 
 def find_flow_factor(height: int, width: int, least_side: int = MIN_SIDE) -> int:
-    """Returns by how much larger than height x width the frames are that flow is computed from.
+    """Returns the factor by which frames must be larger than height x width to compute flow.
 
-    The least integer that makes the shorter side at least `least_side` pixels.
+    It is the smallest integer that makes the shorter side at least `least_side` pixels.
     """
     return max(1, -(-least_side // min(height, width)))
 
 
 def compute_flow(gray_FHW: np.ndarray) -> np.ndarray:
-    """Computes the flow that leads from each frame to the next.
+    """Computes the flow from each frame to the next.
 
     Args:
-        gray_FHW: uint8 [F, H, W].
+      gray_FHW: uint8 frames.
 
     Returns:
-        float32 [F, H, W, 2]: pixels to the right and pixels down from frame f - 1 to frame f, at
-        the place in frame f - 1; zeros for the first frame.
+      float32 [F, H, W, 2]: the displacement from frame f - 1 to frame f, in pixels to the right and
+      down, at its place in frame f - 1; zeros for the first frame.
 
     Raises:
-        ValueError: if OpenCV is not installed.
+      ValueError: If OpenCV is not installed.
     """
     cv2 = import_opencv()
     flow_FHWC = np.zeros((*gray_FHW.shape, 2), np.float32)

@@ -1,4 +1,4 @@
-"""The frames of one listed video, outside clips and their cache: for what reads whole files."""
+"""Reads frames of one listed video directly, without clips and their cache."""
 
 from collections.abc import Iterator
 
@@ -10,19 +10,21 @@ from vvae.video import iterate_frames, probe
 def read_chunks(
     path: str, size: tuple[int, int], stride: int, length: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields every stride-th frame of a video, `length` of them at a time.
+    """Yields every stride-th frame of a video in chunks of `length` frames.
 
     Args:
-        path: the file, see `vvae.video.iterate_frames`.
-        size: (height, width) to resize to.
-        stride: every stride-th frame of the file is used.
-        length: frames in a chunk; the last one may be shorter.
+      path: The video; see `vvae.video.iterate_frames`.
+      size: The (height, width) to resize to.
+      stride: The step from one frame to the next, in frames of the file.
+      length: The number of frames in a chunk; the last chunk may be shorter.
 
     Yields:
-        number_F int64, numbers in the file; time_F float64, s; frames_FHWC uint8 RGB.
+      number_F: int64; the numbers of the frames in the file.
+      time_F: float64; their times, s.
+      frames_FHWC: uint8 RGB.
 
     Raises:
-        VideoError: if the file cannot be read.
+      VideoError: If the video cannot be read.
     """
     numbers, times, frames = [], [], []
     for number, (time, frame) in enumerate(iterate_frames(path, size)):
@@ -39,7 +41,7 @@ def read_chunks(
 
 
 def read_some(path: str, size: tuple[int, int], wanted: set[int]) -> dict[int, np.ndarray]:
-    """Reads the frames of these numbers, uint8 RGB [H, W, 3]; stops after the last of them."""
+    """Reads the frames with these numbers, uint8 RGB [H, W, 3]; stops after the last of them."""
     found = {}
     for number, (_, frame) in enumerate(iterate_frames(path, size)):
         if number in wanted:
@@ -50,6 +52,6 @@ def read_some(path: str, size: tuple[int, int], wanted: set[int]) -> dict[int, n
 
 
 def measure_size(path: str) -> tuple[int, int]:
-    """Returns (height, width) of a video."""
+    """Returns the (height, width) of a video."""
     info = probe(path)
     return info.height, info.width

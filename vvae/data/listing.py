@@ -1,4 +1,4 @@
-"""Finds the videos of a data set: a folder, class folders, split folders, or a manifest.csv."""
+"""Lists the videos of a data set: a folder, class folders, split folders, or a manifest.csv."""
 
 import csv
 import os
@@ -15,15 +15,16 @@ _KNOWN_COLUMNS = ("path", "label", "group", "split")
 
 @dataclass(frozen=True)
 class Video:
-    """One video of a data set, as listed; nothing of it has been read yet.
+    """One video of a data set, as listed; none of it has been read yet.
 
     Attributes:
-        path: absolute path of the file, or of the folder of image frames.
-        name: path relative to the data set's root, with `/`.
-        label: name of its class, None if it has none.
-        group: what must not be cut by a split (a performer, a place); its own name by default.
-        split: `train`, `val`, `test` or another name; None if not stated.
-        metadata: every other column of the manifest, as text.
+      path: The absolute path of the file, or of the folder of image frames.
+      name: The path relative to the root of the data set, with `/`.
+      label: The name of its class; None if it has none.
+      group: What a split must not separate (a performer, a place); by default the name of the
+        video.
+      split: `train`, `val`, `test` or another name; None if it is not stated.
+      metadata: All other columns of the manifest, as text.
     """
 
     path: str
@@ -37,17 +38,25 @@ class Video:
 def list_videos(root: str | os.PathLike) -> tuple[Video, ...]:
     """Lists the videos of a data set, ordered by name.
 
-    With `ROOT/manifest.csv` the manifest alone counts. Else, if one of the folders `train`, `val`,
-    `test` is there, every folder of the root is a split. The first folder below the root (or the
-    split) is the label of the videos in it; videos that lie directly there have none. A folder
-    that holds image frames and no video is one video. Hidden files are ignored; links are
-    followed, except back into a folder that is being listed. A root that is itself a video is
-    listed as this one video. Files named by a manifest are not looked at here: a missing one shows
-    when it is read.
+    The layout decides about splits and labels:
+
+    * If `ROOT/manifest.csv` exists, only the videos that it lists count. Their files are not
+      accessed here: a missing one shows when it is read.
+    * Otherwise, if one of the folders `train`, `val`, `test` exists, every folder of the root is a
+      split.
+    * The first folder below the root (or the split) is the label of the videos in it; videos
+      directly in the root (or the split) have no label.
+    * A folder that holds image frames but no video is one video.
+    * A root that is itself a video is listed as this one video.
+
+    Hidden files are ignored. Links are followed, except back into a folder that is being listed.
+
+    Args:
+      root: The folder, or one video.
 
     Raises:
-        ValueError: if there is no such folder or no video in it, and for manifests that cannot be
-            followed (no `path` column, duplicate paths, paths out of the folder, ...).
+      ValueError: If the folder does not exist or holds no video, or if the manifest is invalid (no
+        column `path`, duplicate paths, paths outside the folder, ...).
     """
     folder = os.path.abspath(root)
     if not os.path.exists(folder):
@@ -57,7 +66,8 @@ def list_videos(root: str | os.PathLike) -> tuple[Video, ...]:
         videos = _read_manifest(folder, manifest)
     elif not os.path.isdir(folder) or _is_frame_folder(folder):
         name = os.path.basename(folder)
-        videos = [Video(folder, name, None, name, None)] if is_video(folder) else []
+        single = Video(path=folder, name=name, label=None, group=name, split=None)
+        videos = [single] if is_video(folder) else []
     else:
         videos = _list_folder(folder)
     if not videos:
@@ -74,23 +84,24 @@ def _list_folder(root: str) -> list[Video]:
     ]
     has_splits = any(os.path.isdir(os.path.join(root, split)) for split in MAIN_SPLITS)
     if not has_splits:
-        return [_describe(root, name, name.split("/"), None) for name in names]
+        return [_make_video(root, name, name.split("/"), None) for name in names]
     for name in names:
         if "/" not in name:
             raise ValueError(
-                f"{os.path.join(root, name)} lies beside the split folders: move it into one of "
+                f"{os.path.join(root, name)} is outside the split folders: move it into one of "
                 f"{', '.join(MAIN_SPLITS)}"
             )
-    return [_describe(root, name, name.split("/")[1:], name.split("/")[0]) for name in names]
+    return [_make_video(root, name, name.split("/")[1:], name.split("/")[0]) for name in names]
 
 
-def _describe(root: str, name: str, below_split: list[str], split: str | None) -> Video:
+def _make_video(root: str, name: str, below_split: list[str], split: str | None) -> Video:
     label = below_split[0] if len(below_split) > 1 else None
-    return Video(os.path.join(root, *name.split("/")), name, label, name, split)
+    path = os.path.join(root, *name.split("/"))
+    return Video(path=path, name=name, label=label, group=name, split=split)
 
 
 def _walk(folder: str, ancestors: tuple[str, ...]) -> Iterator[str]:
-    """Yields the paths of the videos below a folder; `ancestors` end loops of links."""
+    """Yields the paths of the videos below a folder; `ancestors` break cycles of links."""
     with os.scandir(folder) as entries:
         visible = sorted(entry.path for entry in entries if not entry.name.startswith("."))
     for path in visible:
@@ -107,7 +118,7 @@ def _walk(folder: str, ancestors: tuple[str, ...]) -> Iterator[str]:
 def _is_frame_folder(folder: str) -> bool:
     """Whether a folder is one video: it holds image frames, and neither videos nor folders.
 
-    Pictures that lie beside videos (posters, thumbnails) do not make their folder a video.
+    Images beside videos (posters, thumbnails) do not make their folder a video.
     """
     if not os.path.isdir(folder):
         return False
@@ -121,7 +132,7 @@ def _is_frame_folder(folder: str) -> bool:
 def _read_manifest(root: str, manifest: str) -> list[Video]:
     videos: dict[str, Video] = {}
     for line, row in _read_rows(manifest):
-        video = _follow_row(root, f"{manifest}, line {line}", row)
+        video = _parse_row(root, f"{manifest}, line {line}", row)
         if video.path in videos:
             raise ValueError(f"{manifest}, line {line}: {video.name!r} is listed twice")
         videos[video.path] = video
@@ -129,7 +140,7 @@ def _read_manifest(root: str, manifest: str) -> list[Video]:
 
 
 def _read_rows(manifest: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields line number and stripped cells of every row that is not blank."""
+    """Yields the line number and the stripped cells of every row that is not blank."""
     try:
         with open(manifest, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="", skipinitialspace=True, strict=True)
@@ -139,8 +150,8 @@ def _read_rows(manifest: str) -> Iterator[tuple[int, dict[str, str]]]:
             for row in reader:
                 if None in row:
                     raise ValueError(
-                        f"{manifest}, line {reader.line_num}: {len(row[None])} cells more than "
-                        "columns; put quotes around text that holds a comma"
+                        f"{manifest}, line {reader.line_num}: {len(row[None])} more cells than "
+                        "columns; put quotes around text that contains a comma"
                     )
                 yield reader.line_num, {column: cell.strip() for column, cell in row.items()}
     except (UnicodeDecodeError, csv.Error) as error:
@@ -155,14 +166,14 @@ def _check_columns(manifest: str, columns: list[str]) -> None:
         raise ValueError(f"{manifest}: column {twice[0]!r} appears twice")
 
 
-def _follow_row(root: str, where: str, row: dict[str, str]) -> Video:
+def _parse_row(root: str, where: str, row: dict[str, str]) -> Video:
     if not row["path"]:
         raise ValueError(f"{where}: the cell `path` is empty")
     if "\0" in row["path"]:
-        raise ValueError(f"{where}: {row['path']!r} is no path of a file")
+        raise ValueError(f"{where}: {row['path']!r} is not a valid path")
     path = os.path.normpath(os.path.join(root, row["path"]))
     if not path.startswith(os.path.join(root, "")):
-        raise ValueError(f"{where}: {row['path']!r} leaves the folder; name files inside {root}")
+        raise ValueError(f"{where}: {row['path']!r} is outside the folder; name files in {root}")
     name = Path(path).relative_to(root).as_posix()
     return Video(
         path=path,

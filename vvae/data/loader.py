@@ -1,4 +1,4 @@
-"""Clips -> uint8 batches. The whole state of a training stream is one integer, the step."""
+"""Turns clips into uint8 batches. The whole state of a training stream is one integer, the step."""
 
 import collections
 import functools
@@ -15,7 +15,7 @@ from vvae.data.views import mirror_codes
 
 _NUM_THREADS = 2
 _NUM_AHEAD = 3
-_AUGMENTATION_STREAM = 1  # keeps its random numbers apart from those of the shuffling
+_AUGMENTATION_STREAM = 1  # its random numbers are independent of those of the shuffling
 _CUT_STREAM = 2
 _CHUNK_BYTES = 4 * 2**20
 
@@ -25,10 +25,11 @@ class Augmentation:
     """Random changes of training clips, the same for all frames of a clip. Off by default.
 
     Attributes:
-        flip: mirror left and right with probability 1/2.
-        crop: shift by up to so many pixels each way; edges are repeated.
-        brightness: add up to this share of the 8-bit range to gray and rgb channels, or take it
-            away. Differences do not change with brightness, and binary pictures have none.
+      flip: Whether to mirror clips horizontally with probability 1/2.
+      crop: The largest shift in pixels, in each direction; edges are repeated.
+      brightness: The largest change of brightness, up or down, as a share of the 8-bit range. It
+        applies to gray and rgb channels only: differences do not depend on brightness, and binary
+        images have none.
     """
 
     flip: bool = False
@@ -47,13 +48,13 @@ _NO_AUGMENTATION = Augmentation()
 
 @dataclass(frozen=True)
 class Cuts:
-    """Which part of a clip is trained on. By default all of it.
+    """The part of a clip that is trained on; the whole clip by default.
 
     Attributes:
-        lengths: (first step, frames) by rising step, from step 0 on: from that step on all clips of
-            a batch are that long, cut out anywhere; () for whole clips.
-        images: share of clips that are one of their frames alone: a clip of which only the first
-            frame counts, and all others are masked.
+      lengths: Pairs (first step, frames), by rising step, beginning at step 0. From that step on,
+        all clips of a batch are cut to this length, at random places. () for whole clips.
+      images: The share of clips that become a single image: one random frame replaces the first
+        frame, and all later frames are masked.
     """
 
     lengths: tuple[tuple[int, int], ...] = ()
@@ -62,48 +63,52 @@ class Cuts:
     def __post_init__(self):
         steps = [step for step, _ in self.lengths]
         if steps and (steps[0] != 0 or steps != sorted(set(steps))):
-            raise ValueError(f"cuts.lengths begin at step 0 and rise, got {self.lengths}")
+            raise ValueError(f"cuts.lengths must begin at step 0 and rise, got {self.lengths}")
         if not 0 <= self.images <= 1:
             raise ValueError(f"cuts.images must be in [0, 1], got {self.images}")
 
     def find_length(self, step: int, whole: int) -> int:
-        """Returns the number of frames at a step, for clips of so many."""
+        """Returns the number of frames at a step, for clips of `whole` frames."""
         return next((n for first, n in reversed(self.lengths) if step >= first), whole)
 
 
-_WHOLE = Cuts()
+_NO_CUTS = Cuts()
 
 
 def train_batches(
     clips: Clips,
     batch_size: int,
     seed: int,
+    *,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     augmentation: Augmentation = _NO_AUGMENTATION,
-    cuts: Cuts = _WHOLE,
+    cuts: Cuts = _NO_CUTS,
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Yields `(step, batch)` without end, in an order that only seed and step decide.
+    """Yields `(step, batch)` without end, in an order that depends on the seed and the step only.
 
-    Every epoch is a new order of all clips; a batch may reach into the next epoch, so that all
-    batches are full. Batches are read ahead by threads, which end when the iterator is closed.
+    Every epoch is a new permutation of all clips. A batch may continue into the next epoch, so that
+    all batches are full. Threads read batches ahead; they end when the iterator is closed.
 
     Args:
-        clips: training clips.
-        batch_size: global batch, a multiple of `process_count`.
-        seed: >= 0.
-        start_step: the first step to yield.
-        process_index, process_count: this process gets its contiguous part of each global batch.
-        augmentation: random changes, drawn from seed, step and clip number.
-        cuts: parts of the clips, drawn likewise.
+      clips: The training clips.
+      batch_size: The size of the global batch, a multiple of `process_count`.
+      seed: The seed of the order and of all random changes, at least 0.
+      start_step: The first step to yield.
+      process_index: The number of this process, which gets its contiguous part of each global
+        batch.
+      process_count: The number of processes.
+      augmentation: The random changes, which depend on the seed, the step and the number of the
+        clip.
+      cuts: The parts of clips to train on, which depend on the same.
 
     Yields:
-        step, and video uint8 [b, T, H, W, C], mask bool [b, T], index int32 [b] (clip number in
-        `clips`), label int32 [b], with b = batch_size / process_count.
+      The step, and a batch of b = batch_size / process_count clips: `video` uint8 [b, T, H, W, C],
+      `mask` bool [b, T], `index` int32 [b] (the numbers in `clips`) and `label` int32 [b].
 
     Raises:
-        ValueError: for sizes that do not fit, or brightness on a view without intensities.
+      ValueError: If the sizes do not fit, or the view has no channel that brightness applies to.
     """
     own = _slice_batch(batch_size, process_index, process_count)
     if seed < 0 or start_step < 0:
@@ -111,7 +116,7 @@ def train_batches(
     if len(clips) == 0:
         raise ValueError("there are no clips to make batches of")
     if augmentation.brightness and not any(clips.view.intensity_channels):
-        raise ValueError(f"brightness does not apply to the view {clips.view.name}: leave it at 0")
+        raise ValueError(f"brightness does not apply to the view {clips.view.name}: set it to 0")
     whole = clips.clip_format.clip_shape[0]
     for _, length in cuts.lengths:
         if not 1 <= length <= whole:
@@ -129,7 +134,7 @@ def train_batches(
             for row, clip in enumerate(ids):
                 random = _seed_augmentation(seed, step, int(clip))
                 batch["video"][row] = _augment(batch["video"][row], augmentation, random, clips)
-        return step, batch if cuts == _WHOLE else _cut_batch(batch, cuts, seed, step)
+        return step, batch if cuts == _NO_CUTS else _cut_batch(batch, cuts, seed, step)
 
     return _load_ahead(load, itertools.count(start_step))
 
@@ -139,11 +144,20 @@ def eval_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields every clip once, in order, in ceil(N / batch_size) batches for every process.
 
-    The last batch is filled by repeating the last clip. Batches are as in `train_batches`, with
-    valid bool [b]: False for the repeated ones.
+    The last batch is padded by repeating the last clip.
+
+    Args:
+      clips: The N clips.
+      batch_size: The size of the global batch, a multiple of `process_count`.
+      process_index: The number of this process, which gets its contiguous part of each global
+        batch.
+      process_count: The number of processes.
+
+    Yields:
+      Batches as in `train_batches`, with `valid` bool [b]: False for the repeated clips.
 
     Raises:
-        ValueError: for sizes that do not fit.
+      ValueError: If the sizes do not fit.
     """
     own = _slice_batch(batch_size, process_index, process_count)
 
@@ -156,16 +170,17 @@ def eval_batches(
 
 
 def pixel_statistics(clips: Clips) -> tuple[np.ndarray, float]:
-    """Computes the per-pixel mean and the one standard deviation about it, over valid frames.
+    """Computes the mean of each pixel and one common standard deviation, over the valid frames.
 
-    Sums are exact integers; memory does not grow with the number of clips.
+    The sums are exact integers; memory does not grow with the number of clips.
 
     Returns:
-        mean_HWC float32 and std, both in units of x / 127.5 - 1. The std is at least one step of
-        the 8-bit codes, so that dividing by it never makes noise of nearly constant data.
+      mean_HWC: float32, in units of x / 127.5 - 1.
+      std: The standard deviation about that mean, in the same units. It is at least one step of the
+        8-bit codes, so that dividing by it does not amplify the noise of nearly constant data.
 
     Raises:
-        ValueError: if all valid frames are the same picture.
+      ValueError: If all valid frames are the same image.
     """
     height, width, channels = clips.clip_format.clip_shape[1:]
     num_frames, sum_of_squares = 0, 0
@@ -182,7 +197,7 @@ def pixel_statistics(clips: Clips) -> tuple[np.ndarray, float]:
     variance = sum_of_squares / (num_frames * mean_HWC.size) - np.square(mean_HWC).mean()
     if num_frames * sum_of_squares == int(np.square(sum_HWC.astype(object)).sum()):
         raise ValueError(
-            f"all {num_frames} frames of the training clips are the same picture under the view "
+            f"all {num_frames} frames of the training clips are the same image under the view "
             f"{clips.view.name}: there is nothing to learn"
         )
     std = float(np.sqrt(max(variance, 1.0)))
@@ -190,16 +205,16 @@ def pixel_statistics(clips: Clips) -> tuple[np.ndarray, float]:
 
 
 def channel_statistics(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
-    """Computes mean and standard deviation of each channel over the valid frames.
+    """Computes the mean and the standard deviation of each channel over the valid frames.
 
-    Sums are exact integers; memory does not grow with the number of clips.
+    The sums are exact integers; memory does not grow with the number of clips.
 
     Returns:
-        mean_C and std_C, float32, both in units of x / 127.5 - 1. Each std is at least one step of
-        the 8-bit codes.
+      mean_C: float32, in units of x / 127.5 - 1.
+      std_C: float32, in the same units; each is at least one step of the 8-bit codes.
 
     Raises:
-        ValueError: if every channel is constant over all frames.
+      ValueError: If every channel is constant over all frames.
     """
     channels = clips.clip_format.clip_shape[-1]
     count, sum_C, squares_C = 0, np.zeros(channels, np.int64), np.zeros(channels, np.int64)
@@ -222,7 +237,7 @@ def channel_statistics(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _slice_batch(batch_size: int, process_index: int, process_count: int) -> slice:
-    """The part of a global batch that belongs to one process."""
+    """Returns the part of a global batch that belongs to one process."""
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
             f"the batch size {batch_size} must be a positive multiple of the number of processes, "
@@ -244,7 +259,7 @@ def _read_batch(clips: Clips, ids: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _load_ahead(load: Callable[[int], Any], positions: Iterable[int]) -> Iterator[Any]:
-    """Yields load(position) in order, with a few of them under way in threads."""
+    """Yields load(position) in order; threads load a few positions ahead."""
     positions = iter(positions)
     with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="vvae-loader") as threads:
         waiting = collections.deque(
@@ -268,7 +283,7 @@ def _seed_augmentation(
 
 
 def _cut_batch(batch: dict[str, np.ndarray], cuts: Cuts, seed: int, step: int):
-    """Replaces the clips of a batch by parts of them."""
+    """Replaces the clips of a batch by their cuts."""
     video, mask = batch["video"], batch["mask"]
     whole = video.shape[1]
     length = cuts.find_length(step, whole)
@@ -276,7 +291,7 @@ def _cut_batch(batch: dict[str, np.ndarray], cuts: Cuts, seed: int, step: int):
     cut_mask = np.zeros((len(video), length), bool)
     for row, clip in enumerate(batch["index"]):
         random = _seed_augmentation(seed, step, int(clip), _CUT_STREAM)
-        # Each number is drawn whether it is used or not: one setting does not change the other's.
+        # Every number is drawn, used or not, so that the two settings do not affect each other.
         is_image, start = random.random() < cuts.images, random.integers(whole - length + 1)
         frame = random.integers(whole)
         if is_image:
@@ -290,7 +305,7 @@ def _cut_batch(batch: dict[str, np.ndarray], cuts: Cuts, seed: int, step: int):
 def _augment(
     clip_THWC: np.ndarray, augmentation: Augmentation, random: np.random.Generator, clips: Clips
 ) -> np.ndarray:
-    # Each number is drawn whether it is used or not: one setting does not change another's effect.
+    # Every number is drawn, used or not, so that the settings do not affect each other.
     mirrored = random.random() < 0.5
     down, right = random.integers(-augmentation.crop, augmentation.crop, size=2, endpoint=True)
     change = random.uniform(-1, 1) * 255 * augmentation.brightness
@@ -304,7 +319,7 @@ def _augment(
 
 
 def shift_clip(clip_THWC: np.ndarray, down: int, right: int) -> np.ndarray:
-    """Shifts a clip by whole pixels; rows and columns that come in repeat the edge."""
+    """Shifts a clip by whole pixels; the rows and columns that become free repeat the edge."""
     height, width = clip_THWC.shape[1:3]
     rows = np.clip(np.arange(height) - down, 0, height - 1)
     columns = np.clip(np.arange(width) - right, 0, width - 1)

@@ -1,15 +1,15 @@
 """The built-in labelled data set: articulated figures that perform ten actions and gestures.
 
-A clip is made in four steps: `choreography.move` performs an action, `choreography.film` looks at
-it with a moving camera, `_dress` turns the body into coloured limbs, and `drawing` paints them over
-a drifting background and lights the stage. Everything random comes from the seed, the performer and
-the take, so any clip can be drawn again, with its exact mask, from its row of the manifest.
+A clip is made in four steps: `choreography.move` performs an action, `choreography.film` projects
+it onto a moving camera, `_dress` turns the body into coloured limbs, and `drawing` paints them over
+a drifting background and lights the stage. All randomness comes from the seed, the performer and
+the take, so that any clip can be drawn again, with its exact mask, from its row of the manifest.
 
-What makes it a test of motion: walk, jog and run share their poses and differ mostly in tempo and
-speed; swipes to the left and to the right, and circles in the two senses, show the same poses in
-another order; box, clap and wave keep the hands in the same region; swinging lamps change every
-pixel, so that change alone says little. `benchmarks/performers_difficulty.py` measures it.
-Directions are those that the viewer sees.
+The data set tests the perception of motion: walk, jog and run share their poses and differ mostly
+in tempo and speed; swipes to the left and to the right, and circles in the two directions, show the
+same poses in a different order; box, clap and wave keep the hands in the same region; and swinging
+lamps change every pixel, so that change alone is uninformative.
+`benchmarks/performers_difficulty.py` measures this. Directions are those that the viewer sees.
 """
 
 import csv
@@ -26,13 +26,13 @@ from vvae.data.choreography import ACTIONS, SIDES, Physique
 from vvae.data.drawing import Limb
 from vvae.data.workers import run_in_workers
 
-# Split -> its performers, and how many clips of each action each of them gives.
+# Split -> (its performers, the number of clips of each action by each performer).
 SPLITS = {"train": (range(24), 6), "val": (range(24, 28), 2), "test": (range(28, 38), 3)}
 FPS = 10.0
 NUM_FRAMES = 16
 SIZE = 64  # rows and columns, pixels
-VERSION = 6  # of the pictures: raise it with any change that alters them
-_CHUNK = 20  # clips that a worker writes at a time
+VERSION = 6  # raise it with any change that alters the images
+_CHUNK = 20  # the number of clips that a worker writes at a time
 _MAX_TAKES = 1000
 
 
@@ -41,9 +41,9 @@ class Performer:
     """A body and its clothes, the same in all clips of one performer.
 
     Attributes:
-        physique: How the body is built and how fast it moves.
-        colors: Part -> RGB in [0, 1].
-        texture: The print of the shirt, see `drawing.Limb`.
+      physique: The body and its tempo.
+      colors: Part -> RGB in [0, 1].
+      texture: The print of the shirt; see `drawing.Limb`.
     """
 
     physique: Physique
@@ -52,9 +52,9 @@ class Performer:
 
 
 def make_performer(number: int, seed: int = 0) -> Performer:
-    """Draws performer `number` (from 0) of the data set with this seed."""
+    """Draws the performer with this number (from 0) of the data set with this seed."""
     rng = np.random.Generator(np.random.Philox(key=[seed, number]))
-    # The gloves are the brightest thing in every clip, the clothes darker than most of the wall.
+    # The gloves are the brightest part of every clip; the clothes are darker than most of the wall.
     colors = {
         "shirt": drawing.draw_color(rng, 0.15, 0.40),
         "print": drawing.draw_color(rng, 0.15, 0.50),
@@ -80,17 +80,17 @@ def render_clip(
     """Draws one clip of the data set.
 
     Args:
-        action: One of `ACTIONS`.
-        performer: Number of the performer, from 0.
-        take: Number of the repetition, from 0.
-        seed: Seed of the data set.
+      action: One of `ACTIONS`.
+      performer: The number of the performer, from 0.
+      take: The number of the repetition, from 0.
+      seed: The seed of the data set.
 
     Returns:
-        frames_THWC uint8 [16, 64, 64, 3], RGB as it is before video compression;
-        mask_THW bool, True where the figure covers the centre of the pixel.
+      frames_THWC: uint8 RGB [16, 64, 64, 3], before video compression.
+      mask_THW: bool; True where the figure covers the centre of the pixel.
 
     Raises:
-        ValueError: if there is no such action, or a number is out of range.
+      ValueError: If there is no such action, or a number is out of range.
     """
     who, joints, shift_T2, rng = _stage(action, performer, take, seed)
     canvas_CTHW = drawing.draw_background(shift_T2, _clock(), SIZE, rng)
@@ -103,10 +103,11 @@ def render_clip(
 def trace_joints(
     action: str, performer: int, take: int, seed: int = 0
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """Returns the true pose behind `render_clip`.
+    """Returns the true pose behind `render_clip`, which takes the same arguments.
 
     Returns:
-        J names such as `hand+1`, see `choreography`; joints_TJ2 float64, column and row in pixels.
+      names: The names of the J joints, such as `hand+1`; see `choreography`.
+      joints_TJ2: float64; their columns and rows in pixels.
     """
     _, joints, _, _ = _stage(action, performer, take, seed)
     names = tuple(sorted(joints))
@@ -114,21 +115,21 @@ def trace_joints(
 
 
 def write_performers(folder: str | os.PathLike, seed: int = 0, num_workers: int = 2) -> Path:
-    """Writes the data set as .mp4 files in folders by class, with a manifest.csv.
+    """Writes the data set as .mp4 files in one folder for each class, with a manifest.csv.
 
-    Returns at once if the folder has the manifest of this version and seed: it is written last.
+    The manifest is written last: if the folder has one of this version and seed, nothing is done.
 
     Args:
-        folder: Where to; made if missing.
-        seed: Seed of everything random.
-        num_workers: Processes that draw and encode; 0 does it in this one.
+      folder: The folder to write to; it is created if missing.
+      seed: The seed of all randomness.
+      num_workers: The number of processes that draw and encode; 0 does it in this process.
 
     Returns:
-        Path of the manifest: path, label, group (the performer), split, then what draws the clip
-        again: performer, take, seed, version.
+      The path of the manifest. Its columns are path, label, group (the performer) and split, and,
+      to draw the clip again, performer, take, seed and version.
 
     Raises:
-        VideoError: if a file cannot be written.
+      VideoError: If a file cannot be written.
     """
     folder = Path(folder)
     manifest = folder / "manifest.csv"
@@ -141,7 +142,7 @@ def write_performers(folder: str | os.PathLike, seed: int = 0, num_workers: int 
         (folder / action).mkdir(parents=True, exist_ok=True)
     jobs = [(folder, rows[start : start + _CHUNK]) for start in range(0, len(rows), _CHUNK)]
     for _, lost in run_in_workers(_write_clips, jobs, num_workers):
-        if lost is not None:  # a worker that died
+        if lost is not None:  # the WorkerError of a worker that died
             raise lost
     temporary = folder / f".manifest-{os.getpid()}.tmp"
     temporary.write_text(text)
@@ -150,7 +151,7 @@ def write_performers(folder: str | os.PathLike, seed: int = 0, num_workers: int 
 
 
 def _list_clips(seed: int) -> list[dict[str, str | int]]:
-    """Lists the rows of the manifest."""
+    """Returns the rows of the manifest."""
     return [
         {
             "path": f"{action}/performer{performer:02d}_take{take}.mp4",
@@ -185,7 +186,7 @@ def _write_clips(job: tuple[Path, list[dict[str, str | int]]]) -> None:
 
 
 def _clock() -> np.ndarray:
-    """Returns time_T in seconds."""
+    """Returns time_T, the times of the frames in s."""
     return np.arange(NUM_FRAMES) / FPS
 
 
@@ -193,7 +194,8 @@ def _stage(action: str, performer: int, take: int, seed: int):
     """Performs and films a clip.
 
     Returns:
-        (Performer, joints in pixels, shift_T2 of the background in pixels, rng for the rest).
+      The performer, the joints in pixels, shift_T2 of the background in pixels, and the generator
+      for everything else.
     """
     if action not in ACTIONS:
         raise ValueError(f"no action {action!r}; choose one of {', '.join(ACTIONS)}")
@@ -202,7 +204,7 @@ def _stage(action: str, performer: int, take: int, seed: int):
             f"performer {performer}, take {take}: both must be at least 0 and below {_MAX_TAKES}"
         )
     who = make_performer(performer, seed)
-    # The streams below _MAX_TAKES belong to the performers themselves.
+    # The streams below _MAX_TAKES draw the performers.
     clip = (performer * len(ACTIONS) + ACTIONS.index(action)) * _MAX_TAKES + take
     rng = np.random.Generator(np.random.Philox(key=[seed, _MAX_TAKES + clip]))
     time_T = _clock()
@@ -212,7 +214,7 @@ def _stage(action: str, performer: int, take: int, seed: int):
 
 
 def _dress(who: Performer, joints: dict[str, np.ndarray]) -> list[Limb]:
-    """Lists the limbs of the figure; joints and radii in pixels."""
+    """Returns the limbs of the figure; joints and radii are in pixels."""
     scale = SIZE * who.physique.height * who.physique.girth
 
     def limb(start, end, radii, color, bias=0.0, texture=(0.0, 0.0, 0.0)):

@@ -1,4 +1,4 @@
-"""Which frames of a video become clips."""
+"""Samples clips from the frames of a video."""
 
 import os
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ class Sampling:
     """How clips are taken from a video, after every `frame_stride`-th frame has been kept.
 
     Attributes:
-        num_frames: frames of a clip, T.
-        frame_stride: 1 keeps every frame of the file.
-        mode: `windows` cuts all kept frames into consecutive clips that do not overlap; the last
-            one is filled up. Every kept frame is in exactly one clip. `whole` makes one clip of
-            the frames nearest to `num_frames` equally spaced times from the first to the last; a
-            frame that stays on screen for long is taken more than once.
+      num_frames: The number of frames in a clip, T.
+      frame_stride: The step from one kept frame to the next, in frames of the file.
+      mode: `windows` cuts all kept frames into consecutive clips that do not overlap, so that each
+        kept frame is in exactly one clip; the last clip is padded. `whole` makes one clip of the
+        frames nearest to `num_frames` equally spaced times from the first frame to the last; a
+        frame that stays on screen for long may be taken more than once.
     """
 
     num_frames: int
@@ -38,7 +38,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class ClipFormat:
-    """What a clip is: its view, its size in pixels, and the sampling of its frames."""
+    """The format of clips: their view, their size in pixels, and how their frames are sampled."""
 
     view: str
     height: int
@@ -52,13 +52,13 @@ class ClipFormat:
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
-        """Shape (T, H, W, C) of one clip."""
+        """The shape (T, H, W, C) of one clip."""
         channels = get_view(self.view).num_channels
         return (self.sampling.num_frames, self.height, self.width, channels)
 
     @property
     def clip_bytes(self) -> int:
-        """Bytes of one clip in the cache."""
+        """The size of one clip in the cache, in bytes."""
         return int(np.prod(self.clip_shape))
 
 
@@ -67,14 +67,14 @@ class VideoClips:
     """All clips of one video.
 
     Attributes:
-        codes_NTHWC: uint8 codes of the view.
-        mask_NT: bool, False where a frame was repeated to fill the clip or has no value under the
-            view.
-        frame_NT: int32, the frame's number in the file; repeated frames repeat theirs.
-        time_NT: float64, the frame's time in the file, s.
-        num_padded: clips whose last frame was repeated to fill them.
-        num_frames: frames in the file.
-        num_clipped: values of valid frames that are clipped, see `views.encode_view`.
+      codes_NTHWC: uint8 codes of the view.
+      mask_NT: bool; False where a frame was repeated to fill the clip, or where the view has no
+        value.
+      frame_NT: int32; the number of each frame in the file. Repeated frames repeat their number.
+      time_NT: float64; the time of each frame in the file, s.
+      num_padded: The number of clips that repeat their last frame.
+      num_frames: The number of frames in the file.
+      num_clipped: The number of clipped values in valid frames; see `views.encode_view`.
     """
 
     codes_NTHWC: np.ndarray
@@ -91,12 +91,17 @@ def decode_clips(
 ) -> VideoClips:
     """Decodes all clips of one video.
 
-    The kept frames are held in memory at the size of the clips, 12 KB each at 64x64; for a view
-    with flow and small clips at an integer multiple of it, see `views.find_decode_factor`. A frame
-    of the file has at most `max_pixels`.
+    The kept frames are held in memory at the size of the clips, 12 KB each at 64x64. For small
+    clips of a view with flow, they are larger by a whole factor; see `views.find_decode_factor`.
+
+    Args:
+      path: The video.
+      clip_format: The view, size and sampling of the clips.
+      max_pixels: The largest number of pixels in a frame of the file.
 
     Raises:
-        VideoError: if the video cannot be read to its end, or has no frame that the view can show.
+      VideoError: If the video cannot be read to its end, or has no frame for which the view is
+        defined.
     """
     sampling = clip_format.sampling
     view = get_view(clip_format.view)
@@ -130,15 +135,14 @@ def decode_clips(
 
 
 def find_spread_frames(times_F: np.ndarray, num_frames: int) -> np.ndarray:
-    """Returns the frames nearest to equally spaced times from the first to the last.
+    """Finds the frames nearest to equally spaced times from the first frame to the last.
 
     Args:
-        times_F: float64 times of the frames, s.
-        num_frames: how many to choose.
+      times_F: float64; the times of the frames, s.
+      num_frames: The number of frames to choose.
 
     Returns:
-        Indices int64 [min(F, num_frames)] in order; all frames if there are not more than asked
-        for.
+      Indices int64 [min(F, num_frames)], in order; all frames if F is not larger than `num_frames`.
     """
     if len(times_F) <= num_frames:
         return np.arange(len(times_F))
@@ -147,11 +151,11 @@ def find_spread_frames(times_F: np.ndarray, num_frames: int) -> np.ndarray:
 
 
 def cut_sequence(length: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts `length` positions into clips of `num_frames`, the last one filled by repetition.
+    """Cuts `length` positions into clips of `num_frames`; the last clip repeats the last position.
 
     Returns:
-        position_NT int64, N = ceil(length / num_frames), and filled_NT bool: True where the last
-        position was repeated.
+      position_NT: int64, with N = ceil(length / num_frames).
+      filled_NT: bool; True where the last position was repeated.
     """
     num_clips = -(-length // num_frames)
     position_NT = np.arange(num_clips * num_frames).reshape(num_clips, num_frames)

@@ -1,4 +1,4 @@
-"""How much data a folder holds, told from listings and headers before anything is decoded."""
+"""Estimates the size of a data set from listings and headers, before anything is decoded."""
 
 import os
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ _MAX_HEADERS = 50
 
 @dataclass(frozen=True)
 class DataSize:
-    """What `estimate_size` found.
+    """The result of `estimate_size`.
 
     Attributes:
-        num_videos: videos listed, unreadable ones included.
-        file_bytes: of their files.
-        decoded_bytes: about what their clips take in the cache; None where no header says how long
-            a video is.
+      num_videos: The number of listed videos, unreadable ones included.
+      file_bytes: The total size of their files.
+      decoded_bytes: The approximate size of their clips in the cache; None if no header states the
+        length of its video.
     """
 
     num_videos: int
@@ -31,11 +31,11 @@ def estimate_size(root: str | os.PathLike, clip_format: ClipFormat) -> DataSize:
     """Estimates the size of a data set from up to 50 headers, spread over its videos.
 
     Args:
-        root: folder of videos, see `list_videos`.
-        clip_format: what a clip is.
+      root: The folder of videos; see `list_videos`.
+      clip_format: The view, size and sampling of the clips.
 
     Raises:
-        ValueError: if the folder cannot be listed.
+      ValueError: If the folder cannot be listed.
     """
     paths = [video.path for video in list_videos(root)]
     file_bytes = sum(_measure(path) for path in paths)
@@ -55,7 +55,7 @@ def _measure(path: str) -> int:
 
 
 def _count_clips(path: str, clip_format: ClipFormat) -> int | None:
-    """Clips of a video by its header; None where it does not say."""
+    """Returns the number of clips of a video by its header; None if it is not stated there."""
     sampling = clip_format.sampling
     if sampling.mode == "whole":
         return 1

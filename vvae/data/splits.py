@@ -15,34 +15,35 @@ HOW_TO_STATE = "state them in a column `split` of manifest.csv or by folders tra
 
 
 def assign_splits(videos: tuple[Video, ...]) -> tuple[Video, ...]:
-    """Gives every video its split.
+    """Returns the videos, each with a split.
 
-    Stated splits stay; if none is `val`, 10 % of the training groups (at least one, the first by
-    hash) become it. Where none is stated, the groups are ordered by the SHA-256 of their names and
-    filled to 80/10/10 by number of videos; no group is on two sides, and no side is empty.
+    Stated splits stay. If none of them is `val`, 10 % of the training groups become it: at least
+    one, the first ones in the order of hashes. If no split is stated, the groups are ordered by the
+    SHA-256 of their names and divided 80/10/10 by number of videos; no group is on two sides, and
+    no side is empty.
 
     Raises:
-        ValueError: if only some videos state a split, none is `train`, a group is in two of train,
-            val and test, or there are too few groups to divide.
+      ValueError: If only some videos state a split, no video is in `train`, a group is in two of
+        train, val and test, or there are too few groups to divide.
     """
     stated = [video for video in videos if video.split is not None]
     if not stated:
-        return _divide(videos)
+        return _draw_splits(videos)
     if len(stated) < len(videos):
         lost = next(video for video in videos if video.split is None)
-        raise ValueError(f"{lost.name!r} states no split while others do: state all or none")
+        raise ValueError(f"{lost.name!r} has no split while others do: state all splits or none")
     _check_stated(videos)
     if any(video.split == "val" for video in videos):
         return videos
-    return _take_val(videos)
+    return _draw_val(videos)
 
 
 def find_label_problems(videos: tuple[Video, ...]) -> tuple[str, ...]:
-    """Says in words which classes cannot be learned or tested; empty if all is well.
+    """Describes the classes that cannot be learned or tested, a sentence for each.
 
     Args:
-        videos: videos with their splits; unlabelled ones and splits other than train, val and test
-            are not looked at.
+      videos: The videos with their splits. Unlabelled videos, and splits other than train, val and
+        test, are ignored.
     """
     by_label = defaultdict(list)
     for video in videos:
@@ -62,12 +63,12 @@ def find_label_problems(videos: tuple[Video, ...]) -> tuple[str, ...]:
 
 
 def check_groups(videos: tuple[Video, ...]) -> None:
-    """Refuses videos of which one group is on two sides.
+    """Checks that no group is on two sides.
 
-    Splits of other names than val and test count as training, which is what they are asked for.
+    Splits with names other than val and test count as training, since they serve as training data.
 
     Raises:
-        ValueError: names the first such group and its splits.
+      ValueError: For the first group on two sides; names it and its splits.
     """
     split_of_group: dict[str, str] = {}
     for video in videos:
@@ -87,12 +88,12 @@ def _check_stated(videos: tuple[Video, ...]) -> None:
     check_groups(tuple(video for video in videos if video.split in MAIN_SPLITS))
 
 
-def _take_val(videos: tuple[Video, ...]) -> tuple[Video, ...]:
+def _draw_val(videos: tuple[Video, ...]) -> tuple[Video, ...]:
     groups = _order_groups({video.group for video in videos if video.split == "train"})
     if len(groups) < 2:
         raise ValueError(
-            f"the split train has one group ({groups[0]!r}) and none can become val: add training "
-            "groups or state a split val"
+            f"the split train has a single group ({groups[0]!r}), so that none can become val: add "
+            "training groups or state a split val"
         )
     chosen = set(groups[: max(1, round(_VAL_SHARE * len(groups)))])
     return tuple(
@@ -101,15 +102,15 @@ def _take_val(videos: tuple[Video, ...]) -> tuple[Video, ...]:
     )
 
 
-def _divide(videos: tuple[Video, ...]) -> tuple[Video, ...]:
+def _draw_splits(videos: tuple[Video, ...]) -> tuple[Video, ...]:
     size_of_group = Counter(video.group for video in videos)
     groups = _order_groups(size_of_group)
     if len(groups) < 3:
         raise ValueError(
             f"{len(groups)} group(s) of videos cannot be divided into train, val and test, which "
-            f"takes three: add videos, or {HOW_TO_STATE}"
+            f"needs at least three: add videos, or {HOW_TO_STATE}"
         )
-    # A group goes where the middle of its videos falls, and each side keeps at least one group.
+    # A group goes to the side that the middle of its videos falls into; no side stays empty.
     size_G = np.array([size_of_group[group] for group in groups], np.float64)
     middle_G = (np.cumsum(size_G) - size_G / 2) / size_G.sum()
     train_end = int(np.clip(np.searchsorted(middle_G, 0.8), 1, len(groups) - 2))
@@ -121,8 +122,8 @@ def _divide(videos: tuple[Video, ...]) -> tuple[Video, ...]:
 
 
 def _order_groups(groups: Iterable[str]) -> list[str]:
-    """Orders groups by a hash: without regard to their names, the same on every machine."""
-    # File names that are not UTF-8 reach us with surrogates.
+    """Orders groups by a hash: not alphabetically, and in the same order on every machine."""
+    # Python decodes file names that are not UTF-8 to surrogates.
     return sorted(
         groups, key=lambda group: hashlib.sha256(group.encode(errors="surrogateescape")).digest()
     )

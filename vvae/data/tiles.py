@@ -1,7 +1,7 @@
-"""Frames cut into tiles: each tile of a video is a video of its own, for models of what is local.
+"""Cuts frames into tiles, each a video of its own, for models of local events.
 
-A model of whole frames has to explain everything at once, and explains what is strange at one place
-away with what is normal at all others. A model of tiles has one small latent for each of them.
+A model of whole frames has to explain everything at once, so that what is normal elsewhere hides
+what is abnormal at one place. A model of tiles has one small latent for each place.
 """
 
 from dataclasses import replace
@@ -12,10 +12,10 @@ from vvae.data.clips import Clips
 
 
 def count_tiles(clips: Clips, height: int, width: int) -> tuple[int, int]:
-    """Returns how many rows and columns of tiles of height x width pixels the frames have.
+    """Returns the numbers of rows and of columns of tiles of height x width pixels in a frame.
 
     Raises:
-        ValueError: if tiles do not fill the frames.
+      ValueError: If the tiles do not fill the frames.
     """
     rows, cols = clips.clip_format.height, clips.clip_format.width
     if height < 1 or width < 1 or rows % height or cols % width:
@@ -27,15 +27,16 @@ def cut_tiles(clips: Clips, height: int, width: int) -> Clips:
     """Cuts the frames of clips into tiles that do not overlap.
 
     Args:
-        clips: of whole frames.
-        height, width: of a tile, pixels.
+      clips: N clips of whole frames.
+      height: The height of a tile, pixels.
+      width: The width of a tile, pixels.
 
     Returns:
-        Clips of N * K tiles: for each clip in turn its tiles, row by row. Each tile of a video
-        counts as a video, with the name of the whole one.
+      N * K clips, where K is the number of tiles in a frame: for each clip in turn its tiles, row
+      by row. Each tile of a video counts as a video with the name of the whole one.
 
     Raises:
-        ValueError: if tiles do not fill the frames.
+      ValueError: If the tiles do not fill the frames.
     """
     rows, cols = count_tiles(clips, height, width)
     number = rows * cols
@@ -57,6 +58,6 @@ def cut_tiles(clips: Clips, height: int, width: int) -> Clips:
 
 
 def join_tiles(value_NT: np.ndarray, num_rows: int, num_cols: int) -> np.ndarray:
-    """Puts what is known of tiles [N * K, T, ...] side by side, [N, T, num_rows, num_cols, ...]."""
+    """Arranges values of tiles by place, [N * K, T, ...] -> [N, T, num_rows, num_cols, ...]."""
     grid = value_NT.reshape(-1, num_rows, num_cols, *value_NT.shape[1:])
     return np.moveaxis(grid, 3, 1)

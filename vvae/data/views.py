@@ -1,9 +1,9 @@
-"""What the model sees of a video: pure functions from RGB frames to uint8 codes, and back.
+"""Views: pure functions from RGB frames to the uint8 codes that a model sees, and back.
 
 A view is one part (`rgb`, `gray`, `difference`, `motion`, `flow`, `rootflow`, `rootspeed`, `otsu`)
 or a stack of parts joined by `+`, such as `gray+flow`, whose channels follow one another. Every
 channel is stored as uint8 with an affine code, `physical = (code - offset) * scale`, so that all
-views share one cache and loader.
+views share one cache and one loader.
 """
 
 import difflib
@@ -17,13 +17,13 @@ from vvae.data.flow import MIN_SIDE, compute_flow, find_flow_factor
 
 @dataclass(frozen=True)
 class View:
-    """A named way to show a video to a model.
+    """A named representation of videos.
 
     Attributes:
-        name: the parts, joined by `+`.
-        num_channels: channels of the codes, C.
-        offset: the code of physical zero, one a channel.
-        scale: physical units of one code step, one a channel.
+      name: The names of the parts, joined by `+`.
+      num_channels: The number of channels of the codes, C.
+      offset: The code of physical zero, for each channel.
+      scale: The size of one code step in physical units, for each channel.
     """
 
     name: str
@@ -33,12 +33,12 @@ class View:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the parts in channel order."""
+        """The names of the parts, in the order of channels."""
         return tuple(self.name.split("+"))
 
     @property
     def is_8bit(self) -> bool:
-        """Whether every code is an 8-bit intensity, so that bits/dim has a meaning."""
+        """Whether every code is an 8-bit intensity, so that bits/dim is meaningful."""
         return all(self.intensity_channels)
 
     @property
@@ -52,59 +52,72 @@ class View:
 
     @property
     def history(self) -> int:
-        """On how many frames before it the codes of a frame depend."""
+        """The number of preceding frames that the codes of a frame depend on."""
         return max(_HISTORY.get(part, 0) for part in self.parts)
 
     @property
     def num_flow_channels(self) -> int:
-        """How many channels are computed from flow."""
+        """The number of channels that are computed from flow."""
         return sum(_PARTS[part].num_channels for part in self.parts if part in _LEAST_SIDE)
 
     @property
     def flow_channels(self) -> tuple[bool, ...]:
-        """For each channel, whether it is of flow or its root."""
+        """For each channel, whether it is flow or the root of flow."""
         return tuple(
             part in _FLOW_PARTS for part in self.parts for _ in range(_PARTS[part].num_channels)
         )
 
     @property
     def versions(self) -> tuple[tuple[str, int], ...]:
-        """Versions of the parts whose codes were changed since the view exists; most have none."""
+        """The versions of those parts whose codes have changed since they were introduced."""
         return tuple((part, _VERSIONS[part]) for part in self.parts if part in _VERSIONS)
 
 
+def _make_part(name: str, num_channels: int, *, offset: float, scale: float) -> View:
+    """Makes the view of one part, whose channels share their offset and scale."""
+    return View(
+        name=name,
+        num_channels=num_channels,
+        offset=(offset,) * num_channels,
+        scale=(scale,) * num_channels,
+    )
+
+
 _PARTS = {
-    "rgb": View("rgb", 3, (0.0,) * 3, (1.0,) * 3),
-    "gray": View("gray", 1, (0.0,), (1.0,)),
-    "difference": View("difference", 1, (128.0,), (2.0,)),
-    "motion": View("motion", 1, (0.0,), (1.0,)),
-    "flow": View("flow", 2, (128.0,) * 2, (1 / 16,) * 2),
-    "rootflow": View("rootflow", 2, (128.0,) * 2, (1 / 40,) * 2),
-    "rootspeed": View("rootspeed", 1, (0.0,), (1 / 100,)),
-    "otsu": View("otsu", 1, (0.0,), (1 / 255,)),
+    part.name: part
+    for part in (
+        _make_part("rgb", 3, offset=0.0, scale=1.0),
+        _make_part("gray", 1, offset=0.0, scale=1.0),
+        _make_part("difference", 1, offset=128.0, scale=2.0),
+        _make_part("motion", 1, offset=0.0, scale=1.0),
+        _make_part("flow", 2, offset=128.0, scale=1 / 16),
+        _make_part("rootflow", 2, offset=128.0, scale=1 / 40),
+        _make_part("rootspeed", 1, offset=0.0, scale=1 / 100),
+        _make_part("otsu", 1, offset=0.0, scale=1 / 255),
+    )
 }
 _INTENSITY_PARTS = ("rgb", "gray")
 _FLOW_PARTS = ("flow", "rootflow")
-# Least number of rows and columns that flow is computed at, for parts that are made of it: the
-# speed of single walkers wants finer pictures than the motion of a hand that fills the frame.
+# The smallest side of frames that flow is computed from, for each part that is derived from flow:
+# the speed of single pedestrians needs finer frames than the motion of a hand that fills the frame.
 _LEAST_SIDE = {"flow": MIN_SIDE, "rootflow": MIN_SIDE, "rootspeed": 2 * MIN_SIDE}
-# Speed is averaged over so many frames, the last of which is the frame itself, and over squares of
-# so many pixels of the clip.
+# Speed is averaged over the frame and those before it, SPEED_FRAMES in all, and over squares of
+# SPEED_SIDE pixels of the clip.
 SPEED_FRAMES = 4
 SPEED_SIDE = 3
 _HISTORY = {"difference": 1, "motion": 1, "flow": 1, "rootflow": 1, "rootspeed": SPEED_FRAMES}
-# To be raised when the codes of a part change, so that cached ones are computed anew.
+# Raise the version of a part whenever its codes change, so that cached clips are decoded again.
 _VERSIONS: dict[str, int] = {}
-_FULL_COLOR = 2.0  # pixels a frame that are shown at full brightness
-# Codes of flow reach as far up as down from 128, so that a mirrored clip has exact codes.
+_FULL_COLOR = 2.0  # the flow, in pixels per frame, that is shown at full brightness
+# The codes of flow are symmetric about 128, so that a mirrored clip has exact codes.
 _FLOW_REACH = 127
 
 
 def get_view(name: str) -> View:
-    """Returns the view called `name`, such as `gray` or `gray+difference`.
+    """Returns the view with this name, such as `gray` or `gray+difference`.
 
     Raises:
-        ValueError: for an unknown or a repeated part; names the closest known one.
+      ValueError: If a part is unknown (the message names the closest known one) or repeated.
     """
     parts = name.split("+")
     for part in parts:
@@ -112,8 +125,8 @@ def get_view(name: str) -> View:
             close = difflib.get_close_matches(part, _PARTS, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise ValueError(
-                f"unknown view {part!r}: {hint}known are {', '.join(_PARTS)}, and stacks of them "
-                "such as gray+difference"
+                f"unknown view {part!r}: {hint}the views are {', '.join(_PARTS)}, and stacks of "
+                "them such as gray+difference"
             )
     if len(set(parts)) != len(parts):
         raise ValueError(f"view {name!r} names a part twice: name each part once")
@@ -126,9 +139,9 @@ def get_view(name: str) -> View:
 
 
 def find_decode_factor(view: View, height: int, width: int) -> int:
-    """Returns by how much larger than height x width `encode_view` wants a video's frames.
+    """Returns the factor by which frames for `encode_view` must be larger than height x width.
 
-    1 for views without flow, which is poor if it is computed from very small frames.
+    It is 1 for views without flow; flow from very small frames is inaccurate.
     """
     sides = [_LEAST_SIDE[part] for part in view.parts if part in _LEAST_SIDE]
     return find_flow_factor(height, width, max(sides)) if sides else 1
@@ -137,23 +150,25 @@ def find_decode_factor(view: View, height: int, width: int) -> int:
 def encode_view(
     view: View, frames_FHWC: np.ndarray, factor: int = 1
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Shows the frames of one video under a view.
+    """Encodes the frames of one video under a view.
 
     Args:
-        view: the view.
-        frames_FHWC: uint8 [F, factor * H, factor * W, 3] RGB, the video's sampled frames in order,
-            F >= 1.
-        factor: flow is computed from the frames as they are, and averaged over squares of
-            factor x factor pixels; the other parts see frames that are averaged so.
+      view: The view.
+      frames_FHWC: uint8 RGB [F, factor * H, factor * W, 3]; the sampled frames of the video in
+        order, F >= 1.
+      factor: Flow is computed from the frames as they are and then averaged over squares of factor
+        x factor pixels; all other parts are computed from frames averaged in this way.
 
     Returns:
-        codes_FHWC uint8 [F, H, W, view.num_channels]; valid_F bool [F], False where the view is not
-        defined (the first frame of a difference, of motion or of flow); and how many values of
-        codes_FHWC are clipped, because the flow is larger than a code can say.
+      codes_FHWC: uint8 [F, H, W, view.num_channels].
+      valid_F: bool; False where the view is undefined (for the first frame of a difference, of
+        motion or of flow).
+      num_clipped: The number of values in codes_FHWC that are clipped, because the flow exceeds the
+        range of its code.
 
     Raises:
-        ValueError: if the frames are not uint8 [F, H, W, 3], the factor does not divide their
-            sides, or OpenCV, which flow needs, is not installed.
+      ValueError: If the frames are not uint8 [F, H, W, 3], the factor does not divide their sides,
+        or OpenCV, which flow needs, is not installed.
     """
     if frames_FHWC.dtype != np.uint8 or frames_FHWC.ndim != 4 or frames_FHWC.shape[-1] != 3:
         raise ValueError(
@@ -178,39 +193,40 @@ def encode_view(
 
 
 def decode_view(view: View, codes: np.ndarray) -> np.ndarray:
-    """Returns physical values of codes [..., C], float32: `(code - offset) * scale`.
+    """Returns the physical values of codes [..., C], float32: `(code - offset) * scale`.
 
-    Gray and rgb are in 8-bit intensities, difference and motion in 8-bit intensities per sampled
-    frame, flow (to the right, down) in pixels of the clip per sampled frame, rootflow in signed
-    square roots of these, rootspeed in square roots of pixels of the clip per sampled frame, otsu
-    in {0, 1}.
+    Note:
+      The unit depends on the part. gray and rgb: 8-bit intensities. difference and motion: 8-bit
+      intensities per sampled frame. flow (right, down): pixels of the clip per sampled frame.
+      rootflow: signed square roots of flow. rootspeed: square roots of speed in pixels of the clip
+      per sampled frame. otsu: 0 or 1.
     """
     offset = np.asarray(view.offset, np.float32)
     return (codes.astype(np.float32) - offset) * np.asarray(view.scale, np.float32)
 
 
 def mirror_codes(view: View, codes: np.ndarray) -> np.ndarray:
-    """Returns what the mirrored video would have as codes uint8 [..., H, W, C].
+    """Returns the codes of the horizontally mirrored video; uint8 [..., H, W, C].
 
-    Columns change places, and flow to the right becomes flow to the left.
+    Columns are reversed, and flow to the right becomes flow to the left.
     """
     mirrored = codes[..., ::-1, :]
     channels = dict(_slice_parts(view))
     rights = [channels[part].start for part in view.parts if part in _FLOW_PARTS]
     if rights:
         mirrored = mirrored.copy()
-        # The codes are symmetric about 128 and never 0: 256 - code fits.
+        # The codes are symmetric about 128 and never 0, so that 256 - code fits into uint8.
         mirrored[..., rights] = 256 - mirrored[..., rights].astype(np.int16)
     return mirrored
 
 
 def view_to_rgb(view: View, codes: np.ndarray) -> np.ndarray:
-    """Returns a picture of codes uint8 [..., H, W, C] as RGB, uint8 [..., H, W, 3].
+    """Returns codes uint8 [..., H, W, C] as an image, RGB uint8 [..., H, W, 3].
 
-    A stack is shown by its first part that is a picture. By itself, a difference is shown around
-    mid gray (128 = no change), motion and rootspeed as light on black, and flow and rootflow as
-    colours on black: the hue is the direction (right red, down yellow-green, left cyan, up violet),
-    the brightness grows with the square root of the flow and is full at 2 pixels a frame.
+    A stack is shown by its first part that is an image. A difference alone is shown around mid gray
+    (128: no change), motion and rootspeed as light on black, and flow and rootflow as colours on
+    black: the hue is the direction (right red, down yellow-green, left cyan, up violet), and the
+    brightness grows with the square root of the flow up to 2 pixels per frame.
     """
     channels = dict(_slice_parts(view))
     shown = next((part for part in view.parts if part not in _HISTORY), view.parts[0])
@@ -221,7 +237,7 @@ def view_to_rgb(view: View, codes: np.ndarray) -> np.ndarray:
 
 
 def _slice_parts(view: View) -> Iterator[tuple[str, slice]]:
-    """Yields each part's name and its channels."""
+    """Yields the name of each part and the slice of its channels."""
     start = 0
     for part in view.parts:
         stop = start + _PARTS[part].num_channels
@@ -230,15 +246,15 @@ def _slice_parts(view: View) -> Iterator[tuple[str, slice]]:
 
 
 def _compute_gray(frames_FHWC: np.ndarray) -> np.ndarray:
-    """Luma of ITU-R BT.601 in integers, so that gray input keeps its values exactly."""
+    """Computes the luma of ITU-R BT.601 in integers, so that gray input keeps its exact values."""
     weighted = frames_FHWC.astype(np.uint32) * np.array([299, 587, 114], np.uint32)
     return ((weighted.sum(axis=-1, keepdims=True) + 500) // 1000).astype(np.uint8)
 
 
 def _encode_difference(gray_FHWC: np.ndarray) -> np.ndarray:
-    """Codes 128 + d / 2 of d = gray_t - gray_{t-1}; 128 for the first frame.
+    """Encodes d = gray_t - gray_{t-1} as 128 + d / 2; 128 for the first frame.
 
-    Halves are rounded to even, which is symmetric about 128: no drift between up and down.
+    Halves are rounded to even, which is symmetric about 128, so that rounding adds no drift.
     """
     codes_FHWC = np.full_like(gray_FHWC, 128)
     steps = np.diff(gray_FHWC.astype(np.float32), axis=0)
@@ -247,9 +263,9 @@ def _encode_difference(gray_FHWC: np.ndarray) -> np.ndarray:
 
 
 def _encode_motion(gray_FHWC: np.ndarray) -> np.ndarray:
-    """Codes |gray_t - gray_{t-1}|; 0 for the first frame.
+    """Encodes |gray_t - gray_{t-1}|; 0 for the first frame.
 
-    Unlike the difference, it is a quantity that a linear map can average over moving edges.
+    A linear map can average this quantity over moving edges, unlike the difference.
     """
     codes_FHWC = np.zeros_like(gray_FHWC)
     codes_FHWC[1:] = np.abs(np.diff(gray_FHWC.astype(np.int16), axis=0))
@@ -257,14 +273,14 @@ def _encode_motion(gray_FHWC: np.ndarray) -> np.ndarray:
 
 
 def _shrink_frames(frames_FHWC: np.ndarray, factor: int) -> np.ndarray:
-    """Means over squares of factor x factor pixels, rounded, uint8."""
+    """Averages frames over squares of factor x factor pixels, rounded to uint8."""
     if factor == 1:
         return frames_FHWC
     return np.rint(_average_squares(frames_FHWC, factor)).astype(np.uint8)
 
 
 def _average_squares(array_FHWC: np.ndarray, factor: int) -> np.ndarray:
-    """[F, factor * H, factor * W, C] -> [F, H, W, C]; float32 from uint8 and float32."""
+    """Averages [F, factor * H, factor * W, C] -> [F, H, W, C]; float32 from uint8 and float32."""
     frames, height, width, channels = array_FHWC.shape
     squares = array_FHWC.reshape(
         frames, height // factor, factor, width // factor, factor, channels
@@ -275,10 +291,10 @@ def _average_squares(array_FHWC: np.ndarray, factor: int) -> np.ndarray:
 def _encode_flows(
     view: View, frames_FHWC: np.ndarray, factor: int
 ) -> dict[str, tuple[np.ndarray, int]]:
-    """Returns, for each part that is made of flow, its codes and how many of them are clipped.
+    """Returns, for each part that is derived from flow, its codes and how many of them are clipped.
 
-    The root makes room for slow and fast: most of a video moves little, if at all, and a few places
-    by pixels. It is taken of the averaged flow.
+    The root, which is taken of the averaged flow, gives fine codes to slow motion without clipping
+    fast motion: most of a video moves little, if at all, and a few places move by pixels.
     """
     parts = [part for part in view.parts if part in _LEAST_SIDE]
     if not parts:
@@ -296,11 +312,12 @@ def _encode_flows(
 
 
 def _encode_rootspeed(fine_FHWC: np.ndarray, factor: int) -> tuple[np.ndarray, int]:
-    """Codes 100 root(speed), and how many are clipped; 0 for the first frame.
+    """Encodes the root of speed as 100 sqrt(speed); also returns how many values are clipped.
 
-    The speed at a place is the mean size of the flow over the frame and the 3 before it (fewer at
-    the beginning of the video), and over 3x3 pixels of the clip (fewer at the borders). Objects
-    that pass by enter it with their size and their speed, whatever their direction.
+    The code is 0 for the first frame. The speed at a pixel is the mean magnitude of the flow over
+    the frame and the 3 frames before it (fewer at the beginning of the video), and over 3x3 pixels
+    of the clip (fewer at the borders). It is larger for larger and for faster objects, and does not
+    depend on their direction.
     """
     size_FHW = _average_squares(np.hypot(fine_FHWC[..., :1], fine_FHWC[..., 1:]), factor)[..., 0]
     recent_FHW = _average_past(size_FHW[1:] / factor, SPEED_FRAMES)
@@ -312,7 +329,7 @@ def _encode_rootspeed(fine_FHWC: np.ndarray, factor: int) -> tuple[np.ndarray, i
 
 
 def _average_past(array_FHW: np.ndarray, length: int) -> np.ndarray:
-    """Mean of each frame and the length - 1 before it, or as many as there are."""
+    """Averages each frame with the length - 1 frames before it, or with as many as there are."""
     total_FHW = np.cumsum(array_FHW, axis=0, dtype=np.float64)
     total_FHW[length:] -= total_FHW[:-length].copy()
     count_F = np.minimum(np.arange(1, len(array_FHW) + 1), length)
@@ -320,7 +337,7 @@ def _average_past(array_FHW: np.ndarray, length: int) -> np.ndarray:
 
 
 def _average_neighbours(array_FHW: np.ndarray, side: int) -> np.ndarray:
-    """Mean over a square of side x side pixels around each pixel, or what of it is inside."""
+    """Averages a square of side x side pixels around each pixel, or its part inside the frame."""
     reach = side // 2
     for axis in (1, 2):
         ones = np.ones_like(array_FHW[:1])
@@ -330,7 +347,7 @@ def _average_neighbours(array_FHW: np.ndarray, side: int) -> np.ndarray:
 
 
 def _add_neighbours(array_FHW: np.ndarray, axis: int, reach: int) -> np.ndarray:
-    """Sum over the pixels up to `reach` away along one axis."""
+    """Sums the pixels up to `reach` away along one axis."""
     padding = [(reach, reach) if k == axis else (0, 0) for k in range(array_FHW.ndim)]
     padded = np.pad(array_FHW, padding)
     size = array_FHW.shape[axis]
@@ -338,41 +355,42 @@ def _add_neighbours(array_FHW: np.ndarray, axis: int, reach: int) -> np.ndarray:
 
 
 def _encode_symmetric(part: View, value_FHWC: np.ndarray) -> tuple[np.ndarray, int]:
-    """Codes 128 + value / scale, and how many are clipped."""
+    """Encodes values as 128 + value / scale; also returns how many are clipped."""
     steps = np.rint(value_FHWC / np.asarray(part.scale, np.float32))
     num_clipped = int((np.abs(steps) > _FLOW_REACH).sum())
     return (128 + np.clip(steps, -_FLOW_REACH, _FLOW_REACH)).astype(np.uint8), num_clipped
 
 
 def _color_flow(value: np.ndarray, is_root: bool) -> np.ndarray:
-    """Colours flow in pixels a frame, or its signed roots, float [..., 2] -> uint8 [..., 3]."""
+    """Maps flow in pixels per frame, or its signed roots, float [..., 2], to uint8 [..., 3]."""
     flow = value * np.abs(value) if is_root else value
     right, down = np.moveaxis(flow, -1, 0)
-    turn = np.arctan2(down, right)[..., None] / (2 * np.pi)  # of a whole turn, clockwise on screen
+    turn = np.arctan2(down, right)[..., None] / (2 * np.pi)  # in turns, clockwise on the screen
     brightness = np.sqrt(np.minimum(np.hypot(right, down) / _FULL_COLOR, 1))[..., None]
-    # Hue to RGB: each colour is a trapezium over the circle of hues.
+    # Hue to RGB: each channel is a trapezium over the circle of hues.
     distance = np.abs((turn - np.array([0, 1 / 3, 2 / 3], np.float32) + 0.5) % 1 - 0.5)
     color = np.clip(2 - 6 * distance, 0, 1)
     return np.rint(255 * brightness * color).astype(np.uint8)
 
 
 def _binarize(gray_FHWC: np.ndarray) -> np.ndarray:
-    """255 above the video's one Otsu threshold, else 0."""
+    """Returns 255 above the Otsu threshold of the whole video, and 0 elsewhere."""
     return np.where(gray_FHWC > find_otsu_threshold(gray_FHWC), 255, 0).astype(np.uint8)
 
 
 def find_otsu_threshold(gray: np.ndarray) -> int:
-    """Finds the threshold that maximises the variance between the two classes it makes.
+    """Finds the threshold that maximises the variance between the two classes that it makes.
 
     Args:
-        gray: uint8 values of any shape.
+      gray: uint8 values of any shape.
 
     Returns:
-        The smallest best threshold in 0..255; values above it are the bright class. For constant
-        values that constant, so that nothing is bright.
+      The smallest best threshold in 0..255; values above it are the bright class. For constant
+      values it is that constant, so that nothing is bright.
 
-    N. Otsu, "A threshold selection method from gray-level histograms", IEEE Transactions on
-    Systems, Man, and Cybernetics 9(1), 1979, equation 18.
+    References:
+      N. Otsu, "A threshold selection method from gray-level histograms", IEEE Transactions on
+      Systems, Man, and Cybernetics 9(1), 1979, equation 18.
     """
     count = np.bincount(gray.ravel(), minlength=256).astype(np.float64)
     share_dark = np.cumsum(count) / count.sum()

@@ -1,9 +1,9 @@
-"""Runs a function in worker processes that start from nothing.
+"""Runs a function in fresh worker processes.
 
-The workers are fresh interpreters that import only the module of the function. Unlike those of
-`multiprocessing` they do not import the calling script again: a script needs no
-`if __name__ == "__main__"`, and what it imports (jax) never reaches them. A worker that dies takes
-only the item that it was working on with it.
+The workers are new interpreters that import only the module of the function. Unlike workers of
+`multiprocessing`, they do not import the calling script again: the script needs no `if __name__ ==
+"__main__"`, and its imports (jax) never reach them. A worker that dies loses only the item that it
+was working on.
 """
 
 import collections
@@ -22,7 +22,7 @@ _COMMAND = "from vvae.data.workers import serve; serve()"
 
 
 class WorkerError(RuntimeError):
-    """A worker process ended before it could answer."""
+    """A worker process ended without an answer."""
 
 
 def run_in_workers(
@@ -31,20 +31,26 @@ def run_in_workers(
     num_workers: int,
     seconds: float | None = None,
 ) -> Iterator[tuple[int, Any]]:
-    """Yields `(position, function(item))` for every item, in the order in which they end.
+    """Yields `(position, function(item))` for every item, as they are completed.
+
+    The processes end when the iterator is exhausted or closed, and when this process dies. If a
+    worker dies (because it was killed, or the decoder crashed) or exceeds its time, a WorkerError
+    takes the place of the result, and the other items continue in another process.
 
     Args:
-        function: a function at the top level of an importable module.
-        items: its arguments; they and the results must be picklable.
-        num_workers: processes to start, at most one an item. With 0 the function is called here
-            instead, in order.
-        seconds: most time for one item, after which its process is killed; None for any. Not
-            applied with 0 workers.
+      function: A function at the top level of an importable module.
+      items: Its arguments. They and the results must be picklable.
+      num_workers: The number of processes to start, at most one for each item. With 0, the function
+        is called in this process, in order.
+      seconds: The time limit for one item, after which its process is killed; None for no limit. It
+        does not apply with 0 workers.
 
-    An exception raised by the function is raised here. A WorkerError takes the place of the result
-    if the process died (it was killed, or the decoder crashed) or took too long; the other items go
-    on, in another process. The
-    processes end when the iterator is exhausted or closed, and when this process dies.
+    Yields:
+      The position of an item and its result, or a WorkerError in its place.
+
+    Raises:
+      ValueError: If `num_workers` is negative.
+      Exception: Whatever the function raises.
     """
     if num_workers < 0:
         raise ValueError(f"data.num_workers must be at least 0, got {num_workers}")
@@ -65,10 +71,10 @@ def run_in_workers(
 
 
 def serve() -> None:
-    """The life of a worker: reads tasks from standard input, writes results to standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who ends us.
+    """Runs a worker: reads tasks from standard input and writes results to standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C, the caller ends its workers
     results = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # What a library prints must not run into the results.
+    os.dup2(2, 1)  # what a library prints must not mix with the results
     with results:
         while True:
             try:
@@ -84,7 +90,7 @@ def serve() -> None:
 
 
 class _Pool:
-    """Processes, each with a thread that hands it one item after the other."""
+    """A pool of processes, each with a thread that passes it one item after the other."""
 
     def __init__(self, function: Callable[[Any], Any], items: Sequence[Any], seconds: float | None):
         self.function = function
@@ -108,7 +114,7 @@ class _Pool:
             thread.join()
 
     def _feed(self) -> None:
-        """Feeds one process, and another one where it died, until nothing waits."""
+        """Feeds one process until no item waits, and replaces the process if it dies."""
         while self.waiting:
             with _start_process() as process:
                 self.processes.append(process)
@@ -123,7 +129,7 @@ class _Pool:
         return None
 
     def _run(self, process: subprocess.Popen, position: int, item: Any) -> bool:
-        """Runs one item and stores what came of it; False if the process died of it."""
+        """Runs one item and stores the outcome; returns False if the process died."""
         limit = _Limit(process, self.seconds)
         try:
             with limit:
@@ -141,7 +147,7 @@ class _Pool:
 
 
 class _Limit:
-    """A context in which a process is killed after so many seconds."""
+    """A context that kills a process after a time limit."""
 
     def __init__(self, process: subprocess.Popen, seconds: float | None):
         self.seconds, self.process, self.is_over = seconds, process, False
@@ -161,14 +167,14 @@ class _Limit:
         self.process.kill()
 
     def explain(self) -> str:
-        """Says why the process has died."""
+        """Returns the reason why the process died."""
         if self.is_over:
             return f"not decoded within {self.seconds:g} s"
         return "the worker process died (out of memory, or a crash of the decoder)"
 
 
 def _start_process() -> subprocess.Popen:
-    # -P: what happens to lie in the current folder must not be imported by accident.
+    # -P keeps modules in the current folder from being imported by accident.
     return subprocess.Popen(
         [sys.executable, "-P", "-c", _COMMAND],
         stdin=subprocess.PIPE,

@@ -1,1 +1,1 @@
-"""What validation and the tasks measure alike."""
+"""Measurements that validation and the tasks share."""

@@ -19,14 +19,14 @@ MAX_FPS = 60.0
 def map_clips(function: Callable[[dict[str, np.ndarray]], Any], clips: Clips, batch_size: int):
     """Applies a function to every clip, in batches of one fixed size.
 
-    With several processes each computes every P-th batch, and all of them return all results: bit
-    by bit what one process returns, since the batches are the same.
+    With several processes, each computes every P-th batch and all return the whole result. It is
+    bit-equal to that of one process, since the batches are the same.
 
     Args:
-      function: batch (see `vvae.data.loader.eval_batches`) -> pytree of arrays [B, ...]; jitted by
-        the caller, so that it is compiled once.
-      clips: one or more clips.
-      batch_size: B; the last batch is filled, and what was filled is dropped from the result.
+      function: A function from a batch (see `vvae.data.loader.eval_batches`) to a pytree of arrays
+        [B, ...]. The caller jits it, so that it is compiled once.
+      clips: One or more clips.
+      batch_size: B. The last batch is padded, and the padding is removed from the result.
 
     Returns:
       The pytree with NumPy arrays [N, ...], in the order of the clips.
@@ -36,19 +36,23 @@ def map_clips(function: Callable[[dict[str, np.ndarray]], Any], clips: Clips, ba
     stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
     # [P, own batches, B, ...] -> [own batches, P, B, ...], the order of the clips.
     return jax.tree.map(
-        # The size is given: arrays without elements, such as differences of one frame, have no -1.
+        # An explicit size: -1 is undefined for empty arrays, such as differences of one frame.
         lambda a: a.swapaxes(0, 1).reshape(math.prod(a.shape[:3]), *a.shape[3:])[: len(clips)],
         processes.gather(stacked),
     )
 
 
 def map_clips_on_all(function, clips: Clips, batch_size: int):
-    """As `map_clips`, for a function that all devices of all processes compute together.
+    """Applies a function that all devices of all processes compute together to every clip.
 
     Args:
-      function: this process' part of a batch -> pytree of arrays [B, ...] of all of it, as
-        `Runner.map_eval` makes them.
-      clips, batch_size: as in `map_clips`.
+      function: A function from this process's part of a batch to a pytree of arrays [B, ...] for
+        the whole batch, as `Runner.map_eval` makes them.
+      clips: One or more clips.
+      batch_size: B. The last batch is padded, and the padding is removed from the result.
+
+    Returns:
+      The pytree with NumPy arrays [N, ...], in the order of the clips.
     """
     processes.wait_for_all()
     own = eval_batches(clips, batch_size, processes.index(), processes.count())
@@ -57,10 +61,10 @@ def map_clips_on_all(function, clips: Clips, batch_size: int):
 
 
 def choose_examples(clips: Clips, count: int) -> np.ndarray:
-    """Returns the numbers of up to `count` clips to show: spread over the videos, none cut short.
+    """Returns the numbers of up to `count` clips to show, spread over the videos.
 
-    Of each video the clip with the most valid frames stands for it; videos whose clips are
-    shorter than the longest of all are shown only if there are none else.
+    Each video is represented by its clip with the most valid frames. Videos whose clips are all
+    padded more than others are shown only if there are no others.
     """
     order = np.lexsort((-clips.mask_NT.sum(axis=1), clips.video_index_N))
     _, first = np.unique(clips.video_index_N[order], return_index=True)
@@ -71,13 +75,13 @@ def choose_examples(clips: Clips, count: int) -> np.ndarray:
 
 
 def spread_evenly(items: np.ndarray, count: int) -> np.ndarray:
-    """Returns up to `count` of the items, evenly spaced, the middle ones of equal parts."""
+    """Returns up to `count` evenly spaced items: the middle ones of as many equal parts."""
     count = min(count, len(items))
     return items[((np.arange(count) + 0.5) * len(items) / count).astype(int)]
 
 
 def choose_frames(num_frames: int) -> np.ndarray:
-    """Returns up to 8 frame numbers to show, evenly spaced, the first and the last among them."""
+    """Returns up to 8 frame numbers to show, evenly spaced, including the first and the last."""
     return np.unique(np.linspace(0, num_frames - 1, NUM_SHOWN_FRAMES).round().astype(int))
 
 
@@ -87,9 +91,9 @@ def name_clips(clips: Clips) -> list[str]:
 
 
 def measure_fps(clips: Clips) -> float:
-    """Frames per second at which the clips show real time (median step), between 1 and 60.
+    """Returns the frame rate at which the clips play in real time, frames/s.
 
-    10 for clips of one frame, which have no rate.
+    It is the inverse of the median time step, between 1 and 60; 10 for clips of one frame.
     """
     steps = np.diff(clips.time_NT, axis=1)
     steps = steps[steps > 0]

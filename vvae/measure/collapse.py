@@ -1,6 +1,7 @@
-"""What the latents carry: active units, mutual information, and whether a level has collapsed.
+"""Diagnoses what the latents carry: active units, mutual information, and collapsed levels.
 
-Pure NumPy on posteriors; N counts whatever a level has one posterior for (frames or clips).
+Pure NumPy on posteriors. N is the number of frames or clips, whichever a level has one posterior
+for.
 """
 
 import math
@@ -15,14 +16,15 @@ COLLAPSED_ERROR = 0.98
 
 
 def find_active_units(mean_NZ: np.ndarray, variance_NZ: np.ndarray, kl_Z: np.ndarray) -> np.ndarray:
-    """Tells which latent dimensions carry something about their input.
+    """Finds the latent dimensions that carry information about their input.
 
-    A unit is active if Var_x(E z) / (Var_x(E z) + E_x Var z) > 0.05 and its KL > 0.01 nat: the
-    share does not depend on the scale that a learned prior gives a unit.
+    A unit is active if Var_x(E z) / (Var_x(E z) + E_x Var z) > 0.05 and its KL > 0.01 nat. The
+    ratio does not depend on the scale that a learned prior gives to a unit.
 
     Args:
-      mean_NZ, variance_NZ: posterior means and variances of N inputs.
-      kl_Z: mean KL of each dimension, nats.
+      mean_NZ: The posterior means of N inputs.
+      variance_NZ: The posterior variances of N inputs.
+      kl_Z: The mean KL of each dimension, nats.
 
     Returns:
       bool [Z].
@@ -33,7 +35,11 @@ def find_active_units(mean_NZ: np.ndarray, variance_NZ: np.ndarray, kl_Z: np.nda
 
 
 def count_burda_units(mean_NZ: np.ndarray) -> int:
-    """Counts dimensions with Var_x(E z) > 0.01 (Burda et al. 2016); only under a N(0, I) prior."""
+    """Counts the dimensions with Var_x(E z) > 0.01; meaningful under a N(0, I) prior only.
+
+    References:
+      Burda et al., "Importance Weighted Autoencoders", ICLR 2016
+    """
     return int(np.sum(mean_NZ.var(axis=0, dtype=np.float64) > BURDA_VARIANCE))
 
 
@@ -42,16 +48,21 @@ def estimate_mutual_information(
 ) -> tuple[float, int]:
     """Estimates the mutual information of an input and its latent from the aggregate posterior.
 
-    The mean over n of log q(z_n | x_n) - log(1/N sum_m q(z_n | x_m)) with one z_n ~ q(z | x_n).
-    It cannot exceed log N, so that N must be told with it, and may be slightly negative.
+    The estimate is the mean over n of log q(z_n | x_n) - log(1/N sum_m q(z_n | x_m)) with one
+    sample z_n ~ q(z | x_n).
 
     Args:
-      mean_NZ, variance_NZ: Gaussian posteriors of inputs.
-      max_inputs: if there are more, so many are drawn without replacement.
-      seed: of the drawing and of the latents.
+      mean_NZ: The means of the Gaussian posteriors.
+      variance_NZ: The variances of the Gaussian posteriors.
+      max_inputs: The largest number of inputs; if there are more, they are drawn without
+        replacement.
+      seed: The seed of that draw and of the latents.
 
     Returns:
-      (nats, N).
+      (estimate in nats, N).
+
+    Note:
+      The estimate cannot exceed log N, so report N with it. It may be slightly negative.
     """
     random = np.random.Generator(np.random.Philox(key=[seed, 0]))
     if len(mean_NZ) > max_inputs:
@@ -67,7 +78,7 @@ def estimate_mutual_information(
 
 
 def _log_density(z_NZ, mean_MZ, variance_MZ) -> np.ndarray:
-    """log N(z_n; mean_m, variance_m) without the constant, [N, M]; squares as matrix products."""
+    """Returns log N(z_n; mean_m, variance_m) without its constant, [N, M], by matrix products."""
     precision_MZ = 1.0 / variance_MZ
     weighted_MZ = mean_MZ * precision_MZ
     distance_NM = (z_NZ**2) @ precision_MZ.T - 2.0 * z_NZ @ weighted_MZ.T
@@ -78,15 +89,15 @@ def _log_density(z_NZ, mean_MZ, variance_MZ) -> np.ndarray:
 def describe_collapse(
     active_by_level: Mapping[str, np.ndarray], mse: float, variance: float
 ) -> tuple[bool, str]:
-    """Judges whether training has lost a level of latents.
+    """Judges whether a level of latents has collapsed.
 
     Args:
-      active_by_level: level -> bool [Z].
-      mse: mean squared error of reconstructions.
-      variance: of the same videos about the per-pixel training mean, in the same unit.
+      active_by_level: Level -> bool [Z].
+      mse: The mean squared error of the reconstructions.
+      variance: The variance of the same videos about the per-pixel training mean, in the same unit.
 
     Returns:
-      (collapsed, a sentence for the reader).
+      (whether a level has collapsed, a sentence for the reader).
     """
     share = mse / variance if variance > 0 else math.inf
     reasons = [
@@ -95,13 +106,13 @@ def describe_collapse(
         if not active.any()
     ]
     error = f"the reconstruction error is {share:.0%} of the variance about the mean frame"
-    # Written so that an error that is not a number counts as collapsed.
+    # The negated comparison makes a NaN count as collapsed.
     if not share < COLLAPSED_ERROR:
         reasons.append(error)
     if reasons:
         cure = "train longer, or lower objective.beta, raise objective.kl_warmup or free_bits"
         return True, f"WARNING: COLLAPSED: {'; '.join(reasons)}. Try to {cure}."
     units = [f"{active.sum()} of {len(active)} {k}" for k, active in active_by_level.items()]
-    if not units:  # codes are not Gaussian, and always cost what they cost
+    if not units:  # discrete codes have a fixed cost and no Gaussian posterior
         return False, f"No collapse: {error}."
     return False, f"No collapse: {' and '.join(units)} units are active, and {error}."

@@ -1,4 +1,4 @@
-"""Scores of reconstructed frames, and sheets that show them beside the originals."""
+"""Scores reconstructed frames, and writes sheets that show them beside the originals."""
 
 import functools
 import os
@@ -27,7 +27,7 @@ from vvae.objectives import lpips
 
 ERROR_SCALE = 64.0
 
-# name -> (unit, definition) of the numbers that each frame gets.
+# The metrics of each frame: name -> (unit, definition).
 FRAME_METRICS = {
     "psnr": ("dB", "10 log10(255^2 / mse) of a frame, at most 100 dB"),
     "ssim": (
@@ -51,7 +51,7 @@ WORST = "mean over the worst 5 % of all valid frames"
 
 
 def to_codes(x: jax.Array) -> jax.Array:
-    """Video in [-1, 1] units -> float 8-bit codes, clipped to [0, 255]."""
+    """Converts video in [-1, 1] to float 8-bit codes, clipped to [0, 255]."""
     return jnp.clip((x + 1.0) * 127.5, 0.0, 255.0)
 
 
@@ -62,8 +62,9 @@ def score_frames(
     """Computes every metric of FRAME_METRICS that frames of this size allow.
 
     Args:
-      x_BTHWC, y_BTHWC: videos in 8-bit units.
-      lpips_nets: networks of LPIPS_METRICS that are computed too.
+      x_BTHWC: Videos in 8-bit units.
+      y_BTHWC: Videos in 8-bit units, of the same shape.
+      lpips_nets: The networks of LPIPS_METRICS to compute as well.
 
     Returns:
       name -> [B, T], or [B, T-1] for `difference_mse`.
@@ -88,17 +89,17 @@ def summarize_frames(
     video_N: np.ndarray,
     context: dict[str, Any],
 ) -> dict[str, Metric]:
-    """Turns the scores of frames into metrics of a split.
+    """Aggregates the scores of frames to metrics of a split.
 
     Args:
-      scores: name -> [N, T] or [N, T-1], see `score_frames`.
-      mask_NT: bool, True for frames that count.
-      video_N: the video of each clip.
-      context: goes into every card.
+      scores: name -> [N, T] or [N, T-1]; see `score_frames`.
+      mask_NT: bool; True for frames that count.
+      video_N: The number of each clip's video.
+      context: Entries that are added to every card.
 
     Returns:
-      The mean over videos of each score, and `psnr_worst5`, `ssim_worst5`. Scores that no frame
-      has (differences of clips of one frame) are left out.
+      The mean over videos of each score, and `psnr_worst5` and `ssim_worst5`. Scores that no frame
+      has (differences, if clips have one frame) are left out.
     """
     summary = {}
     for name, (unit, definition) in (FRAME_METRICS | LPIPS_METRICS).items():
@@ -116,6 +117,7 @@ def summarize_frames(
 
 
 def mask_of(name: str, mask_NT: np.ndarray) -> np.ndarray:
+    """Returns the mask of a score: [N, T], or [N, T-1] for `difference_mse`."""
     return pair_mask(mask_NT) if name == "difference_mse" else mask_NT
 
 
@@ -125,8 +127,9 @@ def compare_videos(
     """Returns RGB videos of originals, reconstructions and errors.
 
     Args:
-      view: of the codes.
-      original_NTHWC, reconstruction_NTHWC: uint8 codes.
+      view: The view of the codes.
+      original_NTHWC: uint8 codes.
+      reconstruction_NTHWC: uint8 codes.
 
     Returns:
       name -> uint8 [N, T, H, W, 3].
@@ -140,7 +143,7 @@ def compare_videos(
 
 
 def write_comparison(path: str | os.PathLike, videos: dict[str, np.ndarray], clips: Clips) -> None:
-    """Writes a sheet of what `compare_videos` returned; one group of rows for each clip."""
+    """Writes a sheet of what `compare_videos` returned, with one group of rows for each clip."""
     frames = choose_frames(clips.mask_NT.shape[1])
     title = (
         f"Reconstruction from posterior means, view {clips.view.name}\n"
@@ -157,6 +160,6 @@ def write_comparison(path: str | os.PathLike, videos: dict[str, np.ndarray], cli
 
 
 def label_rows(clips: Clips, others: list[str]) -> list[str]:
-    """Returns labels of rows: for each clip its name, over two lines, and those of `others`."""
+    """Returns labels of rows: for each clip its name, in two lines, followed by `others`."""
     short = ["/\n".join(name.split("/")[-2:]) for name in name_clips(clips)]
     return [label for name in short for label in (name, *others)]

@@ -1,4 +1,4 @@
-"""What validation and `density` measure of each clip, and the posteriors of each level."""
+"""Measures each clip for validation and `density`, and collects the posteriors of each level."""
 
 import dataclasses
 import functools
@@ -16,13 +16,14 @@ from vvae.objectives.elbo import elbo_of_terms
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """Posteriors of one level of latents over a split; N frames or clips.
+    """The posteriors of one level of latents over a split, for N frames or N clips.
 
     Attributes:
-      mean_NZ, variance_NZ: of the Gaussian posteriors.
-      kl_Z: mean KL of each dimension, nats per frame or clip.
-      active_Z: bool.
-      has_standard_prior: whether the prior is N(0, I).
+      mean_NZ: The means of the Gaussian posteriors.
+      variance_NZ: The variances of the Gaussian posteriors.
+      kl_Z: The mean KL of each dimension, nats per frame or per clip.
+      active_Z: bool; the active units.
+      has_standard_prior: Whether the prior is N(0, I).
     """
 
     mean_NZ: np.ndarray
@@ -33,25 +34,26 @@ class Level:
 
 
 def measure_batch(model, key, params, batch) -> dict[str, Any]:
-    """Measures each clip of a batch; a pure function whose noise is that of the clip's number.
+    """Measures each clip of a batch; a pure function.
 
     Args:
-      model: a vvae model.
-      key: of the noise.
-      params: its variables.
+      model: A vvae model.
+      key: The key of the noise; each clip's noise also depends on its number, not on the batch.
+      params: The variables of the model.
       batch: "video", "mask" and "index" of a loader's batch.
 
     Returns:
-      Arrays [B, ...]: elbo, log_likelihood and kl (by level) in nats per clip, kl_by_dimension, the
-      posteriors, and sums over valid frames of the mean square error of the reconstruction and of
-      the video about the training mean, in [-1, 1] units.
+      Arrays [B, ...]: elbo, log_likelihood and kl (by level) in nats per clip; kl_by_dimension; the
+      posterior means and log-variances; and two sums over valid frames of mean squares over pixels,
+      in [-1, 1] units: squared_error of the reconstruction, and squared_deviation of the video
+      about the training mean.
     """
     video_BTHWC, mask_BT, index_B = batch["video"], batch["mask"], batch["index"]
     terms = contract.terms(model, params, video_BTHWC, key, mask_BT, index_B=index_B)
     posterior = contract.encode(model, params, video_BTHWC, mask_BT)
     x = contract.as_unit_range(video_BTHWC)
     mean_video = contract.decode(model, params, model.posterior_mean(posterior), x.shape[1:4])
-    training_mean = params["stats"]["mean"]  # of each pixel, or of each channel
+    training_mean = params["stats"]["mean"]  # one for each pixel, or one for each channel
     training_mean = training_mean.reshape(
         (1,) * (x.ndim - training_mean.ndim) + training_mean.shape
     )
@@ -67,25 +69,30 @@ def measure_batch(model, key, params, batch) -> dict[str, Any]:
 
 
 def _masked_mean_square(error_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.Array:
-    """Sum over valid frames of the mean square over pixels, [B]."""
+    """Sums the mean square over pixels over the valid frames, [B]."""
     return jnp.sum(jnp.mean(jnp.square(error_BTHWC), axis=(2, 3, 4)) * mask_BT, axis=1)
 
 
 def collect_levels(model, measured, mask_NT: np.ndarray) -> dict[str, Level]:
-    """Gathers the posteriors of each level from what `measure_batch` returned for all clips."""
+    """Collects the posteriors of each level from the outputs of `measure_batch` for all clips."""
 
     def collect(posterior, kl_NZ, has_standard_prior):
         mean_NZ, variance_NZ = posterior.mean, np.exp(posterior.logvar.astype(np.float64))
         kl_Z = kl_NZ.mean(axis=0, dtype=np.float64)
-        active_Z = collapse.find_active_units(mean_NZ, variance_NZ, kl_Z)
-        return Level(mean_NZ, variance_NZ, kl_Z, active_Z, has_standard_prior)
+        return Level(
+            mean_NZ=mean_NZ,
+            variance_NZ=variance_NZ,
+            kl_Z=kl_Z,
+            active_Z=collapse.find_active_units(mean_NZ, variance_NZ, kl_Z),
+            has_standard_prior=has_standard_prior,
+        )
 
     masks = {name: np.asarray(mask) for name, mask in model.level_masks(mask_NT).items()}
 
     def gather(name, values):
         return values[masks[name]].reshape(-1, values.shape[-1])
 
-    # A model without a clip latent has nothing there that could be active or collapse.
+    # Skip levels of width 0: a model without a clip latent has nothing there that could collapse.
     return {
         name: collect(
             jax.tree.map(functools.partial(gather, name), posterior),

@@ -1,4 +1,4 @@
-"""What a video VAE has to beat: the mean frame, PCA, and its own network without training."""
+"""PCA of frames and of blocks: the baselines of a video VAE, and the initial weights of some."""
 
 import dataclasses
 
@@ -9,21 +9,21 @@ from vvae.data.clips import Clips
 from vvae.models.block_pca import split_blocks
 from vvae.models.ppca import BlockPCA, decompose
 
-# Most memory that the frames a PCA is fitted to may take, as float32.
+# The largest memory for the frames that a PCA is fitted to, as float32.
 MAX_FIT_BYTES = 256 * 2**20
 READ_CLIPS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class FramePCA:
-    """Principal components of single frames, in 8-bit units.
+    """The principal components of single frames, in 8-bit units.
 
     Attributes:
-      mean_D: mean frame, D = H * W * C.
-      components_KD: orthonormal rows, by falling variance.
-      variance_K: variance along each component.
-      residual: mean variance of the D - K directions that are left.
-      num_frames: frames that it was fitted to.
+      mean_D: The mean frame, D = H * W * C.
+      components_KD: Orthonormal rows, by falling variance.
+      variance_K: The variance along each component.
+      residual: The mean variance of the remaining D - K directions.
+      num_frames: The number of frames that the PCA was fitted to.
     """
 
     mean_D: np.ndarray
@@ -36,7 +36,8 @@ class FramePCA:
 def sample_frames(clips: Clips, max_frames: int, seed: int) -> np.ndarray:
     """Reads up to max_frames valid frames, drawn without replacement; uint8 [F, H, W, C].
 
-    All valid frames if there are not more; in the order of the clips.
+    The frames are in the order of the clips. If there are no more than max_frames, all are
+    returned.
     """
     clip_F, time_F = np.nonzero(clips.mask_NT)
     if len(clip_F) > max_frames:
@@ -53,12 +54,13 @@ def sample_frames(clips: Clips, max_frames: int, seed: int) -> np.ndarray:
 
 
 def fit_frame_pca(clips: Clips, num_components: int, seed: int) -> FramePCA:
-    """Fits PCA to single training frames (randomised solver, deterministic from the seed).
+    """Fits PCA to single training frames by a randomised solver, deterministic for a seed.
 
     Args:
-      clips: training clips.
-      num_components: K; fewer if there are fewer frames or pixels.
-      seed: draws the frames, where they would take more than 256 MiB, and the solver's start.
+      clips: The training clips.
+      num_components: K; it is reduced if there are fewer frames or pixels.
+      seed: The seed of the solver, and of the frames that are drawn if all of them would take more
+        than 256 MiB.
     """
     num_pixels = int(np.prod(clips.clip_format.clip_shape[1:]))
     frames_FHWC = sample_frames(clips, max(2, MAX_FIT_BYTES // (4 * num_pixels)), seed)
@@ -67,7 +69,13 @@ def fit_frame_pca(clips: Clips, num_components: int, seed: int) -> FramePCA:
     pca = PCA(num_components, svd_solver="randomized", random_state=seed).fit(frames_FD)
     left = float(frames_FD.var(axis=0).sum() - pca.explained_variance_.sum())
     residual = max(left, 0.0) / max(frames_FD.shape[1] - num_components, 1)
-    return FramePCA(pca.mean_, pca.components_, pca.explained_variance_, residual, len(frames_FD))
+    return FramePCA(
+        mean_D=pca.mean_,
+        components_KD=pca.components_,
+        variance_K=pca.explained_variance_,
+        residual=residual,
+        num_frames=len(frames_FD),
+    )
 
 
 def project_frames(pca: FramePCA, frames_FHWC: np.ndarray) -> np.ndarray:
@@ -77,33 +85,37 @@ def project_frames(pca: FramePCA, frames_FHWC: np.ndarray) -> np.ndarray:
 
 
 def reconstruct_frames(pca: FramePCA, frames_FHWC: np.ndarray) -> np.ndarray:
-    """Returns frames as the components keep them, float32 in 8-bit units, of the same shape."""
+    """Projects frames onto the components; float32 in 8-bit units, of the same shape."""
     frames_FD = project_frames(pca, frames_FHWC) @ pca.components_KD + pca.mean_D
     return frames_FD.reshape(frames_FHWC.shape)
 
 
 def fit_block_pca(clips: Clips, block_shape: tuple[int, int, int]) -> BlockPCA:
-    """Computes all principal components of the blocks that a causal model's latents cover.
+    """Computes all principal components of the blocks that the latents of a causal model cover.
 
     Args:
-      clips: training clips.
-      block_shape: (frames, rows, columns). Blocks begin at the second frame. Those that do not fit
-        into a clip any more, and those with a masked frame, do not count.
+      clips: The training clips.
+      block_shape: (frames, rows, columns). The blocks begin at the second frame. Blocks that extend
+        beyond a clip or contain a masked frame are left out.
 
     Raises:
-      ValueError: if there is no whole block.
+      ValueError: If there is no whole block.
     """
     t = (clips.clip_format.clip_shape[0] - 1) // block_shape[0]
     return _fit_blocks(clips, block_shape, 1, t)
 
 
 def fit_first_pca(clips: Clips, size: tuple[int, int]) -> BlockPCA:
-    """As `fit_block_pca`, of blocks of (rows, columns) of first frames."""
+    """Computes all principal components of blocks of (rows, columns) in first frames.
+
+    Raises:
+      ValueError: If there is no whole block.
+    """
     return _fit_blocks(clips, (1, *size), 0, 1)
 
 
 def _fit_blocks(clips: Clips, block_shape, first_frame: int, t: int) -> BlockPCA:
-    """PCA of t blocks in time from a frame on, of all clips."""
+    """Computes the PCA of t consecutive blocks of all clips, beginning at `first_frame`."""
     frames, rows, columns = block_shape
     _, height, width, _ = clips.clip_format.clip_shape
     height, width = height - height % rows, width - width % columns
@@ -115,7 +127,7 @@ def _fit_blocks(clips: Clips, block_shape, first_frame: int, t: int) -> BlockPCA
         whole_nt = clips.mask_NT[ids, covered].reshape(len(ids), t, frames).all(axis=-1)
         blocks = split_blocks(videos, block_shape)[whole_nt]
         blocks_ND = blocks.reshape(-1, blocks.shape[-1]).astype(np.float64)
-        # Sums of integers, exact below 2^53.
+        # These are sums of integers, which are exact below 2^53.
         count += len(blocks_ND)
         total_D = total_D + blocks_ND.sum(axis=0)
         products_DD = products_DD + blocks_ND.T @ blocks_ND
@@ -130,7 +142,7 @@ def _fit_blocks(clips: Clips, block_shape, first_frame: int, t: int) -> BlockPCA
 def middle_frames(clips: Clips, ids: np.ndarray) -> np.ndarray:
     """Reads the middle valid frame of each of these clips, uint8 [n, H, W, C].
 
-    A clip without a valid frame gives its first one.
+    For a clip without a valid frame, this is the first frame.
     """
     mask_nT = clips.mask_NT[ids]
     rank_nT = np.cumsum(mask_nT, axis=1) * mask_nT

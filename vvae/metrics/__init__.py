@@ -1,1 +1,1 @@
-"""Numbers with what exactly was computed."""
+"""Metrics: numbers, with cards that state exactly what was computed."""

@@ -1,6 +1,6 @@
-"""Numbers that say what exactly was computed. Imports neither jax nor NumPy.
+"""Metrics with cards that state exactly what was computed. Imports neither jax nor NumPy.
 
-A `Metric` is a number with its card, and numbers whose cards differ refuse to be compared.
+A `Metric` is a number with its card. Metrics with different cards refuse to be compared.
 """
 
 import dataclasses
@@ -8,19 +8,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-# The only card key that may differ between numbers that are compared: whose result it is.
+# The only key that may differ between the cards of compared metrics: the method that was measured.
 METHOD = "method"
 _ABSENT = "nothing"
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A number and what was computed exactly.
+    """A number, and a card that states exactly what was computed.
 
     Attributes:
-      value: the number; not finite where it could not be computed.
-      card: name, unit, definition, aggregation and whatever else fixes the number (split, view,
-        size, number of videos, ...); the key `method` names whose result it is.
+      value: The number; not finite if it could not be computed.
+      card: The name, unit, definition and aggregation, and everything else that determines the
+        number (split, view, size, number of videos, ...). The key `method` names the measured
+        method.
     """
 
     value: float
@@ -35,13 +36,13 @@ class Metric:
 def make_metric(
     name: str, value: float, unit: str, definition: str, aggregation: str, **context: Any
 ) -> Metric:
-    """Makes a metric; `context` is added to the card as it is."""
+    """Makes a metric; `context` is added to the card unchanged."""
     card = {"name": name, "unit": unit, "definition": definition, "aggregation": aggregation}
     return Metric(float(value), {**card, **context})
 
 
 def differing_keys(first: Metric, second: Metric) -> tuple[str, ...]:
-    """Returns the card keys, sorted, that forbid comparing two metrics; `method` may differ."""
+    """Returns the sorted card keys that forbid comparing two metrics; `method` may differ."""
     keys = (set(first.card) | set(second.card)) - {METHOD}
     missing = object()
     return tuple(
@@ -50,7 +51,7 @@ def differing_keys(first: Metric, second: Metric) -> tuple[str, ...]:
 
 
 def describe_difference(first: Metric, second: Metric) -> str:
-    """Returns "key (entry against entry), ..." of the keys that differ; empty if none does."""
+    """Returns "key (entry against entry), ..." for the keys that differ; empty if none does."""
     return ", ".join(
         f"{key} ({first.card.get(key, _ABSENT)!r} against {second.card.get(key, _ABSENT)!r})"
         for key in differing_keys(first, second)
@@ -61,7 +62,7 @@ def compare(first: Metric, second: Metric) -> float:
     """Returns first.value - second.value.
 
     Raises:
-      ValueError: if the cards differ in anything but `method`; names each key and both entries.
+      ValueError: If the cards differ in anything but `method`; names each key and both entries.
     """
     difference = describe_difference(first, second)
     if difference:

@@ -4,23 +4,23 @@ import numpy as np
 
 
 def top_k_accuracy(scores_VK: np.ndarray, label_V: np.ndarray, k: int) -> float:
-    """Share, in [0, 1], of rows whose label is among the k highest scores.
+    """Returns the share, in [0, 1], of rows whose label is among the k highest scores.
 
-    Of equal scores the class of the lower number comes first, so that a constant score is not
-    counted as right.
+    Of equal scores, the class with the lower number comes first, so that a constant score is not
+    always right.
     """
     order_VK = np.argsort(-scores_VK, axis=1, kind="stable")
     return float(np.mean((order_VK[:, :k] == label_V[:, None]).any(axis=1)))
 
 
 def confusion_matrix(label_V: np.ndarray, predicted_V: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts, int64 [num_classes, num_classes]: rows are true classes, columns predictions."""
+    """Counts pairs of classes, int64 [true, predicted], both of size num_classes."""
     flat = np.bincount(label_V * num_classes + predicted_V, minlength=num_classes**2)
     return flat.reshape(num_classes, num_classes)
 
 
 def mean_class_accuracy(confusion_KK: np.ndarray) -> float:
-    """Mean, in [0, 1], of the classes' recalls, over the classes that occur."""
+    """Returns the mean recall, in [0, 1], of the classes that occur."""
     count_K = confusion_KK.sum(axis=1)
     occurs = count_K > 0
     return float(np.mean(np.diagonal(confusion_KK)[occurs] / count_K[occurs]))

@@ -1,7 +1,7 @@
-"""How anomaly scores are judged: AUROC under every protocol in use, average precision, thresholds.
+"""Metrics of anomaly scores: AUROC under every common protocol, average precision, thresholds.
 
-Pure NumPy on one number a frame. Papers rarely say which protocol they use, and on the same scores
-the protocols differ by up to twenty points, so that all are computed and named.
+Pure NumPy on one number for each frame. Papers rarely state their protocol, and for the same scores
+the protocols differ by up to twenty points, so that all of them are computed and named.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-# Standard deviation of the smoothing, in frames of the file (that of Reiss and Hoshen 2022).
+# The standard deviation of the smoothing, in frames of the file (as in Reiss and Hoshen 2022).
 SMOOTHING_SIGMA = 3.0
 _SMOOTHING_REACH = 4.0
 
@@ -21,10 +21,11 @@ class Threshold:
     """A threshold that normal scores exceed at a stated rate.
 
     Attributes:
-      value: a score above it is an alarm.
-      rate: the stated false-positive rate.
-      num_normal: scores that it was set by.
-      resolvable_rate: 1 / (num_normal + 1), the lowest rate that so many scores can vouch for.
+      value: The threshold; a score above it is an alarm.
+      rate: The stated false-positive rate.
+      num_normal: The number of scores that the threshold was set by.
+      resolvable_rate: 1 / (num_normal + 1), the lowest rate that this number of scores can
+        guarantee.
     """
 
     value: float
@@ -36,33 +37,42 @@ class Threshold:
 def find_threshold(normal_N: np.ndarray, rate: float) -> Threshold:
     """Finds the threshold for a false-positive rate from scores of normal data.
 
-    It is the ceil((1 - rate) (N + 1))-th smallest score: a new normal score exceeds it with a
-    probability of at most `rate`, if it is exchangeable with these (conformal prediction; Vovk et
-    al. 2005). With fewer than 1 / rate - 1 scores it is the largest, which new scores exceed with a
-    probability of up to 1 / (N + 1).
+    The threshold is the ceil((1 - rate) (N + 1))-th smallest score. A new normal score exceeds it
+    with a probability of at most `rate` if it is exchangeable with these scores (conformal
+    prediction). With fewer than 1 / rate - 1 scores, it is the largest score, which new scores
+    exceed with a probability of up to 1 / (N + 1).
 
     Args:
-      normal_N: scores of held-out normal frames or videos; of equal scores none is above.
-      rate: between 0 and 1.
+      normal_N: Scores of held-out normal frames or videos. Scores equal to the threshold are not
+        above it.
+      rate: The false-positive rate, between 0 and 1.
 
     Raises:
-      ValueError: if there is no score, one is not finite, or the rate is not between 0 and 1.
+      ValueError: If there is no score, a score is not finite, or the rate is not between 0 and 1.
+
+    References:
+      Vovk et al., "Algorithmic Learning in a Random World", 2005
     """
     normal_N = np.asarray(normal_N, np.float64)
     if not 0.0 < rate < 1.0:
-        raise ValueError(f"false_positive_rate={rate!r} must be between 0 and 1, without them")
+        raise ValueError(f"false_positive_rate={rate!r} must be above 0 and below 1")
     if not len(normal_N) or not np.isfinite(normal_N).all():
         raise ValueError(f"a threshold needs finite scores of normal data, got {len(normal_N)}")
     count = len(normal_N)
-    # Rounding errors of (1 - rate) (N + 1) must not move the rank: 0.9 * 10 is 9.000000000000002.
+    # Rounding errors of (1 - rate) (N + 1) must not move the rank: (1 - 0.7) * 10 > 3.
     rank = min(count, math.ceil((1.0 - rate) * (count + 1) - 1e-9))
-    return Threshold(float(np.sort(normal_N)[rank - 1]), rate, count, 1.0 / (count + 1))
+    return Threshold(
+        value=float(np.sort(normal_N)[rank - 1]),
+        rate=rate,
+        num_normal=count,
+        resolvable_rate=1.0 / (count + 1),
+    )
 
 
 def auroc(score_F: np.ndarray, abnormal_F: np.ndarray) -> float:
-    """Probability that an abnormal frame scores above a normal one, ties counted half.
+    """Returns the probability that an abnormal frame scores above a normal one; ties count half.
 
-    Computed from ranks (Mann and Whitney 1947); NaN if there are not both kinds of frames.
+    It is computed from ranks (Mann and Whitney 1947), and NaN unless both kinds of frames occur.
     """
     abnormal_F = np.asarray(abnormal_F, bool)
     num_abnormal, num_normal = int(abnormal_F.sum()), int((~abnormal_F).sum())
@@ -76,9 +86,9 @@ def auroc(score_F: np.ndarray, abnormal_F: np.ndarray) -> float:
 
 
 def average_precision(score_F: np.ndarray, abnormal_F: np.ndarray) -> float:
-    """Sum over thresholds of precision times the recall gained; NaN without abnormal frames.
+    """Sums precision times gained recall over thresholds; NaN without abnormal frames.
 
-    Equal scores are one threshold. A score that knows nothing reaches the share of abnormal frames.
+    Equal scores are one threshold. An uninformative score reaches the share of abnormal frames.
     """
     abnormal_F = np.asarray(abnormal_F, bool)
     if not abnormal_F.any():
@@ -94,8 +104,9 @@ def average_precision(score_F: np.ndarray, abnormal_F: np.ndarray) -> float:
 def normalize_by_video(score_F: np.ndarray, video_F: np.ndarray) -> np.ndarray:
     """Maps each video's scores to [0, 1] by their minimum and maximum; 0 for a constant video.
 
-    It looks at a whole test video before the first frame is judged, and gives every video an alarm:
-    a common protocol, not one that can be used.
+    Note:
+      This common protocol cannot be used in practice: it needs the whole test video before it
+      judges the first frame, and it raises an alarm in every video.
     """
     return _map_videos(_normalize, score_F, video_F)
 
@@ -106,9 +117,9 @@ def _normalize(score_T: np.ndarray) -> np.ndarray:
 
 
 def smooth_by_video(score_F: np.ndarray, video_F: np.ndarray) -> np.ndarray:
-    """Smooths each video's scores in time by a Gaussian of 3 frames; it looks 12 frames ahead.
+    """Smooths each video's scores over time by a Gaussian of 3 frames; it looks 12 frames ahead.
 
-    At both ends the weights of the frames that there are are scaled to sum to 1.
+    At both ends, the weights of the existing frames are rescaled to sum to 1.
     """
     return _map_videos(_smooth, score_F, video_F)
 
@@ -124,7 +135,7 @@ def _smooth(score_T: np.ndarray) -> np.ndarray:
 
 
 def _map_videos(function: Callable, score_F: np.ndarray, video_F: np.ndarray) -> np.ndarray:
-    """Applies a function to the scores of each video; frames of a video are in their order."""
+    """Applies a function to the scores of each video; the frames of a video are in order."""
     result = np.empty(len(score_F), np.float64)
     for video in np.unique(video_F):
         own = video_F == video
@@ -135,7 +146,7 @@ def _map_videos(function: Callable, score_F: np.ndarray, video_F: np.ndarray) ->
 def macro_auroc(
     score_F: np.ndarray, abnormal_F: np.ndarray, video_F: np.ndarray
 ) -> tuple[float, int]:
-    """Mean AUROC over the videos that have normal and abnormal frames, and their number."""
+    """Returns the mean AUROC over the videos with normal and abnormal frames, and their number."""
     values = [
         auroc(score_F[video_F == video], abnormal_F[video_F == video])
         for video in np.unique(video_F)
@@ -149,8 +160,8 @@ class Protocols:
     """One score under every protocol, each in [0, 1].
 
     Attributes:
-      values: `micro_raw`, `micro_minmax`, `macro`, `average_precision`, and each `_smoothed`.
-      num_macro_videos: videos that `macro` is the mean of.
+      values: `micro_raw`, `micro_minmax`, `macro`, `average_precision`, and each with `_smoothed`.
+      num_macro_videos: The number of videos that `macro` is the mean of.
     """
 
     values: dict[str, float]
@@ -161,9 +172,9 @@ def judge_scores(score_F: np.ndarray, abnormal_F: np.ndarray, video_F: np.ndarra
     """Computes AUROC under every protocol, and average precision, with and without smoothing.
 
     Args:
-      score_F: one number a frame, higher for stranger frames.
+      score_F: The score of each frame, higher for more abnormal frames.
       abnormal_F: bool.
-      video_F: the video of each frame; a video's frames are in their order.
+      video_F: The video of each frame; the frames of a video are in order.
     """
     values, num_videos = {}, 0
     smoothed_F = smooth_by_video(score_F, video_F)
@@ -177,11 +188,11 @@ def judge_scores(score_F: np.ndarray, abnormal_F: np.ndarray, video_F: np.ndarra
 
 
 def measure_alarms(alarm_F: np.ndarray, abnormal_F: np.ndarray) -> dict[str, float]:
-    """Rates of alarms, each in [0, 1]; NaN where nothing is there to be counted.
+    """Computes the rates of alarms, each in [0, 1]; NaN where there is nothing to count.
 
     Returns:
-      `false_positive_rate` (of the normal), `recall` (of the abnormal) and `precision` (of the
-      alarms).
+      `false_positive_rate` (of the normal frames), `recall` (of the abnormal frames) and
+      `precision` (of the alarms).
     """
     alarm_F, abnormal_F = np.asarray(alarm_F, bool), np.asarray(abnormal_F, bool)
 
@@ -201,10 +212,10 @@ NUM_RESAMPLES = 1000
 
 
 def balance_kinds(unwanted_V: np.ndarray) -> np.ndarray:
-    """Weights, float64 [V], under which both kinds count one half; they sum to 1.
+    """Returns weights, float64 [V], under which each kind has the total weight one half.
 
     Raises:
-      ValueError: if one kind is missing.
+      ValueError: If one kind is missing.
     """
     unwanted_V = np.asarray(unwanted_V, bool)
     num_unwanted, num_wanted = int(unwanted_V.sum()), int((~unwanted_V).sum())
@@ -214,11 +225,14 @@ def balance_kinds(unwanted_V: np.ndarray) -> np.ndarray:
 
 
 def measure_calibration(probability_V: np.ndarray, unwanted_V: np.ndarray) -> dict[str, float]:
-    """Returns `brier` and `ece`, in [0, 1], with both kinds weighted to one half.
+    """Returns `brier` and `ece`, in [0, 1], with each kind at the total weight one half.
 
-    `brier` is the mean of (probability - truth)^2 (Brier 1950): 0.25 for a constant 0.5. `ece` is
-    the expected calibration error: over 10 bins of equal width, the weight of a bin times the
-    distance of its mean probability from its share of unwanted videos. NaN without both kinds.
+    `brier` is the mean of (probability - truth)^2: 0.25 for a constant 0.5. `ece` is the expected
+    calibration error: over 10 bins of equal width, the weight of a bin times the distance of its
+    mean probability from its share of unwanted videos. Both are NaN unless both kinds occur.
+
+    References:
+      Brier, "Verification of forecasts expressed in terms of probability", 1950
     """
     unwanted_V = np.asarray(unwanted_V, bool)
     if unwanted_V.all() or not unwanted_V.any():
@@ -229,12 +243,12 @@ def measure_calibration(probability_V: np.ndarray, unwanted_V: np.ndarray) -> di
     error_B = np.bincount(bin_V, distance_V)
     return {
         "brier": float(np.sum(weight_V * np.square(probability_V - unwanted_V))),
-        "ece": round(float(np.abs(error_B).sum()), 12),  # 0 where only rounding errors are left
+        "ece": round(float(np.abs(error_B).sum()), 12),  # removes rounding errors about 0
     }
 
 
 def estimate_share(count: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share of independent cases (Wilson 1927); NaN without a case."""
+    """Returns the 95 % interval of a share of independent cases (Wilson 1927); NaN for none."""
     if not total:
         return math.nan, math.nan
     z = stats.norm.ppf(0.5 + CONFIDENCE / 2)
@@ -251,15 +265,17 @@ def bootstrap_groups(
     group_V: np.ndarray,
     seed: int,
 ) -> tuple[float, float]:
-    """95 % interval by the percentiles of 1000 resamples of whole groups (Efron 1979).
+    """Returns the 95 % interval by the percentiles of 1000 resamples of whole groups (Efron 1979).
 
-    Videos of one group are alike, so that groups are drawn, not videos. Resamples for which the
-    measure is not defined do not count; NaN if it is defined for none.
+    Videos of one group are alike, so that groups are drawn instead of videos. Resamples for which
+    the measure is undefined are left out; the interval is NaN if it is undefined for all.
 
     Args:
-      measure: (scores, unwanted) -> number.
-      score_V, unwanted_V, group_V: of the videos.
-      seed: of the draws.
+      measure: A function (scores, unwanted) -> number.
+      score_V: The scores of the videos.
+      unwanted_V: bool; the unwanted videos.
+      group_V: The groups of the videos.
+      seed: The seed of the draws.
     """
     _, group_V = np.unique(group_V, return_inverse=True)
     own_G = [np.flatnonzero(group_V == group) for group in range(group_V.max() + 1)]

@@ -1,9 +1,8 @@
-"""Quality of videos and of recognition, as numbers that say what exactly they measure.
+"""Metrics of frames, and their aggregation.
 
-Frame functions take arrays [..., H, W, C] in 8-bit units (0 to 255, uint8 or float) and return one
-float32 number a frame; they work under jit and vmap. What turns frames into one number (means over
-valid frames, videos, positions) is NumPy. A `Metric` is a number with its card, and numbers whose
-cards differ refuse to be compared (`vvae.cards`).
+Functions of frames take arrays [..., H, W, C] in 8-bit units (0 to 255, uint8 or float) and return
+one float32 number for each frame; they work under jit and vmap. The aggregation to one number
+(means over valid frames, videos, positions) is NumPy.
 """
 
 import math
@@ -36,14 +35,14 @@ def frame_mse(x: jax.Array, y: jax.Array) -> jax.Array:
     """Mean squared error of each frame, squared 8-bit units; [..., H, W, C] -> [...].
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: If the shapes differ.
     """
     _check_same_shape(x, y)
     return jnp.mean(jnp.square(_as_float(x) - _as_float(y)), axis=(-3, -2, -1))
 
 
 def psnr_from_mse(mse: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio 10 log10(255^2 / mse) in dB, at most 100 dB (so also at mse 0)."""
+    """Peak signal-to-noise ratio 10 log10(255^2 / mse) in dB, at most 100 dB (also for mse 0)."""
     floor = PEAK**2 * 10.0 ** (-MAX_PSNR / 10.0)
     return 10.0 * (2.0 * math.log10(PEAK) - jnp.log10(jnp.maximum(mse, floor)))
 
@@ -54,7 +53,7 @@ def frame_psnr(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _gaussian_filter_matrix(length: int) -> np.ndarray:
-    """Returns [length - 10, length]: row i holds the normalised Gaussian window at i."""
+    """Returns [length - 10, length]: row i is the normalised Gaussian window from i on."""
     offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
     window = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
     window /= window.sum()
@@ -68,12 +67,16 @@ def _gaussian_filter_matrix(length: int) -> np.ndarray:
 def frame_ssim(x: jax.Array, y: jax.Array) -> jax.Array:
     """Structural similarity of each frame, in [-1, 1]; [..., H, W, C] -> [...].
 
-    Wang et al. 2004, eq. 13, with their settings: 11x11 Gaussian window of sigma 1.5 at every
-    place where it fits inside the frame, K1 = 0.01, K2 = 0.03, L = 255, biased local moments; the
-    mean over places, then over channels.
+    The settings are those of the paper (equation 13): an 11x11 Gaussian window of sigma 1.5 at
+    every position where it fits into the frame, K1 = 0.01, K2 = 0.03, L = 255, biased local
+    moments. The result is the mean over positions, then over channels.
 
     Raises:
-      ValueError: if the shapes differ or a side is shorter than 11 pixels.
+      ValueError: If the shapes differ or a side is shorter than 11 pixels.
+
+    References:
+      Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE
+      Transactions on Image Processing 13(4), 2004
     """
     _check_same_shape(x, y)
     height, width = jnp.shape(x)[-3:-1]
@@ -85,12 +88,12 @@ def frame_ssim(x: jax.Array, y: jax.Array) -> jax.Array:
     rows, columns = _gaussian_filter_matrix(height), _gaussian_filter_matrix(width)
 
     def smooth(frames):
-        # Full precision: accelerators would round the operands, and variances are differences.
+        # Accelerators would round the operands, and variances are small differences of large terms.
         return jnp.einsum(
             "ih,...hwc,jw->...ijc", rows, frames, columns, precision=jax.lax.Precision.HIGHEST
         )
 
-    # Moments about mid gray: the squares stay small, and so does what their difference loses.
+    # Moments about mid gray: smaller squares lose less precision in their difference.
     centre = PEAK / 2
     x, y = _as_float(x) - centre, _as_float(y) - centre
     mean_x, mean_y = smooth(x), smooth(y)
@@ -104,10 +107,9 @@ def frame_ssim(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def difference_mse(x_BTHWC: jax.Array, y_BTHWC: jax.Array) -> jax.Array:
-    """Mean squared error of the frame-to-frame differences, squared 8-bit units.
+    """Mean squared error of the frame-to-frame differences, squared 8-bit units; [B, T-1].
 
-    It sees flicker, which leaves the error of the frames themselves small. The result is [B, T-1];
-    its mask is `pair_mask`.
+    It measures flicker, which hardly changes the error of single frames. Its mask is `pair_mask`.
     """
     _check_same_shape(x_BTHWC, y_BTHWC)
     error = _as_float(x_BTHWC) - _as_float(y_BTHWC)
@@ -115,25 +117,26 @@ def difference_mse(x_BTHWC: jax.Array, y_BTHWC: jax.Array) -> jax.Array:
 
 
 def seam_index(x: jax.Array, y: jax.Array, axis: int, borders: np.ndarray) -> jax.Array:
-    """How much of the error is in steps across borders, 1 without seams; [B, ...] -> [B].
+    """Ratio of the error's steps across borders to its steps elsewhere; [B, ...] -> [B].
 
-    The mean squared step of the error y - x from a neighbour to the next, over pairs that a border
-    lies between, divided by that over all other pairs.
+    It is the mean squared step of the error y - x between neighbours on two sides of a border,
+    divided by the mean over all other neighbours: 1 without seams.
 
     Args:
-      x, y: videos of equal shapes.
-      axis: of the neighbours.
-      borders: int, numbers of the first neighbours behind a border, between 1 and the size - 1.
+      x: Videos.
+      y: Videos of the same shape.
+      axis: The axis along which neighbours are compared.
+      borders: int; for each border, the number of the first element behind it, from 1 to size - 1.
 
     Raises:
-      ValueError: if there is no border, or nothing but borders.
+      ValueError: If there is no border, or nothing but borders.
     """
     _check_same_shape(x, y)
     is_border = np.zeros(x.shape[axis], bool)
     is_border[borders] = True
     is_border = is_border[1:]
     if is_border.all() or not is_border.any():
-        raise ValueError(f"borders={borders}: pairs with and without a border are needed")
+        raise ValueError(f"borders={borders}: there must be pairs with and without a border")
     error = _as_float(y) - _as_float(x)
     steps = jnp.square(jnp.diff(error, axis=axis))
     others = tuple(a for a in range(1, steps.ndim) if a != axis % steps.ndim)
@@ -143,9 +146,9 @@ def seam_index(x: jax.Array, y: jax.Array, axis: int, borders: np.ndarray) -> ja
 
 
 def first_frame_gap(psnr_NT: np.ndarray, mask_NT: np.ndarray) -> np.ndarray:
-    """PSNR of the first frame minus the mean of the valid later ones, dB; float64 [n].
+    """PSNR of the first frame minus the mean of the valid later frames, dB; float64 [n].
 
-    Of the clips whose first frame and at least one later frame are valid, in their order.
+    The n clips are those whose first frame and at least one later frame are valid, in order.
     """
     later_NT = mask_NT[:, 1:]
     kept = mask_NT[:, 0] & later_NT.any(axis=1)
@@ -165,12 +168,13 @@ def video_means(
     """Means of frame values over the valid frames of each video.
 
     Args:
-      values_NT: one number a frame of each clip.
-      mask_NT: bool, True for valid frames.
-      video_N: int, the video of each clip.
+      values_NT: The value of each frame of each clip.
+      mask_NT: bool; True for valid frames.
+      video_N: int; the number of each clip's video.
 
     Returns:
-      (video_V, mean_V): the videos that have a valid frame, ascending, and their float64 means.
+      (video_V, mean_V): the numbers of the videos with a valid frame, ascending, and their float64
+      means.
     """
     videos, index_N = np.unique(video_N, return_inverse=True)
     masked = np.where(mask_NT, values_NT, 0.0).astype(np.float64)

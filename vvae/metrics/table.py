@@ -1,4 +1,4 @@
-"""Aligned plain-text tables."""
+"""Formats aligned plain-text tables."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from vvae.metrics.cards import Metric
 
 
 def format_number(value: float) -> str:
-    """Returns a number with four significant digits and at most four decimals; - for none."""
+    """Formats four significant digits, at most four of them decimals; "-" if not finite."""
     if not math.isfinite(value):
         return "-"
     if 0 < abs(value) < 1e-3:
@@ -17,11 +17,11 @@ def format_number(value: float) -> str:
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns lines of text: the first column aligned left, the others right.
+    """Returns lines of text: the first column is aligned left, the others right.
 
     Args:
-      header: column names.
-      rows: cells, as many as the header has.
+      header: The names of the columns.
+      rows: The cells, as many in each row as the header has.
     """
     table = [list(header), *[list(row) for row in rows]]
     widths = [max(len(row[k]) for row in table) for k in range(len(header))]
@@ -34,13 +34,13 @@ def _pad(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def format_metrics(title: str, rows: Mapping[str, Mapping[str, Metric]]) -> str:
-    """Returns a table of methods and metrics, with units, and - where a method lacks a metric.
+    """Returns a table of methods and metrics with units, and "-" where a method lacks a metric.
 
-    Whatever there is more of, methods or metrics, runs down the page.
+    The more numerous of the two, methods or metrics, are the rows.
 
     Args:
-      title: head of the first column.
-      rows: method -> metric name -> metric.
+      title: The head of the first column.
+      rows: Method -> metric name -> metric.
     """
     units = {name: metric.card["unit"] for row in rows.values() for name, metric in row.items()}
     header = [title] + [f"{name} ({unit})" if unit else name for name, unit in units.items()]

@@ -1,9 +1,9 @@
-"""Shrinks decoded frames while they are planes of brightness and colour, before they become RGB.
+"""Shrinks decoded frames as planes of luma and chroma, before their conversion to RGB.
 
-Decoders give Y'CbCr with one plane for brightness and two, mostly of half the size, for colour. The
-mean over an area and the matrix that makes RGB of it are both linear, so their order does not
-matter but for rounding and for colours outside RGB, which are clipped after the mean instead of
-before. Shrinking first leaves a few thousand pixels to convert instead of all.
+Decoders return Y'CbCr with one plane for luma and two planes, mostly of half the size, for chroma.
+The mean over an area and the conversion to RGB are both linear, so that their order matters only
+for rounding and for colours outside RGB, which are clipped after the mean instead of before.
+Shrinking first leaves a few thousand pixels to convert instead of all.
 """
 
 import functools
@@ -13,7 +13,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-# Pixel formats of three planes of 8 bits -> rows and columns that share a colour.
+# 8-bit pixel formats of three planes -> the rows and columns that share one chroma sample.
 _PLANAR = {
     "yuv420p": (2, 2),
     "yuv422p": (1, 2),
@@ -22,19 +22,20 @@ _PLANAR = {
     "yuvj422p": (1, 2),
     "yuvj444p": (1, 1),
 }
-# ITU-T H.273, MatrixCoefficients -> (K_R, K_B). What is not stated (2) is read as BT.601, as
-# swscale does.
+# MatrixCoefficients of ITU-T H.273 -> (K_R, K_B). Unspecified coefficients (2) are read as BT.601,
+# as in swscale.
 _WEIGHTS = {1: (0.2126, 0.0722), 2: (0.299, 0.114), 5: (0.299, 0.114), 6: (0.299, 0.114)}
-_FULL_RANGE = 2  # of AVColorRange; anything else is the range of television, 16 to 235
-# Without exact rounding, areas are up to one level off, and differently on each kind of processor.
+_FULL_RANGE = 2  # AVCOL_RANGE_JPEG; any other value is the limited range, 16 to 235
+# Without exact rounding, means are up to one level off, and differ between kinds of processors.
 _AREA = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 def make_shrinker() -> Callable[[av.VideoFrame, tuple[int, int]], np.ndarray | None]:
-    """Returns (frame, (height, width)) -> uint8 RGB [H, W, 3], area means; for one thread.
+    """Returns a function that shrinks frames by area means; use it in one thread.
 
-    It answers None where this is not the way: for another pixel format or matrix of colours, and
-    where a plane would not shrink.
+    Returns:
+      A function (frame, (height, width)) -> uint8 RGB [H, W, 3]. It returns None for pixel formats
+      and colour matrices that it does not support, and where a plane would not shrink.
     """
     reformat = functools.partial(VideoReformatter().reformat, interpolation=_AREA, threads=1)
 
@@ -61,12 +62,15 @@ def _read(plane) -> np.ndarray:
 
 
 def convert_to_rgb(ycc_HWC: np.ndarray, weights: tuple[float, float], is_full: bool) -> np.ndarray:
-    """Converts Y'CbCr to RGB, uint8 [H, W, 3] both, rounded to the nearest.
+    """Converts Y'CbCr to RGB, both uint8 [H, W, 3], rounded to the nearest level.
 
     Args:
       ycc_HWC: Y', C_B and C_R.
-      weights: K_R and K_B of the matrix, such as (0.299, 0.114) of BT.601.
-      is_full: whether Y' is from 0 to 255, not from 16 to 235.
+      weights: K_R and K_B of the matrix, such as (0.299, 0.114) for BT.601.
+      is_full: Whether Y' is in 0..255 instead of 16..235.
+
+    References:
+      ITU-T H.273, section 8.3
     """
     matrix, offset = _find_conversion(weights, is_full)
     rgb_HWC = ycc_HWC.astype(np.float32) @ matrix
@@ -77,7 +81,7 @@ def convert_to_rgb(ycc_HWC: np.ndarray, weights: tuple[float, float], is_full: b
 
 @functools.cache
 def _find_conversion(weights: tuple[float, float], is_full: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Returns matrix [Y'CbCr, RGB] and offset [RGB], float32 (ITU-T H.273, section 8.3)."""
+    """Returns the matrix [Y'CbCr, RGB] and the offset [RGB] of the conversion, float32."""
     red, blue = weights
     green = 1.0 - red - blue
     from_red, from_blue = 2 * (1 - red), 2 * (1 - blue)

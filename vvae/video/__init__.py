@@ -1,0 +1,38 @@
+"""Reads and writes one video: exact frames with their times, or a VideoError that names the file.
+
+A video is a file (.mp4, .webm, .gif, ...), a folder of image frames, or a .npy array. Files are
+read through imageio's PyAV plugin and images through its Pillow plugin; files are written by
+imageio-ffmpeg. PyAV is used directly only for what the plugin does not expose: timestamps, rotation
+and damage.
+"""
+
+from vvae.video.errors import FrameTooLargeError, VideoError
+from vvae.video.frames import MAX_PIXELS, NOMINAL_FPS
+from vvae.video.reading import (
+    VIDEO_SUFFIXES,
+    VideoInfo,
+    is_video,
+    iterate_frames,
+    probe,
+    read_frames,
+    read_stated_length,
+)
+from vvae.video.stills import IMAGE_SUFFIXES
+from vvae.video.writing import write_video, write_video_pieces
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "NOMINAL_FPS",
+    "VIDEO_SUFFIXES",
+    "FrameTooLargeError",
+    "VideoError",
+    "VideoInfo",
+    "is_video",
+    "iterate_frames",
+    "probe",
+    "read_frames",
+    "read_stated_length",
+    "write_video",
+    "write_video_pieces",
+]

@@ -1,0 +1,126 @@
+"""Writes H.264 videos by imageio-ffmpeg."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+
+from vvae.video.errors import VideoError, first_line
+
+# With assembly, x264 may write different files for the same frames, even in one thread (measured);
+# the videos written here are small enough to do without it.
+_REPRODUCIBLE = ("-x264-params", "asm=0:threads=1")
+_CONTAINERS = {".avi": "avi", ".m4v": "mp4", ".mkv": "matroska", ".mov": "mov", ".mp4": "mp4"}
+
+
+def write_video(
+    path: str | os.PathLike, frames_THWC: np.ndarray, fps: float, lossless: bool = False
+) -> None:
+    """Writes an H.264 video; the file appears under its name only when it is complete.
+
+    The default pixel format is yuv420p, which every player shows. It halves the resolution of
+    colours and needs even sides, so that an odd side grows by repeating its last row or column.
+    Lossless videos are RGB 4:4:4 of any size and are bit-equal when read back, but few players
+    support them.
+
+    Args:
+      path: The file to write. The suffix (.mp4, .m4v, .mov, .mkv, .avi) chooses the container.
+      frames_THWC: uint8 [T, H, W, 1 or 3], at least one frame.
+      fps: The frame rate, frames/s, above 0.
+      lossless: Whether the frames must be bit-equal when read back.
+
+    Raises:
+      VideoError: If the frames have another dtype or shape, the suffix is unknown, or the encoder
+        or the disk fails.
+    """
+    frames_THWC = np.asarray(frames_THWC)
+    _check_frames(Path(path), frames_THWC)
+    write_video_pieces(path, [frames_THWC], frames_THWC.shape[1:3], fps, lossless)
+
+
+def write_video_pieces(
+    path: str | os.PathLike,
+    pieces: Iterable[np.ndarray],
+    size: tuple[int, int],
+    fps: float,
+    lossless: bool = False,
+) -> None:
+    """Writes an H.264 video piece by piece, like `write_video`, with memory for one piece only.
+
+    Args:
+      path: The file to write. The suffix chooses the container.
+      pieces: The frames in pieces of consecutive frames, uint8 [T, H, W, 1 or 3]. Exceptions of the
+        iterable are passed on.
+      size: The (height, width) of every frame.
+      fps: The frame rate, frames/s, above 0.
+      lossless: Whether the frames must be bit-equal when read back.
+
+    Raises:
+      VideoError: As in `write_video`, or if a piece has frames of another size.
+    """
+    path = Path(path)
+    _check_target(path, fps)
+    if lossless:
+        codec, pixel_format, options, odd = "libx264rgb", "rgb24", ["-qp", "0"], (0, 0)
+    else:
+        codec, pixel_format = "libx264", "yuv420p"
+        options = ["-crf", "18", "-preset", "veryfast", *_REPRODUCIBLE]
+        odd = size[0] % 2, size[1] % 2
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    writer = imageio_ffmpeg.write_frames(
+        str(temporary),
+        (size[1] + odd[1], size[0] + odd[0]),
+        fps=fps,
+        codec=codec,
+        pix_fmt_out=pixel_format,
+        quality=None,
+        macro_block_size=1,
+        output_params=[*options, "-f", _CONTAINERS[path.suffix.lower()]],
+    )
+    try:
+        with contextlib.closing(writer):
+            with _as_video_error(path):
+                writer.send(None)
+            for frames_THWC in pieces:
+                _check_frames(path, frames_THWC, size)
+                grown = np.pad(frames_THWC, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
+                for frame in np.broadcast_to(grown, (*grown.shape[:3], 3)):
+                    with _as_video_error(path):
+                        writer.send(np.ascontiguousarray(frame))
+        with _as_video_error(path):
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _as_video_error(path: Path) -> Iterator[None]:
+    """Turns a failure of the encoder or the disk into a VideoError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise VideoError(path, f"cannot be written ({first_line(error)})") from error
+
+
+def _check_frames(path: Path, frames: np.ndarray, size: tuple[int, int] | None = None) -> None:
+    """Raises VideoError for frames that cannot be written or have another size."""
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] not in (1, 3):
+        raise VideoError(
+            path, f"frames are {frames.dtype} {frames.shape}; expected uint8 [T, H, W, 1 or 3]"
+        )
+    if 0 in frames.shape:
+        raise VideoError(path, f"no pixels to write in an array of shape {frames.shape}")
+    if size is not None and frames.shape[1:3] != tuple(size):
+        raise VideoError(path, f"frames are {frames.shape[1:3]}, others {tuple(size)}")
+
+
+def _check_target(path: Path, fps: float) -> None:
+    """Raises VideoError for an invalid frame rate or an unknown suffix."""
+    if not fps > 0:
+        raise VideoError(path, f"fps is {fps}; it must be above 0")
+    if path.suffix.lower() not in _CONTAINERS:
+        raise VideoError(path, f"cannot write {path.suffix!r}; use one of {sorted(_CONTAINERS)}")
