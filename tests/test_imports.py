@@ -14,23 +14,24 @@ PACKAGE = ROOT / "vvae"
 ALLOWED = {
     # The ground: no room below.
     "config": (),
+    "files": (),
     "runtime": (),
     "processes": (),
     "planes": (),
     "distributions": (),
-    "video": ("planes",),
-    "figures": ("video",),
+    "video": ("files", "planes"),
+    "figures": ("files", "video"),
     "cli": ("config", "processes"),
     "metrics": ("metrics",),
     # Videos as clips; networks and their losses.
-    "data": ("data", "video"),
+    "data": ("data", "files", "video"),
     "models": ("models", "distributions"),
     "objectives": ("objectives", "distributions", "models.contract"),
-    "training": ("training", "objectives", "processes"),
-    "inference": ("models", "distributions", "video"),
-    "pretrained": ("pretrained", "models", "distributions"),
+    "training": ("training", "objectives", "files", "processes"),
+    "inference": ("models", "distributions", "files", "video"),
+    "pretrained": ("pretrained", "models", "distributions", "files"),
     # A run directory, and what its settings mean.
-    "run": ("config",),
+    "run": ("config", "files"),
     "build": (
         "run",
         "config",
@@ -71,6 +72,7 @@ ALLOWED = {
     "tasks": (
         "tasks",
         "run",
+        "files",
         "processes",
         "config",
         "video",
@@ -83,7 +85,7 @@ ALLOWED = {
         "metrics",
         "figures",
     ),
-    "report": ("report", "config", "metrics", "training.log"),
+    "report": ("report", "config", "files", "metrics", "training.log"),
 }
 ONLY_USERS = {
     "imageio": {"video"},

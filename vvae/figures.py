@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vvae.files import replacing
 from vvae.video import write_video
 
 if TYPE_CHECKING:
@@ -612,4 +613,5 @@ def _new_chart(pixels: tuple[int, int]) -> "Figure":
 
 def _save(figure: "Figure", path: str | os.PathLike) -> None:
     _add_canvas(figure)
-    figure.savefig(path, dpi=DPI)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=DPI, format="png")

@@ -11,7 +11,6 @@ import functools
 import os
 import re
 import tokenize
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from av.video.reformatter import VideoReformatter
 from imageio.plugins.pyav import PyAVPlugin
 from PIL import Image
 
+from vvae.files import replacing
 from vvae.planes import make_shrinker
 
 Size = tuple[int, int]  # (height, width)
@@ -240,31 +240,30 @@ def write_video_pieces(
         codec, pixel_format = "libx264", "yuv420p"
         options = ["-crf", "18", "-preset", "veryfast", *_REPRODUCIBLE]
         odd = size[0] % 2, size[1] % 2
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    writer = imageio_ffmpeg.write_frames(
-        str(temporary),
-        (size[1] + odd[1], size[0] + odd[0]),
-        fps=fps,
-        codec=codec,
-        pix_fmt_out=pixel_format,
-        quality=None,
-        macro_block_size=1,
-        output_params=[*options, "-f", _CONTAINERS[path.suffix.lower()]],
-    )
-    try:
-        with contextlib.closing(writer):
-            with _naming_failure(path):
-                writer.send(None)
-            for frames_THWC in pieces:
-                _check_frames(path, frames_THWC, size)
-                grown = np.pad(frames_THWC, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
-                for frame in np.broadcast_to(grown, (*grown.shape[:3], 3)):
-                    with _naming_failure(path):
-                        writer.send(np.ascontiguousarray(frame))
+    with contextlib.ExitStack() as stack:
         with _naming_failure(path):
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            part = stack.enter_context(replacing(path))
+        writer = imageio_ffmpeg.write_frames(
+            str(part),
+            (size[1] + odd[1], size[0] + odd[0]),
+            fps=fps,
+            codec=codec,
+            pix_fmt_out=pixel_format,
+            quality=None,
+            macro_block_size=1,
+            output_params=[*options, "-f", _CONTAINERS[path.suffix.lower()]],
+        )
+        stack.enter_context(contextlib.closing(writer))
+        with _naming_failure(path):
+            writer.send(None)
+        for frames_THWC in pieces:
+            _check_frames(path, frames_THWC, size)
+            grown = np.pad(frames_THWC, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
+            for frame in np.broadcast_to(grown, (*grown.shape[:3], 3)):
+                with _naming_failure(path):
+                    writer.send(np.ascontiguousarray(frame))
+        with _naming_failure(path):
+            stack.close()
 
 
 @contextlib.contextmanager

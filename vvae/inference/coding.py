@@ -22,7 +22,6 @@ import itertools
 import math
 import os
 import struct
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vvae.distributions import Gaussian
+from vvae.files import replacing
 from vvae.models.bottleneck import Codes, FiniteScalars, GaussianLatents
 
 DEFAULT_STEP = 2.0
@@ -369,17 +369,11 @@ def write_codes(path: str | Path, header: Header, frames: Iterable[np.ndarray]) 
       ValueError: for other frames than the header says, or without `constriction`.
       OSError: if the file cannot be written.
     """
-    path = Path(path)
     coder = _Coder(header.quantiser)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(_pack_header(header))
-            for block in _group(frames, header):
-                file.write(coder.encode(block))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as part, open(part, "wb") as file:
+        file.write(_pack_header(header))
+        for block in _group(frames, header):
+            file.write(coder.encode(block))
 
 
 def read_header(path: str | Path) -> Header:

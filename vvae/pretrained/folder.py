@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vvae.files import replacing, write_text
+
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _PARTS = "diffusion_pytorch_model-*-of-*.safetensors"
@@ -257,7 +259,6 @@ def write_folder(folder: Path, config: dict[str, Any], params) -> None:
         tensor_name(path): np.asarray(to_tensor(path, np.asarray(leaf)), order="C")
         for path, leaf in list_paths(params).items()
     }
-    part = folder / f".{WEIGHTS}"
-    save(tensors, part, metadata={"format": "pt"})
-    part.replace(folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with replacing(folder / WEIGHTS) as part:
+        save(tensors, part, metadata={"format": "pt"})
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")

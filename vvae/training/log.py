@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vvae.files import write_text
+
 
 class MetricsLog:
     """Appends lines to metrics.jsonl, and to TensorBoard if a writer is given."""
@@ -33,9 +35,7 @@ class MetricsLog:
         """Drops the lines of steps after `step`, which a run that continues will write anew."""
         if self._path.exists():
             kept = [line for line in read_metrics(self._path) if line["step"] <= step]
-            part = self._path.with_suffix(".part")
-            part.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            part.replace(self._path)
+            write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def read_metrics(path) -> list[dict]:

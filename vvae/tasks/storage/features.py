@@ -38,9 +38,9 @@ import numpy as np
 from vvae import processes
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
+from vvae.files import remove_leftovers, replacing, write_json
 from vvae.measure.clips import map_clips
 from vvae.models import contract
-from vvae.run import write_json
 from vvae.tasks.pooling import get_pooling
 from vvae.tasks.result import Result
 
@@ -313,7 +313,7 @@ def _write_video_vectors(folder: Path, dataset: Dataset) -> None:
     """Writes the mean of the pooled vectors of each video's clips that have a valid frame."""
     pooled_NF = np.load(folder / "clip_pooled.npy", mmap_mode="r")
     num_videos = sum(len(clips.videos) for clips in dataset.splits.values())
-    with _replace(folder / f"{VIDEO_ARRAY}.npy") as part, open(part, "wb") as file:
+    with replacing(folder / f"{VIDEO_ARRAY}.npy") as part, open(part, "wb") as file:
         _write_header(file, (num_videos, pooled_NF.shape[1]))
         row = 0
         for clips in dataset.splits.values():
@@ -329,7 +329,7 @@ def _write_video_vectors(folder: Path, dataset: Dataset) -> None:
 
 def _pack(folder: Path) -> None:
     """Writes all arrays into one archive, uncompressed, a block of bytes at a time."""
-    with _replace(folder / ARCHIVE) as part, zipfile.ZipFile(part, "w") as archive:
+    with replacing(folder / ARCHIVE) as part, zipfile.ZipFile(part, "w") as archive:
         for name in ARRAYS:
             # The default date is fixed, so that the same arrays make the same file.
             entry = zipfile.ZipInfo(f"{name}.npy")
@@ -341,9 +341,11 @@ def _pack(folder: Path) -> None:
 
 
 def _remove_arrays(folder: Path) -> None:
-    """Removes the files that the archive holds; a process may have been killed before it could."""
+    """Removes the files that the archive holds, and what a killed process left half written."""
     for name in ARRAYS:
         (folder / f"{name}.npy").unlink(missing_ok=True)
+    for name in (f"{VIDEO_ARRAY}.npy", *INDEXES, ARCHIVE, RECORD):
+        remove_leftovers(folder / name)
 
 
 def _group_by_video(clips: Clips) -> Iterator[np.ndarray]:
@@ -370,7 +372,7 @@ def _write_index(path: Path, dataset: Dataset, parts: list[_Part]) -> None:
             ("split", pa.string()),
         ]
     )
-    with _replace(path) as part_path, pq.ParquetWriter(part_path, schema) as writer:
+    with replacing(path) as part_path, pq.ParquetWriter(part_path, schema) as writer:
         for part in parts:
             columns = _list_frames(dataset.splits[part.split], part)
             writer.write_table(pa.table(columns, schema=schema))
@@ -413,16 +415,8 @@ def _write_video_index(path: Path, dataset: Dataset) -> None:
             "clips": pa.array([count for _, _, count in rows], pa.int32()),
         }
     )
-    with _replace(path) as part_path:
+    with replacing(path) as part_path:
         pq.write_table(table, part_path)
-
-
-@contextlib.contextmanager
-def _replace(path: Path) -> Iterator[Path]:
-    """Gives a temporary path, which takes the place of `path` once it is written."""
-    part = path.with_name(f".{path.name}.part")
-    yield part
-    part.replace(path)
 
 
 def _describe(dataset: Dataset, plan: dict[str, Any], resumed: int) -> Result:
