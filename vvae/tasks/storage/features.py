@@ -21,7 +21,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import itertools
 import json
 import math
@@ -38,6 +37,7 @@ import numpy as np
 from vvae import processes
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
+from vvae.extras import require_extra
 from vvae.files import remove_leftovers, replacing, write_json
 from vvae.measure.clips import map_clips
 from vvae.models import contract
@@ -57,8 +57,7 @@ INDEXES = ("index.parquet", "videos.parquet")
 
 def require_pyarrow() -> None:
     """Raises ValueError, which says what to install, where pyarrow is missing."""
-    if importlib.util.find_spec("pyarrow") is None:
-        raise ValueError("the task features writes Parquet: pip install 'vvae[features]'")
+    require_extra("pyarrow.parquet", "features", "the task features, which writes Parquet,")
 
 
 @dataclasses.dataclass(frozen=True)
