@@ -15,12 +15,13 @@ from tiny_vae import draw_variables
 from vvae import distributions as dist
 from vvae.data.dataset import ClipFormat, Sampling, open_dataset, open_unsplit
 from vvae.models import contract
+from vvae.models.digest import digest_params
 from vvae.models.sequential import SequentialVAE
 from vvae.tasks.clustering import cluster as clustering
 from vvae.tasks.clustering import mixtures
 from vvae.tasks.pooling import extract, make_encoder, pool_ordered
 from vvae.tasks.storage import features, search
-from vvae.tasks.storage.features import ARRAYS, FOLDER, digest_params, store_features
+from vvae.tasks.storage.features import ARRAYS, FOLDER, store_features
 
 MODEL = SequentialVAE(
     (16, 16, 1),

@@ -17,7 +17,6 @@ block is in memory at a time. Nothing in a file is executed.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 import math
 import os
@@ -25,7 +24,6 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -327,7 +325,7 @@ class Header:
       fps: (numerator, denominator) of its frames per second.
       grid_thw: latents in time, rows and columns.
       quantiser: with the steps or the levels of the channels.
-      digest: `digest_params` of the model that made the latents, 32 bytes.
+      digest: `models.digest.digest_params` of the model that made the latents, 32 bytes.
     """
 
     shape_THW: tuple[int, int, int]
@@ -340,16 +338,6 @@ class Header:
 def require_coder():
     """Returns the module constriction; ValueError, which says what to install, without it."""
     return require_extra("constriction", "coding", "the range coder of latents")
-
-
-def digest_params(params: Any) -> bytes:
-    """Returns SHA-256 of the names, shapes, types and values of all variables of a model."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype}{array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.digest()
 
 
 def write_codes(path: str | Path, header: Header, frames: Iterable[np.ndarray]) -> None:

@@ -20,7 +20,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
 import math
@@ -41,6 +40,7 @@ from vvae.extras import require_extra
 from vvae.files import remove_leftovers, replacing, write_json
 from vvae.measure.clips import map_clips
 from vvae.models import contract
+from vvae.models.digest import digest_params
 from vvae.tasks.pooling import get_pooling
 from vvae.tasks.result import Result
 
@@ -107,7 +107,7 @@ def store_features(
     parts = _plan_parts(dataset, batch_size, part_clips)
     total = sum(len(clips) for clips in dataset.splits.values())
     plan = {
-        "params": digest_params(params),
+        "params": digest_params(params).hex(),
         "data": dataset.fingerprint,
         "pooling": pooling,
         "batch_size": batch_size,
@@ -165,16 +165,6 @@ def make_encoder(model, pooling: str) -> Callable:
         }
 
     return encode
-
-
-def digest_params(params) -> str:
-    """Returns the SHA-256 of all variables with their names, whichever file they came from."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 # --- parts ---------------------------------------------------------------------------------------

@@ -19,12 +19,12 @@ import numpy as np
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
 from vvae.files import replacing, write_json
-from vvae.inference import coding
 from vvae.inference.statistics import ChannelMoments, as_json
 from vvae.measure.clips import map_clips, name_clips
 from vvae.metrics.cards import METHOD, make_metric
 from vvae.models import contract
 from vvae.models.causal import CausalVideoVAE
+from vvae.models.digest import digest_params
 from vvae.tasks.result import Result, describe_data, require_split
 
 FOLDER = "latents"
@@ -66,7 +66,7 @@ def export_latents(
         rows[split] = _write_split(
             functools.partial(encode, params), clips, target / f"{split}.npy", batch_size, counted
         )
-    digest = coding.digest_params(params).hex()
+    digest = digest_params(params).hex()
     provenance = {
         "params": digest,
         "data": dataset.fingerprint,
