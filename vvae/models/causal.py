@@ -41,6 +41,7 @@ from vvae.models.causal_blocks import (
     TemporalUp,
     chain,
 )
+from vvae.models.checks import check_choice
 from vvae.models.grid import GridVideoVAE
 
 STEMS = ("none", *stem.STEMS, "pca")
@@ -210,10 +211,10 @@ class CausalVideoVAE(GridVideoVAE):
         return tuple((level >= count - in_time, level < in_space) for level in range(count))
 
     def _check_settings(self):
-        _check_choice("temporal_compression", self.temporal_compression, (1, 2, 4, 8))
-        _check_choice("spatial_compression", self.spatial_compression, (4, 8, 16, 32))
-        _check_choice("stem", self.stem, STEMS)
-        _check_choice("norm", self.norm, NORMS)
+        check_choice("temporal_compression", self.temporal_compression, (1, 2, 4, 8))
+        check_choice("spatial_compression", self.spatial_compression, (4, 8, 16, 32))
+        check_choice("stem", self.stem, STEMS)
+        check_choice("norm", self.norm, NORMS)
         if len(self.widths) != len(self.halvings) + 1 or min(self.widths) < 1:
             raise ValueError(
                 f"widths={self.widths}: {len(self.halvings) + 1} positive numbers are needed, one "
@@ -276,8 +277,3 @@ def _add_paths(network, linear, x: jax.Array, past: Past) -> tuple[jax.Array, Pa
     y, first = network(x, before[0])
     z, second = linear(x, before[1])
     return y + z, (first, second)
-
-
-def _check_choice(name: str, value, choices: tuple) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from vvae import distributions as dist
 from vvae.distributions import Gaussian, GaussianMixture
 from vvae.models import contract, likelihood
+from vvae.models.checks import check_choice
 from vvae.models.contract import Terms
 from vvae.models.sequential_blocks import (
     ClipEncoder,
@@ -152,10 +153,10 @@ class SequentialVAE(nn.Module):
         self.mixture_logvar = self.param("mixture_logvar", nn.initializers.zeros, shape)
 
     def _check_settings(self):
-        _check_choice("prior", self.prior, PRIORS)
-        _check_choice("clip_prior", self.clip_prior, CLIP_PRIORS)
-        _check_choice("posterior", self.posterior, POSTERIORS)
-        _check_choice("likelihood", self.likelihood, LIKELIHOODS)
+        check_choice("prior", self.prior, PRIORS)
+        check_choice("clip_prior", self.clip_prior, CLIP_PRIORS)
+        check_choice("posterior", self.posterior, POSTERIORS)
+        check_choice("likelihood", self.likelihood, LIKELIHOODS)
         scale = 2 ** len(self.widths)
         height, width, _ = self.shape_HWC
         if height % scale or width % scale:
@@ -601,8 +602,3 @@ init_variables = contract.init_variables
 def _sum_frames(a_BTZ: jax.Array, mask_BT: jax.Array) -> jax.Array:
     """Sum over latent dimensions and valid frames, [B, T, Z] -> [B]."""
     return jnp.sum(a_BTZ.sum(-1) * mask_BT, axis=1)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(choices)}")
