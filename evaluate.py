@@ -731,14 +731,13 @@ def check(data_path: str) -> None:
 
 def compare(request: Request) -> None:
     """Prints two runs side by side, and writes what was found where --out says."""
-    import json
-
+    from vvae.files import write_json
     from vvae.report import compare as comparing
 
     comparison = comparing.compare_runs(*request.operands)
     print(comparing.format_comparison(comparison))
     if request.out is not None:
-        request.out.write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n")
+        write_json(request.out, comparison)
         print(f"\nwritten: {request.out}")
 
 
@@ -755,11 +754,13 @@ def report(workdir: Path) -> None:
 def export(request: Request) -> None:
     """Writes the encoder of a run as one file that needs jax, not vvae."""
     from vvae import build
+    from vvae.files import replacing
     from vvae.tasks.storage.encoder import export_encoder
 
     model, params = build.load(request.workdir, request.which)
     path = request.workdir / "encoder.jax"
-    path.write_bytes(export_encoder(model, params))
+    with replacing(path) as part:
+        part.write_bytes(export_encoder(model, params))
     shape = ", ".join(map(str, model.shape_HWC))
     print(f"{path} runs with jax alone, on a CPU, a CUDA GPU or a TPU:\n")
     print("    import jax.export")

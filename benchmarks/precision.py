@@ -18,7 +18,6 @@ import optax
 
 from vvae import build
 from vvae.measure.clips import spread_evenly
-from vvae.measure.frames import to_codes
 from vvae.measure.levels import measure_batch
 from vvae.models import contract
 from vvae.objectives.elbo import negative_elbo
@@ -71,7 +70,7 @@ def measure(model, params, batch: dict) -> dict:
             "deviations": {
                 name: jnp.exp(0.5 * level.logvar) for name, level in scores["posterior"].items()
             },
-            "codes": to_codes(np.asarray(frames)),
+            "codes": contract.to_codes(np.asarray(frames)),
             "gradient": gradient,
         },
     )

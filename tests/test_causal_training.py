@@ -12,7 +12,7 @@ from compiling import xla_flags
 
 from vvae import build
 from vvae import config as settings
-from vvae.inference.coding import digest_params
+from vvae.models.digest import digest_params
 from vvae.run import open_run
 from vvae.session.start import describe_state
 from vvae.session.update import make_optimizer, make_schedule

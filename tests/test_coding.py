@@ -22,6 +22,7 @@ from vvae.distributions import Gaussian
 from vvae.inference import coding, streaming
 from vvae.models import contract
 from vvae.models.bottleneck import Codes, FiniteScalars, GaussianLatents
+from vvae.models.digest import digest_params
 from vvae.models.sequential import SequentialVAE
 from vvae.run import create_run
 from vvae.tasks.quality import density
@@ -420,15 +421,29 @@ def test_another_run_and_a_damaged_file_are_refused_and_leave_nothing(gaussian_r
 
 def test_a_changed_parameter_or_name_changes_the_digest():
     params = {"a": np.zeros((2, 3), np.float32), "b": {"c": np.ones(2)}}
-    digest = coding.digest_params(params)
-    assert digest == coding.digest_params(jax.tree.map(jnp.asarray, params) | {"b": params["b"]})
+    digest = digest_params(params)
+    assert digest == digest_params(jax.tree.map(jnp.asarray, params) | {"b": params["b"]})
     changed = [
         params | {"a": np.zeros((3, 2), np.float32)},
         params | {"a": np.zeros((2, 3), np.int32)},
         {"a": params["a"], "d": params["b"]},
         params | {"b": {"c": np.array([1.0, np.nextafter(1, 2)])}},
     ]
-    assert len({digest, *map(coding.digest_params, changed)}) == 5
+    assert len({digest, *map(digest_params, changed)}) == 5
+
+
+def test_the_digest_is_that_of_files_written_before():
+    params = {
+        "params": {
+            "a": {
+                "kernel": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+                "bias": np.float32(0.5),
+            },
+            "b": [np.zeros(0), np.arange(3, dtype=np.int32)],
+        }
+    }
+    expected = "8d13d7fd121ab3137b2cc729c054989d14dfdac187667807d5f24d13989cf79c"
+    assert digest_params(params).hex() == expected
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,7 @@ except ValueError as error:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stderr == "" and done.stdout.count("\n") == 1
-    assert "pip install '.[vision]'" in done.stdout
+    assert "pip install 'vvae[vision]'" in done.stdout
 
 
 def test_fingerprint_of_the_data_knows_the_version(tmp_path, monkeypatch):

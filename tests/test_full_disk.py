@@ -16,6 +16,7 @@ from tiny_vae import assert_equal, make_adam, make_state
 from vvae.data.cache import Entry, cache_videos, open_codes
 from vvae.data.cache_quota import Cache
 from vvae.data.sampling import ClipFormat, Sampling
+from vvae.files import write_json
 from vvae.training.checkpoint import Checkpointer, CheckpointError
 from vvae.training.log import MetricsLog, read_metrics
 
@@ -131,6 +132,16 @@ def test_a_log_that_cannot_grow_is_named_and_cut_to_whole_lines(disk):
     log.cut_after(known[-1])
     log.write(known[-1] + 1, "train", {"loss": 1.0})
     assert [row["step"] for row in read_metrics(path)] == [*known, known[-1] + 1]
+
+
+def test_a_file_that_does_not_fit_is_named_and_the_old_one_stays(disk):
+    path = disk / "a.json"
+    write_json(path, "old")
+    fill_up(disk, bytes_left=2**14)
+    with pytest.raises(OSError, match=r"No space left on device: .*/a\.json'$"):
+        write_json(path, "new" * 2**14)
+    (disk / "filler").unlink()
+    assert path.read_text() == '"old"\n' and list(disk.iterdir()) == [path]
 
 
 def test_a_program_says_in_one_line_that_the_disk_is_full():

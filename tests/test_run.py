@@ -9,7 +9,8 @@ import pytest
 
 from vvae import config as settings
 from vvae.config import Config
-from vvae.run import is_run, lock, open_run, write_json
+from vvae.files import write_json
+from vvae.run import is_run, lock, open_run
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLD_THE_LOCK = """

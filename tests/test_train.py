@@ -321,7 +321,7 @@ def test_tensorboard_gets_the_metrics(folder, cache, tmp_path):
     arguments += ("--train.tensorboard", True, "--evaluate.tasks", "density")
     result = run_program("train.py", *arguments, "--workdir", tmp_path / "run", check=False)
     if importlib.util.find_spec("tensorboardX") is None:
-        assert result.returncode == 2 and "pip install '.[tensorboard]'" in result.stderr
+        assert result.returncode == 2 and "pip install 'vvae[tensorboard]'" in result.stderr
     else:
         assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents*"))
 

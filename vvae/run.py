@@ -11,9 +11,7 @@ eval/           TASK.json, pictures and videos of evaluate.py
 import contextlib
 import fcntl
 import json
-import os
 import platform
-import re
 import subprocess
 import sys
 import time
@@ -27,6 +25,7 @@ import jax.export
 
 from vvae import config as settings
 from vvae.config import Config
+from vvae.files import write_json
 
 PACKAGES = ("vvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "imageio", "av")
 PACKAGES += ("opencv-python-headless",)
@@ -171,17 +170,6 @@ def lock(workdir):
             if is_new and list(workdir.iterdir()) == [file]:
                 file.unlink()
                 workdir.rmdir()
-
-
-def write_json(path, value) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never a part."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    # Names of files that are no UTF-8 have halves of surrogate pairs, which JSON can escape.
-    text = re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _read_json(path: Path):

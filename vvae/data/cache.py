@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,10 +20,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from vvae.data.cache_quota import TEMPORARY_SUFFIX, Cache, CacheQuota, Lease
+from vvae.data.cache_quota import Cache, CacheQuota, Lease
 from vvae.data.sampling import ClipFormat, decode_clips
 from vvae.data.views import get_view
 from vvae.data.workers import WorkerError, run_in_workers
+from vvae.files import replacing
 from vvae.video import MAX_PIXELS, FrameTooLargeError, VideoError
 
 FORMAT_VERSION = 2  # 2: frames are resized as Y'CbCr planes, before their conversion to RGB
@@ -381,20 +381,14 @@ def _write_array(file: BinaryIO, array: np.ndarray, digest) -> None:
 
 
 def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as part, open(part, "wb") as file:
             write(file)
-        os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ValueError(
             f"cannot write to the cache folder {path.parent} ({_describe_os_error(error)}): free "
             "some space there, or choose another folder with --data.cache_dir"
         ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _strip_path(error: VideoError, path: str) -> str:

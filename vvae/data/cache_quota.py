@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-TEMPORARY_SUFFIX = ".tmp"
+from vvae.files import TEMPORARY_SUFFIX
+
 _LEASE_SUFFIX = ".lease"
 _LOCK_FILE = ".lock"
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -10,6 +10,8 @@ from types import ModuleType
 
 import numpy as np
 
+from vvae.extras import require_extra
+
 # The smallest side, in pixels, of frames that flow is computed from: the neighbourhoods below would
 # cover too much of a frame of 24x32.
 MIN_SIDE = 60
@@ -28,12 +30,7 @@ def import_opencv() -> ModuleType:
     Raises:
       ValueError: If OpenCV is not installed.
     """
-    try:
-        import cv2
-    except ImportError as error:
-        raise ValueError(
-            f"flow and SIFT need OpenCV, which is not installed ({error}): pip install '.[vision]'"
-        ) from error
+    cv2 = require_extra("cv2", "vision", "optical flow and SIFT, computed by OpenCV,")
     cv2.setNumThreads(1)
     return cv2
 

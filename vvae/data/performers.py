@@ -25,6 +25,7 @@ from vvae.data import choreography, drawing
 from vvae.data.choreography import ACTIONS, SIDES, Physique
 from vvae.data.drawing import Limb
 from vvae.data.workers import run_in_workers
+from vvae.files import write_text
 
 # Split -> (its performers, the number of clips of each action by each performer).
 SPLITS = {"train": (range(24), 6), "val": (range(24, 28), 2), "test": (range(28, 38), 3)}
@@ -144,9 +145,7 @@ def write_performers(folder: str | os.PathLike, seed: int = 0, num_workers: int 
     for _, lost in run_in_workers(_write_clips, jobs, num_workers):
         if lost is not None:  # the WorkerError of a worker that died
             raise lost
-    temporary = folder / f".manifest-{os.getpid()}.tmp"
-    temporary.write_text(text)
-    temporary.replace(manifest)
+    write_text(manifest, text)
     return manifest
 
 

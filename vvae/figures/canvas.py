@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vvae.files import replacing
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -37,7 +39,8 @@ def new_chart(pixels: tuple[int, int]) -> "Figure":
 def save(figure: "Figure", path: str | os.PathLike) -> None:
     """Writes a figure to a PNG file."""
     _add_canvas(figure)
-    figure.savefig(path, dpi=DPI)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=DPI, format="png")
 
 
 def rasterize(figure: "Figure") -> np.ndarray:

@@ -17,22 +17,21 @@ block is in memory at a time. Nothing in a file is executed.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 import math
 import os
 import struct
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vvae.distributions import Gaussian
+from vvae.extras import require_extra
+from vvae.files import replacing
 from vvae.models.bottleneck import Codes, FiniteScalars, GaussianLatents
 
 DEFAULT_STEP = 2.0
@@ -326,7 +325,7 @@ class Header:
       fps: (numerator, denominator) of its frames per second.
       grid_thw: latents in time, rows and columns.
       quantiser: with the steps or the levels of the channels.
-      digest: `digest_params` of the model that made the latents, 32 bytes.
+      digest: `models.digest.digest_params` of the model that made the latents, 32 bytes.
     """
 
     shape_THW: tuple[int, int, int]
@@ -338,23 +337,7 @@ class Header:
 
 def require_coder():
     """Returns the module constriction; ValueError, which says what to install, without it."""
-    try:
-        import constriction
-    except ImportError as error:
-        raise ValueError(
-            "coding latents needs the range coder constriction: pip install 'vvae[coding]'"
-        ) from error
-    return constriction
-
-
-def digest_params(params: Any) -> bytes:
-    """Returns SHA-256 of the names, shapes, types and values of all variables of a model."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype}{array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.digest()
+    return require_extra("constriction", "coding", "the range coder of latents")
 
 
 def write_codes(path: str | Path, header: Header, frames: Iterable[np.ndarray]) -> None:
@@ -369,17 +352,11 @@ def write_codes(path: str | Path, header: Header, frames: Iterable[np.ndarray]) 
       ValueError: for other frames than the header says, or without `constriction`.
       OSError: if the file cannot be written.
     """
-    path = Path(path)
     coder = _Coder(header.quantiser)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(_pack_header(header))
-            for block in _group(frames, header):
-                file.write(coder.encode(block))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as part, open(part, "wb") as file:
+        file.write(_pack_header(header))
+        for block in _group(frames, header):
+            file.write(coder.encode(block))
 
 
 def read_header(path: str | Path) -> Header:

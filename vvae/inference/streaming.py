@@ -242,7 +242,8 @@ def decode_video(
         cache, x_BTHWC = _decode_chunk(model, params, cache, z_BthwZ)
         count = min(x_BTHWC.shape[1], num_frames - start)
         start += count
-        yield _to_codes(contract.crop(x_BTHWC, (count, height, width))[0])
+        x_THWC = contract.crop(x_BTHWC, (count, height, width))[0]
+        yield np.rint(contract.to_codes(x_THWC)).astype(np.uint8)
     if done < num_latents:
         raise ValueError(f"{num_frames} frames have {num_latents} latent frames, not {done}")
 
@@ -257,8 +258,3 @@ def _group(frames: Iterable[np.ndarray], size: int, first: int) -> Iterator[np.n
             chunk, wanted = [], size
     if chunk:
         yield np.stack(chunk)
-
-
-def _to_codes(x: jax.Array) -> np.ndarray:
-    """Rounds [-1, 1] to uint8."""
-    return np.clip(np.rint((np.asarray(x) + 1.0) * 127.5), 0, 255).astype(np.uint8)

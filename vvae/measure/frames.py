@@ -50,11 +50,6 @@ BY_VIDEO = "mean over the valid frames of a video, then over videos"
 WORST = "mean over the worst 5 % of all valid frames"
 
 
-def to_codes(x: jax.Array) -> jax.Array:
-    """Converts video in [-1, 1] to float 8-bit codes, clipped to [0, 255]."""
-    return jnp.clip((x + 1.0) * 127.5, 0.0, 255.0)
-
-
 @functools.partial(jax.jit, static_argnames="lpips_nets")
 def score_frames(
     x_BTHWC: jax.Array, y_BTHWC: jax.Array, lpips_nets: tuple[str, ...] = ()

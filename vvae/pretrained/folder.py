@@ -14,6 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vvae.extras import require_extra
+from vvae.files import replacing, write_text
+
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _PARTS = "diffusion_pytorch_model-*-of-*.safetensors"
@@ -225,22 +228,11 @@ def _read(path: Path_, tensor: Tensor) -> jax.Array:
 
 
 def _open(path: Path):
-    safetensors = _import_safetensors()
+    safetensors = require_extra("safetensors", "pretrained", "reading published weights")
     try:
         return safetensors.safe_open(path, framework="numpy")
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def _import_safetensors():
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise ValueError(
-            "published weights need the package safetensors: pip install '.[pretrained]'"
-        ) from error
-    return safetensors
 
 
 def write_folder(folder: Path, config: dict[str, Any], params) -> None:
@@ -251,13 +243,12 @@ def write_folder(folder: Path, config: dict[str, Any], params) -> None:
       config: the settings and _class_name.
       params: tree of arrays.
     """
-    save = _import_safetensors().numpy.save_file
+    save = require_extra("safetensors.numpy", "pretrained", "writing published weights").save_file
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         tensor_name(path): np.asarray(to_tensor(path, np.asarray(leaf)), order="C")
         for path, leaf in list_paths(params).items()
     }
-    part = folder / f".{WEIGHTS}"
-    save(tensors, part, metadata={"format": "pt"})
-    part.replace(folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with replacing(folder / WEIGHTS) as part:
+        save(tensors, part, metadata={"format": "pt"})
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")

@@ -4,11 +4,11 @@ Every task is shown by what its JSON file holds; nothing here knows which tasks 
 needs no network and no other file, except for what is too large to be put into it, which it names.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vvae.files import write_text
 from vvae.report.files import Inliner, read_run
 from vvae.report.page import write_page
 
@@ -31,7 +31,5 @@ def write_report(workdir, defaults: Mapping[str, Any], limit_bytes: int = LIMIT_
     run = read_run(workdir)
     page = write_page(run, defaults, Inliner(run.workdir, limit_bytes))
     path = run.workdir / NAME
-    part = path.with_name(f".{NAME}.{os.getpid()}")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
+    write_text(path, page)
     return path

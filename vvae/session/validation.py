@@ -9,7 +9,7 @@ from vvae import figures, processes
 from vvae.data.dataset import Dataset
 from vvae.measure import collapse
 from vvae.measure.clips import choose_examples, map_clips_on_all, spread_evenly
-from vvae.measure.frames import compare_videos, to_codes, write_comparison
+from vvae.measure.frames import compare_videos, write_comparison
 from vvae.measure.levels import Level, collect_levels, measure_batch
 from vvae.models import contract
 from vvae.run import Run
@@ -77,7 +77,7 @@ class Validation:
             return
         videos = self._shown.read(np.arange(len(self._shown)))
         mean_video = self._reconstruct(params, videos, self._shown.mask_NT)
-        codes = np.rint(to_codes(np.asarray(mean_video))).astype(np.uint8)
+        codes = np.rint(contract.to_codes(np.asarray(mean_video))).astype(np.uint8)
         rows = compare_videos(self._shown.view, videos, codes)
         write_comparison(self._folder / f"step_{step:08d}.png", rows, self._shown)
 

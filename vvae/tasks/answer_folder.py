@@ -5,6 +5,8 @@ import json
 import os
 from pathlib import Path
 
+from vvae.files import write_text
+
 SOURCE_FILE = "source.json"
 
 
@@ -26,7 +28,7 @@ def open_folder(answers: str | os.PathLike, data_path: str | os.PathLike) -> Pat
         if _is_free(folder):
             folder.mkdir(parents=True, exist_ok=True)
             # As ASCII: names that are not UTF-8 reach us with surrogates.
-            (folder / SOURCE_FILE).write_text(json.dumps({"data_path": str(source)}) + "\n")
+            write_text(folder / SOURCE_FILE, json.dumps({"data_path": str(source)}) + "\n")
             return folder
         if read_source(folder) == source:
             return folder

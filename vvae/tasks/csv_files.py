@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from vvae.files import replacing
+
 # The wide forms are folded to the plain ones by some spreadsheets; leading spaces are skipped.
 _FORMULA = re.compile("'*[ \\n]*[=+\\-@\\t\\r＝＋－＠]")
 
@@ -34,9 +36,13 @@ class _Writer:
 def open_csv(path: str | os.PathLike) -> Iterator[_Writer]:
     """Opens a CSV file in UTF-8 for writing, with a writer of rows.
 
-    Names of files that are no UTF-8 are written with their own bytes.
+    Names of files that are not UTF-8 are written with their own bytes. The file appears under its
+    name when it is complete.
     """
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        replacing(path) as part,
+        open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         yield _Writer(file)
 
 

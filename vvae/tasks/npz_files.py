@@ -8,12 +8,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from vvae.files import replacing
+
 T = TypeVar("T")
 
 
 def save_fields(path: str | os.PathLike, value) -> None:
     """Writes a dataclass: arrays, numbers, texts, tuples of texts, and dataclasses of these."""
-    np.savez(path, **_flatten(value))
+    with replacing(path) as part, open(part, "wb") as file:
+        np.savez(file, **_flatten(value))
 
 
 def load_fields(path: str | os.PathLike, cls: type[T], what: str, remedy: str) -> T:

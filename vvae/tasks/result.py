@@ -11,9 +11,9 @@ import numpy as np
 
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
+from vvae.files import write_json
 from vvae.metrics.cards import Metric
 from vvae.metrics.table import format_metrics
-from vvae.run import write_json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vvae.extras import require_extra
+from vvae.files import write_text
+
 
 class MetricsLog:
     """Appends lines to metrics.jsonl, and to TensorBoard if a writer is given."""
@@ -33,9 +36,7 @@ class MetricsLog:
         """Drops the lines of steps after `step`, which a run that continues will write anew."""
         if self._path.exists():
             kept = [line for line in read_metrics(self._path) if line["step"] <= step]
-            part = self._path.with_suffix(".part")
-            part.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            part.replace(self._path)
+            write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def read_metrics(path) -> list[dict]:
@@ -55,13 +56,8 @@ def open_tensorboard(folder):
     Raises:
       ValueError: if the extra is not installed.
     """
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise ValueError(
-            "train.tensorboard=True needs tensorboardX: pip install '.[tensorboard]'"
-        ) from error
-    return SummaryWriter(str(folder))
+    tensorboard = require_extra("tensorboardX", "tensorboard", "train.tensorboard=True")
+    return tensorboard.SummaryWriter(str(folder))
 
 
 class Progress:

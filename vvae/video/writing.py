@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 
+from vvae.files import replacing
 from vvae.video.errors import VideoError, first_line
 
 # With assembly, x264 may write different files for the same frames, even in one thread (measured);
@@ -70,31 +70,30 @@ def write_video_pieces(
         codec, pixel_format = "libx264", "yuv420p"
         options = ["-crf", "18", "-preset", "veryfast", *_REPRODUCIBLE]
         odd = size[0] % 2, size[1] % 2
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    writer = imageio_ffmpeg.write_frames(
-        str(temporary),
-        (size[1] + odd[1], size[0] + odd[0]),
-        fps=fps,
-        codec=codec,
-        pix_fmt_out=pixel_format,
-        quality=None,
-        macro_block_size=1,
-        output_params=[*options, "-f", _CONTAINERS[path.suffix.lower()]],
-    )
-    try:
-        with contextlib.closing(writer):
-            with _as_video_error(path):
-                writer.send(None)
-            for frames_THWC in pieces:
-                _check_frames(path, frames_THWC, size)
-                grown = np.pad(frames_THWC, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
-                for frame in np.broadcast_to(grown, (*grown.shape[:3], 3)):
-                    with _as_video_error(path):
-                        writer.send(np.ascontiguousarray(frame))
+    with contextlib.ExitStack() as stack:
         with _as_video_error(path):
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            part = stack.enter_context(replacing(path))
+        writer = imageio_ffmpeg.write_frames(
+            str(part),
+            (size[1] + odd[1], size[0] + odd[0]),
+            fps=fps,
+            codec=codec,
+            pix_fmt_out=pixel_format,
+            quality=None,
+            macro_block_size=1,
+            output_params=[*options, "-f", _CONTAINERS[path.suffix.lower()]],
+        )
+        stack.enter_context(contextlib.closing(writer))
+        with _as_video_error(path):
+            writer.send(None)
+        for frames_THWC in pieces:
+            _check_frames(path, frames_THWC, size)
+            grown = np.pad(frames_THWC, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
+            for frame in np.broadcast_to(grown, (*grown.shape[:3], 3)):
+                with _as_video_error(path):
+                    writer.send(np.ascontiguousarray(frame))
+        with _as_video_error(path):
+            stack.close()
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from vvae.measure.clips import (
     name_clips,
     spread_evenly,
 )
-from vvae.measure.frames import label_rows, score_frames, summarize_frames, to_codes
+from vvae.measure.frames import label_rows, score_frames, summarize_frames
 from vvae.metrics.cards import METHOD, Metric
 from vvae.models import contract
 from vvae.models.sequential import Latents, predict
@@ -129,12 +129,12 @@ def _infer(model, params, x_BTHWC, mask_BT) -> Latents:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _decode(model, params, latents: Latents) -> jax.Array:
-    return to_codes(contract.decode(model, params, latents))
+    return contract.to_codes(contract.decode(model, params, latents))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _sample(model, params, key, num_frames: int) -> jax.Array:
-    return to_codes(contract.sample(model, params, key, NUM_SAMPLES, num_frames))
+    return contract.to_codes(contract.sample(model, params, key, NUM_SAMPLES, num_frames))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -147,7 +147,7 @@ def _follow_prior(model, params, w_BW: jax.Array, num_frames: int) -> Latents:
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _predict(model, params, x_BTHWC, key, num_frames: int, temperature) -> jax.Array:
-    return to_codes(predict(model, params, x_BTHWC, key, num_frames, temperature))
+    return contract.to_codes(predict(model, params, x_BTHWC, key, num_frames, temperature))
 
 
 # --- samples, interpolation, traversal -----------------------------------------------------------

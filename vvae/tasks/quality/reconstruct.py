@@ -16,7 +16,6 @@ from vvae.measure.frames import (
     mask_of,
     score_frames,
     summarize_frames,
-    to_codes,
     write_comparison,
 )
 from vvae.measure.pca import FramePCA, fit_frame_pca, reconstruct_frames
@@ -64,7 +63,9 @@ def reconstruct(
     num_numbers = model.count_numbers(clips.clip_format.clip_shape[0])
     pca = fit_frame_pca(train, num_numbers, seed)
     decode = jax.jit(
-        lambda params, video, mask: to_codes(contract.reconstruct(model, params, video, mask))
+        lambda params, video, mask: contract.to_codes(
+            contract.reconstruct(model, params, video, mask)
+        )
     )
 
     def run_model(batch):

@@ -16,6 +16,7 @@ from vvae.data.views import encode_view, get_view
 from vvae.inference import coding, streaming
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.frames import frame_psnr
+from vvae.models.digest import digest_params
 from vvae.models.grid import GridVideoVAE
 from vvae.tasks.result import Result
 
@@ -66,7 +67,7 @@ def compress(
             (fps.numerator, fps.denominator),
             model.grid_shape(shape_THW),
             quantiser,
-            coding.digest_params(params),
+            digest_params(params),
         )
         bits = _CountedBits(quantiser)
         coding.write_codes(target, header, bits.count(_quantise(spool, header)))
@@ -131,7 +132,7 @@ def _read_header_of(model: GridVideoVAE, params, path) -> coding.Header:
     """Reads a header; ValueError if the file is not of this model."""
     _check_model(model)
     header = coding.read_header(path)
-    if header.digest != coding.digest_params(params):
+    if header.digest != digest_params(params):
         raise ValueError(
             f"{path}: was made by a model of other parameters (digest {header.digest.hex()[:12]}): "
             "by another run, or by another checkpoint of this one (--which)"

@@ -20,8 +20,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import importlib.util
 import itertools
 import json
 import math
@@ -38,9 +36,11 @@ import numpy as np
 from vvae import processes
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
+from vvae.extras import require_extra
+from vvae.files import remove_leftovers, replacing, write_json
 from vvae.measure.clips import map_clips
 from vvae.models import contract
-from vvae.run import write_json
+from vvae.models.digest import digest_params
 from vvae.tasks.pooling import get_pooling
 from vvae.tasks.result import Result
 
@@ -57,8 +57,7 @@ INDEXES = ("index.parquet", "videos.parquet")
 
 def require_pyarrow() -> None:
     """Raises ValueError, which says what to install, where pyarrow is missing."""
-    if importlib.util.find_spec("pyarrow") is None:
-        raise ValueError("the task features writes Parquet: pip install 'vvae[features]'")
+    require_extra("pyarrow.parquet", "features", "the task features, which writes Parquet,")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +107,7 @@ def store_features(
     parts = _plan_parts(dataset, batch_size, part_clips)
     total = sum(len(clips) for clips in dataset.splits.values())
     plan = {
-        "params": digest_params(params),
+        "params": digest_params(params).hex(),
         "data": dataset.fingerprint,
         "pooling": pooling,
         "batch_size": batch_size,
@@ -166,16 +165,6 @@ def make_encoder(model, pooling: str) -> Callable:
         }
 
     return encode
-
-
-def digest_params(params) -> str:
-    """Returns the SHA-256 of all variables with their names, whichever file they came from."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -313,7 +302,7 @@ def _write_video_vectors(folder: Path, dataset: Dataset) -> None:
     """Writes the mean of the pooled vectors of each video's clips that have a valid frame."""
     pooled_NF = np.load(folder / "clip_pooled.npy", mmap_mode="r")
     num_videos = sum(len(clips.videos) for clips in dataset.splits.values())
-    with _replace(folder / f"{VIDEO_ARRAY}.npy") as part, open(part, "wb") as file:
+    with replacing(folder / f"{VIDEO_ARRAY}.npy") as part, open(part, "wb") as file:
         _write_header(file, (num_videos, pooled_NF.shape[1]))
         row = 0
         for clips in dataset.splits.values():
@@ -329,7 +318,7 @@ def _write_video_vectors(folder: Path, dataset: Dataset) -> None:
 
 def _pack(folder: Path) -> None:
     """Writes all arrays into one archive, uncompressed, a block of bytes at a time."""
-    with _replace(folder / ARCHIVE) as part, zipfile.ZipFile(part, "w") as archive:
+    with replacing(folder / ARCHIVE) as part, zipfile.ZipFile(part, "w") as archive:
         for name in ARRAYS:
             # The default date is fixed, so that the same arrays make the same file.
             entry = zipfile.ZipInfo(f"{name}.npy")
@@ -341,9 +330,11 @@ def _pack(folder: Path) -> None:
 
 
 def _remove_arrays(folder: Path) -> None:
-    """Removes the files that the archive holds; a process may have been killed before it could."""
+    """Removes the files that the archive holds, and what a killed process left half written."""
     for name in ARRAYS:
         (folder / f"{name}.npy").unlink(missing_ok=True)
+    for name in (f"{VIDEO_ARRAY}.npy", *INDEXES, ARCHIVE, RECORD):
+        remove_leftovers(folder / name)
 
 
 def _group_by_video(clips: Clips) -> Iterator[np.ndarray]:
@@ -370,7 +361,7 @@ def _write_index(path: Path, dataset: Dataset, parts: list[_Part]) -> None:
             ("split", pa.string()),
         ]
     )
-    with _replace(path) as part_path, pq.ParquetWriter(part_path, schema) as writer:
+    with replacing(path) as part_path, pq.ParquetWriter(part_path, schema) as writer:
         for part in parts:
             columns = _list_frames(dataset.splits[part.split], part)
             writer.write_table(pa.table(columns, schema=schema))
@@ -413,16 +404,8 @@ def _write_video_index(path: Path, dataset: Dataset) -> None:
             "clips": pa.array([count for _, _, count in rows], pa.int32()),
         }
     )
-    with _replace(path) as part_path:
+    with replacing(path) as part_path:
         pq.write_table(table, part_path)
-
-
-@contextlib.contextmanager
-def _replace(path: Path) -> Iterator[Path]:
-    """Gives a temporary path, which takes the place of `path` once it is written."""
-    part = path.with_name(f".{path.name}.part")
-    yield part
-    part.replace(path)
 
 
 def _describe(dataset: Dataset, plan: dict[str, Any], resumed: int) -> Result:

@@ -18,13 +18,13 @@ import numpy as np
 
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
-from vvae.inference import coding
+from vvae.files import replacing, write_json
 from vvae.inference.statistics import ChannelMoments, as_json
 from vvae.measure.clips import map_clips, name_clips
 from vvae.metrics.cards import METHOD, make_metric
 from vvae.models import contract
 from vvae.models.causal import CausalVideoVAE
-from vvae.run import write_json
+from vvae.models.digest import digest_params
 from vvae.tasks.result import Result, describe_data, require_split
 
 FOLDER = "latents"
@@ -66,7 +66,7 @@ def export_latents(
         rows[split] = _write_split(
             functools.partial(encode, params), clips, target / f"{split}.npy", batch_size, counted
         )
-    digest = coding.digest_params(params).hex()
+    digest = digest_params(params).hex()
     provenance = {
         "params": digest,
         "data": dataset.fingerprint,
@@ -105,19 +105,18 @@ def _encode(model: CausalVideoVAE, params, batch) -> dict[str, jax.Array]:
 def _write_split(encode, clips: Clips, path: Path, batch_size: int, moments) -> list[dict]:
     """Writes the array of a split part by part; returns what each of its rows is."""
     array, masks = None, []
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    for start in range(0, len(clips), _PART_CLIPS):
-        chosen = clips.select(np.arange(start, min(start + _PART_CLIPS, len(clips))))
-        found = map_clips(encode, chosen, batch_size)
-        if array is None:
-            shape = (len(clips), *found["z"].shape[1:])
-            array = np.lib.format.open_memmap(part, "w+", np.float32, shape)
-        array[start : start + len(chosen)] = found["z"]
-        masks.append(found["mask"])
-        if moments is not None:
-            moments.add(found["z"][found["mask"]])
-    array.flush()
-    part.replace(path)
+    with replacing(path) as part:
+        for start in range(0, len(clips), _PART_CLIPS):
+            chosen = clips.select(np.arange(start, min(start + _PART_CLIPS, len(clips))))
+            found = map_clips(encode, chosen, batch_size)
+            if array is None:
+                shape = (len(clips), *found["z"].shape[1:])
+                array = np.lib.format.open_memmap(part, "w+", np.float32, shape)
+            array[start : start + len(chosen)] = found["z"]
+            masks.append(found["mask"])
+            if moments is not None:
+                moments.add(found["z"][found["mask"]])
+        array.flush()
     rows = zip(name_clips(clips), clips.frame_NT, np.concatenate(masks), strict=True)
     return [
         {

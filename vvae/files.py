@@ -1,0 +1,82 @@
+"""Files that are whole or not there: each is written under another name, then renamed."""
+
+import contextlib
+import errno
+import glob
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TEMPORARY_SUFFIX = ".tmp"
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a temporary path in the folder of `path`, which replaces it when the body succeeds.
+
+    A reader sees the old file or the new one, never a part. If the body fails, the temporary file
+    is removed; if the process is killed, it stays, hidden and with the suffix `.tmp`. Every call
+    has a temporary path of its own, so that the last of several writers wins. A symbolic link
+    stays, and the file that it points to is replaced. A device or a pipe is written to directly.
+
+    Raises:
+      FileNotFoundError: if the folder does not exist.
+      IsADirectoryError: if `path` is a folder.
+      OSError: of the body; where the temporary file or a full disk is to blame, it names `path`.
+    """
+    path = Path(path)
+    target = path.resolve()
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "No such folder", str(path.parent))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "A folder has the name of the file", str(path))
+    is_special = path.exists() and not path.is_file()
+    part = path if is_special else _make_temporary_path(target)
+    try:
+        yield part
+        if not is_special:
+            part.replace(target)
+    except OSError as error:
+        # A write, unlike an open, fails without the name of the file.
+        is_ours = error.errno in _DISK_IS_FULL if error.filename is None else _names(error, part)
+        if not is_ours:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        if not is_special:
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all; raises as `replacing`."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes a JSON file, whole or not at all; raises as `replacing`."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # Names of files that are not UTF-8 have halves of surrogate pairs, which JSON can escape.
+    text = re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
+    write_text(path, text)
+
+
+def remove_leftovers(path: str | os.PathLike) -> None:
+    """Removes what killed processes left of writing `path`. No other process may be writing it."""
+    path = Path(path)
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY_SUFFIX}"):
+        part.unlink(missing_ok=True)
+
+
+def _make_temporary_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+
+
+def _names(error: OSError, path: Path) -> bool:
+    return os.fspath(error.filename) == str(path)
