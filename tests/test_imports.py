@@ -92,6 +92,7 @@ ONLY_USERS = {
     "orbax": {"training.checkpoint"},
     "matplotlib": {"figures"},
     "tyro": {"cli"},
+    "jinja2": {"report.write"},
     "scenedetect": {"tasks.segmentation.pyscenedetect"},
     "cv2": {"data.flow"},
     "constriction": {"inference.coding"},
