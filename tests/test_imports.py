@@ -102,6 +102,7 @@ ONLY_USERS = {
     "orbax": {"training.checkpoint"},
     "matplotlib": {"figures.canvas"},
     "tyro": {"cli"},
+    "jinja2": {"report.write"},
     "scenedetect": {"tasks.segmentation.pyscenedetect"},
     "cv2": {"data.flow"},
     "constriction": {"inference.coding"},

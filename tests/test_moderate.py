@@ -29,8 +29,7 @@ from vvae.metrics.detection import (
     measure_calibration,
 )
 from vvae.models.sequential import SequentialVAE
-from vvae.report.commands import show_commands
-from vvae.report.files import read_run
+from vvae.report.write import write_report
 from vvae.tasks.moderation import detector as detectors
 from vvae.tasks.moderation import marked_videos
 from vvae.tasks.moderation import moderate as moderating
@@ -398,7 +397,7 @@ def test_the_report_names_the_command_with_its_options(tmp_path):
     for task, options in (("density", None), ("moderate", ["--unwanted", "a b"])):
         content = {"task": task, "rows": {}, "details": {"options": options}}
         (tmp_path / "eval" / f"{task}.json").write_text(json.dumps(content))
-    page = html.unescape(str(show_commands(read_run(tmp_path), {})))
+    page = html.unescape(write_report(tmp_path, {}).read_text(encoding="utf-8"))
     assert f"evaluate.py density moderate --workdir {tmp_path} --unwanted 'a b'<" in page
 
 

@@ -1,12 +1,16 @@
 """The page of a run: read by a parser, and looked at in a real Chromium where there is one."""
 
+import base64
+import hashlib
 import html.parser
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import pytest
 from browser import Browser, find_browser
@@ -14,8 +18,8 @@ from browser import Browser, find_browser
 from vvae import cli, config, video
 from vvae.report.charts import find_ticks, format_tick, thin_out
 from vvae.report.commands import find_changed, write_arguments
-from vvae.report.markup import Markup, escape, tag
-from vvae.report.write import write_report
+from vvae.report.results import preview_csv
+from vvae.report.write import make_environment, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULTS = config.to_dict(config.Config(name="default"))
@@ -32,11 +36,12 @@ VOID = {"br", "img", "link", "meta"}
 
 
 class Page(html.parser.HTMLParser):
-    """Elements with their attributes, the text, and whether tags nest."""
+    """The elements with their attributes, the text, the code, and tags that do not nest."""
 
     def __init__(self, text):
         super().__init__()
         self.open, self.elements, self.texts, self.mistakes = [], [], [], []
+        self.code = {"script": "", "style": ""}
         self.feed(text)
         self.close()
 
@@ -53,7 +58,9 @@ class Page(html.parser.HTMLParser):
             self.mistakes.append(f"</{name}> ends nothing")
 
     def handle_data(self, data):
-        if self.open and self.open[-1] not in ("script", "style"):
+        if self.open and self.open[-1] in self.code:
+            self.code[self.open[-1]] += data
+        elif self.open:
             self.texts.append(data)
 
     def find(self, name):
@@ -133,10 +140,35 @@ def page(text):
 # --- by a parser ----------------------------------------------------------------------------------
 
 
-def test_markup_escapes_all_but_markup():
-    element = tag("a", "<b>", tag("i", "x"), None, href='"><x', hidden=True, id=None)
-    assert element == '<a href="&quot;&gt;&lt;x" hidden>&lt;b&gt;<i>x</i></a>'
-    assert isinstance(escape("x"), Markup) and escape("a\x00b\ud800c") == "a\ufffdb?c"
+def render(template, **values):
+    return make_environment().from_string(template).render(values)
+
+
+def test_templates_escape_all_but_what_is_marked_as_safe():
+    template = '<a href="{{ link }}">{{ text }}{{ made|safe }}</a>'
+    element = render(template, link='"><x', text="<b>&'", made="<i>x</i>")
+    assert element == '<a href="&#34;&gt;&lt;x">&lt;b&gt;&amp;&#39;<i>x</i></a>'
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x00b\x1b\x7f\x85\uffffc", "a\ufffdb\ufffd\ufffd\ufffd\ufffdc"),
+        ("a\tb\nc", "a\tb\nc"),
+        ("half \ud800, not UTF-8 \udce9", "half ?, not UTF-8 ?"),
+        ("größe 動画 🎬", "größe 動画 🎬"),
+    ],
+)
+def test_templates_replace_what_html_cannot_hold(text, shown):
+    macro = "{% macro show(x) %}<b>{{ x }}</b>{% endmacro %}"
+    assert render(macro + '<i id="{{ x }}">{{ show(x) }}</i>', x=text) == (
+        f'<i id="{shown}"><b>{shown}</b></i>'
+    )
+
+
+def test_templates_refuse_a_value_that_is_missing():
+    with pytest.raises(jinja2.UndefinedError, match="'nothing' is undefined"):
+        render("{{ nothing }}")
 
 
 def test_the_page_is_well_formed(page):
@@ -163,9 +195,38 @@ def test_nothing_is_fetched_and_nothing_from_data_is_markup(page, text):
     assert "url(" not in text and "@import" not in text
     rules = page.find("meta")[1]["content"]
     assert "default-src 'none'" in rules and "script-src 'sha256-" in rules
+    for name, asset in (("script", "report.js"), ("style", "report.css")):
+        assert page.code[name] == (ROOT / "vvae" / "report" / asset).read_text(encoding="utf-8")
+        digest = base64.b64encode(hashlib.sha256(page.code[name].encode()).digest()).decode()
+        assert f"{name}-src 'sha256-{digest}'" in rules
     whole = "".join(page.texts)
     for label in EVIL[:6]:
         assert whole.count(label) >= 4, label
+
+
+def test_a_file_name_that_is_not_utf8_is_shown_and_linked(tmp_path):
+    folder = write_run(tmp_path / "new") / "eval"
+    folder.mkdir()
+    (folder / os.fsdecode(b"caf\xe9 <&'>.txt")).write_text("x")
+    page = Page(write_report(tmp_path / "new", DEFAULTS).read_text(encoding="utf-8"))
+    assert "eval/caf? <&'>.txt" in page.texts
+    assert "eval/caf%E9%20%3C%26%27%3E.txt" in [a["href"] for a in page.find("a")]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("", "t.csv is empty."),
+        ("\n\n", "t.csv is empty."),
+        ("\na,b\n1,2\n", "t.csv, whole"),
+        ("a\n" + "1\n" * 11, "t.csv: the first 10 rows"),
+        (",".join("abcdefghijklm") + "\n", "t.csv: the first 0 rows and columns"),
+    ],
+)
+def test_previews_of_csv_files(tmp_path, text, shown):
+    (tmp_path / "t.csv").write_text(text)
+    preview = preview_csv(tmp_path / "t.csv", "t.csv")
+    assert (preview["problem"] or preview["table"].caption) == shown
 
 
 def test_every_value_card_file_and_note_is_there(page):

@@ -1,25 +1,82 @@
-"""Small charts as inline SVG: curves, bars, and a line without axes. Colours come from the page."""
+"""Small charts as plain values: chart.html draws them as inline SVG, report.css colours them."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from vvae.report.markup import Markup, join, tag
-
-WIDTH, HEIGHT = 360, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 10, 10, 24
-# Points of a curve that are drawn; of longer ones, as many at equal distances.
+# Points of a curve that are drawn; a longer curve is thinned out to about as many.
 MAX_POINTS = 600
+_MAX_DOTS = 24
 
 Curve = Sequence[tuple[float, float]]
 
 
-def draw_curves(identifier: str, title: str, curves: Mapping[str, Curve]) -> Markup:
-    """Draws named curves over the training steps on common axes, with a legend.
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """The size of a chart and the edges of its axes, in SVG units."""
+
+    width: int = 360
+    height: int = 200
+    left: int = 62
+    right: int = 350
+    top: int = 10
+    bottom: int = 176
+
+
+FRAME = Frame()
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """A named curve: the points of its line (empty for a single point) and its dots."""
+
+    name: str
+    line: str
+    dots: Sequence[tuple[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """A bar with its title; an idle bar is drawn in gray."""
+
+    title: str
+    x: str
+    y: str
+    width: str
+    height: str
+    is_idle: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A chart of curves or of bars.
+
+    Attributes:
+      identifier: id of the SVG's title in the page.
+      title: caption, with the unit.
+      description: what a screen reader says.
+      ticks: (y, label) of the horizontal grid lines.
+      labels: (x, text-anchor, text) below the axis.
+      series: the curves.
+      bars: the bars.
+    """
+
+    identifier: str
+    title: str
+    description: str
+    ticks: Sequence[tuple[str, str]]
+    labels: Sequence[tuple[str, str, str]]
+    series: Sequence[Series] = ()
+    bars: Sequence[Bar] = ()
+
+
+def plot_curves(identifier: str, title: str, curves: Mapping[str, Curve]) -> Chart:
+    """Returns a chart of named curves over the training steps, on common axes.
 
     Args:
-      identifier: of the SVG's title in the page.
-      title: what is drawn, with its unit.
-      curves: name -> (step, value) points, ascending, at least one in all.
+      identifier: id of the SVG's title in the page.
+      title: what the curves show, with its unit.
+      curves: name -> (step, value) points in ascending order; at least one point in all.
     """
     points = [point for curve in curves.values() for point in curve]
     last = max(step for step, _ in points)
@@ -27,99 +84,81 @@ def draw_curves(identifier: str, title: str, curves: Mapping[str, Curve]) -> Mar
     if low == high:
         low, high = low - max(abs(low), 1.0) * 0.1, high + max(abs(high), 1.0) * 0.1
 
-    def place(step: float, value: float) -> str:
-        x = _LEFT + (WIDTH - _LEFT - _RIGHT) * step / max(last, 1)
-        y = _TOP + (HEIGHT - _TOP - _BOTTOM) * (high - value) / (high - low)
-        return f"{x:.1f},{y:.1f}"
+    def place_step(step: float) -> str:
+        return f"{FRAME.left + (FRAME.right - FRAME.left) * step / max(last, 1):.1f}"
 
-    marks = []
-    for tick in find_ticks(low, high):
-        _, y = place(0, tick).split(",")
-        marks.append(tag("line", class_="grid", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y, y2=y))
-        label = format_tick(tick, low, high)
-        marks.append(tag("text", label, x=_LEFT - 6, y=y, dy="0.35em", text_anchor="end"))
-    for step in sorted({0, last}):
-        x, _ = place(step, low).split(",")
-        anchor = "start" if step == 0 else "end"
-        label = f"step {step:,}" if step else "0"
-        marks.append(tag("text", label, x=x, y=HEIGHT - 6, text_anchor=anchor))
-    for number, curve in enumerate(curves.values()):
-        curve = thin_out(curve, MAX_POINTS)
-        path = " ".join(place(*point) for point in curve)
-        if len(curve) > 1:
-            marks.append(tag("polyline", points=path, class_=f"series series-{number % 6}"))
-        if len(curve) <= 24:
-            for point in curve:
-                x, y = place(*point).split(",")
-                marks.append(tag("circle", cx=x, cy=y, r=2.5, class_=f"dot series-{number % 6}"))
+    series = []
+    for name, curve in curves.items():
+        thin = thin_out(curve, MAX_POINTS)
+        dots = [(place_step(step), _place_value(value, low, high)) for step, value in thin]
+        line = " ".join(f"{x},{y}" for x, y in dots) if len(dots) > 1 else ""
+        series.append(Series(name, line, dots if len(dots) <= _MAX_DOTS else ()))
     ends = "; ".join(
         f"{name}: {curve[-1][1]:.6g} at step {curve[-1][0]}"
         for name, curve in curves.items()
         if curve
     )
-    svg = tag(
-        "svg",
-        tag("title", f"{title} over the training steps; {ends}", id=identifier),
-        *marks,
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_labelledby=identifier,
+    return Chart(
+        identifier=identifier,
+        title=title,
+        description=f"{title} over the training steps; {ends}",
+        ticks=_make_ticks(low, high),
+        labels=[
+            (place_step(step), "end" if step else "start", f"step {step:,}" if step else "0")
+            for step in sorted({0, last})
+        ],
+        series=series,
     )
-    legend = [
-        tag("span", tag("i", class_=f"key series-{number % 6}"), name)
-        for number, name in enumerate(curves)
-    ]
-    caption = tag("figcaption", tag("strong", title), tag("span", *legend, class_="legend"))
-    return tag("figure", caption, svg, class_="chart")
 
 
-def draw_bars(identifier: str, title: str, values: Sequence[float], marked: Sequence[bool]):
-    """Draws a bar a value, largest first; those that are not marked are gray."""
-    order = sorted(range(len(values)), key=lambda k: -values[k])
-    top = max(max(values, default=0.0), 1e-12)
-    step = (WIDTH - _LEFT - _RIGHT) / max(len(values), 1)
-    floor = HEIGHT - _BOTTOM
+def plot_bars(
+    identifier: str, title: str, values: Sequence[float], marked: Sequence[bool]
+) -> Chart:
+    """Returns a chart with one bar per value, largest first; bars that are not marked are idle."""
+    high = max(max(values, default=0.0), 1e-12)
+    step = (FRAME.right - FRAME.left) / max(len(values), 1)
     bars = []
-    for tick in find_ticks(0.0, top):
-        y = f"{floor - (floor - _TOP) * tick / top:.1f}"
-        bars.append(tag("line", class_="grid", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y, y2=y))
-        label = format_tick(tick, 0.0, top)
-        bars.append(tag("text", label, x=_LEFT - 6, y=y, dy="0.35em", text_anchor="end"))
-    for place, index in enumerate(order):
-        height = (floor - _TOP) * max(values[index], 0.0) / top
+    for place, index in enumerate(sorted(range(len(values)), key=lambda k: -values[k])):
+        height = (FRAME.bottom - FRAME.top) * max(values[index], 0.0) / high
         bars.append(
-            tag(
-                "rect",
-                tag("title", f"dimension {index}: {values[index]:.4g}"),
-                x=f"{_LEFT + place * step + step * 0.1:.1f}",
-                y=f"{floor - height:.1f}",
+            Bar(
+                title=f"dimension {index}: {values[index]:.4g}",
+                x=f"{FRAME.left + place * step + step * 0.1:.1f}",
+                y=f"{FRAME.bottom - height:.1f}",
                 width=f"{step * 0.8:.1f}",
                 height=f"{height:.1f}",
-                class_="bar" if marked[index] else "bar idle",
+                is_idle=not marked[index],
             )
         )
     caption = f"{len(values)} dimensions, largest first"
-    bars.append(tag("text", caption, x=_LEFT, y=HEIGHT - 6, text_anchor="start"))
-    svg = tag(
-        "svg",
-        tag("title", f"{title}; {caption}", id=identifier),
-        *bars,
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_labelledby=identifier,
+    return Chart(
+        identifier=identifier,
+        title=title,
+        description=f"{title}; {caption}",
+        ticks=_make_ticks(0.0, high),
+        labels=[(str(FRAME.left), "start", caption)],
+        bars=bars,
     )
-    return tag("figure", tag("figcaption", tag("strong", title)), svg, class_="chart")
 
 
-def draw_line(values: Sequence[float]) -> Markup:
-    """Draws numbers as a line without axes, which a text beside it describes."""
+def plot_line(values: Sequence[float]) -> str:
+    """Returns the points of a line without axes, 120 units wide and 20 high."""
     values = [y for _, y in thin_out(list(enumerate(values)), 200)]
     low, span = min(values), (max(values) - min(values)) or 1.0
     width = 120 / max(len(values) - 1, 1)
     points = [(k * width, 22 - 20 * (value - low) / span) for k, value in enumerate(values)]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    line = tag("polyline", points=path, class_="series series-0")
-    return tag("svg", line, viewBox="-1 0 122 24", class_="spark", aria_hidden="true")
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def _place_value(value: float, low: float, high: float) -> str:
+    return f"{FRAME.top + (FRAME.bottom - FRAME.top) * (high - value) / (high - low):.1f}"
+
+
+def _make_ticks(low: float, high: float) -> list[tuple[str, str]]:
+    return [
+        (_place_value(tick, low, high), format_tick(tick, low, high))
+        for tick in find_ticks(low, high)
+    ]
 
 
 def find_ticks(low: float, high: float) -> list[float]:
@@ -141,14 +180,9 @@ def format_tick(value: float, low: float, high: float) -> str:
 
 
 def thin_out(points: Sequence, count: int) -> Sequence:
-    """Returns about `count` points at most, at equal distances, the first and the last included."""
+    """Returns at most about `count` points at equal distances, with the first and the last."""
     if len(points) <= count:
         return points
     stride = -(-len(points) // count)
     kept = list(points[::stride])
     return kept if kept[-1] == points[-1] else [*kept, points[-1]]
-
-
-def join_charts(charts: Sequence[Markup]) -> Markup:
-    """Returns charts side by side where there is room."""
-    return tag("div", join(*charts), class_="charts")

@@ -1,20 +1,12 @@
-"""Sections of the page that let others repeat the run: commands, settings, history, versions."""
+"""What others need to repeat the run: commands, settings, history, versions."""
 
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vvae.report.files import RunFiles, as_mapping
-from vvae.report.markup import Markup, join, tag
-from vvae.report.parts import (
-    format_value,
-    list_facts,
-    make_disclosure,
-    make_paragraph,
-    make_section,
-    make_table,
-)
+from vvae.report.files import RunFiles
+from vvae.report.values import Table, as_mapping, format_value, make_table
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -29,7 +21,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def find_changed(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings, flat, that are not at their defaults."""
+    """Returns the settings that are not at their defaults, as `section.name` -> value."""
     known = flatten(defaults)
     return {
         name: value
@@ -48,7 +40,7 @@ def write_arguments(changed: Mapping[str, Any]) -> list[str]:
 
 
 def find_initial_run(record: Mapping[str, Any]) -> list[str]:
-    """Returns the option of the first start that took parameters of another run, or nothing."""
+    """Returns the --init_from option of the run's first start; an empty list if it had none."""
     for start in (record.get("history") or [])[:1]:
         words = [str(word) for word in as_mapping(start).get("command") or ()]
         for word, following in zip(words, [*words[1:], None]):
@@ -58,107 +50,74 @@ def find_initial_run(record: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def show_commands(run: RunFiles, defaults: Mapping[str, Any]) -> Markup:
-    """Returns the section with the commands that repeat the run, exactly."""
-    record = run.record
-    changed = find_changed(as_mapping(record.get("config")), defaults)
-    train = ["python", "train.py", *write_arguments(changed), *find_initial_run(record)]
-    workdir = str(run.workdir)
-    parts = []
+def list_commands(run: RunFiles, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the commands that repeat the run, quoted for a shell; None for those of no use."""
+    record, workdir = run.record, str(run.workdir)
     commit = record.get("git_commit")
-    if isinstance(commit, str) and commit:
-        parts.append(_show_command("The same code", ["git", "checkout", commit.removesuffix("+")]))
-        if commit.endswith("+"):
-            text = "The checkout had changes that were not committed: they are not in this commit."
-            parts.append(make_paragraph(text, "alert"))
-    else:
-        parts.append(make_paragraph("The git commit is not known: vvae ran from no checkout."))
+    commit = commit if isinstance(commit, str) else ""
     versions = as_mapping(record.get("versions"))
     pinned = [f"{n}=={v}" for n, v in versions.items() if n not in ("python", "vvae") and v]
-    if pinned:
-        text = f"The same packages, with Python {versions.get('python', 'unknown')}"
-        parts.append(_show_command(text, ["pip", "install", *pinned]))
-    text = (
-        "The same training; settings that are not named are the defaults of this version"
-        if changed
-        else "The same training: no setting differs from the defaults of this version"
-    )
-    parts.append(_show_command(text, train))
-    if not run.is_finished:
-        text = "Go on with this run"
-        parts.append(_show_command(text, ["python", "train.py", "--workdir", workdir]))
+    changed = find_changed(as_mapping(record.get("config")), defaults)
     measured = [answer for answer in run.answers if not answer.videos]
-    tasks = [answer.task for answer in measured]
     options = [answer.details.get("options") for answer in measured]
     words = [str(word) for given in options if isinstance(given, list) for word in given]
-    measure = ["python", "evaluate.py", *tasks, "--workdir", workdir, *words]
-    parts.append(_show_command("Measure it again", measure))
-    report = ["python", "evaluate.py", "report", "--workdir", workdir]
-    parts.append(_show_command("This page", report))
-    return make_section("commands", "Commands that repeat it", *parts)
+    evaluate = ["python", "evaluate.py"]
+    tasks = [answer.task for answer in measured]
+    train = ["python", "train.py"]
+    return {
+        "checkout": shlex.join(["git", "checkout", commit.removesuffix("+")]) if commit else None,
+        "has_uncommitted_changes": commit.endswith("+"),
+        "install": shlex.join(["pip", "install", *pinned]) if pinned else None,
+        "python": versions.get("python", "unknown"),
+        "train": shlex.join([*train, *write_arguments(changed), *find_initial_run(record)]),
+        "has_changed_settings": bool(changed),
+        "resume": None if run.is_finished else shlex.join([*train, "--workdir", workdir]),
+        "measure": shlex.join([*evaluate, *tasks, "--workdir", workdir, *words]),
+        "report": shlex.join([*evaluate, "report", "--workdir", workdir]),
+    }
 
 
-def _show_command(text: str, words: list[str]) -> Markup:
-    code = tag("pre", tag("code", shlex.join(words)), tabindex="0")
-    return tag("div", make_paragraph(text), code, class_="command")
-
-
-def show_settings(run: RunFiles, defaults: Mapping[str, Any]) -> Markup:
-    """Returns the section with every setting, those first that are not at their defaults."""
+def list_settings(run: RunFiles, defaults: Mapping[str, Any]) -> dict[str, Table | None]:
+    """Returns a table of the settings that differ from the defaults, if any, and one of all."""
     config = as_mapping(run.record.get("config"))
     changed, known = find_changed(config, defaults), flatten(defaults)
-    header = ["setting", "value", "default"]
 
-    def list_rows(settings):
-        return [
+    def tabulate(caption: str, settings: Mapping[str, Any]) -> Table:
+        rows = [
             [name, format_value(value), format_value(known[name]) if name in known else "not known"]
             for name, value in settings.items()
         ]
+        return make_table(caption, ["setting", "value", "default"], rows)
 
-    if changed:
-        caption = "Settings that differ from the defaults"
-        first = make_table(caption, header, list_rows(changed))
-    else:
-        first = make_paragraph("All settings are the defaults.")
-    every = make_table("All settings", header, list_rows(flatten(config)))
-    return make_section("settings", "Settings", first, make_disclosure("All settings", every))
-
-
-def show_history(run: RunFiles) -> Markup:
-    """Returns the section on the starts of the run: when, by which command, with what."""
-    record = run.record
-    facts = {
-        "git commit": record.get("git_commit") or "unknown",
-        **{f"{key} (device)": value for key, value in as_mapping(record.get("device")).items()},
-        **as_mapping(record.get("versions")),
+    return {
+        "changed": tabulate("Settings that differ from the defaults", changed) if changed else None,
+        "every": tabulate("All settings", flatten(config)),
     }
+
+
+def describe_history(run: RunFiles) -> dict[str, Any]:
+    """Returns the starts of the run, with what changed between them, and its versions."""
+    record = run.record
     starts = [as_mapping(start) for start in record.get("history") or ()]
-    items = []
-    for number, start in enumerate(starts, start=1):
-        words = [str(word) for word in start.get("command") or ()]
-        if words:
-            words[0] = Path(words[0]).name
-        device = as_mapping(start.get("device"))
-        text = f"{start.get('time', 'at an unknown time')}, {format_value(device)}"
-        items.append(
-            tag(
-                "li",
-                make_paragraph(join(tag("b", f"Start {number}"), f": {text}")),
-                tag("pre", tag("code", shlex.join(["python", *words])), tabindex="0"),
-                _show_change(start, starts[number - 2]) if number > 1 else None,
-            )
-        )
-    history = tag("ol", *items, class_="history") if items else None
-    return make_section(
-        "history",
-        "History and versions",
-        history or make_paragraph("No start of this run is recorded."),
-        make_disclosure("Versions and device", list_facts(facts)),
-    )
+    return {
+        "starts": [_describe_start(*pair) for pair in zip(starts, [None, *starts])],
+        "facts": {
+            "git commit": record.get("git_commit") or "unknown",
+            **{f"{key} (device)": value for key, value in as_mapping(record.get("device")).items()},
+            **as_mapping(record.get("versions")),
+        },
+    }
 
 
-def _show_change(start: Mapping[str, Any], before: Mapping[str, Any]) -> Markup:
-    keys = ("git_commit", "device", "versions")
-    changed = [key.replace("_", " ") for key in keys if start.get(key) != before.get(key)]
-    text = f"Changed since the start before: {', '.join(changed)}." if changed else "As before."
-    return make_paragraph(text, "quiet")
+def _describe_start(start: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    words = [str(word) for word in start.get("command") or ()]
+    if words:
+        words[0] = Path(words[0]).name
+    keys = ("git_commit", "device", "versions") if before is not None else ()
+    return {
+        "time": start.get("time", "at an unknown time"),
+        "device": as_mapping(start.get("device")),
+        "command": shlex.join(["python", *words]),
+        "is_first": before is None,
+        "changed": [key.replace("_", " ") for key in keys if start.get(key) != before.get(key)],
+    }

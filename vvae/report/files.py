@@ -1,19 +1,13 @@
-"""What the page of a run is made from: the files of its directory. Imports no jax."""
+"""Reads the files of a run directory for its page."""
 
-import base64
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from vvae.report.markup import Markup
+from vvae.report.values import as_mapping
 from vvae.training.log import read_metrics
-
-PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif"}
-VIDEOS = {".mp4": "video/mp4", ".webm": "video/webm"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +15,7 @@ class TaskFile:
     """A file that a task has written.
 
     Attributes:
-      name: as the task names it.
+      name: the name that the task gives it.
       path: where it is; None if it cannot be shown.
       problem: why it cannot be shown; empty if it can.
     """
@@ -32,22 +26,22 @@ class TaskFile:
 
     @property
     def suffix(self) -> str:
-        """Ending of the name, in small letters."""
+        """The ending of the name, in lower case."""
         return Path(self.name).suffix.lower()
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskAnswer:
-    """One eval/[FOLDER/]TASK.json.
+    """The content of one eval/[FOLDER/]TASK.json.
 
     Attributes:
-      task: its name.
-      videos: name of the folder of other videos that it was measured on; empty for the run's own.
-      path: of the JSON file.
+      task: the name of the task.
+      videos: the name of the folder of other videos; empty if the task read the run's own videos.
+      path: the JSON file.
       rows: method -> metric name -> {"value", "card"}.
       notes: sentences.
-      files: what the task names and what is there of it.
-      details: whatever else the task has written.
+      files: the files that the task names.
+      details: everything else that the task has written.
     """
 
     task: str
@@ -58,21 +52,26 @@ class TaskAnswer:
     files: tuple[TaskFile, ...]
     details: Mapping[str, Any]
 
+    @property
+    def title(self) -> str:
+        """The task, and the videos if they are not the run's own."""
+        return f"{self.task} on {self.videos}" if self.videos else self.task
+
 
 @dataclasses.dataclass(frozen=True)
 class RunFiles:
-    """What a run directory holds.
+    """The content of a run directory.
 
     Attributes:
-      workdir: as it was given, for the commands.
-      record: config.json.
-      class_names: in the order of their ids.
-      metrics: lines of metrics.jsonl.
-      checkpoints: steps, ascending.
-      validation: reconstruction sheets of the validations, oldest first.
-      answers: of the tasks, those on the run's own videos first.
-      others: files in eval/ that no task names.
-      problems: what could not be read, one sentence each.
+      workdir: the directory, as the user wrote it.
+      record: the content of config.json.
+      class_names: the names of the classes, in the order of their ids.
+      metrics: the lines of metrics.jsonl.
+      checkpoints: the steps that have a checkpoint, ascending.
+      validation: the reconstruction sheets of the validations, oldest first.
+      answers: the results of the tasks, those on the run's own videos first.
+      others: the files in eval/ that no task names.
+      problems: one sentence for each file that could not be read.
     """
 
     workdir: Path
@@ -87,23 +86,23 @@ class RunFiles:
 
     @property
     def name(self) -> str:
-        """Of the directory."""
+        """The name of the directory."""
         return self.workdir.resolve().name
 
     @property
     def done(self) -> int:
-        """Steps that are known to be done: the newest checkpoint or logged line."""
+        """The highest step that a checkpoint or a logged line proves to be done."""
         logged = [row["step"] for row in self.metrics if isinstance(row.get("step"), int)]
         return max((*self.checkpoints, *logged), default=0)
 
     @property
     def num_steps(self) -> int | None:
-        """Steps of the whole training."""
+        """The number of steps of the whole training; None if it was not recorded."""
         return as_mapping(self.record.get("data")).get("num_steps")
 
     @property
     def is_finished(self) -> bool:
-        """Whether the training has a checkpoint of its last step."""
+        """Whether there is a checkpoint of the last step."""
         return self.num_steps is not None and self.num_steps in self.checkpoints
 
 
@@ -111,10 +110,10 @@ class RunFiles:
 
 
 def read_run(workdir) -> RunFiles:
-    """Reads what is in a run directory; parts that are missing or damaged are told in words.
+    """Reads a run directory; `problems` of the result names the files that are damaged.
 
     Raises:
-      ValueError: if there is no run, or its config.json cannot be read.
+      ValueError: if the directory is not a run, or its config.json cannot be read.
     """
     workdir = Path(workdir)
     if not (workdir / "config.json").is_file():
@@ -126,16 +125,18 @@ def read_run(workdir) -> RunFiles:
     answers = _read_answers(workdir / "eval", problems)
     order = as_mapping(as_mapping(record.get("config")).get("evaluate")).get("tasks")
     answers = sort_answers(answers, order if isinstance(order, list) else [])
+    class_names = _read_class_names(workdir / "classes.json", problems)
+    metrics = _read_metrics(workdir / "metrics.jsonl", problems)
     return RunFiles(
-        workdir,
-        record,
-        _read_class_names(workdir / "classes.json", problems),
-        _read_metrics(workdir / "metrics.jsonl", problems),
-        _list_checkpoints(workdir / "checkpoints"),
-        tuple(sorted((workdir / "validation").glob("*.png"))),
-        answers,
-        _list_others(workdir / "eval", answers),
-        tuple(problems),
+        workdir=workdir,
+        record=record,
+        class_names=class_names,
+        metrics=metrics,
+        checkpoints=_list_checkpoints(workdir / "checkpoints"),
+        validation=tuple(sorted((workdir / "validation").glob("*.png"))),
+        answers=answers,
+        others=_list_others(workdir / "eval", answers),
+        problems=tuple(problems),
     )
 
 
@@ -177,7 +178,7 @@ def _read_answers(folder: Path, problems: list[str]) -> tuple[TaskAnswer, ...]:
         except ValueError as error:
             problems.append(str(error))
             continue
-        # A task may write other JSON files, which are listed with the files.
+        # Other JSON files belong to a task; the page lists them with the other files.
         if isinstance(content, dict) and "task" in content and "rows" in content:
             videos = "" if path.parent == folder else path.parent.name
             answers.append(_read_answer(path, videos, content))
@@ -185,7 +186,7 @@ def _read_answers(folder: Path, problems: list[str]) -> tuple[TaskAnswer, ...]:
 
 
 def sort_answers(answers: tuple[TaskAnswer, ...], order: list) -> tuple[TaskAnswer, ...]:
-    """Returns the answers: the run's own videos before others, tasks as listed, others by name."""
+    """Sorts answers: the run's own videos first, then tasks in the given order, then by name."""
 
     def find_place(answer: TaskAnswer):
         place = order.index(answer.task) if answer.task in order else len(order)
@@ -199,14 +200,19 @@ def _read_answer(path: Path, videos: str, content: dict) -> TaskAnswer:
         method: {name: as_mapping(metric) for name, metric in as_mapping(row).items()}
         for method, row in as_mapping(content["rows"]).items()
     }
-    files = tuple(find_file(path.parent, str(name)) for name in content.get("files") or ())
-    notes = tuple(str(note) for note in content.get("notes") or ())
-    details = as_mapping(content.get("details"))
-    return TaskAnswer(str(content["task"]), videos, path, rows, notes, files, details)
+    return TaskAnswer(
+        task=str(content["task"]),
+        videos=videos,
+        path=path,
+        rows=rows,
+        notes=tuple(str(note) for note in content.get("notes") or ()),
+        files=tuple(find_file(path.parent, str(name)) for name in content.get("files") or ()),
+        details=as_mapping(content.get("details")),
+    )
 
 
 def find_file(folder: Path, name: str) -> TaskFile:
-    """Looks for a file that a task names; only files inside its folder are taken."""
+    """Finds a file that a task names; a file outside of the task's folder is not shown."""
     try:
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
@@ -222,43 +228,3 @@ def _list_others(folder: Path, answers: tuple[TaskAnswer, ...]) -> tuple[Path, .
     known = {answer.path for answer in answers}
     known |= {file.path for answer in answers for file in answer.files}
     return tuple(p for p in sorted(folder.rglob("*")) if p.is_file() and p not in known)
-
-
-def as_mapping(value) -> Mapping[str, Any]:
-    """Returns a mapping as it is, and an empty one for anything else that a file may hold."""
-    return value if isinstance(value, Mapping) else {}
-
-
-# --- files into the page --------------------------------------------------------------------------
-
-
-class Inliner:
-    """Puts files into the page as data URIs, as long as there is room."""
-
-    def __init__(self, workdir: Path, limit_bytes: int):
-        """Starts with nothing in the page."""
-        self.limit_bytes = limit_bytes
-        self.used_bytes = 0
-        self.inlined: list[Path] = []
-        self.linked: list[Path] = []
-        self._workdir = workdir
-
-    def inline(self, path: Path) -> Markup | None:
-        """Returns a file as a data URI, or None if it would take the page beyond the limit."""
-        media_type = (PICTURES | VIDEOS)[path.suffix.lower()]
-        size = 4 * -(-path.stat().st_size // 3)
-        if self.used_bytes + size > self.limit_bytes:
-            self.linked.append(path)
-            return None
-        self.used_bytes += size
-        self.inlined.append(path)
-        # Base64 has nothing to escape, and looking for it would take time.
-        return Markup(f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}")
-
-    def show_path(self, path: Path) -> str:
-        """Returns a path relative to the run directory, for people."""
-        return path.relative_to(self._workdir).as_posix()
-
-    def link(self, path: Path) -> str:
-        """Returns a path relative to the page, as a URL."""
-        return quote(os.fsencode(self.show_path(path)))

@@ -1,4 +1,4 @@
-"""Sections of the page on what was trained on what: data, curves, collapse."""
+"""What was trained on what: the data, the curves, and whether the latents have collapsed."""
 
 import itertools
 import math
@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from vvae.metrics.table import format_number
-from vvae.report.charts import MAX_POINTS, Curve, draw_bars, draw_curves, join_charts
-from vvae.report.files import RunFiles, as_mapping
-from vvae.report.markup import Markup, join, tag
-from vvae.report.parts import list_facts, make_disclosure, make_paragraph, make_section, make_table
+from vvae.report.charts import MAX_POINTS, Chart, Curve, plot_bars, plot_curves
+from vvae.report.files import RunFiles
+from vvae.report.values import Cell, Table, as_mapping, make_table
 
 _MAX_BROKEN = 200
 
@@ -26,12 +25,19 @@ _PANELS = {
     },
 }
 
+# Column of the table of levels -> name in the log.
+_LEVEL_COLUMNS = {
+    "active units": "val_active_{}",
+    "KL, nats/clip": "val_kl_{}",
+    "mutual information, nats": "val_mutual_information_{}",
+}
+
 
 # --- data -----------------------------------------------------------------------------------------
 
 
-def show_data(run: RunFiles) -> Markup:
-    """Returns the section on the data: what there is, what is broken, left out, filled up."""
+def describe_data(run: RunFiles) -> dict[str, Any]:
+    """Returns the data of a run: facts, counts, and the files that are broken or left out."""
     data = as_mapping(run.record.get("data"))
     settings = as_mapping(as_mapping(run.record.get("config")).get("data"))
     clips, videos = as_mapping(data.get("num_clips")), as_mapping(data.get("num_videos"))
@@ -39,59 +45,42 @@ def show_data(run: RunFiles) -> Markup:
         [split, _count(videos.get(split)), _count(clips.get(split))]
         for split in {**videos, **clips}
     ]
-    facts = {
-        "data set": settings.get("name", "unknown"),
-        "folder": data.get("path", "unknown"),
-        "fingerprint": data.get("fingerprint", "unknown"),
-        "view": f"{settings.get('view', 'unknown')}, {data.get('num_channels', '?')} channels",
-        "classes": f"{len(run.class_names)}: {', '.join(run.class_names)}"
-        if run.class_names
-        else "none: the videos have no labels",
+    names = run.class_names
+    classes = f"{len(names)}: {', '.join(names)}" if names else "none: the videos have no labels"
+    broken = as_mapping(data.get("broken"))
+    return {
+        "facts": {
+            "data set": settings.get("name", "unknown"),
+            "folder": data.get("path", "unknown"),
+            "fingerprint": data.get("fingerprint", "unknown"),
+            "view": f"{settings.get('view', 'unknown')}, {data.get('num_channels', '?')} channels",
+            "classes": classes,
+        },
+        "counts": make_table("Videos and clips", ["split", "videos", "clips"], rows),
+        "num_broken": len(broken),
+        "broken": _list_broken(broken),
+        "left_out": as_mapping(data.get("left_out_splits")),
+        "num_padded": data.get("num_padded") or 0,
     }
-    return make_section(
-        "data",
-        "What was trained on what",
-        list_facts(facts),
-        make_table("Videos and clips", ["split", "videos", "clips"], rows)
-        if rows
-        else make_paragraph("How many videos there were was not recorded."),
-        *_show_losses(data),
-    )
 
 
 def _count(value):
     return "-" if value is None else value
 
 
-def _show_losses(data: Mapping[str, Any]):
-    broken = as_mapping(data.get("broken"))
-    if broken:
-        shown = list(itertools.islice(broken.items(), _MAX_BROKEN))
-        caption = f"{len(broken)} files that cannot be read"
-        if len(shown) < len(broken):
-            caption += f", the first {len(shown)} of them"
-        yield make_paragraph(f"{len(broken)} files cannot be read and are left out.", "alert")
-        yield make_disclosure(caption, make_table(caption, ["file", "reason"], shown))
-    else:
-        yield make_paragraph("Every file could be read.")
-    left_out = as_mapping(data.get("left_out_splits"))
-    for split, count in left_out.items():
-        yield make_paragraph(f"Left out: split {split!r} with {count} videos.")
-    if not left_out:
-        yield make_paragraph("No split is left out.")
-    padded = data.get("num_padded") or 0
-    if padded:
-        text = f"{padded} clips are filled up by repeating a frame; such frames count nowhere."
-    else:
-        text = "No clip had to be filled up."
-    yield make_paragraph(text)
+def _list_broken(broken: Mapping[str, Any]) -> Table:
+    shown = list(itertools.islice(broken.items(), _MAX_BROKEN))
+    caption = f"{len(broken)} files that cannot be read"
+    if len(shown) < len(broken):
+        caption += f", the first {len(shown)} of them"
+    return make_table(caption, ["file", "reason"], shown)
 
 
 # --- training -------------------------------------------------------------------------------------
 
 
-def show_training(run: RunFiles) -> Markup:
-    """Returns the section with the curves of metrics.jsonl."""
+def describe_training(run: RunFiles) -> dict[str, Any]:
+    """Returns the facts of a training and the curves of metrics.jsonl."""
     config = as_mapping(run.record.get("config"))
     optim, train = as_mapping(config.get("optim")), as_mapping(config.get("train"))
     facts = {
@@ -103,26 +92,22 @@ def show_training(run: RunFiles) -> Markup:
     }
     if rates := collect_curve(run.metrics, "train", "frames_per_second"):
         facts["speed"] = f"{rates[-1][1]:,.0f} frames/s at the end"
-    if not run.metrics:
-        missing = "There are no curves: metrics.jsonl is not there or empty."
-        return make_section("training", "Training", list_facts(facts), make_paragraph(missing))
     panels, rest = arrange_panels(run.metrics)
-    main = [
-        draw_curves(f"curve-{number}", title, curves)
+    drawn = [curve for curves in [*panels.values(), *rest.values()] for curve in curves.values()]
+    return {
+        "facts": facts,
+        "charts": _plot_panels("curve", panels),
+        "more": _plot_panels("more", rest),
+        "max_points": MAX_POINTS,
+        "is_thinned": any(len(curve) > MAX_POINTS for curve in drawn),
+    }
+
+
+def _plot_panels(prefix: str, panels: Mapping[str, Mapping[str, Curve]]) -> list[Chart]:
+    return [
+        plot_curves(f"{prefix}-{number}", title, curves)
         for number, (title, curves) in enumerate(panels.items())
     ]
-    other = [
-        draw_curves(f"more-{number}", title, curves)
-        for number, (title, curves) in enumerate(rest.items())
-    ]
-    parts = [list_facts(facts), join_charts(main)]
-    drawn = [curve for curves in [*panels.values(), *rest.values()] for curve in curves.values()]
-    if any(len(curve) > MAX_POINTS for curve in drawn):
-        text = f"Of curves with more than {MAX_POINTS} points about as many are drawn."
-        parts.append(make_paragraph(text, "quiet"))
-    if other:
-        parts.append(make_disclosure(f"{len(other)} more curves", join_charts(other)))
-    return make_section("training", "Training", *parts)
 
 
 def collect_curve(metrics: list[dict], kind: str, name: str) -> Curve:
@@ -137,7 +122,7 @@ def _is_number(value) -> bool:
 
 
 def find_levels(metrics: list[dict]) -> list[str]:
-    """Returns the levels of latents that a log speaks of."""
+    """Returns the names of the levels of latents that a log contains."""
     prefix = "val_active_"
     names = {name for row in metrics for name in row}
     found = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
@@ -154,7 +139,7 @@ def arrange_panels(metrics: list[dict]) -> tuple[dict, dict]:
                 full = name.replace("{level}", level)
                 curve = collect_curve(metrics, kind, full)
                 used.add((kind, full))
-                # The first steps are far below all others and would flatten the curve.
+                # The first point is far below all others and would flatten the curve.
                 if (kind, full) == ("train", "elbo") and len(curve) > 1:
                     curve = curve[1:]
                 if curve:
@@ -170,6 +155,19 @@ def arrange_panels(metrics: list[dict]) -> tuple[dict, dict]:
 
 
 # --- collapse -------------------------------------------------------------------------------------
+
+
+def describe_collapse(run: RunFiles) -> dict[str, Any]:
+    """Returns the verdict on collapse and what every level of latents carries."""
+    collapsed, verdict = find_verdict(run)
+    share = collect_curve(run.metrics, "validation", "val_error_share")
+    return {
+        "collapsed": collapsed,
+        "verdict": verdict,
+        "levels": _tabulate_levels(run.metrics),
+        "error_share": {"step": share[-1][0], "text": f"{share[-1][1]:.1%}"} if share else None,
+        "charts": _plot_dimensions(run),
+    }
 
 
 def find_verdict(run: RunFiles) -> tuple[bool | None, str]:
@@ -193,21 +191,21 @@ def find_verdict(run: RunFiles) -> tuple[bool | None, str]:
     return collapsed, f"{verdict} at the validation of step {step}: {counts} units."
 
 
-def show_verdict_badge(run: RunFiles) -> Markup | None:
-    """Returns a mark for the head of the page."""
-    collapsed, _ = find_verdict(run)
-    if collapsed is None:
-        return None
-    if collapsed:
-        return tag("span", "latents collapsed", class_="badge bad")
-    return tag("span", "no collapse", class_="badge good")
+def _tabulate_levels(metrics: list[dict]) -> Table | None:
+    rows, last = [], None
+    for level in find_levels(metrics):
+        names = [name.format(level) for name in _LEVEL_COLUMNS.values()]
+        curves = [collect_curve(metrics, "validation", name) for name in names]
+        if any(curves):
+            values = [curve[-1][1] if curve else None for curve in curves]
+            cells = [Cell("-") if v is None else Cell(format_number(v), key=v) for v in values]
+            rows.append([level, *cells])
+            last = max(curve[-1][0] for curve in curves if curve)
+    caption = f"Latents at the validation of step {last}"
+    return make_table(caption, ["level", *_LEVEL_COLUMNS], rows) if rows else None
 
 
-def show_collapse(run: RunFiles) -> Markup:
-    """Returns the section on what the latents carry."""
-    collapsed, verdict = find_verdict(run)
-    parts = [make_paragraph(verdict, "alert" if collapsed else "verdict")]
-    parts.append(_show_levels(run))
+def _plot_dimensions(run: RunFiles) -> list[Chart]:
     charts = []
     for number, answer in enumerate(run.answers):
         kl_by_level = as_mapping(answer.details.get("kl_by_dimension"))
@@ -218,15 +216,8 @@ def show_collapse(run: RunFiles) -> Markup:
                 continue
             of = f" on {answer.videos}" if answer.videos else ""
             title = f"KL of each {level} dimension, nats{of}: {sum(active_Z)} of {len(kl_Z)} active"
-            charts.append(draw_bars(f"bars-{number}-{len(charts)}", title, kl_Z, active_Z))
-    parts.append(
-        join_charts(charts)
-        if charts
-        else make_paragraph("The KL of each dimension is not known: the task density measures it.")
-    )
-    if charts:
-        parts.append(make_paragraph("Gray bars: units that are not active.", "quiet"))
-    return make_section("collapse", "Have latents collapsed?", *parts)
+            charts.append(plot_bars(f"bars-{number}-{len(charts)}", title, kl_Z, active_Z))
+    return charts
 
 
 def _fits(kl_Z, active_Z) -> bool:
@@ -236,36 +227,3 @@ def _fits(kl_Z, active_Z) -> bool:
         and len(kl_Z) == len(active_Z) > 0
         and all(_is_number(value) for value in kl_Z)
     )
-
-
-def _show_levels(run: RunFiles) -> Markup:
-    columns = {
-        "active units": "val_active_{}",
-        "KL, nats/clip": "val_kl_{}",
-        "mutual information, nats": "val_mutual_information_{}",
-    }
-    rows, last = [], None
-    for level in find_levels(run.metrics):
-        names = [name.format(level) for name in columns.values()]
-        curves = [collect_curve(run.metrics, "validation", name) for name in names]
-        if any(curves):
-            rows.append([level, *[c[-1][1] if c else "-" for c in curves]])
-            last = max(curve[-1][0] for curve in curves if curve)
-    if not rows:
-        return make_paragraph("No validation has measured the latents yet.")
-    cells = [[row[0], *[_round(value) for value in row[1:]]] for row in rows]
-    table = make_table(f"Latents at the validation of step {last}", ["level", *columns], cells)
-    share = collect_curve(run.metrics, "validation", "val_error_share")
-    if not share:
-        return table
-    text = (
-        f"At step {share[-1][0]} the error of reconstructions is {share[-1][1]:.1%} of the "
-        "variance about the mean frame; 98% and more would count as collapsed."
-    )
-    return join(table, make_paragraph(text))
-
-
-def _round(value):
-    if isinstance(value, str):
-        return value
-    return tag("td", format_number(value), class_="number", data_value=value)
