@@ -78,7 +78,7 @@ def test_only_time_in_which_no_step_runs_is_waiting():
 def test_want_of_memory_names_the_settings_and_keeps_the_message():
     config = Config(train=Train(batch_size=24))
     allocate = jax.jit(lambda: jnp.ones(1 << 50))
-    settings = r"data.height=32, data.width=32 or train.batch_size=24, .* 3 with train.accumulate"
+    settings = r"data.height=32, data.width=32 or train.batch_size=24, .* train.accumulate above 3"
     message = r"RESOURCE_EXHAUSTED: Out of memory allocating 4503599627370496 bytes"
     with (
         pytest.raises(MemoryError, match=f"{settings}.*{message}"),
