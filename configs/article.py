@@ -3,9 +3,9 @@
     python train.py configs/article.py                      the built-in performers
     python train.py configs/article.py --data.path FOLDER   a folder of .mp4 files
 
-They follow "VAE 在视频分析中的应用：如何利用 VAE 实现高质量的视频分析": gray frames of 32x32, a binary
-threshold, latent_dim 50, latent_dim_latent 5, two 4x4 stride-2 convolutions of 64 channels, batches
-of 32 frames (two clips of 16), 50 epochs, Adam with learning rate 1e-3.
+They follow "VAE 在视频分析中的应用：如何利用 VAE 实现高质量的视频分析": gray frames of 32x32, a
+binary threshold, latent_dim 50, latent_dim_latent 5, two 4x4 stride-2 convolutions of 64 channels,
+batches of 32 frames (two clips of 16), 50 epochs, Adam with learning rate 1e-3.
 
 Where the article is incomplete or does not run, these settings differ:
 
