@@ -38,7 +38,7 @@ import numpy as np
 from vvae import processes
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
-from vvae.measure.clips import map_clips
+from vvae.measure.mapping import map_clips
 from vvae.models import contract
 from vvae.run import write_json
 from vvae.tasks.pooling import get_pooling
