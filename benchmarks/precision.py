@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from vvae import build
-from vvae.measure.clips import spread_evenly
+from vvae.measure.examples import spread_evenly
 from vvae.measure.levels import measure_batch
 from vvae.models import contract
 from vvae.objectives.elbo import negative_elbo

@@ -14,8 +14,9 @@ from tiny_vae import draw_variables
 from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset
 from vvae.distributions import Gaussian
 from vvae.measure import collapse
-from vvae.measure.clips import choose_examples, map_clips, spread_evenly
+from vvae.measure.examples import choose_examples, spread_evenly
 from vvae.measure.frames import score_frames
+from vvae.measure.mapping import map_clips
 from vvae.measure.pca import (
     fit_frame_pca,
     middle_frames,

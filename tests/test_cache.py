@@ -1,4 +1,4 @@
-"""The cache of decoded clips: decoded once, written whole, kept within its limit."""
+"""The cache decodes each video once, writes whole entries, and keeps within its quota."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ from vvae.data.sampling import ClipFormat, Sampling
 from vvae.video import VideoError, write_video
 
 FORMAT = ClipFormat("rgb", 6, 8, Sampling(4))
-VIDEO = Video("/a.mp4", "a.mp4", None, "a.mp4", None)
+VIDEO = Video(path="/a.mp4", name="a.mp4", label=None, group="a.mp4", split=None)
 CLIP_FILE_BYTES = FORMAT.clip_bytes + 128  # with the header of the .npy file
 
 
@@ -42,7 +42,7 @@ def cache(tmp_path):
 
 
 def fill(paths, cache, clip_format=FORMAT, num_workers=0):
-    """Returns the entries by position, and which were decoded now."""
+    """Returns the entries by position, and the positions that were decoded now."""
     results = list(
         cache_videos([str(p) for p in paths], clip_format, cache, num_workers=num_workers)
     )
@@ -51,7 +51,7 @@ def fill(paths, cache, clip_format=FORMAT, num_workers=0):
 
 
 def find_files(cache):
-    """The files of entries, whole or not."""
+    """Returns the files of entries, complete or not, by name."""
     kinds = (".npy", ".json", ".tmp")
     return {path.name: path for path in cache.folder.iterdir() if path.name.endswith(kinds)}
 
@@ -69,7 +69,7 @@ def test_clips_are_decoded_once(tmp_path, cache, num_workers):
         assert entry.num_frames == 8 and entry.mask_NT.shape == (2, 4)
     written = {name: path.stat().st_mtime_ns for name, path in find_files(cache).items()}
 
-    # The same bytes cannot be decoded any more, but size and time of change are the same.
+    # The files cannot be decoded any more, but their sizes and modification times are the same.
     for path in paths:
         status = path.stat()
         path.write_bytes(bytes(status.st_size))
@@ -93,7 +93,7 @@ def test_codes_are_mapped_read_only(tmp_path, cache):
     assert os.path.getsize(entries[0].codes.path) == CLIP_FILE_BYTES
 
 
-def test_clips_cut_off_after_they_were_first_read_are_no_clips(tmp_path, cache):
+def test_truncated_and_removed_files_are_errors_after_a_first_read(tmp_path, cache):
     frames = write_noise(tmp_path / "a.mp4", 8)
     entries, _ = fill([tmp_path / "a.mp4"], cache)
     clips = gather_clips(FORMAT, [VIDEO], [entries[0]], [])
@@ -107,7 +107,7 @@ def test_clips_cut_off_after_they_were_first_read_are_no_clips(tmp_path, cache):
         clips.read([0])
 
 
-def test_entry_lost_while_in_use_is_an_error_in_words(tmp_path, cache):
+def test_an_entry_removed_while_in_use_is_an_error_with_a_remedy(tmp_path, cache):
     with pytest.raises(FileNotFoundError, match=r"was removed from the cache .*--data\.cache_gb"):
         open_codes(str(tmp_path / "gone.npy"))
 
@@ -143,7 +143,7 @@ def test_folder_of_frames_changes_with_its_frames(tmp_path, cache):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_broken_videos_are_named_once_and_for_all(tmp_path, cache, num_workers):
+def test_broken_videos_are_remembered(tmp_path, cache, num_workers):
     write_noise(tmp_path / "good.mp4")
     (tmp_path / "bad.mp4").write_text("not a video")
     paths = [tmp_path / "bad.mp4", tmp_path / "good.mp4", tmp_path / "missing.mp4"]
@@ -156,7 +156,7 @@ def test_broken_videos_are_named_once_and_for_all(tmp_path, cache, num_workers):
 
 
 def again_of(entry):
-    """Equal to another entry of the same file (arrays have no truth value of their own)."""
+    """Returns an object that equals any entry of the same file (arrays have no truth value)."""
 
     class Same:
         def __eq__(self, other):
@@ -202,7 +202,7 @@ def test_a_flipped_bit_in_a_cached_clip_is_found_and_the_video_decoded_again(
 
 
 def test_entries_in_use_by_another_process_are_not_removed_until_it_dies(tmp_path):
-    """Two runs share a cache that has room for one of them."""
+    """Two runs share a cache that is large enough for one of them."""
     paths = [tmp_path / f"{k}.mp4" for k in range(3)]
     for path in paths:
         write_noise(path)
@@ -242,7 +242,7 @@ def test_entries_in_use_by_another_process_are_not_removed_until_it_dies(tmp_pat
     assert fill(paths[2:], cache)[1] == []
 
 
-def test_what_is_in_use_goes_when_it_is_no_longer(tmp_path):
+def test_entries_can_be_removed_once_they_are_unused(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         write_noise(tmp_path / name)
     cache = Cache(tmp_path / "cache", CLIP_FILE_BYTES + 500)
@@ -264,7 +264,7 @@ def test_frames_beyond_the_limit_are_broken_until_it_is_raised(tmp_path, cache):
     assert fill(paths, cache)[1] == [0]
 
 
-def test_no_temporary_file_stays(tmp_path, cache):
+def test_old_temporary_files_are_removed(tmp_path, cache):
     write_noise(tmp_path / "a.mp4")
     cache.folder.mkdir()
     stale, fresh = cache.folder / "x.npy.1.tmp", cache.folder / "y.npy.2.tmp"
@@ -288,8 +288,8 @@ def test_two_openings_at_once_agree(tmp_path, cache):
                 )
 
 
-def test_limit_is_checked_before_decoding(tmp_path):
-    """Two clips cannot fit: nothing is decoded, not even looked at (the files are no videos)."""
+def test_quota_is_checked_before_decoding(tmp_path):
+    """If two clips cannot fit, nothing is decoded (the files are not even videos)."""
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_text("not a video")
     cache = Cache(tmp_path / "cache", 2 * FORMAT.clip_bytes - 1)
@@ -298,24 +298,24 @@ def test_limit_is_checked_before_decoding(tmp_path):
     assert find_files(cache) == {}
 
 
-def test_limit_is_kept_while_decoding(tmp_path):
+def test_quota_is_kept_while_decoding(tmp_path):
     for k in range(3):
-        write_noise(tmp_path / f"{k}.mp4", 8)  # two clips each, which only decoding shows
+        write_noise(tmp_path / f"{k}.mp4", 8)  # two clips each, which is known only after decoding
     cache = Cache(tmp_path / "cache", 4 * CLIP_FILE_BYTES)
     with pytest.raises(ValueError, match=r"raise --data\.cache_gb"):
         fill([tmp_path / f"{k}.mp4" for k in range(3)], cache)
 
 
-def test_least_recently_opened_data_make_room(tmp_path):
+def test_least_recently_opened_entries_are_removed_first(tmp_path):
     paths = [tmp_path / f"{k}.mp4" for k in range(4)]
     for path in paths:
         write_noise(path)
-    # Room for three entries, each a clip and less than 500 bytes of details, not for four.
+    # The quota is three entries, each of a clip and less than 500 bytes of details.
     cache = Cache(tmp_path / "cache", 3 * (CLIP_FILE_BYTES + 500))
     for k in range(3):
         fill([paths[k]], cache)
         make_older(cache, seconds=100)
-    fill([paths[0]], cache)  # opened again: now the first of all is not the oldest
+    fill([paths[0]], cache)  # opened again, so that it is not the oldest any more
     fill([paths[3]], cache)
     assert sum(path.stat().st_size for path in find_files(cache).values()) <= cache.limit_bytes
     kept = [k for k in (0, 2, 3) if fill([paths[k]], cache)[1] == []]
@@ -341,7 +341,7 @@ def test_own_data_are_never_removed(tmp_path):
     assert fill(paths[:2], cache)[1] == []
 
 
-def test_cache_folder_that_cannot_be_made(tmp_path):
+def test_cache_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"cannot create the cache folder .*--data\.cache_dir"):
         fill([tmp_path / "a.mp4"], Cache(tmp_path / "file" / "cache", 10**9))

@@ -53,7 +53,7 @@ def test_text_names_what_is_broken(root):
     assert "classes  2: walk (4), run (1)" in text
 
 
-def test_impossible_splits_are_a_problem_and_no_error(tmp_path):
+def test_impossible_splits_are_a_problem_instead_of_an_error(tmp_path):
     write_noise(tmp_path / "a.mp4", 4)
     summary = summarize(tmp_path)
     assert summary.splits == {} and "needs at least three" in summary.problems[0]

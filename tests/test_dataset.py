@@ -35,7 +35,7 @@ def write_noise(path, num_frames=4, seed=0):
 
 @pytest.fixture
 def root(tmp_path):
-    """Two classes; three, one and two videos in train, val and test; one in another split."""
+    """Writes two classes, with 3, 1 and 2 videos in train, val and test, and 1 in another split."""
     root = tmp_path / "my videos ü"
     for seed, (name, num_frames) in enumerate(
         {
@@ -80,7 +80,7 @@ def test_clips_of_every_split(root, decoding):
     assert dataset.view == get_view("rgb")
 
 
-def test_read_equals_the_files(root, decoding):
+def test_clips_equal_the_frames_of_the_files(root, decoding):
     clips = open_dataset(root, FORMAT, decoding).splits["train"]
     ids = [5, 0, 3, 3]
     codes = clips.read(ids)
@@ -174,7 +174,7 @@ def test_split_without_a_usable_clip_is_an_error(root, decoding):
         open_dataset(root, FORMAT, decoding)
 
 
-def test_a_drawn_split_of_broken_files_names_them_and_says_what_to_do(tmp_path, decoding):
+def test_a_drawn_split_of_broken_files_names_them_and_the_remedy(tmp_path, decoding):
     for number in range(12):
         write_noise(tmp_path / "flat" / f"{number}.mp4", seed=number)
     videos = assign_splits(list_videos(tmp_path / "flat"))
@@ -187,7 +187,7 @@ def test_a_drawn_split_of_broken_files_names_them_and_says_what_to_do(tmp_path, 
         "repair or remove them, or choose the splits yourself: state them in a column `split` of",
     ):
         assert words in str(error.value)
-    # What the message says helps: without the file another one is drawn.
+    # The remedy works: without the file, another one is drawn.
     Path(drawn.path).unlink()
     assert len(open_dataset(tmp_path / "flat", FORMAT, decoding).splits["val"].videos) == 1
 
@@ -213,7 +213,7 @@ def test_view_and_stride_reach_the_clips(root, decoding):
     assert clips.frame_NT[ids].tolist() == [[0, 3], [6, 6]]
 
 
-def test_fingerprint_is_of_the_data_and_not_of_their_place(root, decoding, tmp_path):
+def test_fingerprint_does_not_depend_on_the_folder(root, decoding, tmp_path):
     fingerprint = open_dataset(root, FORMAT, decoding).fingerprint
     shutil.copytree(root, tmp_path / "copy")
     os.utime(tmp_path / "copy/train/walk/a.mp4", (1, 1))

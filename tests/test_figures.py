@@ -1,4 +1,4 @@
-"""Figures, read back from the files: exact pixels where pixels are promised."""
+"""Figures, read back from their files, with exact pixels where these are promised."""
 
 import warnings
 
@@ -47,7 +47,7 @@ def test_grid_places_every_video_and_leaves_missing_tiles_white():
     assert np.all(grid[:, -tile:, -tile:] == 255)
 
 
-def test_sheet_shows_every_image_unblurred(tmp_path):
+def test_sheet_shows_every_image_pixel_by_pixel(tmp_path):
     rows = [
         np.concatenate([solid((250, 10, 10)), solid((10, 250, 10))]),
         np.concatenate([solid((10, 10, 250)), solid((10, 250, 10))]),

@@ -1,4 +1,4 @@
-"""The view flow: known velocities, signs, clipping, masks, stacks, files, and a missing OpenCV."""
+"""Views of flow: known velocities, signs, clipping, masks, stacks, files, missing OpenCV."""
 
 import dataclasses
 import subprocess
@@ -26,7 +26,7 @@ FLOW = get_view("flow")
 
 
 def make_texture(height, width, shortest=6):
-    """A smooth periodic texture, uint8; `shortest` is about its shortest wave, pixels."""
+    """Makes a smooth periodic texture, uint8; its shortest wave is about `shortest` pixels."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width] / np.array([height, width])[:, None, None]
     waves = sum(
@@ -38,14 +38,14 @@ def make_texture(height, width, shortest=6):
 
 
 def move_texture(num_frames=4, size=(72, 96), right=0, down=0, shortest=6):
-    """A texture that moves by whole pixels a frame and comes in again on the other side, RGB."""
+    """Makes an RGB texture that moves periodically by whole pixels per frame."""
     texture = make_texture(*size, shortest)
     gray = [np.roll(texture, (k * down, k * right), (0, 1)) for k in range(num_frames)]
     return np.repeat(np.stack(gray)[..., None], 3, axis=-1)
 
 
 def find_middle(flow_FHWC):
-    """The middle of all frames but the first: borders see what leaves the frame."""
+    """Returns the middle of all frames but the first, without the borders that objects leave."""
     height, width = flow_FHWC.shape[1:3]
     return flow_FHWC[1:, height // 4 : -(height // 4), width // 4 : -(width // 4)]
 
@@ -102,7 +102,7 @@ def test_rootflow_is_the_signed_root_of_the_averaged_flow():
 
 
 def measure_speed(frames, factor):
-    """Root of the speed by the definition, one pixel and frame after the other."""
+    """Computes the root of speed by its definition, one pixel and frame after the other."""
     flow = compute_flow(frames[..., 0]).astype(np.float64)
     size = np.hypot(flow[..., 0], flow[..., 1]) / factor
     num_frames, height, width = size.shape
@@ -118,9 +118,9 @@ def measure_speed(frames, factor):
 
 
 @pytest.mark.parametrize("factor", [1, 3])
-def test_rootspeed_is_the_root_of_the_mean_size_of_the_flow_nearby_and_lately(factor):
+def test_rootspeed_is_the_root_of_the_mean_magnitude_over_recent_frames_and_neighbours(factor):
     frames = move_texture(num_frames=12, size=(36, 48), right=1, down=-1)
-    frames[5:] = np.roll(frames[5:], 4, axis=2)  # a jump, which the frames after it remember
+    frames[5:] = np.roll(frames[5:], 4, axis=2)  # a jump, which the following frames average in
     view = get_view("rootspeed")
     codes, valid, num_clipped = encode_view(view, frames, factor)
     assert codes.shape == (12, 36 // factor, 48 // factor, 1) and num_clipped == 0
@@ -144,13 +144,13 @@ def test_rootspeed_does_not_depend_on_the_direction_and_is_clipped_and_counted()
     np.testing.assert_array_equal(mirrored, codes[:, :, ::-1])
 
 
-def test_speed_is_seen_in_finer_frames_than_flow():
+def test_speed_is_computed_from_finer_frames_than_flow():
     assert find_decode_factor(get_view("rootspeed"), 24, 36) == 5
     assert find_decode_factor(get_view("flow"), 24, 36) == 3
     assert find_decode_factor(get_view("gray+flow+rootspeed"), 24, 36) == 5
 
 
-def test_stack_sees_the_averaged_frames():
+def test_other_parts_of_a_stack_see_the_averaged_frames():
     frames = np.random.default_rng(0).integers(0, 256, (3, 72, 96, 3), np.uint8)
     view = get_view("gray+flow+difference")
     codes, valid, _ = encode_view(view, frames, 3)
@@ -196,12 +196,12 @@ def test_mirrored_codes_are_those_of_the_mirrored_video():
 
 
 def write_moving(path, num_frames=9, size=(72, 96), right=3):
-    """Steps of up to 12 pixels can be followed in this texture."""
+    """Writes a moving texture in which steps of up to 12 pixels can be followed."""
     frames = move_texture(num_frames, size, right, shortest=24)
     write_video(path, frames, fps=10, lossless=True)
 
 
-def test_flipped_batches_turn_the_flow(tmp_path):
+def test_flipped_batches_reverse_the_flow(tmp_path):
     for k in range(3):
         (tmp_path / "data" / "train").mkdir(parents=True, exist_ok=True)
         write_moving(tmp_path / "data" / "train" / f"{k}.mp4")
@@ -230,7 +230,7 @@ def test_clips_of_a_file(tmp_path):
 
 
 def test_flow_between_sampled_frames(tmp_path):
-    """Every second frame: twice the way, and what is clipped is counted once a kept frame."""
+    """Between every second frame, the displacement is twice as large."""
     write_moving(tmp_path / "a.mp4")
     clips = decode_clips(tmp_path / "a.mp4", ClipFormat("flow", 24, 32, Sampling(5, 2)))
     middle = find_middle(decode_view(FLOW, clips.codes_NTHWC[0]))
@@ -260,7 +260,7 @@ def test_clipped_values_reach_cache_and_data_set(tmp_path):
 
 
 def test_workers_compute_the_same_codes(tmp_path):
-    """Fresh processes against this one, bit by bit."""
+    """Fresh processes compute bit-equal codes."""
     paths = [str(tmp_path / f"{k}.mp4") for k in range(2)]
     for path in paths:
         write_moving(path)
@@ -273,8 +273,8 @@ def test_workers_compute_the_same_codes(tmp_path):
         assert entry.num_clipped == here.num_clipped
 
 
-def test_keys_of_other_views_stay(tmp_path, monkeypatch):
-    """A new version of flow makes its entries anew, and no other."""
+def test_a_new_version_of_a_view_keeps_entries_of_other_views(tmp_path, monkeypatch):
+    """After a new version of flow, only its entries are decoded again."""
     write_moving(tmp_path / "a.mp4", 3)
     cache = Cache(tmp_path / "cache", 10**9)
 
@@ -288,8 +288,8 @@ def test_keys_of_other_views_stay(tmp_path, monkeypatch):
     assert [fill(view) for view in ("gray", "flow")] == [False, True]
 
 
-def test_colours_tell_direction_and_size():
-    """Hues a right angle apart, darker for smaller, black for none, full from 2 pixels on."""
+def test_colours_show_direction_and_magnitude():
+    """Right angles have distinct hues; the brightness grows from 0 to full at 2 pixels."""
     directions = np.array([[127, 0], [0, 127], [-127, 0], [0, -127]])
     full = view_to_rgb(FLOW, (128 + directions).astype(np.uint8))
     wanted = [[255, 0, 0], [127.5, 255, 0], [0, 255, 255], [127.5, 0, 255]]
@@ -308,14 +308,14 @@ def test_colours_tell_direction_and_size():
     assert np.abs(pictures[0] - pictures[1]).mean() < 6
 
 
-def test_stack_is_shown_as_its_picture():
+def test_stack_is_shown_by_its_image_part():
     view = get_view("flow+gray")
     codes = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
     np.testing.assert_array_equal(view_to_rgb(view, codes), np.repeat(codes[..., 2:], 3, axis=-1))
 
 
-def test_missing_opencv_is_told_in_one_line():
-    """In a process that cannot import cv2: other views work, flow says what to install."""
+def test_missing_opencv_is_an_error_of_one_line():
+    """Without cv2, other views work, and flow names the package to install."""
     script = """
 import sys
 sys.modules["cv2"] = None
@@ -333,7 +333,7 @@ except ValueError as error:
     assert "pip install 'vvae[vision]'" in done.stdout
 
 
-def test_fingerprint_of_the_data_knows_the_version(tmp_path, monkeypatch):
+def test_fingerprint_depends_on_the_version_of_the_view(tmp_path, monkeypatch):
     for split in ("train", "val"):
         (tmp_path / "data" / split).mkdir(parents=True)
         write_moving(tmp_path / "data" / split / "a.mp4", 3)
@@ -346,7 +346,7 @@ def test_fingerprint_of_the_data_knows_the_version(tmp_path, monkeypatch):
     assert dataclasses.replace(formats[0], view="flow") == formats[1]
 
 
-def test_summary_line_tells_what_is_clipped(tmp_path):
+def test_clipped_values_are_described(tmp_path):
     for split in ("train", "val"):
         (tmp_path / "data" / split).mkdir(parents=True)
         write_moving(tmp_path / "data" / split / "a.mp4", 3, (64, 64), right=11)
@@ -360,14 +360,14 @@ def test_summary_line_tells_what_is_clipped(tmp_path):
         f"data: {number:,} of {total:,} flow values ({number / total:.2%}) are clipped: they "
         "exceed the range of the 8-bit code",
     )
-    # Of new videos, which have no training split, by the same function.
+    # The same function describes new videos, which have no training split.
     new = open_unsplit(
         tmp_path / "data" / "val", ClipFormat("gray+flow", 64, 64, Sampling(3)), decoding
     )
     assert f"data: {number // 2:,} of {total // 2:,} flow values" in describe_flaws(new)[0]
 
 
-def test_new_videos_say_what_is_left_out_unknown_and_clipped(tmp_path, capsys):
+def test_opening_new_videos_prints_what_is_left_out_unknown_and_clipped(tmp_path, capsys):
     import evaluate
     from vvae.config import Config, Data
     from vvae.run import Run

@@ -1,4 +1,4 @@
-"""Listing of folders, split folders and manifests. Only names count: the files are empty."""
+"""Lists folders, split folders and manifests. Only names matter: the files are empty."""
 
 import os
 from collections import Counter
@@ -76,7 +76,7 @@ def test_root_may_be_one_video(tmp_path):
     assert (video.name, video.path) == ("frames", str(tmp_path / "frames"))
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path):
+def test_links_are_followed_but_not_in_cycles(tmp_path):
     touch(tmp_path, "data/walk/a.mp4", "elsewhere/b.mp4")
     os.symlink(tmp_path / "data", tmp_path / "data" / "walk" / "up")
     os.symlink(".", tmp_path / "data" / "self")
@@ -134,7 +134,7 @@ def test_manifest_of_paths_alone(tmp_path):
         ("path\n", "no videos in"),
     ],
 )
-def test_manifest_that_cannot_be_followed(tmp_path, text, message):
+def test_invalid_manifests_are_refused(tmp_path, text, message):
     write_manifest(tmp_path, text)
     with pytest.raises(ValueError, match=message) as caught:
         list_videos(tmp_path)
@@ -152,7 +152,7 @@ def test_manifest_that_cannot_be_followed(tmp_path, text, message):
         "x" * 300,
     ],
 )
-def test_labels_are_text_whatever_they_hold(tmp_path, label):
+def test_any_text_is_a_valid_label(tmp_path, label):
     write_manifest(tmp_path, f'path,label\na.mp4,"{label}"\n')
     assert list_facts(tmp_path) == [("a.mp4", label, None)]
 

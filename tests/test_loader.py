@@ -1,4 +1,4 @@
-"""Batches: the same from any step on, the same for any number of processes."""
+"""Batches are the same from any step on and for any number of processes."""
 
 import itertools
 import threading
@@ -24,7 +24,7 @@ from vvae.data.views import get_view
 
 
 def make_clips(folder, codes_NTHWC, mask_NT=None, view="gray"):
-    """Clips of as many videos, two each, as the cache would hold them."""
+    """Makes clips of videos with two clips each, as the cache would hold them."""
     num_clips, num_frames, height, width, _ = codes_NTHWC.shape
     if mask_NT is None:
         mask_NT = np.ones((num_clips, num_frames), bool)
@@ -34,10 +34,19 @@ def make_clips(folder, codes_NTHWC, mask_NT=None, view="gray"):
         path = folder / f"{start:03}.npy"
         np.save(path, codes_NTHWC[rows])
         frame_NT = np.zeros_like(mask_NT[rows], np.int32)
-        entries.append(
-            Entry(CodesFile(str(path)), mask_NT[rows], frame_NT, frame_NT * 1.0, 0, 0, 0)
+        entry = Entry(
+            codes=CodesFile(str(path)),
+            mask_NT=mask_NT[rows],
+            frame_NT=frame_NT,
+            time_NT=frame_NT * 1.0,
+            num_padded=0,
+            num_frames=0,
+            num_bytes=0,
         )
-        videos.append(Video(f"/v/{start}", f"{start}", f"class {start % 3}", f"{start}", None))
+        entries.append(entry)
+        name, label = f"{start}", f"class {start % 3}"
+        video = Video(path=f"/v/{name}", name=name, label=label, group=name, split=None)
+        videos.append(video)
     clip_format = ClipFormat(view, height, width, Sampling(num_frames))
     return gather_clips(clip_format, videos, entries, ["class 0", "class 1", "class 2"])
 
@@ -72,7 +81,7 @@ def assert_same(batches, others):
             np.testing.assert_array_equal(batch[name], other[name])
 
 
-def test_batch_holds_what_its_index_says(clips, codes):
+def test_batch_holds_the_clips_of_its_index(clips, codes):
     for number, (step, batch) in enumerate(take(clips, 5, 4, seed=3)):
         assert step == number
         index = batch["index"]
@@ -110,7 +119,7 @@ def test_seed_decides_the_order(clips):
 
 
 @pytest.mark.parametrize("start", [1, 3, 8])
-def test_stream_goes_on_from_any_step(clips, start):
+def test_stream_continues_from_any_step(clips, start):
     augmentation = Augmentation(flip=True, crop=2, brightness=0.3)
     whole = take(clips, 10, 4, seed=3, augmentation=augmentation)
     rest = take(clips, 10 - start, 4, seed=3, start_step=start, augmentation=augmentation)
@@ -187,7 +196,7 @@ def test_dropped_and_finished_iterators_end_their_threads(clips):
     assert count_loader_threads() == 0
 
 
-def test_lost_cache_reaches_the_caller(clips, tmp_path):
+def test_error_of_a_lost_cache_reaches_the_caller(clips, tmp_path):
     (tmp_path / "004.npy").unlink()
     with pytest.raises(FileNotFoundError, match="was removed from the cache"):
         take(clips, 3, 11, seed=0)
@@ -232,7 +241,7 @@ def test_shift_repeats_the_edge():
     assert shift_clip(clip, 1, -2)[0, :, :, 0].tolist() == [[2, 3, 3, 3]] * 2 + [[6, 7, 7, 7]]
 
 
-def test_crop_shifts_by_at_most_so_many_pixels(tmp_path):
+def test_crop_limits_the_shift(tmp_path):
     codes = make_noise((10, 2, 9, 9, 1))
     clips = make_clips(tmp_path, codes)
     shifts = set()
@@ -272,7 +281,7 @@ def test_brightness_stays_in_range(tmp_path):
     assert len(seen) > 5
 
 
-def test_settings_that_do_not_fit(clips, tmp_path):
+def test_invalid_settings_are_refused(clips, tmp_path):
     with pytest.raises(ValueError, match=r"batch size 5 must be a positive multiple .* 2"):
         train_batches(clips, 5, seed=0, process_count=2)
     with pytest.raises(ValueError, match="batch size 0"):
@@ -368,7 +377,7 @@ def test_lengths_follow_the_schedule_from_any_step_on(clips, codes):
         np.testing.assert_array_equal(batch["video"], expected["video"])
 
 
-def test_images_are_one_frame_that_alone_counts(clips):
+def test_images_are_one_frame_and_all_others_are_masked(clips):
     whole = take(clips, 20, 4, seed=2)
     mixed = take(clips, 20, 4, seed=2, cuts=Cuts(images=0.5))
     frames, count = set(), 0
@@ -393,7 +402,7 @@ def test_images_are_one_frame_that_alone_counts(clips):
         (lambda: Cuts(images=1.5), r"must be in \[0, 1\]"),
     ],
 )
-def test_cuts_that_cannot_be(make, message):
+def test_invalid_cuts_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 

@@ -1,4 +1,4 @@
-"""Metrics against closed forms and a slow second implementation; cards that refuse each other."""
+"""Metrics against closed forms and a slow implementation; different cards are not compared."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def random_frames(seed, shape):
 
 
 def slow_ssim(x_HW, y_HW):
-    """SSIM of one gray frame, window by window, in float64."""
+    """Computes SSIM of one gray frame, window by window, in float64."""
     window = np.array(
         [[math.exp(-(i * i + j * j) / (2 * 1.5**2)) for j in range(-5, 6)] for i in range(-5, 6)]
     )
@@ -73,9 +73,9 @@ def test_frames_of_different_shapes_are_refused():
 def test_ssim_equals_a_slow_window_by_window_computation(kind):
     x = random_frames(0, (2, 14, 17, 3))
     y = np.clip(x + np.random.default_rng(1).normal(0, 40, x.shape), 0, 255)
-    if kind == "bright":  # nearly flat: the case that float32 moments lose
+    if kind == "bright":  # nearly flat: a case where float32 moments lose precision
         x, y = 250 + x / 60, 250 + y / 60
-    if kind == "dark":  # of different means: the case that K1 decides
+    if kind == "dark":  # different means: a case where K1 matters
         x, y = x / 60, 5 + y / 60
     expected = [[slow_ssim(x[n, ..., c], y[n, ..., c]) for c in range(3)] for n in range(2)]
     np.testing.assert_allclose(frame_ssim(x, y), np.mean(expected, axis=1), atol=2e-5)
@@ -176,7 +176,7 @@ def test_a_metric_that_is_not_finite_is_null_in_json():
 
 
 def test_seam_index_in_closed_form():
-    """Error 1 behind the border and 0 before it: every border pair has step 1, others 0.5 or 0."""
+    """The error steps by 1 at the border, and by 0.5 or 0 elsewhere."""
     x = np.zeros((2, 4, 6, 8, 1), np.float32)
     y = x.copy()
     y[0, :, 3:] = 1.0  # one step, at row 3

@@ -1,4 +1,4 @@
-"""The built-in data set: deterministic, labelled, with exact masks, in real files."""
+"""The built-in data set is deterministic and labelled, with exact masks, in real files."""
 
 import csv
 import hashlib
@@ -43,7 +43,7 @@ def test_seed_performer_take_and_action_all_matter():
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_masks_are_the_figure(action):
-    """Where the mask is False only the background is seen, and the figure moves."""
+    """The mask covers a plausible share of the image, and it moves."""
     frames, mask = performers.render_clip(action, 2, 0)
     assert frames.shape == (16, 64, 64, 3) and frames.dtype == np.uint8
     assert mask.shape == frames.shape[:3] and mask.dtype == bool
@@ -53,7 +53,7 @@ def test_masks_are_the_figure(action):
 
 
 def test_the_same_frames_make_the_same_file(tmp_path):
-    """Each of these clips gave several files while x264 used its assembly."""
+    """With the assembly of x264, each of these clips gave several different files."""
     for performer in (2, 3):
         frames, _ = performers.render_clip("box", performer, 5)
         files = [tmp_path / f"{performer}_{number}.mp4" for number in range(15)]
@@ -79,8 +79,8 @@ def test_nothing_but_the_figure_covers_the_background():
     assert same[mask].mean() < 0.02
 
 
-def test_light_changes_in_three_directions_only():
-    """The logarithm of the light is a plane over the picture, another one in every frame."""
+def test_light_varies_in_three_directions_only():
+    """The logarithm of the light is a plane over the image, a different one in each frame."""
     time = np.arange(16) / performers.FPS
     canvas = np.ones((3, 16, 8, 12), np.float32)
     drawing.light(canvas, time, np.random.default_rng(0))
@@ -95,7 +95,15 @@ def test_light_changes_in_three_directions_only():
 
 def test_a_disk_covers_the_pixels_within_its_radius():
     centre, ink = np.array([[20.3, 11.8]]), np.ones(3)
-    disk = drawing.Limb(centre, centre, (6.0, 6.0), ink, ink, (0.0, 0.0, 0.0), 0.0)
+    disk = drawing.Limb(
+        start_T2=centre,
+        end_T2=centre,
+        radii=(6.0, 6.0),
+        color=ink,
+        print_color=ink,
+        texture=(0.0, 0.0, 0.0),
+        nearness=0.0,
+    )
     mask = drawing.paint(np.zeros((3, 1, 32, 40), np.float32), [disk])[0]
     row, column = np.indices((32, 40)) + 0.5
     np.testing.assert_array_equal(mask, np.hypot(column - 20.3, row - 11.8) < 6.0)
@@ -141,7 +149,7 @@ def test_all_actions_and_enough_performers_are_listed():
 
 
 def test_files_are_written_once_and_completely(tmp_path, monkeypatch):
-    # Two performers a split keep the test short; all else is as for the user.
+    # Few performers keep the test short; everything else is as for users.
     few = {"train": (range(2), 1), "val": (range(2, 3), 1), "test": (range(3, 4), 1)}
     monkeypatch.setattr(performers, "SPLITS", few)
     manifest = performers.write_performers(tmp_path / "data", num_workers=0)
@@ -157,7 +165,7 @@ def test_files_are_written_once_and_completely(tmp_path, monkeypatch):
     performers.write_performers(tmp_path / "data", num_workers=0)
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.mp4")}
     assert before == after
-    # Without its manifest a folder is not complete, and is written anew.
+    # Without its manifest, a folder is incomplete and is written again.
     manifest.unlink()
     performers.write_performers(tmp_path / "data", num_workers=0)
     assert manifest.exists()

@@ -1,4 +1,4 @@
-"""Shrinking planes of brightness and colour beside the formulas, and beside RGB of full size."""
+"""Shrinking Y'CbCr planes: checked against the formulas and against RGB of full size."""
 
 import av
 import numpy as np
@@ -12,7 +12,7 @@ BT601, BT709 = (0.299, 0.114), (0.2126, 0.0722)
 
 
 def to_ycc(rgb_XC, weights, is_full):
-    """The definition, in its own words: ITU-T H.273 (2021), equations 38 to 43."""
+    """Converts RGB to Y'CbCr by definition: ITU-T H.273 (2021), equations 38 to 43."""
     red, green, blue = np.moveaxis(np.asarray(rgb_XC, float) / 255, -1, 0)
     k_r, k_b = weights
     y = k_r * red + (1 - k_r - k_b) * green + k_b * blue
@@ -23,7 +23,7 @@ def to_ycc(rgb_XC, weights, is_full):
 
 
 def area_means(plane, size):
-    """Means over areas whose edges lie within pixels."""
+    """Returns means over areas whose edges may lie within pixels."""
     for axis, number in enumerate(size):
         length = plane.shape[axis]
         edge, pixel = np.linspace(0, length, number + 1), np.arange(length)
@@ -34,7 +34,7 @@ def area_means(plane, size):
 
 
 def make_frame(height, width, seed=0):
-    """Brightness is noise, colours are constant: a 4:2:0 frame whose means are known."""
+    """Makes a 4:2:0 frame with known means: luma is noise, chroma is constant."""
     y = np.random.default_rng(seed).integers(16, 236, (height, width), np.uint8)
     quarter = (height // 2, width // 2)
     colours = [np.full(quarter, value, np.uint8).reshape(-1, width) for value in (120, 140)]
@@ -47,7 +47,7 @@ def test_conversion_undoes_the_definition(weights, is_full):
     rgb = np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8)
     ycc = to_ycc(rgb, weights, is_full)
     back = planes.convert_to_rgb(np.rint(ycc).astype(np.uint8), weights, is_full)
-    # Half a level of rounding in each of the three, times the matrix, and half a level at the end.
+    # Each component is rounded by up to half a level before the matrix, and RGB again after it.
     assert np.abs(back.astype(int) - rgb).max() <= 2
 
 
@@ -59,20 +59,20 @@ def test_black_is_0_and_white_is_255(is_full, black, white):
 
 
 @pytest.mark.parametrize("size", [(12, 16), (10, 14), (23, 31), (1, 1)])
-def test_brightness_is_the_mean_of_the_area_to_one_level(size):
+def test_luma_is_the_mean_of_the_area_to_one_level(size):
     y, frame = make_frame(48, 64)
     rgb = planes.make_shrinker()(frame, size)
     ycc = np.stack([area_means(y, size), *(np.full(size, c) for c in (120.0, 140.0))], axis=-1)
     expected = (ycc - [16, 128, 128]) @ np.linalg.inv(to_ycc(np.eye(3) * 255, BT601, False) - ycc_0)
     assert rgb.shape == (*size, 3) and rgb.dtype == np.uint8
-    # Brightness is rounded once before the matrix, which stretches it by 255 / 219, once after it.
+    # Luma is rounded before the matrix, which stretches it by 255 / 219, and again after it.
     assert np.abs(rgb - np.clip(expected * 255, 0, 255)).max() <= 0.5 * 255 / 219 + 0.51
 
 
 ycc_0 = np.array([16.0, 128.0, 128.0])
 
 
-def test_the_range_that_the_frame_states_is_used():
+def test_the_stated_range_of_the_frame_is_used():
     _, frame = make_frame(16, 16)
     limited = planes.make_shrinker()(frame, (4, 4))
     frame.color_range = ColorRange.JPEG
@@ -88,16 +88,16 @@ def test_the_range_that_the_frame_states_is_used():
     [
         ("rgb24", 16, 16, (4, 4)),  # not Y'CbCr
         ("yuv420p10le", 16, 16, (4, 4)),  # not 8 bits
-        ("yuv420p", 16, 16, (4, 9)),  # the colours would grow
+        ("yuv420p", 16, 16, (4, 9)),  # chroma would grow
         ("yuv420p", 16, 16, (9, 4)),
     ],
 )
-def test_what_is_not_shrunk_as_planes_is_left_to_others(name, height, width, size):
+def test_unsupported_formats_and_sizes_return_none(name, height, width, size):
     frame = av.VideoFrame(width, height, name)
     assert planes.make_shrinker()(frame, size) is None
 
 
-def test_another_matrix_of_colours_is_left_to_others():
+def test_an_unsupported_colour_matrix_returns_none():
     _, frame = make_frame(16, 16)
     frame.colorspace = 9  # BT.2020
     assert planes.make_shrinker()(frame, (4, 4)) is None
@@ -128,7 +128,7 @@ def test_real_frames_are_the_means_of_their_rgb(shared_data, name):
     assert np.abs(small - expected).mean() < 0.7
 
 
-def test_a_turned_video_is_shrunk_before_it_is_turned(shared_data):
+def test_a_rotated_video_is_shrunk_before_its_rotation(shared_data):
     path = shared_data("clips") / "odd" / "rotated90_bikes.mp4"
     _, whole = video.read_frames(path)
     height, width = whole.shape[1] // 4, whole.shape[2] // 4

@@ -1,4 +1,4 @@
-"""Two real train.py of two devices are one run: like one process of four, killed and continued."""
+"""Two train.py of two devices are one run: like one process of four, killed and continued."""
 
 import json
 import os
@@ -28,14 +28,14 @@ SETTINGS = f"""--data.height 8 --data.width 8 --data.num_frames 4 --data.workers
     --evaluate.num_samples 2 --evaluate.tasks density features"""
 TIMING = {"frames_per_second", "flop_utilization", "data_wait"}
 TIMEOUT = 30
-# So long a survivor may take to end; a hang would be longer.
+# The longest time a survivor may take to end; a hang would take longer.
 HANGS = 6 * TIMEOUT
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Twenty clips of noise with an edge that moves: 11 frames, so that some clips are filled up,
-    and 23 clips of train, which no batch divides."""
+    """Writes twenty videos of noise with a moving edge: 11 frames, so that some clips are padded,
+    and 23 training clips, which no batch divides."""
     folder = tmp_path_factory.mktemp("videos")
     rng = np.random.default_rng(0)
     for number in range(20):
@@ -94,7 +94,7 @@ class Run:
         return [start("train.py", *self.arguments, num_devices=4)]
 
     def send_at(self, num_lines, begin, victim, number):
-        """Begins and sends a signal to one of the processes when the log has so many lines."""
+        """Starts processes; sends a signal to one of them when the log has `num_lines` lines."""
         self.workdir.mkdir(parents=True, exist_ok=True)
         with Watch(self.workdir) as watch:
             started = begin()
@@ -114,7 +114,7 @@ class Run:
         assert survivor.returncode not in (0, 75), errors
 
     def read_lines(self):
-        """The lines of the log by kind and step, without what they took."""
+        """Returns the lines of the log by kind and step, without timings."""
         path = self.workdir / "metrics.jsonl"
         rows = read_metrics(path) if path.exists() else []
         return {
@@ -123,7 +123,7 @@ class Run:
         }
 
     def read_files(self):
-        """Everything that the evaluation has computed, and the digests of the whole state."""
+        """Returns the digests of the whole state, and all files that the evaluation has written."""
         with Checkpointer(self.workdir / "checkpoints", read_only=True) as checkpointer:
             latest = self.workdir / "checkpoints" / f"step_{checkpointer.latest_step:08d}"
         record = json.loads((latest / "record" / "metadata").read_text())
@@ -139,7 +139,7 @@ def uninterrupted(folder, tmp_path_factory):
 
 
 def assert_trained_alike(lines, expected):
-    """Losses, gradients and all else that a step has reported are those expected."""
+    """Checks losses, gradients and everything else that a step has reported."""
     lines = {key: row for key, row in lines.items() if key[0] == "train"}
     assert len(lines) == NUM_STEPS
     for key, row in lines.items():
@@ -155,7 +155,7 @@ def test_only_the_first_process_writes(uninterrupted):
     assert (record["device"]["count"], record["device"]["processes"]) == (4, 2)
     (said, _), (said_by_other, _) = uninterrupted.printed
     assert "report.html" in said
-    # Gloo prints from several threads at once, which mixes the pieces of its lines.
+    # Gloo prints from several threads at once, which mixes parts of its lines.
     pieces = r"\[Gloo\] Rank|is connected to|Expected number of connected|peer ranks( is :|\.)|\d+"
     said_by_other = re.sub(pieces, "", said_by_other)
     assert said_by_other.strip() == ""
@@ -191,13 +191,13 @@ def test_stopped_killed_and_continued_by_as_many_or_by_one(uninterrupted, folder
     assert lines == {key: row for key, row in expected.items() if key != ("validation", stop)}
     assert run.read_files() == uninterrupted.read_files()
 
-    # One process of four devices goes on from the same checkpoint: losses and gradients.
+    # One process of four devices continues from the same checkpoint: losses and gradients.
     finish(alone.start_one())
     assert_trained_alike(alone.read_lines(), expected)
 
 
 def test_begun_by_one_process_and_continued_by_two(uninterrupted, folder, tmp_path):
-    """A kill of the first of two, to which the other one is connected, ends both as well."""
+    """Killing the first of two processes, to which the other is connected, ends both as well."""
     run = Run(folder, tmp_path)
     finish(run.send_at(1, run.start_one, victim=0, number=signal.SIGTERM), status=75)
     assert 1 <= max(step for _, step in run.read_lines()) < NUM_STEPS
@@ -206,7 +206,7 @@ def test_begun_by_one_process_and_continued_by_two(uninterrupted, folder, tmp_pa
     assert_trained_alike(run.read_lines(), uninterrupted.read_lines())
 
 
-def test_what_one_process_lacks_ends_all_with_its_reason(folder, tmp_path):
+def test_an_error_of_one_process_ends_all_with_its_message(folder, tmp_path):
     run = Run(folder, tmp_path)
     nowhere = tmp_path / "nowhere"
     started = run.start_two(others=["--data.path", nowhere])
@@ -232,7 +232,7 @@ def test_what_one_process_lacks_ends_all_with_its_reason(folder, tmp_path):
         ("--parallel.coordinater auto", "did you mean --parallel.coordinator?"),
     ],
 )
-def test_options_that_do_not_fit(arguments, message):
+def test_invalid_options_are_refused(arguments, message):
     import train
 
     with pytest.raises(ValueError, match=message):

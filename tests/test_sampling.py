@@ -1,4 +1,4 @@
-"""Clips cut from real video files, against slices made by hand."""
+"""Clips of real video files against slices made by hand."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_whole_pads_a_short_video(tmp_path):
     assert clips.num_padded == 1
 
 
-def test_whole_follows_the_clock_and_not_the_count():
+def test_whole_spaces_frames_by_time_and_not_by_number():
     times = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 4.0])
     assert find_spread_frames(times, 5).tolist() == [0, 4, 4, 5, 5]
     assert find_spread_frames(times, 6).tolist() == [0, 1, 2, 3, 4, 5]
@@ -64,8 +64,8 @@ def test_whole_of_evenly_timed_frames_takes_different_ones():
         assert chosen[0] == 0 and (num_frames == 1 or chosen[-1] == 39)
 
 
-def test_view_sees_the_video_and_not_the_clip(tmp_path):
-    """The difference across the border of two clips is a real one, the video's first is none."""
+def test_view_is_computed_from_the_video_and_not_from_the_clip(tmp_path):
+    """Differences continue across clips; only the first frame of the video has none."""
     frames = write_noise(tmp_path / "a.mp4", 7)
     clips = decode_clips(
         tmp_path / "a.mp4", make_format("gray+difference", num_frames=3, frame_stride=2)
@@ -76,7 +76,7 @@ def test_view_sees_the_video_and_not_the_clip(tmp_path):
     assert clips.mask_NT.tolist() == [[False, True, True], [True, False, False]]
 
 
-def test_video_without_a_frame_to_show_is_broken(tmp_path):
+def test_a_video_without_a_valid_frame_is_broken(tmp_path):
     write_noise(tmp_path / "a.mp4", 1)
     with pytest.raises(VideoError, match=r"a\.mp4: 1 frame\(s\) are too few for the view diff"):
         decode_clips(tmp_path / "a.mp4", make_format("difference", num_frames=4))

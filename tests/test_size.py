@@ -1,4 +1,4 @@
-"""What a folder holds, told before it is decoded."""
+"""Estimates of the size of a data set against the size in the cache."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ def write_folder(folder):
     np.save(folder / "c.npy", frames[:4])
 
 
-def test_estimate_is_what_the_cache_then_holds(tmp_path):
+def test_estimate_equals_the_size_in_the_cache(tmp_path):
     folder = tmp_path / "videos"
     folder.mkdir()
     write_folder(folder)
@@ -31,14 +31,14 @@ def test_estimate_is_what_the_cache_then_holds(tmp_path):
         assert size.decoded_bytes == len(clips) * clip_format.clip_bytes
 
 
-def test_files_that_say_nothing_are_counted_and_nothing_is_made_up(tmp_path):
+def test_files_without_a_stated_length_are_counted_without_an_estimate(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     size = estimate_size(tmp_path, ClipFormat("gray", 8, 8, Sampling(4)))
     assert (size.num_videos, size.file_bytes, size.decoded_bytes) == (1, 8, None)
 
 
 def test_stated_lengths_of_real_files(shared_data):
-    """Where a header states a length at all, it is the number of frames that decode."""
+    """The stated length is the number of decoded frames."""
     natural = shared_data("clips") / "natural"
     for name in ("bikes.mp4", "vtest.avi", "realshort.mp4"):
         stated = video.read_stated_length(natural / name)

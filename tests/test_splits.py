@@ -1,4 +1,4 @@
-"""Division into train, val and test: no group on two sides, stated splits kept."""
+"""Videos are divided so that no group is on two sides and stated splits stay."""
 
 from collections import Counter, defaultdict
 
@@ -10,7 +10,7 @@ from vvae.data.splits import assign_splits, check_groups, find_label_problems
 
 
 def make_video(name, group=None, split=None, label=None):
-    return Video(f"/data/{name}", name, label, group or name, split)
+    return Video(path=f"/data/{name}", name=name, label=label, group=group or name, split=split)
 
 
 def make_grouped(sizes):
@@ -52,8 +52,8 @@ def test_division_does_not_depend_on_order_and_hardly_on_growth():
     assert len(moved) <= 4  # a group at each border
 
 
-def test_share_of_a_class_follows_no_name():
-    """Groups are ordered by hash: the first names in the alphabet do not make the test split."""
+def test_splits_do_not_follow_the_alphabet():
+    """Groups are ordered by hash, so that the test split has names from all over the alphabet."""
     videos = assign_splits(make_grouped([1] * 300))
     test = [int(v.group.removeprefix("group")) for v in videos if v.split == "test"]
     assert min(test) < 100 and max(test) > 200

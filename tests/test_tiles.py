@@ -1,4 +1,4 @@
-"""Tiles: cut exactly, put together exactly, scored as videos of their own, trained on."""
+"""Tiles are cut and joined exactly, scored as videos of their own, and trained on."""
 
 import json
 
@@ -27,7 +27,7 @@ FORMAT = ClipFormat("gray", 8, 12, Sampling(num_frames=4))
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """Noise whose right part is brighter in the middle of the test videos."""
+    """Writes noise; in the middle of the test videos, its right part is brighter."""
     root, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
     lines = ["path,split,abnormal"]
     for split, count in (("train", 3), ("val", 2), ("test", 2)):
@@ -47,7 +47,7 @@ def params():
     return init_variables(MODEL, jax.random.key(0))
 
 
-def test_tiles_are_parts_of_the_frames_and_make_them_whole_again(dataset):
+def test_tiles_are_parts_of_the_frames_and_join_to_them(dataset):
     clips = dataset.splits["train"]
     tiles = cut_tiles(clips, 4, 3)
     assert len(tiles) == 8 * len(clips) and len(tiles.videos) == 8 * len(clips.videos)

@@ -1,4 +1,4 @@
-"""Real files in and out: exact frames and times, or an error that names the file."""
+"""Reads and writes real files: exact frames and times, or an error that names the file."""
 
 import csv
 import pickle
@@ -19,7 +19,7 @@ def make_frames(length=12, height=24, width=32, seed=0):
 
 @pytest.mark.parametrize("suffix", [".mkv", ".avi", ".mp4"])
 @pytest.mark.parametrize("size", [(24, 32), (17, 19)])
-def test_lossless_files_come_back_bit_by_bit(tmp_path, suffix, size):
+def test_lossless_files_are_bit_equal_when_read_back(tmp_path, suffix, size):
     path, frames = tmp_path / f"naïve clip{suffix}", make_frames(5, *size)
     video.write_video(path, frames, fps=12, lossless=True)
     times, back = video.read_frames(path)
@@ -39,7 +39,7 @@ def test_ordinary_files_are_close_and_odd_sides_grow(tmp_path):
     assert np.abs(back[:, :25, :33].astype(int) - smooth).mean() < 3
 
 
-def test_nothing_is_left_of_a_failed_write(tmp_path):
+def test_a_failed_write_leaves_no_file(tmp_path):
     with pytest.raises(VideoError, match=r"a\.txt"):
         video.write_video(tmp_path / "a.txt", make_frames(), fps=10)
     with pytest.raises(VideoError):
@@ -48,7 +48,7 @@ def test_nothing_is_left_of_a_failed_write(tmp_path):
 
 
 def test_every_file_of_the_manifest(shared_data):
-    """Natural, odd and corrupt files: the right count and size, or a VideoError."""
+    """Natural, odd and corrupt files give the right count and size, or a VideoError."""
     folder = shared_data("clips")
     with (folder / "manifest.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -76,10 +76,10 @@ def test_every_file_of_the_manifest(shared_data):
 
 
 @pytest.mark.parametrize("name", ["rotated90_bikes.mp4", "nasa_13013_rotated.mp4"])
-def test_rotation_is_that_of_ffmpeg(shared_data, name):
+def test_rotation_equals_that_of_ffmpeg(shared_data, name):
     path = shared_data("clips") / "odd" / name
     _, frame = next(video.iterate_frames(path))
-    expected = iio.imread(path, plugin="FFMPEG", index=0)  # the ffmpeg program rotates by itself
+    expected = iio.imread(path, plugin="FFMPEG", index=0)  # the ffmpeg program applies the rotation
     assert frame.shape == expected.shape
     assert np.abs(frame.astype(int) - expected).mean() < 2
 
@@ -90,7 +90,7 @@ def test_damage_is_an_error_that_names_the_frame(shared_data):
     with pytest.raises(VideoError, match=r"frame \d+ is damaged") as caught:
         for _ in video.iterate_frames(path, (34, 80)):
             seen += 1
-    # The frame before the damaged one was still held back.
+    # The frame before the damaged one was still held.
     assert seen > 0 and f"frame {seen + 1} " in str(caught.value)
 
 
@@ -106,7 +106,7 @@ def test_damage_is_an_error_that_names_the_frame(shared_data):
         "odd/odd_161x97.mkv",
     ],
 )
-def test_cut_files_give_true_frames_and_then_an_error(shared_data, tmp_path, name, share):
+def test_truncated_files_give_true_frames_and_then_an_error(shared_data, tmp_path, name, share):
     whole = shared_data("clips") / name
     cut = tmp_path / whole.name
     cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
@@ -127,7 +127,7 @@ def test_variable_frame_rate_keeps_real_frames_and_times(shared_data):
 
 
 @pytest.mark.parametrize("name", ["testsrc2_vp9.webm", "av1_video.mkv"])
-def test_a_file_cut_after_its_first_frame_is_no_video_of_one_frame(shared_data, tmp_path, name):
+def test_a_file_truncated_after_its_first_frame_is_an_error(shared_data, tmp_path, name):
     whole = shared_data("clips") / "odd" / name
     cut = tmp_path / name
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 10])
@@ -135,7 +135,7 @@ def test_a_file_cut_after_its_first_frame_is_no_video_of_one_frame(shared_data, 
         video.probe(cut)
 
 
-def test_a_cut_file_gives_its_frames_and_then_an_error(shared_data, tmp_path):
+def test_a_truncated_file_gives_resized_frames_and_then_an_error(shared_data, tmp_path):
     whole = shared_data("clips") / "natural" / "big_buck_bunny_432_433.webm"
     cut = tmp_path / "cut.webm"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 7 // 10])
@@ -150,7 +150,7 @@ def test_a_cut_file_gives_its_frames_and_then_an_error(shared_data, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all", bytes(5000)])
-def test_what_is_no_video_is_named(tmp_path, content):
+def test_errors_name_a_file_that_is_not_a_video(tmp_path, content):
     path = tmp_path / "x.mp4"
     path.write_bytes(content)
     with pytest.raises(VideoError) as caught:
@@ -199,14 +199,14 @@ def test_shrinking_takes_the_mean_of_the_area(tmp_path):
     assert np.abs(gray.astype(int) - 127).max() <= 1
 
 
-def test_names_decide_what_is_a_video(tmp_path):
+def test_is_video_judges_by_name(tmp_path):
     assert video.is_video("a/b.MP4") and video.is_video("x.gif") and video.is_video("x.npy")
     assert not video.is_video("x.txt") and not video.is_video(".hidden.mp4")
     (tmp_path / "empty").mkdir()
     assert not video.is_video(tmp_path / "empty")
 
 
-def test_errors_survive_the_way_between_processes():
+def test_errors_survive_pickling():
     error = pickle.loads(pickle.dumps(VideoError("a/b.mp4", "cut after frame 3")))
     assert str(error) == "a/b.mp4: cut after frame 3"
     assert (error.path, error.reason) == ("a/b.mp4", "cut after frame 3")

@@ -1,4 +1,4 @@
-"""Views: frames -> codes, against closed forms and direct definitions."""
+"""Views encode frames to codes: checked against closed forms and direct definitions."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def repeat_channel(gray_FHW):
     return np.repeat(np.asarray(gray_FHW, np.uint8)[..., None], 3, axis=-1)
 
 
-def test_rgb_is_the_frames_themselves():
+def test_rgb_codes_are_the_frames():
     frames = make_frames()
     codes, valid, _ = encode_view(get_view("rgb"), frames)
     np.testing.assert_array_equal(codes, frames)
@@ -53,7 +53,7 @@ def test_difference_of_every_possible_step():
     np.testing.assert_array_equal(code[inner] - 128, -(code[inner] - 128)[::-1])
 
 
-def test_motion_is_the_size_of_the_difference():
+def test_motion_is_the_magnitude_of_the_difference():
     random = np.random.default_rng(0)
     frames = repeat_channel(random.integers(0, 256, (5, 4, 6), dtype=np.uint8))
     motion, valid, _ = encode_view(get_view("motion"), frames)
@@ -73,7 +73,7 @@ def test_difference_is_between_neighbouring_frames():
 
 
 def find_threshold_by_definition(values):
-    """The threshold with the least variance within the two classes, in exact fractions of n."""
+    """Returns the threshold with the smallest variance within the two classes."""
     best, best_threshold = np.inf, None
     for threshold in range(256):
         dark, bright = values[values <= threshold], values[values > threshold]
@@ -106,7 +106,7 @@ def test_otsu_of_a_constant_video_is_dark():
     assert (codes == 0).all()
 
 
-def test_stack_joins_the_parts_and_their_codes():
+def test_a_stack_concatenates_the_codes_of_its_parts():
     frames = make_frames()
     view = get_view("rgb+difference+otsu")
     codes, valid, _ = encode_view(view, frames)
@@ -135,7 +135,7 @@ def test_only_intensities_are_8bit():
         ("difference+rgb", [1, 2, 3]),
     ],
 )
-def test_picture_shows_the_first_part_that_is_one(name, channels):
+def test_a_stack_is_shown_by_its_first_image_part(name, channels):
     view = get_view(name)
     codes = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, view.num_channels), np.uint8)
     np.testing.assert_array_equal(view_to_rgb(view, codes), codes[..., channels])
@@ -152,6 +152,6 @@ def test_unknown_view_names_the_closest():
 
 
 @pytest.mark.parametrize("frames", [np.zeros((2, 4, 4, 1), np.uint8), np.zeros((2, 4, 4, 3))])
-def test_frames_of_another_kind_are_refused(frames):
+def test_frames_of_another_dtype_or_shape_are_refused(frames):
     with pytest.raises(ValueError, match=r"must be uint8 \[F, H, W, 3\], got"):
         encode_view(get_view("gray"), frames)

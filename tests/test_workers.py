@@ -1,4 +1,4 @@
-"""Worker processes: fresh, without jax, and no burden when they die."""
+"""Worker processes are fresh, do not import jax, and lose only their item when they die."""
 
 import math
 import os
@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-import vvae.data.cache  # noqa: F401  (what a worker imports, so that `sys.modules` can be asked)
+import vvae.data.cache  # noqa: F401  (the workers import it)
 from vvae.data.workers import WorkerError, run_in_workers
 
 
@@ -28,7 +28,7 @@ def test_nothing_to_do():
 
 @pytest.mark.parametrize("num_items", [1, 2])
 def test_workers_are_other_processes(num_items):
-    """Even for a single item, of which a decoder may die."""
+    """Even a single item is processed elsewhere, since a decoder may crash on it."""
     found = run(eval, ["__import__('os').getpid()"] * num_items, 2)
     assert os.getpid() not in found.values()
     assert run(eval, ["__import__('os').getpid()"], 0) == {0: os.getpid()}
@@ -79,7 +79,7 @@ def test_closing_early_ends_processes_and_threads():
 
 
 def test_script_without_main_guard(tmp_path):
-    """A worker does not run the script again that it was started from."""
+    """A worker does not run the calling script again."""
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(

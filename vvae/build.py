@@ -71,7 +71,7 @@ def clip_format(config: Config) -> ClipFormat:
     """Returns the view, the size and the sampling of a clip."""
     data = config.data
     sampling = Sampling(data.num_frames, data.frame_stride, data.sampling)
-    return ClipFormat(data.view, data.height, data.width, sampling)
+    return ClipFormat(view=data.view, height=data.height, width=data.width, sampling=sampling)
 
 
 def _decoding(config: Config) -> Decoding:

@@ -11,7 +11,7 @@ import numpy as np
 from vvae import figures
 from vvae.data.clips import Clips
 from vvae.data.views import View, view_to_rgb
-from vvae.measure.clips import choose_frames, name_clips
+from vvae.measure.examples import choose_frames, name_clips
 from vvae.metrics.cards import Metric, make_metric
 from vvae.metrics.frames import (
     SSIM_WINDOW,

@@ -8,7 +8,8 @@ import numpy as np
 from vvae import processes
 from vvae.data.dataset import Dataset
 from vvae.distributions import Gaussian
-from vvae.measure.clips import map_clips, spread_evenly
+from vvae.measure.examples import spread_evenly
+from vvae.measure.mapping import map_clips
 from vvae.models import contract, mixture_prior
 from vvae.models.sequential import replace_clip_prior
 from vvae.run import Run

@@ -8,9 +8,10 @@ import numpy as np
 from vvae import figures, processes
 from vvae.data.dataset import Dataset
 from vvae.measure import collapse
-from vvae.measure.clips import choose_examples, map_clips_on_all, spread_evenly
+from vvae.measure.examples import choose_examples, spread_evenly
 from vvae.measure.frames import compare_videos, write_comparison
 from vvae.measure.levels import Level, collect_levels, measure_batch
+from vvae.measure.mapping import map_clips_on_all
 from vvae.models import contract
 from vvae.run import Run
 from vvae.session.watch import Report

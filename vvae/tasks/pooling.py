@@ -9,7 +9,7 @@ import numpy as np
 
 from vvae.data.clips import Clips
 from vvae.distributions import Gaussian
-from vvae.measure.clips import map_clips
+from vvae.measure.mapping import map_clips
 from vvae.models import contract
 from vvae.models.sequential import SequentialPosterior
 

@@ -17,7 +17,7 @@ from vvae import figures
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
 from vvae.data.frames import read_some
-from vvae.measure.clips import measure_fps
+from vvae.measure.examples import measure_fps
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.detection import SMOOTHING_SIGMA, judge_scores, measure_alarms, smooth_by_video
 from vvae.tasks.anomaly import scorer as scorers

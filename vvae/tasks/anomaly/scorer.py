@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from vvae.data.clips import Clips
 from vvae.data.tiles import count_tiles, cut_tiles, join_tiles
-from vvae.measure.clips import map_clips
+from vvae.measure.mapping import map_clips
 from vvae.metrics.detection import Threshold, find_threshold, smooth_by_video
 from vvae.tasks.anomaly.controls import Untrained, fit_untrained, score_controls
 from vvae.tasks.anomaly.intervals import Frames, list_frames

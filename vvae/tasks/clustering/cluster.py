@@ -18,7 +18,7 @@ from vvae import figures
 from vvae.data.clips import NO_LABEL, Clips
 from vvae.data.dataset import Dataset
 from vvae.data.views import view_to_rgb
-from vvae.measure.clips import map_clips
+from vvae.measure.mapping import map_clips
 from vvae.measure.pca import MAX_FIT_BYTES, READ_CLIPS
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.models import contract

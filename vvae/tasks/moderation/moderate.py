@@ -10,7 +10,7 @@ import numpy as np
 
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
-from vvae.measure.clips import map_clips
+from vvae.measure.mapping import map_clips
 from vvae.measure.pca import fit_frame_pca, middle_frames, project_frames
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.detection import auroc, average_precision, measure_alarms, measure_calibration

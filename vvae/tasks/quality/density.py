@@ -16,8 +16,9 @@ from vvae.data.dataset import Dataset
 from vvae.data.views import View
 from vvae.inference import coding
 from vvae.measure import collapse
-from vvae.measure.clips import map_clips, name_clips, spread_evenly
+from vvae.measure.examples import name_clips, spread_evenly
 from vvae.measure.levels import Level, collect_levels, measure_batch
+from vvae.measure.mapping import map_clips
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.models import contract
 from vvae.models.grid import GridVideoVAE

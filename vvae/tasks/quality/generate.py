@@ -13,15 +13,15 @@ from vvae import figures
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
 from vvae.data.views import View, view_to_rgb
-from vvae.measure.clips import (
+from vvae.measure.examples import (
     choose_examples,
     choose_frames,
-    map_clips,
     measure_fps,
     name_clips,
     spread_evenly,
 )
 from vvae.measure.frames import label_rows, score_frames, summarize_frames
+from vvae.measure.mapping import map_clips
 from vvae.metrics.cards import METHOD, Metric
 from vvae.models import contract
 from vvae.models.sequential import Latents, predict

@@ -10,7 +10,7 @@ import numpy as np
 from vvae import figures
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
-from vvae.measure.clips import choose_examples, map_clips, measure_fps
+from vvae.measure.examples import choose_examples, measure_fps
 from vvae.measure.frames import (
     compare_videos,
     mask_of,
@@ -18,6 +18,7 @@ from vvae.measure.frames import (
     summarize_frames,
     write_comparison,
 )
+from vvae.measure.mapping import map_clips
 from vvae.measure.pca import FramePCA, fit_frame_pca, reconstruct_frames
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.frames import (

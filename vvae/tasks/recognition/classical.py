@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from vvae.data.clips import Clips
 from vvae.data.flow import compute_flow, find_flow_factor, import_opencv
 from vvae.data.views import decode_view, view_to_rgb
-from vvae.measure.clips import spread_evenly
+from vvae.measure.examples import spread_evenly
 from vvae.measure.pca import fit_frame_pca, project_frames
 
 NUM_TIMES = 16

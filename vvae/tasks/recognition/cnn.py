@@ -13,7 +13,7 @@ import optax
 from vvae.data.clips import NO_LABEL, Clips
 from vvae.data.dataset import Dataset
 from vvae.data.loader import Augmentation, train_batches
-from vvae.measure.clips import map_clips
+from vvae.measure.mapping import map_clips
 from vvae.models.contract import as_unit_range
 from vvae.models.convolutions import DownConv
 from vvae.tasks.pooling import average_by_video

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from vvae.data.clips import Clips
-from vvae.measure.clips import map_clips
+from vvae.measure.mapping import map_clips
 from vvae.models import contract
 from vvae.models.sequential import SequentialVAE
 from vvae.tasks.pooling import POOLINGS

@@ -8,7 +8,7 @@ import numpy as np
 from vvae import figures
 from vvae.data.clips import Clips
 from vvae.data.views import view_to_rgb
-from vvae.measure.clips import choose_frames
+from vvae.measure.examples import choose_frames
 from vvae.tasks.csv_files import open_csv
 
 NUM_MISTAKES = 8

@@ -15,8 +15,9 @@ from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
 from vvae.data.performers import VERSION, render_clip
 from vvae.data.views import view_to_rgb
-from vvae.measure.clips import choose_examples, choose_frames, map_clips, spread_evenly
+from vvae.measure.examples import choose_examples, choose_frames, spread_evenly
 from vvae.measure.frames import label_rows
+from vvae.measure.mapping import map_clips
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.models import contract
 from vvae.models.sequential import Latents

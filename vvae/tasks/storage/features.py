@@ -38,7 +38,7 @@ from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
 from vvae.extras import require_extra
 from vvae.files import remove_leftovers, replacing, write_json
-from vvae.measure.clips import map_clips
+from vvae.measure.mapping import map_clips
 from vvae.models import contract
 from vvae.models.digest import digest_params
 from vvae.tasks.pooling import get_pooling

@@ -20,7 +20,8 @@ from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
 from vvae.files import replacing, write_json
 from vvae.inference.statistics import ChannelMoments, as_json
-from vvae.measure.clips import map_clips, name_clips
+from vvae.measure.examples import name_clips
+from vvae.measure.mapping import map_clips
 from vvae.metrics.cards import METHOD, make_metric
 from vvae.models import contract
 from vvae.models.causal import CausalVideoVAE

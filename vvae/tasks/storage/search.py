@@ -13,7 +13,8 @@ from vvae import figures
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
 from vvae.data.views import view_to_rgb
-from vvae.measure.clips import choose_frames, map_clips
+from vvae.measure.examples import choose_frames
+from vvae.measure.mapping import map_clips
 from vvae.metrics.table import format_table
 from vvae.tasks.pooling import make_encoder
 from vvae.tasks.probe import fit_standardization
