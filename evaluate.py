@@ -660,7 +660,7 @@ def _moderate(question: _Question):
 
 
 def _latents(question: _Question):
-    from vvae.config import to_dict
+    from vvae.config_files import to_dict
     from vvae.tasks.storage import latents
 
     data = question.data
@@ -743,7 +743,7 @@ def compare(request: Request) -> None:
 
 def report(workdir: Path) -> None:
     """Writes RUN/report.html from the files of a run, and says where it is."""
-    from vvae.config import load_config_file, to_dict
+    from vvae.config_files import load_config_file, to_dict
     from vvae.report.write import write_report
 
     defaults = load_config_file(Path(__file__).resolve().parent / "configs" / "default.py")

@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 from vvae import cli, processes, runtime
-from vvae.config import Config, load_config_file
+from vvae.config import Config
+from vvae.config_files import load_config_file
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "default.py"
 

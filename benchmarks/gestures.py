@@ -26,7 +26,8 @@ import numpy as np
 from sklearn.model_selection import GroupKFold
 
 from vvae import build
-from vvae.config import Config, load_config_file
+from vvae.config import Config
+from vvae.config_files import load_config_file
 from vvae.data.dataset import UNSPLIT, Cache, Clips, Dataset, Decoding, open_unsplit
 from vvae.measure.pca import fit_frame_pca, project_frames
 from vvae.session.preview import count_micro_batches

@@ -13,7 +13,8 @@ from benchmarks.torch_causal_twin import TorchCausalVideoVAE
 from benchmarks.torch_sequential_twin import TorchSequentialVAE
 from benchmarks.torch_twin import Twin
 from vvae import build
-from vvae.config import Config, Data, Model, Objective, Train, load_config_file
+from vvae.config import Config, Data, Model, Objective, Train
+from vvae.config_files import load_config_file
 
 _CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import evaluate
-from vvae.config import Config, Model, to_dict
+from vvae.config import Config, Model
+from vvae.config_files import to_dict
 from vvae.report.compare import compare_runs, format_comparison
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from vvae import config as settings
 from vvae.cli import parse_settings
-from vvae.config import Causal, Config, Data, Evaluate, Model, Optim, Train
+from vvae.config import Causal, Config, Data, Evaluate, Model, Optim, Train, difference
+from vvae.config_files import from_dict, load_config_file, to_dict
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_survives_json(path):
-    config = settings.load_config_file(path)
-    assert settings.from_dict(settings.to_dict(config)) == config
+    config = load_config_file(path)
+    assert from_dict(to_dict(config)) == config
 
 
 @pytest.mark.parametrize(
@@ -52,17 +52,17 @@ def test_values_out_of_range_are_named(build, text):
 def test_identity_leaves_runtime_settings_out():
     config = Config()
     moved = dataclasses.replace(config, data=Data(path="elsewhere", workers=0), name="other")
-    assert settings.difference(config, moved) == {}
+    assert difference(config, moved) == {}
     other = dataclasses.replace(config, train=Train(seed=3))
-    assert settings.difference(config, other) == {"train.seed": (0, 3)}
+    assert difference(config, other) == {"train.seed": (0, 3)}
 
 
 def test_unknown_and_missing_settings_of_a_file():
-    values = settings.to_dict(Config())
+    values = to_dict(Config())
     del values["optim"]["ema_decay"]
-    assert settings.from_dict(values) == Config()
+    assert from_dict(values) == Config()
     with pytest.raises(ValueError, match=r"no setting optim.ema; those of this version are optim"):
-        settings.from_dict({"optim": {"ema": 0.9}})
+        from_dict({"optim": {"ema": 0.9}})
 
 
 def test_arguments_change_settings():
@@ -106,4 +106,4 @@ def test_wrong_arguments_are_one_line(arguments, text):
 
 def test_a_missing_configuration_names_those_there_are():
     with pytest.raises(ValueError, match=r"no configuration configs/nope\.py"):
-        settings.load_config_file("configs/nope.py")
+        load_config_file("configs/nope.py")

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "vvae"
 ALLOWED = {
     # The ground: no room below.
     "config": (),
+    "config_files": ("config",),
     "extras": (),
     "files": (),
     "runtime": (),
@@ -38,7 +39,7 @@ ALLOWED = {
     "inference": ("models", "distributions", "extras", "files", "video"),
     "pretrained": ("pretrained", "models", "distributions", "extras", "files"),
     # A run directory, and what its settings mean.
-    "run": ("config", "files"),
+    "run": ("config", "config_files", "files"),
     "build": (
         "run",
         "config",
@@ -93,7 +94,7 @@ ALLOWED = {
         "metrics",
         "figures",
     ),
-    "report": ("report", "config", "files", "metrics", "training.log"),
+    "report": ("report", "config", "config_files", "files", "metrics", "training.log"),
 }
 ONLY_USERS = {
     "imageio": {"video.containers", "video.stills"},

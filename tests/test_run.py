@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vvae import config as settings
-from vvae.config import Config
+from vvae.config import Config, difference
+from vvae.config_files import to_dict
 from vvae.files import write_json
 from vvae.run import is_run, lock, open_run
 
@@ -50,7 +50,7 @@ def write_run(tmp_path):
     """Returns a function that writes a run whose record `change` has changed, and opens it."""
 
     def write(change):
-        record = {"config": settings.to_dict(Config()), "data": {}, "history": []}
+        record = {"config": to_dict(Config()), "data": {}, "history": []}
         record["versions"] = {"vvae": "0.0.7"}
         change(record)
         (tmp_path / "config.json").write_text(json.dumps(record))
@@ -66,7 +66,7 @@ def test_a_setting_that_an_older_version_lacks_takes_its_default(write_run):
 
     run = write_run(lack)
     assert run.config == Config()
-    assert settings.difference(run.config, Config()) == {}
+    assert difference(run.config, Config()) == {}
 
 
 @pytest.mark.parametrize(

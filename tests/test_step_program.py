@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vvae import build
-from vvae.config import load_config_file
+from vvae.config_files import load_config_file
 from vvae.models.contract import init_variables
 from vvae.session.preview import count_micro_batches, count_parameters
 from vvae.session.update import make_optimizer, make_schedule, make_step

@@ -1,17 +1,13 @@
-"""Every setting of a run, once, with its default, its range and what it means.
+"""Every setting of a run with its default, its range and its meaning.
 
 A setting is *identity* (it decides the result: data selection, model, objective, optimizer, seed,
-batch, precision) or *runtime* (where and how the work is done). A run is continued only with the
-identity it began with; `identity` and `difference` say what that is.
+batch, precision) or *runtime* (where and how the work is done). A run can only be continued with
+the identity settings that it began with; see `identity` and `difference`.
 """
 
 import dataclasses
-import json
 import re
-import types
-import typing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 DEFAULT_TASKS = ("reconstruct", "density", "classify", "generate")
@@ -56,7 +52,7 @@ def is_runtime(setting: dataclasses.Field) -> bool:
     return bool(setting.metadata.get("runtime"))
 
 
-def _require(condition: bool, name: str, value, rule: str) -> None:
+def require(condition: bool, name: str, value, rule: str) -> None:
     if not condition:
         raise ValueError(f"{name}={value!r}: {rule}")
 
@@ -64,32 +60,32 @@ def _require(condition: bool, name: str, value, rule: str) -> None:
 def _require_positive(section: str, settings, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        _require(value > 0, f"{section}.{name}", value, "must be greater than 0")
+        require(value > 0, f"{section}.{name}", value, "must be greater than 0")
 
 
 def _require_at_least_zero(section: str, settings, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        _require(value >= 0, f"{section}.{name}", value, "must not be negative")
+        require(value >= 0, f"{section}.{name}", value, "must not be negative")
 
 
 def _require_fraction(section: str, settings, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        _require(0 <= value <= 1, f"{section}.{name}", value, "must be between 0 and 1")
+        require(0 <= value <= 1, f"{section}.{name}", value, "must be between 0 and 1")
 
 
 @dataclass(frozen=True)
 class Data:
-    """Which videos are read, and how."""
+    """The videos, and how they are read."""
 
     path: str | None = _runtime(None)
-    """Folder of videos; may be left out for the built-in data set only."""
+    """Folder of videos; None only for the built-in data set."""
     name: str = _runtime("performers")
-    """Data set that the settings are made for; `performers` is built in, others need data.path."""
+    """Data set of these settings; `performers` is built in, others need data.path."""
     view: str = "gray"
-    """What the model sees: gray, rgb, difference, motion, flow, rootflow, otsu, or a stack such as
-    gray+flow."""
+    """What the model sees: gray, rgb, difference, motion, flow, rootflow, rootspeed, otsu, or a
+    stack such as gray+flow."""
     height: int = 32
     """Rows of a frame after resizing."""
     width: int = 32
@@ -101,10 +97,10 @@ class Data:
     sampling: Literal["windows", "whole"] = "windows"
     """windows: consecutive clips; whole: num_frames spread over the video by its timestamps."""
     tile: int | None = None
-    """Side of the square tiles that the model sees, each as a clip of its own; None is the whole
-    frame. Of the tasks, density and anomaly can be answered from tiles."""
+    """Side of square tiles; each tile is a clip of its own. None for whole frames. Only the tasks
+    density and anomaly work with tiles."""
     on_error: Literal["skip", "raise"] = "skip"
-    """Unreadable files are named, counted and left out, or end the run."""
+    """skip: name, count and leave out unreadable files; raise: end the run at the first one."""
     flip: bool = False
     """Augmentation: mirror half of the clips."""
     crop: int = 0
@@ -112,19 +108,20 @@ class Data:
     brightness: float = 0.0
     """Augmentation: change a clip's brightness by up to this fraction."""
     images: float = 0.0
-    """Share of training clips that are one of their frames alone, for model.kind=causal or
-    published. They take as much time as whole clips."""
+    """Share of training clips that are cut to a single frame, for model.kind=causal or published.
+    They take as much time as whole clips."""
     cache_dir: str | None = _runtime(None)
-    """Where decoded clips are kept; None is the user's cache folder."""
+    """Folder of decoded clips; None for the user's cache folder."""
     cache_gb: float = _runtime(20.0)
-    """Most the decoded clips may take on disk, in GB."""
+    """Quota of the decoded clips on disk, in GB."""
     workers: int | None = _runtime(None)
-    """Processes that decode videos; None is one a processor core."""
+    """Processes that decode videos; None for one per processor core."""
     max_megapixels: float = _runtime(64.0)
-    """Most a frame of a file may have; a larger one is broken. Decoding takes 14 bytes a pixel in
-    each worker."""
+    """Largest frame that is decoded, in megapixels; a file with a larger one counts as broken. Each
+    worker needs 14 bytes per pixel."""
     decode_seconds: float = _runtime(3600.0)
-    """Longest that a worker may decode one video; then it is broken, and the worker replaced."""
+    """Time limit for decoding one video; after it the video counts as broken, and its worker is
+    replaced."""
 
     def __post_init__(self):
         _require_positive("data", self, "height", "width", "num_frames", "frame_stride", "cache_gb")
@@ -132,53 +129,55 @@ class Data:
         _require_at_least_zero("data", self, "crop")
         _require_fraction("data", self, "brightness", "images")
         workers = self.workers
-        _require(workers is None or workers >= 0, "data.workers", workers, "must not be negative")
+        require(workers is None or workers >= 0, "data.workers", workers, "must not be negative")
 
 
 @dataclass(frozen=True)
 class Model:
-    """SequentialVAE: a latent a frame with dynamics, and one latent a clip; or CausalVideoVAE, or a
+    """SequentialVAE: one latent per frame with dynamics, and one per clip; or CausalVideoVAE, or a
     network with published weights."""
 
     kind: Literal["sequential", "causal", "published"] = "sequential"
     """sequential: the settings below; causal: a grid of latents, by the settings causal.*;
-    published: the network of the weights that --init_from names."""
+    published: the network of the weights in --init_from."""
     network: str = ""
-    """The published network, as JSON; written here by --init_from FOLDER."""
+    """The published network as JSON; set by --init_from FOLDER."""
     widths: tuple[int, ...] = (32, 64, 128)
-    """Channels after each stride-2 convolution; their number is how often a frame is halved, () for
-    dense layers alone."""
+    """Channels after each stride-2 convolution, each of which halves the frame; () for dense layers
+    only."""
     hidden: int = 256
     """Width of the dense layers."""
     latent_dim: int = 50
-    """Numbers in a frame latent."""
+    """Dimensions of a frame latent."""
     clip_latent_dim: int = 5
-    """Numbers in the clip latent; 0 is a model without one."""
+    """Dimensions of the clip latent; 0 for a model without one."""
     prior: Literal["learned", "static", "standard"] = "learned"
     """Prior of the frame latents: p(z_t | z_<t, w), p(z_t | w) or N(0, I)."""
     clip_prior: Literal["normal", "mixture"] = "normal"
     """Prior of the clip latent: N(0, I) or a learned mixture of Gaussians."""
     num_components: int = 10
-    """Gaussians in the mixture."""
+    """Components of the mixture."""
     posterior: Literal["frame", "filter"] = "frame"
     """q(z_t | x_t), or q(z_t | x_<=t)."""
     linear: bool = True
-    """A linear path beside the networks, which starts as PCA of the training frames."""
+    """Whether a linear path, which starts as PCA of the training frames, runs beside the
+    networks."""
     likelihood: Literal["gaussian", "bernoulli", "discretized_logistic"] = "gaussian"
-    """Of the frames; bernoulli needs data.view=otsu, discretized_logistic gray or rgb."""
+    """Likelihood of the frames; bernoulli needs data.view=otsu, discretized_logistic gray or
+    rgb."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Activations of the convolutional networks."""
+    """Dtype of the activations of the convolutional networks."""
 
     def __post_init__(self):
         fits = not self.network or self.kind == "published"
-        _require(fits, "model.network", self.network, "needs model.kind=published")
+        require(fits, "model.network", self.network, "needs model.kind=published")
         rule = "must be greater than 0"
-        _require(min(self.widths, default=1) > 0, "model.widths", self.widths, rule)
+        require(min(self.widths, default=1) > 0, "model.widths", self.widths, rule)
         _require_positive("model", self, "hidden", "latent_dim", "num_components")
         _require_at_least_zero("model", self, "clip_latent_dim")
         has_clip = self.clip_latent_dim > 0 or self.clip_prior == "normal"
         rule = "must be greater than 0 for model.clip_prior=mixture"
-        _require(has_clip, "model.clip_latent_dim", self.clip_latent_dim, rule)
+        require(has_clip, "model.clip_latent_dim", self.clip_latent_dim, rule)
 
 
 @dataclass(frozen=True)
@@ -186,45 +185,46 @@ class Causal:
     """CausalVideoVAE: a grid of latents from causal convolutions, for model.kind=causal."""
 
     widths: tuple[int, ...] = (24, 48, 72, 80)
-    """Channels at each resolution, the finest first; one more than there are halvings."""
+    """Channels at each resolution, the finest first; one more than the number of halvings."""
     blocks: tuple[int, int] = (2, 2)
-    """Residual blocks at each resolution of the encoder and of the decoder."""
+    """Residual blocks per resolution, of the encoder and of the decoder."""
     temporal_compression: int = 4
-    """Frames a latent frame, 1, 2, 4 or 8; the first frame has one of its own."""
+    """Frames per latent frame: 1, 2, 4 or 8; the first frame has a latent frame of its own."""
     spatial_compression: int = 8
-    """Rows and columns a latent, 4, 8, 16 or 32."""
+    """Rows and columns per latent: 4, 8, 16 or 32."""
     stem: Literal["none", "patch", "wavelet", "pca"] = "none"
-    """Halves frames before the first convolution: 2x2 pixels or their Haar coefficients; pca:
-    principal components of the blocks that a latent covers, and a linear path that starts at PCA;
-    then widths is one number."""
+    """Compression before the first convolution: patch (2x2 pixels), wavelet (their Haar
+    coefficients), or pca (principal components of the block of pixels of a latent, and a linear
+    path that starts at PCA; widths is then one number)."""
     components: int = 96
-    """Principal components of a block, for causal.stem=pca."""
+    """Principal components per block, for causal.stem=pca."""
     attention: bool = True
-    """Attention within each frame at the coarsest resolution."""
+    """Whether positions attend to each other within a frame, at the coarsest resolution."""
     norm: Literal["position", "frame"] = "position"
-    """Over the channels of a position, or over groups of channels of a frame."""
+    """position: RMSNorm over the channels of a position; frame: GroupNorm within a frame."""
     channels: int = 16
-    """Numbers a latent, with a N(0, I) prior."""
+    """Channels of a latent, with the prior N(0, I)."""
     levels: tuple[int, ...] = ()
-    """Finite scalar quantisation: levels of each number of a latent, in the place of channels."""
+    """Finite scalar quantisation: levels of each channel of a latent, instead of
+    causal.channels."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Activations."""
+    """Dtype of the activations."""
 
     def __post_init__(self):
         _require_positive("causal", self, "channels", "components")
         rule = "must be greater than 0"
-        _require(min(self.widths, default=0) > 0, "causal.widths", self.widths, rule)
-        _require(min(self.blocks, default=0) > 0, "causal.blocks", self.blocks, rule)
+        require(min(self.widths, default=0) > 0, "causal.widths", self.widths, rule)
+        require(min(self.blocks, default=0) > 0, "causal.blocks", self.blocks, rule)
         rule = "must be at least 2"
-        _require(min(self.levels, default=2) >= 2, "causal.levels", self.levels, rule)
+        require(min(self.levels, default=2) >= 2, "causal.levels", self.levels, rule)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The ELBO and what is done to it while training; reported ELBOs have none of it.
+    """The training loss: the ELBO, its schedule and further terms. Reported ELBOs have none of it.
 
-    The settings from likelihood to wavelet are weights of sums over a clip's elements; all but
-    likelihood need model.kind=causal or published.
+    likelihood, l1, mse, lpips and wavelet are weights of sums over the elements of a clip; a weight
+    of likelihood other than 1, and all others, need model.kind=causal or published.
     """
 
     beta: float = 1.0
@@ -234,20 +234,20 @@ class Objective:
     l1: float = 0.0
     """Weight of the absolute error of the decoded video in [-1, 1]."""
     mse: float = 0.0
-    """Weight of its squared error."""
+    """Weight of the squared error of the decoded video in [-1, 1]."""
     lpips: float = 0.0
-    """Weight of the perceptual distance LPIPS, of frames of gray or rgb (extra `perceptual`)."""
+    """Weight of the perceptual distance LPIPS of gray or rgb frames (extra `perceptual`)."""
     lpips_net: Literal["alexnet", "vgg16"] = "vgg16"
-    """Network of that distance."""
+    """Network of LPIPS."""
     wavelet: float = 0.0
-    """Weight of the absolute error of Haar coefficients in time, rows and columns."""
+    """Weight of the absolute error of the Haar coefficients over time, rows and columns."""
     kl_warmup: float = 0.1
-    """Fraction of the training over which that weight grows from 0."""
+    """Fraction of the training over which beta grows from 0."""
     free_bits: float = 0.0
-    """Nats per clip and level below which a KL is not pushed; 0 for none."""
+    """Free bits: the KL of a level has no gradient below this many nats per clip; 0 for none."""
     prior_every: int = 100
-    """model.clip_prior=mixture: steps between fits of the mixture to the training clips by EM, from
-    the end of kl_warmup on; between them it follows the gradient."""
+    """Steps between EM fits of the mixture (model.clip_prior=mixture) to the training clips, from
+    the end of kl_warmup on; between fits the mixture follows the gradient."""
 
     def __post_init__(self):
         _require_at_least_zero("objective", self, "beta", "free_bits", "likelihood")
@@ -258,20 +258,21 @@ class Objective:
 
 @dataclass(frozen=True)
 class Critic:
-    """A critic of patches of videos that models with a grid of latents are trained against."""
+    """A patch critic for adversarial training, for model.kind=causal or published."""
 
     weight: float = 0.0
-    """Of the critic's gradient, in units of the norm of that of all other terms; 0 for none."""
+    """Weight of the critic's gradient, relative to the norm of the gradient of all other terms; 0
+    for none."""
     start: int = 0
-    """First step, counted from 0, that it takes part in."""
+    """First step, counted from 0, with the critic."""
     lecam: float = 0.0
-    """Weight of the LeCam penalty in its loss."""
+    """Weight of the LeCam penalty in the loss of the critic."""
     learning_rate: float = 1e-4
-    """Of its Adam, with decays 0.5 and 0.9; constant."""
+    """Learning rate of the critic's Adam (decays 0.5 and 0.9), constant."""
     width: int = 32
-    """Channels after its first convolution."""
+    """Channels after the first convolution."""
     depth: int = 3
-    """Convolutions that halve rows and columns."""
+    """Number of convolutions that halve rows and columns."""
 
     def __post_init__(self):
         _require_at_least_zero("critic", self, "weight", "start", "lecam")
@@ -280,7 +281,7 @@ class Critic:
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW with warm-up and cosine decay."""
+    """The optimizer: AdamW with warm-up and cosine decay."""
 
     learning_rate: float = 2e-3
     """Highest learning rate."""
@@ -289,16 +290,17 @@ class Optim:
     final_fraction: float = 0.02
     """Learning rate at the end, as a fraction of the highest."""
     weight_decay: float = 0.0
-    """Of the kernels; 0 is Adam."""
+    """Weight decay of the kernels; 0 for Adam."""
     clip_norm: float = 1e4
-    """Largest norm of the gradient, which is a sum over a clip and so is large."""
+    """Largest norm of the gradient. The loss is a sum over a clip, so norms are large."""
     sigma_rate: float = 5.0
-    """Factor on the learning rate of the likelihood's scale, which has far to go."""
+    """Factor on the learning rate of the scale of the likelihood, which starts far from its
+    optimum."""
     ema_decay: float = 0.995
-    """Decay of the moving average of the parameters, which evaluation uses."""
+    """Decay of the exponential moving average of the parameters, which evaluation uses."""
     freeze: Literal["none", "encoder"] = "none"
-    """encoder: only the decoder is trained, such as after --init_from; not of
-    model.kind=sequential."""
+    """encoder: train only the decoder, for example after --init_from; for model.kind=causal or
+    published."""
 
     def __post_init__(self):
         _require_positive("optim", self, "learning_rate", "clip_norm", "sigma_rate")
@@ -308,58 +310,58 @@ class Optim:
 
 @dataclass(frozen=True)
 class Train:
-    """How long, in which portions."""
+    """Length of the training, batches, logging."""
 
     batch_size: int = 16
-    """Clips in a step, over all devices."""
+    """Clips per step, over all devices."""
     num_steps: int | None = 600
     """Steps; None to count in epochs."""
     num_epochs: int | None = None
     """Passes over the training clips; None to count in steps."""
     clip_lengths: tuple[int, ...] = ()
-    """Frames of the clips in equal parts of the training, such as 5 9 17, each at most
-    data.num_frames, for model.kind=causal or published; () for whole clips. Speeds are told as if
-    they were whole."""
+    """Clip lengths, in frames, of equal parts of the training, such as 5 9 17; each at most
+    data.num_frames. For model.kind=causal or published; () for whole clips. The logged frames/s
+    count whole clips."""
     accumulate: int | None = None
     """Micro-batches that each device splits its share of the batch into, whose gradients it
     averages. None chooses: on a CPU the fastest, of about 32 frames of 64x64 or 64 of 32x32 (more
     where the stem of a causal model leaves fewer positions); on an accelerator a single one."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of everything random."""
     log_every: int = _runtime(20)
     """Steps between lines of metrics.jsonl."""
     validate_every: int = _runtime(250)
     """Steps between validations, each with a checkpoint and a reconstruction sheet."""
     validation_clips: int = _runtime(128)
-    """Most validation clips a validation looks at."""
+    """Largest number of clips per validation."""
     tensorboard: bool = _runtime(False)
-    """Write TensorBoard events too (needs the extra `tensorboard`)."""
+    """Also write TensorBoard events (extra `tensorboard`)."""
     skip_nonfinite: int = _runtime(0)
-    """Most steps in a row that are skipped, and counted, where the loss or its gradient is not
+    """Steps in a row that may be skipped, and counted, because the loss or its gradient is not
     finite; one more ends the run."""
     profile: str | None = _runtime(None)
-    """FIRST:LAST, such as 20:25: steps that are traced into RUN/profile, for TensorBoard and
+    """FIRST:LAST, such as 20:25: trace these steps into RUN/profile, for TensorBoard and
     Perfetto."""
 
     def __post_init__(self):
         _require_positive("train", self, "batch_size", "log_every")
         _require_positive("train", self, "validate_every", "validation_clips")
         _require_at_least_zero("train", self, "seed", "skip_nonfinite")
-        _require(
+        require(
             (self.num_steps is None) != (self.num_epochs is None),
             "train.num_steps, train.num_epochs",
             (self.num_steps, self.num_epochs),
             "give one of them and set the other to None",
         )
         count = self.num_steps if self.num_epochs is None else self.num_epochs
-        _require(count > 0, "train.num_steps or train.num_epochs", count, "must be greater than 0")
+        require(count > 0, "train.num_steps or train.num_epochs", count, "must be greater than 0")
         if self.profile is not None:
             rule = "must be FIRST:LAST, two steps such as 20:25, counted from 1"
-            _require(
+            require(
                 bool(re.fullmatch(r"\d+:\d+", self.profile)), "train.profile", self.profile, rule
             )
             first, last = self.profiled_steps()
-            _require(1 <= first <= last, "train.profile", self.profile, rule)
+            require(1 <= first <= last, "train.profile", self.profile, rule)
 
     def profiled_steps(self) -> tuple[int, int] | None:
         """Returns the first and the last step that are traced."""
@@ -371,15 +373,15 @@ class Train:
 
 @dataclass(frozen=True)
 class Parallel:
-    """How the devices share a step."""
+    """How devices share a step."""
 
     kind: Literal["pmap", "mesh"] = _runtime("pmap")
-    """pmap over the local devices, or jit over a mesh."""
+    """pmap over the local devices, or jit over a mesh of all devices."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """How a run goes on."""
+    """How a run is continued."""
 
     fallback: bool = _runtime(False)
     """Quarantine a damaged newest checkpoint and continue from the newest intact one."""
@@ -387,50 +389,50 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """What is measured at the end of training, and by evaluate.py without tasks."""
+    """What is measured after training, and by evaluate.py without a task."""
 
     tasks: tuple[str, ...] = _runtime(DEFAULT_TASKS)
     """Among reconstruct, density, classify, generate, features, cluster, anomaly, segment."""
     finetune_steps: int = _runtime(0)
-    """classify: most steps of supervised training of the encoder; 0 leaves it out."""
+    """classify: largest number of steps of supervised fine-tuning of the encoder; 0 for none."""
     num_samples: int = _runtime(50)
-    """Importance samples of IWAE."""
+    """density: importance samples of IWAE."""
     pooling: Literal["dynamics", "ordered", "steps", "mean_dynamics", "means", "clip", "stats"] = (
         _runtime("dynamics")
     )
-    """How the latents of a clip become one vector: z at 16 equal times in units of its uncertainty
-    and the sizes of its steps, z at those times alone, the sizes alone, the first two of posterior
-    means as they are (for model.linear false), the clip latent w, or means and standard deviations
-    of z."""
+    """How the latents of a clip become one vector. dynamics: z at 16 equal times, in units of its
+    uncertainty, and the sizes of its steps; ordered: z at these times; steps: the sizes of the
+    steps; mean_dynamics and means: dynamics and ordered of plain posterior means (for
+    model.linear=false); clip: the clip latent w; stats: means and standard deviations of z."""
     baselines: tuple[str, ...] = _runtime(DEFAULT_BASELINES)
-    """classify: what the latents are measured beside, among random_encoder, frame_pca, chance, raw,
-    raw_pca, hog, haar, sift, orb, flow_histogram, time, brightness, shuffled_labels, cnn (a small
-    3-D network trained on the labels) and surf (which says why it is not run)."""
+    """classify: baselines, among random_encoder, frame_pca, chance, raw, raw_pca, hog, haar, sift,
+    orb, flow_histogram, time, brightness, shuffled_labels, cnn (a small supervised 3-D network) and
+    surf (not run; its row says why)."""
 
     false_positive_rate: float = _runtime(0.01)
-    """anomaly: share of normal frames, and of normal videos, that may be called strange;
-    moderate: share of wanted videos that may be called unwanted."""
+    """anomaly: accepted share of false alarms among normal frames and among normal videos;
+    moderate: the same among wanted videos."""
     anomaly_score: str = _runtime("fusion")
-    """anomaly: the score that verdicts and intervals come from, such as fusion, surprise or
-    reconstruction; chosen without looking at test videos."""
+    """anomaly: the score of verdicts and intervals, such as fusion, surprise or reconstruction.
+    Choose it without looking at test videos."""
     anomaly_block: int = _runtime(16)
-    """anomaly: side, in pixels of the view, of the squares of the scores `..._block`."""
+    """anomaly: side of the squares of the `..._block` scores, in pixels of the view."""
     regret_steps: int = _runtime(5)
-    """anomaly: gradient steps of the likelihood regret; 0 leaves it out."""
+    """anomaly: gradient steps of the likelihood regret; 0 for none."""
     lpips: tuple[Literal["alexnet", "vgg16"], ...] = _runtime(())
-    """reconstruct: networks of the perceptual distances that are measured (extra `perceptual`)."""
+    """reconstruct: networks of LPIPS to measure (extra `perceptual`)."""
 
     def __post_init__(self):
         rate = self.false_positive_rate
         rule = "must be between 0 and 1, without them"
-        _require(0 < rate < 1, "evaluate.false_positive_rate", rate, rule)
+        require(0 < rate < 1, "evaluate.false_positive_rate", rate, rule)
         _require_positive("evaluate", self, "anomaly_block")
         _require_at_least_zero("evaluate", self, "regret_steps", "finetune_steps")
         for name in self.baselines:
             rule = f"is not among {', '.join(BASELINES)}"
-            _require(name in BASELINES, "evaluate.baselines", name, rule)
+            require(name in BASELINES, "evaluate.baselines", name, rule)
         for task in self.tasks:
-            _require(task in TASKS, "evaluate.tasks", task, f"is not among {', '.join(TASKS)}")
+            require(task in TASKS, "evaluate.tasks", task, f"is not among {', '.join(TASKS)}")
         _require_positive("evaluate", self, "num_samples")
 
 
@@ -439,7 +441,7 @@ class Config:
     """All settings of a run."""
 
     name: str = _runtime("run")
-    """Of the run directory, runs/NAME-TIME, where no --workdir is given."""
+    """Name of the run directory, runs/NAME-TIME, without --workdir."""
     data: Data = Data()
     model: Model = Model()
     causal: Causal = Causal()
@@ -460,10 +462,10 @@ class Config:
         self.check_tasks(self.evaluate.tasks)
         for length in self.train.clip_lengths:
             rule = f"must be between 1 and data.num_frames={self.data.num_frames}"
-            _require(1 <= length <= self.data.num_frames, "train.clip_lengths", length, rule)
+            require(1 <= length <= self.data.num_frames, "train.clip_lengths", length, rule)
         num_micro_batches, batch_size = self.train.accumulate, self.train.batch_size
         if num_micro_batches is not None:
-            _require(
+            require(
                 num_micro_batches > 0 and batch_size % num_micro_batches == 0,
                 "train.accumulate",
                 num_micro_batches,
@@ -477,104 +479,57 @@ class Config:
             value = getattr(self.data, name)
             rule = f"must be a multiple of {scale}, since model.widths halves it "
             rule += f"{len(self.model.widths)} times"
-            _require(value % scale == 0, f"data.{name}", value, rule)
+            require(value % scale == 0, f"data.{name}", value, rule)
 
     def _check_grid_only(self):
         rule = "needs model.kind=causal or published"
         for name in ("l1", "mse", "lpips", "wavelet"):
             value = getattr(self.objective, name)
-            _require(value == 0.0, f"objective.{name}", value, rule)
-        _require(self.data.images == 0.0, "data.images", self.data.images, rule)
-        _require(not self.train.clip_lengths, "train.clip_lengths", self.train.clip_lengths, rule)
+            require(value == 0.0, f"objective.{name}", value, rule)
+        require(self.data.images == 0.0, "data.images", self.data.images, rule)
+        require(not self.train.clip_lengths, "train.clip_lengths", self.train.clip_lengths, rule)
         likelihood = self.objective.likelihood
-        _require(likelihood == 1.0, "objective.likelihood", likelihood, "other than 1 " + rule)
-        _require(self.critic.weight == 0.0, "critic.weight", self.critic.weight, rule)
-        _require(self.optim.freeze == "none", "optim.freeze", self.optim.freeze, rule)
+        require(likelihood == 1.0, "objective.likelihood", likelihood, "other than 1 " + rule)
+        require(self.critic.weight == 0.0, "critic.weight", self.critic.weight, rule)
+        require(self.optim.freeze == "none", "optim.freeze", self.optim.freeze, rule)
 
     def _check_tile(self):
         tile, size = self.data.tile, (self.data.height, self.data.width)
         fits = tile > 0 and size[0] % tile == 0 and size[1] % tile == 0
         rule = f"must divide data.height and data.width, {size[0]}x{size[1]}"
-        _require(fits, "data.tile", tile, rule)
+        require(fits, "data.tile", tile, rule)
 
     def check_tasks(self, tasks):
         """Raises ValueError for a task that the model or tiles of frames cannot answer."""
         if self.model.kind == "sequential":
             for task in tasks:
                 known = task not in ONLY_GRID_TASKS
-                _require(known, "evaluate.tasks", task, "needs model.kind=causal or published")
+                require(known, "evaluate.tasks", task, "needs model.kind=causal or published")
         else:
             rule = f"model.kind={self.model.kind} answers {', '.join(GRID_TASKS)} so far"
             for task in tasks:
-                _require(task in GRID_TASKS, "evaluate.tasks", task, rule)
+                require(task in GRID_TASKS, "evaluate.tasks", task, rule)
         rule = f"needs whole frames, and data.tile={self.data.tile} cuts them; of tiles there are "
         rule += ", ".join(TILE_TASKS)
         for task in tasks:
             known = self.data.tile is None or task in TILE_TASKS
-            _require(known, "evaluate.tasks", task, rule)
+            require(known, "evaluate.tasks", task, rule)
 
     def _check_likelihood(self):
         likelihood, view = self.model.likelihood, self.data.view
         if self.model.kind != "sequential":
             rule = f"model.kind={self.model.kind} has a gaussian one"
-            _require(likelihood == "gaussian", "model.likelihood", likelihood, rule)
+            require(likelihood == "gaussian", "model.likelihood", likelihood, rule)
         if self.objective.lpips:
             rule = "objective.lpips needs pictures: gray or rgb"
-            _require(view in ("gray", "rgb"), "data.view", view, rule)
+            require(view in ("gray", "rgb"), "data.view", view, rule)
         if likelihood == "bernoulli":
-            _require(view == "otsu", "data.view", view, "model.likelihood=bernoulli needs otsu")
+            require(view == "otsu", "data.view", view, "model.likelihood=bernoulli needs otsu")
             rule = "must be False for model.likelihood=bernoulli: its start is a Gaussian one"
-            _require(not self.model.linear, "model.linear", self.model.linear, rule)
+            require(not self.model.linear, "model.linear", self.model.linear, rule)
         if likelihood == "discretized_logistic":
             rule = "model.likelihood=discretized_logistic needs 8-bit values: gray or rgb"
-            _require(view in ("gray", "rgb"), "data.view", view, rule)
-
-
-def to_dict(config) -> dict:
-    """Returns the settings as nested dictionaries of JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def from_dict(values: dict, cls: type = Config, prefix: str = ""):
-    """Builds settings from nested dictionaries, as `to_dict` gives them.
-
-    A setting that is missing takes its default.
-
-    Raises:
-      ValueError: for a setting that does not exist, naming it and the settings that do, and for a
-        value of another type or out of range.
-    """
-    hints = typing.get_type_hints(cls)
-    if not isinstance(values, dict):
-        raise ValueError(f"{prefix.rstrip('.') or 'settings'}={values!r}: must be a JSON object")
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ValueError(
-            f"no setting {prefix}{unknown[0]}; those of this version are "
-            f"{', '.join(prefix + name for name in hints)}"
-        )
-    return cls(**{k: _from_json(v, hints[k], f"{prefix}{k}.") for k, v in values.items()})
-
-
-def _from_json(value, hint, prefix: str):
-    if dataclasses.is_dataclass(hint):
-        return from_dict(value, hint, prefix)
-    name = prefix.rstrip(".")
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple:
-        _require(isinstance(value, list | tuple), name, value, "must be a list")
-        hints = options[:1] * len(value) if options[1:] == (...,) else options
-        _require(len(hints) == len(value), name, value, f"must be {len(hints)} values")
-        return tuple(_from_json(item, hint, prefix) for item, hint in zip(value, hints))
-    if origin is Literal:
-        _require(value in options, name, value, f"must be one of {', '.join(options)}")
-        return value
-    kinds = options if origin is types.UnionType else (hint,)
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    words = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
-    _require(type(value) in kinds, name, value, f"must be {words}")
-    return value
+            require(view in ("gray", "rgb"), "data.view", view, rule)
 
 
 def identity(config, prefix: str = "") -> dict[str, Any]:
@@ -593,26 +548,3 @@ def difference(old: Config, new: Config) -> dict[str, tuple]:
     """Returns the identity settings in which two configurations differ, name -> (old, new)."""
     before, after = identity(old), identity(new)
     return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
-
-
-def load_config_file(path) -> Config:
-    """Runs `get_config()` of a Python file.
-
-    Args:
-      path: configs/NAME.py; the user's own code, which is executed.
-
-    Raises:
-      ValueError: if there is no such file, or it has no get_config() that returns a Config.
-    """
-    path = Path(path)
-    if not path.is_file():
-        known = sorted(str(p) for p in Path("configs").glob("*.py"))
-        raise ValueError(f"no configuration {path}; there are {', '.join(known) or 'none'}")
-    scope: dict[str, Any] = {"__name__": f"configuration_{path.stem}", "__file__": str(path)}
-    exec(compile(path.read_text(), str(path), "exec"), scope)
-    if not callable(scope.get("get_config")):
-        raise ValueError(f"{path} does not define get_config()")
-    config = scope["get_config"]()
-    if not isinstance(config, Config):
-        raise ValueError(f"get_config() of {path} returned {type(config).__name__}, not Config")
-    return config

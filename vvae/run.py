@@ -23,8 +23,8 @@ from typing import Any
 import jax
 import jax.export
 
-from vvae import config as settings
-from vvae.config import Config
+from vvae.config import Config, difference
+from vvae.config_files import from_dict, to_dict
 from vvae.files import write_json
 
 PACKAGES = ("vvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "imageio", "av")
@@ -83,7 +83,7 @@ def open_run(workdir) -> Run:
     if lacking:
         raise ValueError(f"{path} is not the record of a run: it lacks {min(lacking)!r}")
     try:
-        config = settings.from_dict(record["config"])
+        config = from_dict(record["config"])
     except ValueError as error:
         raise ValueError(
             f"{path}, written by vvae {_find_version(record)}: {error}. This is vvae "
@@ -105,7 +105,7 @@ def create_run(workdir, config: Config, data: dict[str, Any], class_names) -> Ru
     """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    record = {"config": settings.to_dict(config), "data": data, "history": []} | _describe_system()
+    record = {"config": to_dict(config), "data": data, "history": []} | _describe_system()
     write_json(workdir / "classes.json", list(class_names))
     run = Run(workdir, config, record, tuple(class_names))
     return record_start(run, config, data["path"])
@@ -120,7 +120,7 @@ def record_start(run: Run, config: Config, data_path: str) -> Run:
         config = replace(config, data=replace(config.data, path=data_path))
     start = {"command": sys.argv, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | _describe_system()
     record = run.record | {
-        "config": settings.to_dict(config),
+        "config": to_dict(config),
         "data": run.record["data"] | {"path": data_path},
         "history": [*run.record["history"], start],
     }
@@ -130,7 +130,7 @@ def record_start(run: Run, config: Config, data_path: str) -> Run:
 
 def check_identity(run: Run, config: Config, fingerprint: str) -> None:
     """Raises ValueError if a run would be continued with other settings or other data."""
-    changed = settings.difference(run.config, config)
+    changed = difference(run.config, config)
     if changed:
         text = "; ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in changed.items())
         raise ValueError(

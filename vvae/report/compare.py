@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vvae import config as settings
+from vvae.config import difference
+from vvae.config_files import from_dict
 from vvae.metrics.cards import Metric, compare, describe_difference
 from vvae.metrics.table import format_number, format_table
 
@@ -76,7 +77,7 @@ def _read_run(workdir) -> dict[str, Any]:
         raise ValueError(f"{workdir} is not a run directory: it has no config.json")
     record = _read_json(path)
     try:
-        config = settings.from_dict(record["config"])
+        config = from_dict(record["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
     return {"config": config, "record": record}
@@ -115,7 +116,7 @@ def _read_json(path: Path):
 
 
 def _compare_settings(records) -> dict[str, list]:
-    pair = settings.difference(*(record["config"] for record in records))
+    pair = difference(*(record["config"] for record in records))
     # As JSON has them: a tuple and the list that it is written as are one value.
     return {name: json.loads(json.dumps(list(values))) for name, values in pair.items()}
 
