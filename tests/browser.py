@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through two pipes by the DevTools protocol; no package is needed."""
+"""Drives a headless Chromium by the DevTools protocol over two pipes; needs no package."""
 
 import base64
 import json
@@ -30,15 +30,16 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """One page of a Chromium. What it logs and every request it makes are kept."""
+    """One page of a Chromium; keeps everything that the page logs and requests."""
 
     def __init__(self, path: str, profile):
-        """Starts it with an empty profile folder."""
+        """Starts Chromium with an empty profile folder."""
         to_browser, self._output = os.pipe()
         self._input, from_browser = os.pipe()
 
         def place_pipes():
-            # Chromium reads from 3 and writes to 4; high numbers first, so that none is closed.
+            # Chromium reads from 3 and writes to 4. Copies at high numbers keep either pipe end
+            # from being overwritten before it is in place.
             high = [
                 os.dup2(end, number) for end, number in ((to_browser, 103), (from_browser, 104))
             ]
@@ -64,7 +65,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def close(self) -> None:
-        """Ends the browser."""
+        """Stops the browser."""
         self._process.terminate()
         self._process.wait()
         os.close(self._output)
@@ -86,7 +87,7 @@ class Browser:
                 return answer["result"]
 
     def open(self, url: str, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
-        """Opens a page in a window of a size and waits until it is loaded."""
+        """Opens a page in a window of the given size and waits until it is loaded."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -102,7 +103,7 @@ class Browser:
             self._read()
 
     def evaluate(self, expression: str):
-        """Returns the value of a JavaScript expression; of a promise, what it resolves to."""
+        """Returns the value of a JavaScript expression; awaits a promise."""
         result = self.call(
             "Runtime.evaluate",
             expression=expression,
@@ -122,7 +123,7 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def click(self, selector: str) -> None:
-        """Clicks with the mouse on the middle of an element, where it is seen."""
+        """Scrolls an element into view and clicks on its centre with the mouse."""
         x, y = self.evaluate(
             f"(() => {{ const e = document.querySelector({selector!r});"
             "e.scrollIntoView({behavior: 'instant', block: 'center'});"
@@ -134,7 +135,7 @@ class Browser:
         self.call("Input.dispatchMouseEvent", type="mouseReleased", **common)
 
     def find_complaints(self) -> list[str]:
-        """Returns what the page has logged as errors and warnings, and exceptions."""
+        """Returns the errors, warnings and exceptions that the page has logged."""
         complaints = []
         for event in self.events:
             parameters = event.get("params", {})
@@ -147,7 +148,7 @@ class Browser:
         return complaints
 
     def list_requests(self) -> list[str]:
-        """Returns the URLs that the page has asked for, data in the page left out."""
+        """Returns the URLs that the page has requested, except data URIs."""
         sent = [e for e in self.events if e["method"] == "Network.requestWillBeSent"]
         urls = [event["params"]["request"]["url"] for event in sent]
         return [url for url in urls if not url.startswith("data:")]
@@ -158,7 +159,7 @@ class Browser:
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def _read(self) -> dict:
-        """Returns the next message; events are kept as well."""
+        """Returns the next message; keeps it if it is an event."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while b"\0" not in self._unread:
             ready, _, _ = select.select([self._input], [], [], deadline - time.monotonic())

@@ -1,4 +1,4 @@
-"""Two runs side by side: equal cards give differences, others are refused with both entries."""
+"""Comparing two runs: equal cards give differences; others are refused, naming both entries."""
 
 import copy
 import json
@@ -80,7 +80,7 @@ def test_a_planted_difference_of_cards_is_refused_with_both_entries(tmp_path, ke
     assert "Not comparable" in text and why in text and "reconstruct/vae: psnr" in text
 
 
-def test_settings_and_what_only_one_run_has_are_told(tmp_path):
+def test_differing_settings_and_values_of_one_run_only_are_listed(tmp_path):
     first = write_run(tmp_path / "a", Config(model=Model(latent_dim=7, widths=(8, 16))))
     second = write_run(tmp_path / "b", rows={"pca": ROWS["vae"]})
     result = compare_runs(first, second)
@@ -95,7 +95,7 @@ def test_settings_and_what_only_one_run_has_are_told(tmp_path):
     assert "reconstruct/vae/linear: top1" in text
 
 
-def test_what_is_no_run_or_not_evaluated_or_broken_is_told(tmp_path):
+def test_errors_name_a_directory_without_a_run_or_results_and_a_broken_file(tmp_path):
     good = write_run(tmp_path / "good")
     with pytest.raises(ValueError, match="none is not a run directory"):
         compare_runs(good, tmp_path / "none")
@@ -137,6 +137,6 @@ def test_the_program_prints_and_writes_without_loading_jax(tmp_path):
         (["search", "--workdir", "a", "--query", "x", "--count", "0"], "--count=0"),
     ],
 )
-def test_command_lines_that_cannot_be_meant(arguments, message):
+def test_invalid_command_lines_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         evaluate.read_request(arguments)

@@ -1,4 +1,4 @@
-"""The page of a run: read by a parser, and looked at in a real Chromium where there is one."""
+"""The report page of a run, read by a parser and, where one is installed, by a real Chromium."""
 
 import base64
 import hashlib
@@ -78,7 +78,7 @@ def write_task(folder, task, rows, **more):
 
 
 def write_run(workdir, **data):
-    """A run that has only just begun: settings and nothing else."""
+    """Writes a run that has only just begun: it has settings and nothing else."""
     facts = {"path": "videos", "fingerprint": "f00d", "num_channels": 1, "num_steps": 40}
     facts |= {"num_clips": {"train": 9}, "num_videos": {"train": 7}, "broken": {}}
     facts |= {"num_padded": 0, "left_out_splits": {}} | data
@@ -93,7 +93,7 @@ def write_run(workdir, **data):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run with a task that nothing knows of, and names that would break a page."""
+    """A finished run with a task of an unknown name, and names that could break a page."""
     broken = {name: f"why {name}" for name in EVIL}
     workdir = write_run(tmp_path_factory.mktemp("report") / "my run", broken=broken, num_padded=3)
     (workdir / "checkpoints" / "step_00000040").mkdir(parents=True)
@@ -255,7 +255,7 @@ def test_files_beyond_the_limit_are_linked_and_named(run):
     assert "Too large for this page" in "".join(page.texts)
 
 
-def test_missing_parts_are_told_in_words(tmp_path):
+def test_the_page_says_what_is_missing(tmp_path):
     page = Page(write_report(write_run(tmp_path / "new"), DEFAULTS).read_text())
     whole = "".join(page.texts)
     assert page.mistakes == []

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import types
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 # Points of a curve that are drawn; a longer curve is thinned out to about as many.
 MAX_POINTS = 600
@@ -11,45 +13,13 @@ _MAX_DOTS = 24
 Curve = Sequence[tuple[float, float]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Frame:
-    """The size of a chart and the edges of its axes, in SVG units."""
-
-    width: int = 360
-    height: int = 200
-    left: int = 62
-    right: int = 350
-    top: int = 10
-    bottom: int = 176
-
-
-FRAME = Frame()
-
-
-@dataclasses.dataclass(frozen=True)
-class Series:
-    """A named curve: the points of its line (empty for a single point) and its dots."""
-
-    name: str
-    line: str
-    dots: Sequence[tuple[str, str]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Bar:
-    """A bar with its title; an idle bar is drawn in gray."""
-
-    title: str
-    x: str
-    y: str
-    width: str
-    height: str
-    is_idle: bool
+# The size of a chart and the edges of its axes, in SVG units.
+FRAME = types.SimpleNamespace(width=360, height=200, left=62, right=350, top=10, bottom=176)
 
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A chart of curves or of bars.
+    """A chart of curves or of bars, with coordinates as text.
 
     Attributes:
       identifier: id of the SVG's title in the page.
@@ -57,8 +27,8 @@ class Chart:
       description: what a screen reader says.
       ticks: (y, label) of the horizontal grid lines.
       labels: (x, text-anchor, text) below the axis.
-      series: the curves.
-      bars: the bars.
+      series: (name, points of the line, dots) of each curve; a single point has no line.
+      bars: title, x, y, width, height, is_idle of each bar; idle bars are gray.
     """
 
     identifier: str
@@ -66,8 +36,8 @@ class Chart:
     description: str
     ticks: Sequence[tuple[str, str]]
     labels: Sequence[tuple[str, str, str]]
-    series: Sequence[Series] = ()
-    bars: Sequence[Bar] = ()
+    series: Sequence[tuple[str, str, Sequence[tuple[str, str]]]] = ()
+    bars: Sequence[Mapping[str, Any]] = ()
 
 
 def plot_curves(identifier: str, title: str, curves: Mapping[str, Curve]) -> Chart:
@@ -92,16 +62,12 @@ def plot_curves(identifier: str, title: str, curves: Mapping[str, Curve]) -> Cha
         thin = thin_out(curve, MAX_POINTS)
         dots = [(place_step(step), _place_value(value, low, high)) for step, value in thin]
         line = " ".join(f"{x},{y}" for x, y in dots) if len(dots) > 1 else ""
-        series.append(Series(name, line, dots if len(dots) <= _MAX_DOTS else ()))
-    ends = "; ".join(
-        f"{name}: {curve[-1][1]:.6g} at step {curve[-1][0]}"
-        for name, curve in curves.items()
-        if curve
-    )
+        series.append((name, line, dots if len(dots) <= _MAX_DOTS else ()))
+    ends = [f"{n}: {c[-1][1]:.6g} at step {c[-1][0]}" for n, c in curves.items() if c]
     return Chart(
         identifier=identifier,
         title=title,
-        description=f"{title} over the training steps; {ends}",
+        description=f"{title} over the training steps; {'; '.join(ends)}",
         ticks=_make_ticks(low, high),
         labels=[
             (place_step(step), "end" if step else "start", f"step {step:,}" if step else "0")
@@ -120,16 +86,15 @@ def plot_bars(
     bars = []
     for place, index in enumerate(sorted(range(len(values)), key=lambda k: -values[k])):
         height = (FRAME.bottom - FRAME.top) * max(values[index], 0.0) / high
-        bars.append(
-            Bar(
-                title=f"dimension {index}: {values[index]:.4g}",
-                x=f"{FRAME.left + place * step + step * 0.1:.1f}",
-                y=f"{FRAME.bottom - height:.1f}",
-                width=f"{step * 0.8:.1f}",
-                height=f"{height:.1f}",
-                is_idle=not marked[index],
-            )
-        )
+        bar = {
+            "title": f"dimension {index}: {values[index]:.4g}",
+            "x": f"{FRAME.left + place * step + step * 0.1:.1f}",
+            "y": f"{FRAME.bottom - height:.1f}",
+            "width": f"{step * 0.8:.1f}",
+            "height": f"{height:.1f}",
+            "is_idle": not marked[index],
+        }
+        bars.append(bar)
     caption = f"{len(values)} dimensions, largest first"
     return Chart(
         identifier=identifier,
@@ -155,10 +120,8 @@ def _place_value(value: float, low: float, high: float) -> str:
 
 
 def _make_ticks(low: float, high: float) -> list[tuple[str, str]]:
-    return [
-        (_place_value(tick, low, high), format_tick(tick, low, high))
-        for tick in find_ticks(low, high)
-    ]
+    ticks = find_ticks(low, high)
+    return [(_place_value(tick, low, high), format_tick(tick, low, high)) for tick in ticks]
 
 
 def find_ticks(low: float, high: float) -> list[float]:

@@ -1,6 +1,6 @@
-"""Two runs side by side, from what they have written: no model, no data, no jax.
+"""Compares two runs from the files that they have written; loads no model and no data.
 
-Values whose cards differ are not comparable; the keys that differ are named with both entries.
+Values whose metric cards differ are not comparable: the comparison names the entries that differ.
 """
 
 import json
@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vvae.config import difference
+from vvae.config import Config, difference
 from vvae.config_files import from_dict
 from vvae.metrics.cards import Metric, compare, describe_difference
 from vvae.metrics.table import format_number, format_table
+from vvae.report.files import read_json, read_record
 
 ABSENT = "-"
 MAX_ENTRY = 40
@@ -22,18 +23,23 @@ def compare_runs(first, second) -> dict[str, Any]:
     """Compares the settings and every evaluated value of two runs.
 
     Args:
-      first, second: run directories, evaluated by evaluate.py.
+      first: a run directory with results of evaluate.py.
+      second: another one.
 
     Returns:
-      JSON values: `runs` (both paths), `settings` (name -> both values, where the identity
-      differs), `facts` (checkpoint, steps, parameters -> both), `values` (a list of task, row,
-      metric, first, second, and difference = second - first), `refused` (the same with `why`),
-      `only_first` and `only_second` ("task/row/metric" that the other run has not).
+      JSON values:
+        `runs`: both paths.
+        `settings`: name -> both values, for the settings that decide the result and differ.
+        `facts`: steps, parameters, data and versions -> both values.
+        `values`: a list of task, row, metric, unit, first, second, and difference = second - first.
+        `refused`: a list of task, row, metric, first, second, and why they are not comparable.
+        `only_first`, `only_second`: "task/row/metric" of the values that the other run lacks.
 
     Raises:
-      ValueError: if a directory is no run, or a file in it cannot be read.
+      ValueError: if a directory is not a run or has no results, or a file cannot be read.
     """
-    records = [_read_run(workdir) for workdir in (first, second)]
+    records = [read_record(workdir) for workdir in (first, second)]
+    configs = [_read_config(*pair) for pair in zip((first, second), records)]
     metrics = [_read_metrics(workdir) for workdir in (first, second)]
     values, refused = [], []
     for key in metrics[0]:
@@ -41,7 +47,7 @@ def compare_runs(first, second) -> dict[str, Any]:
             _weigh(key, metrics[0][key], metrics[1][key], values, refused)
     return {
         "runs": [str(first), str(second)],
-        "settings": _compare_settings(records),
+        "settings": _compare_settings(configs),
         "facts": _compare_facts((first, second), records),
         "values": values,
         "refused": refused,
@@ -51,7 +57,7 @@ def compare_runs(first, second) -> dict[str, Any]:
 
 
 def _weigh(key, first: Metric, second: Metric, values: list, refused: list) -> None:
-    """Adds a pair to the values, or to those that refuse to be compared."""
+    """Appends a pair to `values`, or to `refused` if the two are not comparable."""
     names = dict(zip(("task", "row", "metric"), key))
     entry = names | {"first": _finite(first.value), "second": _finite(second.value)}
     why = describe_difference(first, second)
@@ -71,27 +77,22 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _read_run(workdir) -> dict[str, Any]:
-    path = Path(workdir) / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{workdir} is not a run directory: it has no config.json")
-    record = _read_json(path)
+def _read_config(workdir, record: Mapping[str, Any]) -> Config:
     try:
-        config = from_dict(record["config"])
+        return from_dict(record["config"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    return {"config": config, "record": record}
+        raise ValueError(f"{Path(workdir) / 'config.json'}: {error}") from error
 
 
 def _read_metrics(workdir) -> dict[tuple[str, str, str], Metric]:
-    """Reads RUN/eval/*.json: (task, row, metric) -> metric; what is not a task's is left alone.
+    """Reads RUN/eval/*.json as (task, row, metric) -> Metric; ignores files that no task wrote.
 
     Raises:
-      ValueError: if the run has not been evaluated, or a file is broken.
+      ValueError: if the run has not been evaluated, or a file is damaged.
     """
     folder, found = Path(workdir) / "eval", {}
     for path in sorted(folder.glob("*.json")):
-        content = _read_json(path)
+        content = read_json(path)
         if not isinstance(content, dict) or not {"task", "rows"} <= set(content):
             continue
         try:
@@ -100,7 +101,7 @@ def _read_metrics(workdir) -> dict[tuple[str, str, str], Metric]:
                     value = math.nan if metric["value"] is None else float(metric["value"])
                     found[content["task"], row, name] = Metric(value, metric["card"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no result of a task ({error!r})") from error
+            raise ValueError(f"{path} is not the result of a task ({error!r})") from error
     if not found:
         raise ValueError(
             f"{folder} holds no measured value: run `python evaluate.py --workdir {workdir}` first"
@@ -108,26 +109,19 @@ def _read_metrics(workdir) -> dict[tuple[str, str, str], Metric]:
     return found
 
 
-def _read_json(path: Path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def _compare_settings(records) -> dict[str, list]:
-    pair = difference(*(record["config"] for record in records))
-    # As JSON has them: a tuple and the list that it is written as are one value.
+def _compare_settings(configs) -> dict[str, list]:
+    pair = difference(*configs)
+    # JSON writes a tuple as a list, so the two count as equal.
     return {name: json.loads(json.dumps(list(values))) for name, values in pair.items()}
 
 
 def _compare_facts(workdirs, records) -> dict[str, list]:
-    facts = [_describe_run(workdir, record["record"]) for workdir, record in zip(workdirs, records)]
+    facts = [_describe_run(*pair) for pair in zip(workdirs, records)]
     return {name: [facts[0].get(name), facts[1].get(name)] for name in facts[0] | facts[1]}
 
 
 def _describe_run(workdir, record: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a run without its arrays; None where it has not been written."""
+    """Returns the facts about a run that need no arrays; None for those that are not recorded."""
     data = record.get("data", {})
     return {
         "steps": data.get("num_steps"),
@@ -140,7 +134,7 @@ def _describe_run(workdir, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _count_steps(path: Path) -> int | None:
-    """Returns the highest step of metrics.jsonl; its last line may be torn by a killed run."""
+    """Returns the highest step of metrics.jsonl; skips a line that a killed run left incomplete."""
     if not path.is_file():
         return None
     steps = []
@@ -153,7 +147,7 @@ def _count_steps(path: Path) -> int | None:
 
 
 def format_comparison(comparison: Mapping[str, Any]) -> str:
-    """Returns what `compare_runs` found as plain text."""
+    """Formats the result of `compare_runs` as plain text."""
     first, second = comparison["runs"]
     parts = [f"first:  {first}\nsecond: {second}"]
     differing = {name: pair for name, pair in comparison["facts"].items() if pair != [None, None]}
@@ -201,7 +195,7 @@ def _format_optional(number: float | None) -> str:
 
 
 def _format_refused(refused) -> str:
-    """Lists what refuses to be compared, the values of one reason together."""
+    """Lists the values that are not comparable, grouped by reason."""
     names_by_reason: dict[str, list[str]] = {}
     for entry in refused:
         name = f"{entry['task']}/{entry['row']}/{entry['metric']}"
@@ -213,7 +207,7 @@ def _format_refused(refused) -> str:
 
 
 def _group_rows(names: list[str]) -> list[str]:
-    """Joins the metrics of one row, which may have a / itself: task/row: metric, metric."""
+    """Groups "task/row/metric" names as "task/row: metric metric"; a row may contain slashes."""
     metrics_by_row: dict[str, list[str]] = {}
     for name in names:
         row, _, metric = name.rpartition("/")

@@ -115,16 +115,10 @@ def read_run(workdir) -> RunFiles:
     Raises:
       ValueError: if the directory is not a run, or its config.json cannot be read.
     """
-    workdir = Path(workdir)
-    if not (workdir / "config.json").is_file():
-        raise ValueError(f"{workdir} is not a run directory: it has no config.json")
-    record = _read_json(workdir / "config.json")
-    if not isinstance(record, dict):
-        raise ValueError(f"{workdir / 'config.json'} holds no settings: {type(record).__name__}")
-    problems: list[str] = []
-    answers = _read_answers(workdir / "eval", problems)
+    workdir, problems = Path(workdir), []
+    record = read_record(workdir)
     order = as_mapping(as_mapping(record.get("config")).get("evaluate")).get("tasks")
-    answers = sort_answers(answers, order if isinstance(order, list) else [])
+    answers = _read_answers(workdir / "eval", order if isinstance(order, list) else [], problems)
     class_names = _read_class_names(workdir / "classes.json", problems)
     metrics = _read_metrics(workdir / "metrics.jsonl", problems)
     return RunFiles(
@@ -140,7 +134,27 @@ def read_run(workdir) -> RunFiles:
     )
 
 
-def _read_json(path: Path):
+def read_record(workdir) -> dict[str, Any]:
+    """Reads RUN/config.json: settings, data, versions and history of a run.
+
+    Raises:
+      ValueError: if the directory is not a run, or its config.json cannot be read.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{workdir} is not a run directory: it has no config.json")
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} must contain a JSON object, not a {type(record).__name__}")
+    return record
+
+
+def read_json(path: Path):
+    """Reads a JSON file.
+
+    Raises:
+      ValueError: if the file cannot be read.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -149,7 +163,7 @@ def _read_json(path: Path):
 
 def _read_class_names(path: Path, problems: list[str]) -> tuple[str, ...]:
     try:
-        return tuple(_read_json(path))
+        return tuple(read_json(path))
     except (ValueError, TypeError) as error:
         problems.append(str(error))
         return ()
@@ -170,11 +184,12 @@ def _list_checkpoints(folder: Path) -> tuple[int, ...]:
     return tuple(sorted(int(number) for number in numbers if number.isdecimal()))
 
 
-def _read_answers(folder: Path, problems: list[str]) -> tuple[TaskAnswer, ...]:
+def _read_answers(folder: Path, order: list, problems: list[str]) -> tuple[TaskAnswer, ...]:
+    """Reads eval/: the run's own videos first, then tasks in the given order, then by name."""
     answers = []
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
         try:
-            content = _read_json(path)
+            content = read_json(path)
         except ValueError as error:
             problems.append(str(error))
             continue
@@ -182,11 +197,6 @@ def _read_answers(folder: Path, problems: list[str]) -> tuple[TaskAnswer, ...]:
         if isinstance(content, dict) and "task" in content and "rows" in content:
             videos = "" if path.parent == folder else path.parent.name
             answers.append(_read_answer(path, videos, content))
-    return tuple(answers)
-
-
-def sort_answers(answers: tuple[TaskAnswer, ...], order: list) -> tuple[TaskAnswer, ...]:
-    """Sorts answers: the run's own videos first, then tasks in the given order, then by name."""
 
     def find_place(answer: TaskAnswer):
         place = order.index(answer.task) if answer.task in order else len(order)

@@ -1,4 +1,4 @@
-"""Pictures and videos inside the page, and links to the files of the run directory."""
+"""Pictures and videos embedded in the page, and links to the files of the run directory."""
 
 import base64
 import dataclasses
@@ -13,13 +13,7 @@ VIDEOS = {".mp4": "video/mp4", ".webm": "video/webm"}
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """A link to a file.
-
-    Attributes:
-      text: path relative to the run directory.
-      url: the same path, relative to the page and quoted.
-      num_bytes: size of the file.
-    """
+    """A link to a file: its path in the run directory, its URL relative to the page, its size."""
 
     text: str
     url: str
@@ -28,36 +22,28 @@ class Link:
 
 @dataclasses.dataclass(frozen=True)
 class Media:
-    """A picture or a video.
-
-    Attributes:
-      caption: what it shows.
-      is_video: whether it is a video.
-      source: the file as a data URI; None if the page has no room for it.
-      link: a link to the file.
-      width, height: size in pixels; None if it is not known.
-    """
+    """A picture or a video: `source` is a data URI, None if the file would exceed the limit."""
 
     caption: str
     is_video: bool
-    source: str | None
     link: Link
+    source: str | None = None
     width: int | None = None
     height: int | None = None
 
 
 class Inliner:
-    """Puts files into the page as data URIs until a limit of bytes is reached.
+    """Embeds files in the page as data URIs until a limit of bytes is reached.
 
     Attributes:
       limit_bytes: the limit.
-      used_bytes: what the files in the page take.
-      num_inlined: number of files in the page.
-      linked: links to the files that the page has no room for.
+      used_bytes: bytes that the embedded files take.
+      num_inlined: number of embedded files.
+      linked: links to the files that would have exceeded the limit.
     """
 
     def __init__(self, workdir: Path, limit_bytes: int):
-        """Starts with an empty page, which lies in `workdir`."""
+        """Starts without embedded files; the page will lie in `workdir`."""
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self.num_inlined = 0
@@ -65,25 +51,19 @@ class Inliner:
         self._workdir = workdir
 
     def show(self, path: Path, caption: str) -> Media:
-        """Takes a picture or a video into the page, or leaves it as a link if there is no room."""
+        """Embeds a picture or a video, or only links to it if that would exceed the limit."""
         suffix = path.suffix.lower()
         is_video, link = suffix in VIDEOS, self.link(path)
         size = 4 * -(-link.num_bytes // 3)
         if self.used_bytes + size > self.limit_bytes:
             self.linked.append(link)
-            return Media(caption=caption, is_video=is_video, source=None, link=link)
+            return Media(caption, is_video, link)
         self.used_bytes += size
         self.num_inlined += 1
         data = path.read_bytes()
+        source = f"data:{(PICTURES | VIDEOS)[suffix]};base64,{base64.b64encode(data).decode()}"
         width, height = read_size(data)
-        return Media(
-            caption=caption,
-            is_video=is_video,
-            source=f"data:{(PICTURES | VIDEOS)[suffix]};base64,{base64.b64encode(data).decode()}",
-            link=link,
-            width=width,
-            height=height,
-        )
+        return Media(caption, is_video, link, source=source, width=width, height=height)
 
     def link(self, path: Path) -> Link:
         """Returns a link to a file of the run directory."""

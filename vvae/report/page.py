@@ -15,13 +15,12 @@ def describe_run(run: RunFiles, defaults: Mapping[str, Any], inliner: Inliner) -
     Args:
       run: the content of the run directory.
       defaults: settings to compare with those of the run, as nested dictionaries.
-      inliner: puts pictures and videos into the page, in the order of the page.
+      inliner: embeds pictures and videos, in the order of the page.
     """
     return {
         "run": run,
         "version": as_mapping(run.record.get("versions")).get("vvae") or "",
         "lead": _describe_model(run.record),
-        "tiles": results.list_tiles(run),
         "data": training.describe_data(run),
         "training": training.describe_training(run),
         "pictures": _show_pictures(run, inliner),

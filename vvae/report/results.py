@@ -29,28 +29,9 @@ def describe_answers(run: RunFiles, inliner: Inliner) -> list[dict[str, Any]]:
     return [_describe_answer(number, answer, inliner) for number, answer in enumerate(run.answers)]
 
 
-def list_tiles(run: RunFiles) -> list[dict[str, Any]]:
-    """Returns the first value of every task's table."""
-    tiles = []
-    for number, answer in enumerate(run.answers):
-        for method, row in itertools.islice(answer.rows.items(), 1):
-            for name, metric in itertools.islice(row.items(), 1):
-                tiles.append(
-                    {
-                        "target": _name_section(number, answer),
-                        "title": answer.title,
-                        "number": _format_metric(metric),
-                        "metric": name,
-                        "unit": _find_unit(metric),
-                        "method": method,
-                    }
-                )
-    return tiles
-
-
 def _describe_answer(number: int, answer: TaskAnswer, inliner: Inliner) -> dict[str, Any]:
     return {
-        "identifier": _name_section(number, answer),
+        "identifier": f"task-{number}-{re.sub('[^a-z0-9]+', '-', answer.task.lower()).strip('-')}",
         "title": answer.title,
         "notes": answer.notes,
         **_describe_metrics(number, answer),
@@ -58,10 +39,6 @@ def _describe_answer(number: int, answer: TaskAnswer, inliner: Inliner) -> dict[
         "details": describe_value(answer.details) if answer.details else None,
         "link": inliner.link(answer.path),
     }
-
-
-def _name_section(number: int, answer: TaskAnswer) -> str:
-    return f"task-{number}-{re.sub('[^a-z0-9]+', '-', answer.task.lower()).strip('-')}"
 
 
 # --- tables and metric cards ----------------------------------------------------------------------
@@ -84,6 +61,7 @@ def _describe_metrics(number: int, answer: TaskAnswer) -> dict[str, Any]:
                 "identifier": _name_card(number, i, columns.index(name)),
                 "method": method,
                 "name": name,
+                "unit": _find_unit(metric),
                 "text": _format_metric(metric),
                 "is_finite": metric.get("value") is not None,
                 "facts": _list_facts(metric, shared),
@@ -193,15 +171,15 @@ def _fit(row: Sequence[str], length: int) -> list[str]:
 # --- details --------------------------------------------------------------------------------------
 
 
-def describe_value(value, depth: int = 0) -> dict[str, Any]:
-    """Returns a JSON value in short, as the `kind` of a macro in results.html and what it shows.
+def describe_value(value, depth: int = 0) -> str | dict[str, Any]:
+    """Returns a JSON value in short: text, or a mapping with the `kind` that results.html draws.
 
     Numbers become a line with their range; long lists and deep mappings are cut.
     """
     if isinstance(value, Mapping):
         return _describe_mapping(value, depth)
     if not isinstance(value, list):
-        return _describe_text(format_value(value))
+        return format_value(value)
     numbers = [v for v in value if isinstance(v, (int, float)) and not isinstance(v, bool)]
     if len(numbers) == len(value) > 2:
         ends = f"{len(value)} numbers, {min(numbers):.4g} to {max(numbers):.4g}"
@@ -209,24 +187,20 @@ def describe_value(value, depth: int = 0) -> dict[str, Any]:
     if value and all(isinstance(row, list) and row for row in value):
         return _describe_matrix(value)
     if value and all(isinstance(item, bool) for item in value):
-        return _describe_text(f"{sum(value)} of {len(value)} are true")
+        return f"{sum(value)} of {len(value)} are true"
     shown, rest = value[:_MAX_ITEMS], max(len(value) - _MAX_ITEMS, 0)
     if any(isinstance(item, Mapping) for item in value):
         members = [describe_value(item, depth + 1) for item in shown]
         return {"kind": "list", "members": members, "num_more": rest}
     text = ", ".join(format_value(item) for item in shown)
-    return _describe_text(f"{text}, and {rest} more" if rest else text or "none")
+    return f"{text}, and {rest} more" if rest else text or "none"
 
 
-def _describe_text(text: str) -> dict[str, Any]:
-    return {"kind": "text", "text": text}
-
-
-def _describe_mapping(value: Mapping[str, Any], depth: int) -> dict[str, Any]:
+def _describe_mapping(value: Mapping[str, Any], depth: int) -> str | dict[str, Any]:
     if depth >= _MAX_DEPTH:
-        return _describe_text(f"{len(value)} entries: see the JSON file")
+        return f"{len(value)} entries: see the JSON file"
     if not value:
-        return _describe_text("empty")
+        return "empty"
     shown = itertools.islice(value.items(), 2 * _MAX_ITEMS)
     return {
         "kind": "mapping",
@@ -235,10 +209,10 @@ def _describe_mapping(value: Mapping[str, Any], depth: int) -> dict[str, Any]:
     }
 
 
-def _describe_matrix(rows: list[list]) -> dict[str, Any]:
+def _describe_matrix(rows: list[list]) -> str | dict[str, Any]:
     shape = f"{len(rows)} rows of {len(rows[0])}"
     if len(rows) > 2 * _MAX_ITEMS or any(len(row) > 2 * _MAX_ITEMS for row in rows):
-        return _describe_text(f"{shape}: see the JSON file")
+        return f"{shape}: see the JSON file"
     width = max(len(row) for row in rows)
     body = [[str(k), *_fit([format_value(v) for v in row], width)] for k, row in enumerate(rows)]
     return {"kind": "table", "table": make_table(shape, ["", *map(str, range(width))], body)}

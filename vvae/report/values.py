@@ -16,12 +16,9 @@ class Label:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A cell of a table.
+    """A cell of a table, which may link to an id in the page.
 
-    Attributes:
-      text: what is shown.
-      key: the number to sort by, "" if it is missing; None if the cell is not a number.
-      target: id in the page that the cell links to; empty for none.
+    `key` is the number to sort by, "" if it is missing; None if the cell is not a number.
     """
 
     text: str
@@ -31,13 +28,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table.
-
-    Attributes:
-      caption: text above the table.
-      header: (label, whether the column holds nothing but numbers).
-      rows: (label, cells after it).
-    """
+    """A table: (label, whether all are numbers) for each column, (label, cells) for each row."""
 
     caption: str
     header: Sequence[tuple[Label, bool]]

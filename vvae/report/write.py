@@ -82,7 +82,7 @@ def make_environment() -> jinja2.Environment:
 def _clean(value):
     """Replaces what an HTML file cannot contain: control characters and halves of surrogates.
 
-    File names may have both. HTML that a template has made is clean already.
+    File names may have both. HTML of a macro, and values marked as safe, stay as they are.
     """
     if hasattr(value, "__html__"):
         return value
