@@ -4,7 +4,7 @@
 
 Every clip of the test split whose frames are all real is coded by itself, by all methods:
 
-vae         posterior means in steps of so many posterior standard deviations, `vvae.inference.coding`
+vae         posterior means in steps of so many posterior standard deviations, `inference.coding`
 pca_blocks  principal components of blocks of f_t x f_s x f_s pixels, the blocks of a latent
 pca_frames  principal components of whole blocks of f_t frames
 h264        libx264, yuv420p and yuv444p, preset slow, one clip a stream
