@@ -6,10 +6,10 @@
 Writes a Wan 2.1 of full size with random weights, loads it in two processes, one with vvae and one
 with diffusers (eager PyTorch, float32), and lets them encode and decode the same video in turn.
 Both go through it a latent frame at a time: diffusers always does, vvae by
-`vvae.inference.streaming`. The first turn of each, in which vvae compiles, is not counted. Prints the medians of seconds and of
-processor seconds over the repeats, the peak memory of each process from its start (VmHWM, so Linux;
-loading and compiling included), ratios, and how far the results differ. Writes
-benchmarks/results/pretrained.json.
+`vvae.inference.streaming`. The first turn of each, in which vvae compiles, is not counted. Prints
+the medians of seconds and of processor seconds over the repeats, the peak memory of each process
+from its start (VmHWM, so Linux; loading and compiling included), ratios, and how far the results
+differ. Writes benchmarks/results/pretrained.json.
 
 On a machine that others use too seconds are those of waiting as well; there processor seconds are
 the ones to compare.
