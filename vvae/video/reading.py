@@ -128,7 +128,7 @@ def iterate_frames(
 
     Raises:
       VideoError: If the file does not exist, is not a video, has no frames, is damaged or truncated
-        (the message names the last good frame), or if the size of its frames changes.
+        (the message says after which frame), or if the size of its frames changes.
       FrameTooLargeError: If a frame has more than `max_pixels` pixels.
     """
     path = Path(path)
