@@ -56,6 +56,15 @@ def test_auroc_and_average_precision_by_counting_with_ties():
         recall = reached
     assert average_precision(score, abnormal) == pytest.approx(area)
     assert math.isnan(auroc(score, np.ones(40, bool)))
+    assert math.isnan(average_precision(score, np.zeros(40, bool)))
+
+
+def test_infinite_scores_are_ranked_and_unknown_ones_are_not_judged():
+    abnormal = np.array([False, True, False, True])
+    for measure, value in ((auroc, 0.75), (average_precision, 0.8333333333333333)):
+        finite = measure(np.array([-9.0, 1.0, 2.0, 9.0]), abnormal)
+        assert measure(np.array([-np.inf, 1.0, 2.0, np.inf]), abnormal) == finite == value
+        assert math.isnan(measure(np.array([0.0, 1.0, np.nan, 2.0]), abnormal))
 
 
 def test_protocols_of_hand_made_scores():

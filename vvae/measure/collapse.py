@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.special import logsumexp
 
 ACTIVE_SHARE = 0.05
 ACTIVE_KL = 0.01
@@ -71,9 +72,7 @@ def estimate_mutual_information(
     mean_NZ, variance_NZ = mean_NZ.astype(np.float64), variance_NZ.astype(np.float64)
     z_NZ = mean_NZ + np.sqrt(variance_NZ) * random.standard_normal(mean_NZ.shape)
     log_density_NN = _log_density(z_NZ, mean_NZ, variance_NZ)
-    largest_N = log_density_NN.max(axis=1)
-    log_sum_N = largest_N + np.log(np.exp(log_density_NN - largest_N[:, None]).sum(axis=1))
-    log_aggregate_N = log_sum_N - math.log(len(z_NZ))
+    log_aggregate_N = logsumexp(log_density_NN, axis=1) - math.log(len(z_NZ))
     return float(np.mean(np.diagonal(log_density_NN) - log_aggregate_N)), len(z_NZ)
 
 

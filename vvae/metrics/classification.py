@@ -1,4 +1,4 @@
-"""Accuracies and confusion matrices."""
+"""Accuracies of classifiers."""
 
 import numpy as np
 
@@ -11,12 +11,6 @@ def top_k_accuracy(scores_VK: np.ndarray, label_V: np.ndarray, k: int) -> float:
     """
     order_VK = np.argsort(-scores_VK, axis=1, kind="stable")
     return float(np.mean((order_VK[:, :k] == label_V[:, None]).any(axis=1)))
-
-
-def confusion_matrix(label_V: np.ndarray, predicted_V: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts pairs of classes, int64 [true, predicted], both of size num_classes."""
-    flat = np.bincount(label_V * num_classes + predicted_V, minlength=num_classes**2)
-    return flat.reshape(num_classes, num_classes)
 
 
 def mean_class_accuracy(confusion_KK: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """Metrics of anomaly scores: AUROC under every common protocol, average precision, thresholds.
 
-Pure NumPy on one number for each frame. Papers rarely state their protocol, and for the same scores
-the protocols differ by up to twenty points, so that all of them are computed and named.
+One number a frame. Papers rarely state their protocol, and for the same scores the protocols differ
+by up to twenty points, so that all of them are computed and named.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy import stats
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 # The standard deviation of the smoothing, in frames of the file (as in Reiss and Hoshen 2022).
 SMOOTHING_SIGMA = 3.0
@@ -72,33 +73,29 @@ def find_threshold(normal_N: np.ndarray, rate: float) -> Threshold:
 def auroc(score_F: np.ndarray, abnormal_F: np.ndarray) -> float:
     """Returns the probability that an abnormal frame scores above a normal one; ties count half.
 
-    It is computed from ranks (Mann and Whitney 1947), and NaN unless both kinds of frames occur.
+    NaN unless both kinds of frames occur, and for NaN scores.
     """
     abnormal_F = np.asarray(abnormal_F, bool)
-    num_abnormal, num_normal = int(abnormal_F.sum()), int((~abnormal_F).sum())
-    if not num_abnormal or not num_normal:
+    if abnormal_F.all() or not abnormal_F.any() or np.isnan(score_F).any():
         return math.nan
-    _, inverse, count = np.unique(score_F, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(count) - (count - 1) / 2.0
-    rank_sum = mean_rank[inverse][abnormal_F].sum()
-    above = rank_sum - num_abnormal * (num_abnormal + 1) / 2.0
-    return float(above / (num_abnormal * num_normal))
+    return float(roc_auc_score(abnormal_F, _rank(score_F)))
 
 
 def average_precision(score_F: np.ndarray, abnormal_F: np.ndarray) -> float:
-    """Sums precision times gained recall over thresholds; NaN without abnormal frames.
+    """Sums precision times gained recall over thresholds.
 
-    Equal scores are one threshold. An uninformative score reaches the share of abnormal frames.
+    Equal scores are one threshold. An uninformative score reaches the share of abnormal frames. NaN
+    without abnormal frames, and for NaN scores.
     """
     abnormal_F = np.asarray(abnormal_F, bool)
-    if not abnormal_F.any():
+    if not abnormal_F.any() or np.isnan(score_F).any():
         return math.nan
-    order = np.argsort(-np.asarray(score_F, np.float64), kind="stable")
-    score, abnormal = np.asarray(score_F)[order], abnormal_F[order]
-    last = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)
-    hits = np.cumsum(abnormal)[last]
-    recall = hits / abnormal.sum()
-    return float(np.sum(np.diff(recall, prepend=0.0) * hits / (last + 1)))
+    return float(average_precision_score(abnormal_F, _rank(score_F)))
+
+
+def _rank(score_F: np.ndarray) -> np.ndarray:
+    """Returns ranks, float64 [F], equal for equal scores: scikit-learn refuses infinite scores."""
+    return stats.rankdata(score_F)
 
 
 def normalize_by_video(score_F: np.ndarray, video_F: np.ndarray) -> np.ndarray:
@@ -251,11 +248,8 @@ def estimate_share(count: int, total: int) -> tuple[float, float]:
     """Returns the 95 % interval of a share of independent cases (Wilson 1927); NaN for none."""
     if not total:
         return math.nan, math.nan
-    z = stats.norm.ppf(0.5 + CONFIDENCE / 2)
-    share, scale = count / total, 1.0 + z * z / total
-    centre = (share + z * z / (2 * total)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    low, high = stats.binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
+    return float(low), float(high)
 
 
 def bootstrap_groups(

@@ -14,6 +14,7 @@ NumPy in float64 on the host: a fit does not depend on how many devices train.
 """
 
 import numpy as np
+from scipy.special import logsumexp
 
 from vvae.distributions import LOG_2PI, Gaussian, GaussianMixture
 
@@ -73,7 +74,7 @@ def refine_mixture(mixture: GaussianMixture, posterior: Gaussian) -> GaussianMix
     previous = -np.inf
     for _ in range(MAX_ITERATIONS):
         joint_NK = _measure_joint(mixture, mean_NW, variance_NW)
-        bound_N = _log_sum_exp(joint_NK)
+        bound_N = logsumexp(joint_NK, axis=1)
         bound = bound_N.mean()
         if bound - previous < TOLERANCE:
             break
@@ -90,7 +91,7 @@ def measure_bound(mixture: GaussianMixture, posterior: Gaussian) -> float:
       posterior: q(w | x) of N clips, arrays [N, W].
     """
     joint_NK = _measure_joint(_as_float64(mixture), *_read_posterior(posterior))
-    return float(_log_sum_exp(joint_NK).mean())
+    return float(logsumexp(joint_NK, axis=1).mean())
 
 
 def _read_posterior(posterior: Gaussian) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +130,7 @@ def _measure_joint(mixture: GaussianMixture, mean_NW, variance_NW) -> np.ndarray
     # E_q[((w - mu) / sigma)^2] as matrix products, without an array [N, K, W].
     distance_NK = (mean_NW**2 + variance_NW) @ precision_KW.T - 2.0 * mean_NW @ scaled_KW.T
     constant_K = np.sum(LOG_2PI + mixture.logvar_KZ + mixture.mean_KZ * scaled_KW, axis=1)
-    log_weight_K = mixture.logits_K - _log_sum_exp(mixture.logits_K[None])
+    log_weight_K = mixture.logits_K - logsumexp(mixture.logits_K)
     return (log_weight_K - 0.5 * constant_K)[None] - 0.5 * distance_NK
 
 
@@ -161,8 +162,3 @@ def _fit_weights(count_K: np.ndarray) -> np.ndarray:
         if not below_K.any():
             return weight_K
         floored_K |= below_K
-
-
-def _log_sum_exp(value_NK: np.ndarray) -> np.ndarray:
-    largest_N = value_NK.max(axis=1)
-    return largest_N + np.log(np.exp(value_NK - largest_N[:, None]).sum(axis=1))

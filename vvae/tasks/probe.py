@@ -7,6 +7,7 @@ import dataclasses
 import os
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
@@ -123,9 +124,7 @@ def predict_logits(probe: Probe, feature_VF: np.ndarray) -> np.ndarray:
 
 def predict_scores(probe: Probe, feature_VF: np.ndarray) -> np.ndarray:
     """Returns class probabilities, float64 [V, K]; raises what `predict_logits` raises."""
-    logits_VK = predict_logits(probe, feature_VF)
-    weight_VK = np.exp(logits_VK - logits_VK.max(axis=1, keepdims=True))
-    return weight_VK / weight_VK.sum(axis=1, keepdims=True)
+    return softmax(predict_logits(probe, feature_VF), axis=1)
 
 
 def select_settings(

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import confusion_matrix
 
 from vvae import figures
 from vvae.data.clips import NO_LABEL, Clips
 from vvae.data.dataset import Dataset
 from vvae.measure.pca import FramePCA, fit_frame_pca, middle_frames, project_frames
 from vvae.metrics.cards import METHOD, Metric, make_metric
-from vvae.metrics.classification import confusion_matrix, mean_class_accuracy, top_k_accuracy
+from vvae.metrics.classification import mean_class_accuracy, top_k_accuracy
 from vvae.tasks import probe as probes
 from vvae.tasks.csv_files import open_csv
 from vvae.tasks.pooling import VideoFeatures, average_by_video, extract, make_encoder
@@ -128,7 +129,8 @@ def score_recognition(
 
 def count_confusions(scores_VK: np.ndarray, label_V: np.ndarray) -> np.ndarray:
     """Confusion matrix of the classes with the highest scores, [K, K], rows are true classes."""
-    return confusion_matrix(label_V, scores_VK.argmax(axis=1), scores_VK.shape[1])
+    classes_K = np.arange(scores_VK.shape[1])
+    return confusion_matrix(label_V, scores_VK.argmax(axis=1), labels=classes_K)
 
 
 def classify(

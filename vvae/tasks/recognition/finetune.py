@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy.special import softmax
 
 from vvae.data.clips import Clips
 from vvae.measure.mapping import map_clips
@@ -208,5 +209,4 @@ def score_videos(model, params, head, clips: Clips, pooling: str, batch_size: in
     np.add.at(total_VK, clips.video_index_N[used_N], logits_NK[used_N])
     count_V = np.bincount(clips.video_index_N[used_N], minlength=len(clips.videos))
     logits_VK = total_VK / np.maximum(count_V, 1)[:, None]
-    weight_VK = np.exp(logits_VK - logits_VK.max(axis=1, keepdims=True))
-    return weight_VK / weight_VK.sum(axis=1, keepdims=True)
+    return softmax(logits_VK, axis=1)
