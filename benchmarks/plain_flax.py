@@ -8,7 +8,7 @@ from unittest import mock
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vvae.models import causal, causal_blocks, sequential
+from vvae.models import causal, causal_blocks, sequential_blocks
 
 
 class PlainDownConv(nn.Module):
@@ -68,7 +68,7 @@ class PlainCausalConv(nn.Module):
 def use_plain_layers() -> Iterator[None]:
     """Within it, vvae's models are traced with flax's convolutions."""
     with (
-        mock.patch.multiple(sequential, DownConv=PlainDownConv, UpConv=PlainUpConv),
+        mock.patch.multiple(sequential_blocks, DownConv=PlainDownConv, UpConv=PlainUpConv),
         mock.patch.object(causal, "CausalConv", PlainCausalConv),
         mock.patch.object(causal_blocks, "CausalConv", PlainCausalConv),
     ):
