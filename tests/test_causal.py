@@ -278,7 +278,7 @@ def test_norms_are_computed_in_float32():
     """Large bfloat16 values, whose squares differ beyond 8 bits, have the norm of float32 ones."""
     x = jnp.asarray(np.random.default_rng(0).normal(300, 1, (1, 1, 2, 2, 64)), jnp.bfloat16)
     for kind in causal_blocks.NORMS:
-        norm = causal_blocks.Norm(kind, jnp.float32)
+        norm = causal_blocks.Norm(causal_blocks.LayerSpec(norm=kind))
         variables = norm.init(jax.random.key(0), x)
         exact = norm.apply(variables, x.astype(jnp.float32))
         np.testing.assert_array_equal(norm.apply(variables, x), exact)
@@ -343,7 +343,7 @@ def test_sizes(size, millions):
         ({"spatial_compression": 2}, "spatial_compression=2"),
         ({"stem": "dct"}, "stem='dct'"),
         ({"norm": "batch"}, "norm='batch'"),
-        ({"widths": (4, 4)}, r"widths=\(4, 4\): 3 positive numbers"),
+        ({"widths": (4, 4)}, r"widths=\(4, 4\): must be 3 positive numbers"),
         ({"blocks": (0, 1)}, r"blocks=\(0, 1\)"),
     ],
 )

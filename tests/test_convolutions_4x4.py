@@ -195,7 +195,7 @@ def test_each_platform_gets_its_own_lowering(arrays, platform, num_native):
 
 def test_modules_double_and_halve():
     x = _draw(0, 2, 6, 10, 3)
-    down, up = convolutions.DownConv(8), convolutions.UpConv(3)
+    down, up = convolutions.DownConv(features=8), convolutions.UpConv(features=3)
     down_variables = down.init(jax.random.key(0), x)
     y = down.apply(down_variables, x)
     up_variables = up.init(jax.random.key(1), y)
@@ -214,12 +214,12 @@ def test_modules_double_and_halve():
 )
 def test_initial_kernels_keep_the_variance(module, shape):
     x = _draw(0, *shape)
-    y, _ = module(64).init_with_output(jax.random.key(0), x)
+    y, _ = module(features=64).init_with_output(jax.random.key(0), x)
     assert 0.9 < float(jnp.std(y)) < 1.1
 
 
 def test_parameters_stay_float32_under_bfloat16():
-    down = convolutions.DownConv(4, dtype=jnp.bfloat16)
+    down = convolutions.DownConv(features=4, dtype=jnp.bfloat16)
     y, variables = down.init_with_output(jax.random.key(0), _draw(0, 1, 4, 4, 2))
     assert y.dtype == jnp.bfloat16
     assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
@@ -228,4 +228,4 @@ def test_parameters_stay_float32_under_bfloat16():
 @pytest.mark.parametrize("height,width", [(7, 8), (8, 7)])
 def test_odd_sizes_are_refused(height, width):
     with pytest.raises(ValueError, match=f"{height}x{width}"):
-        convolutions.DownConv(4).init(jax.random.key(0), jnp.zeros((1, height, width, 3)))
+        convolutions.DownConv(features=4).init(jax.random.key(0), jnp.zeros((1, height, width, 3)))

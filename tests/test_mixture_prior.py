@@ -181,7 +181,7 @@ def test_a_seed_gives_one_fit():
 
 def test_bad_input_is_told():
     posterior, _ = draw_posterior(3)
-    with pytest.raises(ValueError, match="4 components cannot be fitted to 3 clips"):
+    with pytest.raises(ValueError, match="cannot fit a mixture of 4 components to 3 clips"):
         mixture_prior.fit_mixture(posterior, 4, seed=0)
     posterior.mean[1, 2] = np.nan
     with pytest.raises(ValueError, match="the posterior of clip 1 is not finite"):

@@ -60,10 +60,10 @@ class LinearGaussianVAE(nn.Module):
         broadcast = Gaussian(*(jnp.broadcast_to(a, z_KBZ.shape) for a in (q.mean, q.logvar)))
         x_KBD = jnp.broadcast_to(x_BD, decoded.shape)
         return Terms(
-            dist.gaussian_log_prob(Gaussian(decoded, noise), x_KBD).sum(-1),
-            dist.gaussian_log_prob(standard, z_KBZ).sum(-1),
-            dist.gaussian_log_prob(broadcast, z_KBZ).sum(-1),
-            {"clip": dist.gaussian_kl(broadcast, standard).sum(-1)},
+            log_likelihood=dist.gaussian_log_prob(Gaussian(decoded, noise), x_KBD).sum(-1),
+            log_prior=dist.gaussian_log_prob(standard, z_KBZ).sum(-1),
+            log_posterior=dist.gaussian_log_prob(broadcast, z_KBZ).sum(-1),
+            kl_by_level={"clip": dist.gaussian_kl(broadcast, standard).sum(-1)},
         )
 
 

@@ -79,8 +79,8 @@ def test_the_prior_of_the_latents_has_their_mean_and_standard_deviation():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ((2, (0.0,), (1.0, 1.0)), r"2 channels of latents have a mean of \(0.0,\)"),
-        ((2, (0.0, 0.0), (1.0,)), "2 channels of latents have a std of"),
+        ((2, (0.0,), (1.0, 1.0)), r"prior_mean=\(0.0,\): must have a number for each of 2"),
+        ((2, (0.0, 0.0), (1.0,)), r"prior_std=\(1.0,\): must have a number for each of 2"),
         ((1, (0.0,), (0.0,)), r"prior_std=\(0.0,\)"),
     ],
 )
@@ -105,7 +105,8 @@ def test_a_decoder_can_be_told_of_more_noise():
 
 def test_noise_is_one_value_a_position_times_a_scale_a_channel():
     """By a block whose second convolution gives zeros: x + noise scale is left."""
-    block = ltx.ResBlock(3, causal=True, epsilon=1e-6, dtype=jnp.float32, noisy=True)
+    spec = ltx.BlockSpec(causal=True, epsilon=1e-6, dtype=jnp.float32)
+    block = ltx.ResBlock(features=3, spec=spec, noisy=True)
     x = jax.random.normal(jax.random.key(0), (2, 4, 24, 32, 3))
     params = block.init(jax.random.key(1), x, None)["params"]
     scale = jnp.array([0.5, -1.0, 2.0])
@@ -227,17 +228,17 @@ def test_a_file_that_is_cut_says_so(copy_of, share):
     [
         (
             {"_class_name": "AutoencoderKLMochi"},
-            "class 'AutoencoderKLMochi' cannot be read: only AutoencoderKLWan",
+            "cannot read the class 'AutoencoderKLMochi': only AutoencoderKLWan",
         ),
         ({"_class_name": None}, "it has no _class_name"),
         ({"window": 3}, "unknown settings of AutoencoderKLWan: window=3"),
-        ({"base_dim": "4"}, "base_dim='4' is not of the type of 96"),
-        ({"z_dim": True}, "z_dim=True is not of the type of 16"),
-        ({"is_residual": 1}, "is_residual=1 is not of the type of False"),
+        ({"base_dim": "4"}, "base_dim='4': must have the type of the default, 96"),
+        ({"z_dim": True}, "z_dim=True: must have the type of the default, 16"),
+        ({"is_residual": 1}, "is_residual=1: must have the type of the default, False"),
         ({"num_res_blocks": 0}, "num_res_blocks=0: must be at least 1"),
         ({"attn_scales": [1.0]}, r"attn_scales=\(1.0,\): must be empty"),
         ({"dim_mult": [1, 2]}, "temperal_downsample="),
-        ({"latents_std": [1.0]}, r"3 channels of latents have a std of \(1.0,\)"),
+        ({"latents_std": [1.0]}, r"prior_std=\(1.0,\): must have a number for each of 3"),
         ({"out_channels": 4}, "in_channels=3 and out_channels=4"),
         ({"patch_size": 2}, "whole squares of patch_size=2"),
         ({"base_dim": 3}, r"misshapen: .*decoder.conv_in.weight is \(8, 3, 3, 3, 3\) and should"),
@@ -256,7 +257,7 @@ def test_another_config_says_why(copy_of, changes, text):
     ("changes", "text"),
     [
         ({"decoder_inject_noise": [True]}, r"and decoder_inject_noise=\(True,\) do not fit"),
-        ({"upsample_factor": [2, 1]}, "where neither a timestep nor noise can be given"),
+        ({"upsample_factor": [2, 1]}, "where neither timestep conditioning nor noise is possible"),
         ({"timestep_conditioning": False}, r"extra: .*decoder\.mid_block\.time_embedder"),
         ({"decoder_inject_noise": [True] * 3}, r"missing: .*up_blocks.1.*per_channel_scale2"),
     ],

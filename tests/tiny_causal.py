@@ -27,15 +27,36 @@ SETTINGS = {
 _LATENTS = ScaledLatents(3, prior_mean=(0.3, -0.2, 0.1), prior_std=(1.5, 0.7, 1.0))
 IMPORTED: dict[str, GridVideoVAE] = {
     "wan21": WanVAE(
-        (8, 8, 2), (4, 4), (1, 2, 2), 1, (True, True), residual=False, bottleneck=_LATENTS
+        shape_HWC=(8, 8, 2),
+        base=(4, 4),
+        multiples=(1, 2, 2),
+        depth=1,
+        in_time=(True, True),
+        residual=False,
+        bottleneck=_LATENTS,
     ),
     "wan22": WanVAE(
-        (8, 8, 2), (4, 8), (1, 1), 1, (True,), residual=True, patch=2, bottleneck=_LATENTS
+        shape_HWC=(8, 8, 2),
+        base=(4, 8),
+        multiples=(1, 1),
+        depth=1,
+        in_time=(True,),
+        residual=True,
+        patch=2,
+        bottleneck=_LATENTS,
     ),
     "ltx_causal": LTXVAE(
-        (8, 8, 2),
-        Encoding((4, 6), (1, 1, 1), ("conv", "")),
-        Decoding((4,), (1, 1), (True,), (False,), (1,), causal=True, timestep=0.05),
+        shape_HWC=(8, 8, 2),
+        encoding=Encoding(widths=(4, 6), depths=(1, 1, 1), steps=("conv", "")),
+        decoding=Decoding(
+            widths=(4,),
+            depths=(1, 1),
+            steps=(True,),
+            residual=(False,),
+            factors=(1,),
+            causal=True,
+            timestep=0.05,
+        ),
         patch=2,
         bottleneck=_LATENTS,
     ),
@@ -45,14 +66,16 @@ IMPORTED: dict[str, GridVideoVAE] = {
 _STEPS = ((True, True), (True, False)), ((True, False), (True, True))
 LOOKING_AHEAD: dict[str, GridVideoVAE] = {
     "ltx": LTXVAE(
-        (8, 8, 2),
-        Encoding((8, 8), (1, 1), ("spatiotemporal",), merged=True),
-        Decoding((8,), (1, 1), (True,), (True,), (2,)),
+        shape_HWC=(8, 8, 2),
+        encoding=Encoding(widths=(8, 8), depths=(1, 1), steps=("spatiotemporal",), merged=True),
+        decoding=Decoding(
+            widths=(8,), depths=(1, 1), steps=(True,), residual=(True,), factors=(2,)
+        ),
         patch=2,
         bottleneck=_LATENTS,
     ),
     "vidtok": VidTokVAE(
-        (8, 8, 2),
+        shape_HWC=(8, 8, 2),
         base=4,
         multiples=(1, 1, 2),
         depth=1,
