@@ -177,7 +177,7 @@ def test_every_damaged_byte_and_every_cut_is_found(tmp_path, quantiser):
             with pytest.raises(ValueError, match=r"broken\.vvz: "):
                 read_file(broken)
         broken.write_bytes(whole[:place])
-        with pytest.raises(ValueError, match=r"broken\.vvz: (is cut|is no file)"):
+        with pytest.raises(ValueError, match=r"broken\.vvz: (is cut|is not a file)"):
             read_file(broken)
     broken.write_bytes(whole + b"x")
     with pytest.raises(ValueError, match=r"broken\.vvz: bytes follow"):
@@ -186,7 +186,7 @@ def test_every_damaged_byte_and_every_cut_is_found(tmp_path, quantiser):
 
 def test_foreign_and_missing_files_are_named(tmp_path):
     video.write_video(tmp_path / "a.mp4", make_video(2, channels=3)[0], 5)
-    with pytest.raises(ValueError, match=r"a\.mp4: is no file of coded latents"):
+    with pytest.raises(ValueError, match=r"a\.mp4: is not a file of coded latents"):
         coding.read_header(tmp_path / "a.mp4")
     with pytest.raises(ValueError, match=r"none\.vvz: cannot be read \(No such file"):
         read_file(tmp_path / "none.vvz")
@@ -204,7 +204,7 @@ def test_what_cannot_be_coded_is_refused(tmp_path):
             STEPS.quantise(np.array([0.0, 0.0, value]))
     with pytest.raises(ValueError, match="not finite"):
         LEVELS.quantise(np.array([0.0, np.nan, 0.0, 0.0]))
-    with pytest.raises(ValueError, match="code 5 is not among 9 levels"):
+    with pytest.raises(ValueError, match="code 5 is not one of 9 levels"):
         coding.count_bits(np.array([[5, 0, 0, 0]]), LEVELS)
     with pytest.raises(ValueError, match="step 0 is not between"):
         coding.UniformSteps((0,))

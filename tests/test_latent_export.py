@@ -41,7 +41,7 @@ def test_normalised_latents_have_mean_0_and_deviation_1_and_come_back():
     np.testing.assert_allclose(normal.mean((0, 1, 2, 3)), 0.0, atol=1e-5)
     np.testing.assert_allclose(normal.std((0, 1, 2, 3)), 1.0, rtol=1e-5)
     np.testing.assert_allclose(vvae.denormalize(statistics, normal), z, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="of 3 channels, the latents have shape"):
+    with pytest.raises(ValueError, match="have 3 channels, but the latents have shape"):
         vvae.normalize(statistics, z[..., :2])
 
 
@@ -138,9 +138,11 @@ def test_export_holds_the_latents_their_statistics_and_what_made_them(tmp_path, 
 def test_a_file_without_statistics_is_named(tmp_path, content):
     path = tmp_path / "latents.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match=r"latents.json: holds (no )?statistics"):
+    with pytest.raises(
+        ValueError, match=r"latents.json: (does not hold|holds impossible) statistics"
+    ):
         read_statistics(path)
-    with pytest.raises(ValueError, match=r"none.json: holds no statistics"):
+    with pytest.raises(ValueError, match=r"none.json: does not hold statistics"):
         read_statistics(tmp_path / "none.json")
 
 

@@ -303,14 +303,14 @@ def test_memory_does_not_grow_with_the_video():
 def test_wrong_chunks_say_why(rgb_model):
     model, variables = make_named("standard")
     cache = start_stream(model, variables, make_noise(6))
-    with pytest.raises(ValueError, match=r"cache is of frames \(2, 8, 8, 2\).*\(2, 8, 4, 2\)"):
+    with pytest.raises(ValueError, match=r"cache holds frames \(2, 8, 8, 2\).*\(2, 8, 4, 2\)"):
         encode_chunk(model, variables, cache, make_noise(4, size=(8, 4)))
     cache = start_stream(model, variables, make_noise(5))
-    with pytest.raises(ValueError, match=r"cache is of features \(2, 8, 8, 2\).*\(1, 8, 8, 2\)"):
+    with pytest.raises(ValueError, match=r"cache holds features \(2, 8, 8, 2\).*\(1, 8, 8, 2\)"):
         encode_chunk(model, variables, cache, make_noise(4, batch=1))
     with pytest.raises(ValueError, match="at least one frame"):
         encode_chunk(model, variables, cache, make_noise(0))
-    with pytest.raises(ValueError, match="2 channels and a file holds 3"):
+    with pytest.raises(ValueError, match="2 channels, but files have 3"):
         next(streaming.encode_video(model, variables, "any.mp4"))
     model, variables = rgb_model
     with pytest.raises(video.VideoError, match="no such file"):

@@ -145,7 +145,9 @@ def test_of_imported_models_one_tile_that_is_the_frame_is_exact(name):
         posterior,
         jax.jit(contract.encode, static_argnums=0)(model, variables, x),
     )
-    with pytest.raises(ValueError, match=f"what a {type(model).__name__} sees .* not known"):
+    with pytest.raises(
+        ValueError, match=f"receptive field of a {type(model).__name__} is not known"
+    ):
         tiling.decode_tiled(model, variables, posterior.mean)
 
 
