@@ -210,14 +210,14 @@ def test_every_other_name_is_refused(tmp_path, module, attribute):
         ("text", "weights.ckpt holds str"),
         (name("numpy", "ndarray"), "weights.ckpt holds type"),
         (b"Pid\n.", "persistent"),
-        (b"\x80\x04K", "is no file of plain arrays"),
-        (b"", "is no file of plain arrays"),
+        (b"\x80\x04K", "is not a file of plain arrays"),
+        (b"", "is not a file of plain arrays"),
     ],
 )
 def test_anything_but_dictionaries_of_float32_arrays_is_refused(tmp_path, content, message):
     with pytest.raises(
         ValueError,
-        match=f"weights.ckpt: is no file of plain arrays .*{message}|weights.ckpt: {message}",
+        match=f"weights.ckpt: is not a file of plain arrays .*{message}|weights.ckpt: {message}",
     ):
         lpips.read_arrays(write(tmp_path, content))
 
