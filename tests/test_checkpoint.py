@@ -192,7 +192,7 @@ def test_nothing_there_is_said(tmp_path):
     missing = tmp_path / "none"
     with (
         Checkpointer(missing, read_only=True) as checkpointer,
-        pytest.raises(CheckpointError, match="none: no checkpoint there"),
+        pytest.raises(CheckpointError, match="none: holds no checkpoint"),
     ):
         checkpointer.restore_variables("best")
     assert not missing.exists()
@@ -210,11 +210,11 @@ def test_an_absent_step_is_named_with_those_there_are(tmp_path):
 def test_a_save_that_cannot_be_is_refused(tmp_path):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(2, at_step(2), wait=True)
-        with pytest.raises(CheckpointError, match="not written, because step 2 is there already"):
+        with pytest.raises(CheckpointError, match="not written, because step 2 already exists"):
             checkpointer.save(2, at_step(2))
         with pytest.raises(ValueError, match="step 4 is not the step of the state, 3"):
             checkpointer.save(4, at_step(3))
-        with pytest.raises(ValueError, match="no JSON value"):
+        with pytest.raises(ValueError, match="not a JSON value"):
             checkpointer.save(3, at_step(3), {"loader": object()})
         assert checkpointer.steps == (2,)
 
@@ -289,17 +289,17 @@ def test_a_missing_file_is_named_and_the_checkpoint_before_is_offered(two_checkp
     shutil.copytree(two_checkpoints, directory)
     (directory / CHECKPOINT / "state" / "_METADATA").unlink()
     message = (
-        f"{CHECKPOINT}: the checkpoint is damaged: state/_METADATA is missing; step 1 is whole"
+        f"{CHECKPOINT}: the checkpoint is damaged: state/_METADATA is missing; step 1 is intact"
     )
     with pytest.raises(DamagedError, match=message) as caught:
         read_damaged(directory)
-    assert "--checkpoint.fallback true goes on from it" in str(caught.value)
+    assert "--checkpoint.fallback true continues from it" in str(caught.value)
     with Checkpointer(directory, read_only=True) as checkpointer:
         with pytest.raises(DamagedError, match="--which 1 evaluates it"):
             checkpointer.restore_variables("best")
         assert checkpointer.restore(1, abstract_state(make_adam())).step == 1
     (directory / "step_00000001" / "record" / "metadata").write_text("{}")
-    with pytest.raises(DamagedError, match="no other checkpoint is whole: begin again"):
+    with pytest.raises(DamagedError, match="no other checkpoint is intact: start again"):
         read_damaged(directory)
 
 
@@ -308,7 +308,7 @@ def test_a_run_goes_on_from_the_whole_checkpoint_before_a_damaged_one(tmp_path, 
     (tmp_path / "step_00000004" / "record" / "metadata").unlink()
     shape = abstract_state(make_adam())
     with Checkpointer(tmp_path) as checkpointer:
-        with pytest.raises(DamagedError, match=r"step_00000004.* step 3 is whole"):
+        with pytest.raises(DamagedError, match=r"step_00000004.* step 3 is intact"):
             restore_state(checkpointer, shape, fallback=False)
         assert checkpointer.steps == (3, 4)
         assert_equal(restore_state(checkpointer, shape, fallback=True), at_step(3))

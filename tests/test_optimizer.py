@@ -109,5 +109,5 @@ def test_clipping_scales_the_whole_gradient_to_the_norm():
 
 def test_a_multiplier_for_no_parameter_is_refused():
     tx = make_optimizer(optax.constant_schedule(1.0), fast={"log_sgima": 10.0})
-    with pytest.raises(ValueError, match=r"log_sgima, which is no parameter.*log_sigma"):
+    with pytest.raises(ValueError, match=r"log_sgima, which is not a parameter.*log_sigma"):
         tx.init({"log_sigma": jnp.zeros(())})
