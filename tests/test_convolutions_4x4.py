@@ -1,4 +1,4 @@
-"""The convolutions: both lowerings agree with jax.lax, on every platform and transformation."""
+"""The 4x4 convolutions: both implementations agree with jax.lax under every transformation."""
 
 import jax
 import numpy as np
@@ -8,8 +8,8 @@ from jax import numpy as jnp
 
 from vvae.models import convolutions, convolutions_cpu_4x4
 
-# Height and width of the small grid, channels of the image, features of the grid: both forms that
-# `convolutions_cpu_4x4` has, with whole and with half-empty tiles.
+# Height and width of the small grid, channels of the image, features of the grid: for both forms of
+# `convolutions_cpu_4x4`, with whole and with half-empty tiles.
 SIZES = [
     (1, 1, 3, 64),
     (16, 16, 1, 7),
@@ -32,7 +32,7 @@ def _reference_down(x, kernel):
 
 
 def _reference_up(y, kernel):
-    """Written from the definition: each input pixel adds its kernel at the output's stride."""
+    """Computes `up_conv` from its definition: each pixel adds its kernel at the output's stride."""
     images, height, width, _ = y.shape
     out = jnp.zeros((images, 2 * height + 2, 2 * width + 2, kernel.shape[3]), y.dtype)
     for i in range(4):
@@ -43,7 +43,7 @@ def _reference_up(y, kernel):
 
 
 def _assert_close(actual, expected, bound):
-    """Largest error against the largest entry."""
+    """Compares the largest error with the largest entry."""
     assert actual.shape == expected.shape
     assert actual.dtype == expected.dtype
     error = float(jnp.abs(actual - expected).max() / jnp.abs(expected).max())
@@ -186,7 +186,7 @@ def test_without_jit(arrays):
 @pytest.mark.parametrize("platform,num_native", [("cpu", 0), ("cuda", 5), ("tpu", 5)])
 def test_each_platform_gets_its_own_lowering(arrays, platform, num_native):
     x, down, up = arrays
-    # Two convolutions forward; back, two kernel gradients and one image gradient.
+    # Two convolutions forward; two kernel gradients and one image gradient backward.
     grad = jax.jit(jax.grad(_loss, argnums=(1, 2)))
     module = export.export(grad, platforms=(platform,))(x[0], down, up).mlir_module()
     assert module.count("stablehlo.convolution") == num_native

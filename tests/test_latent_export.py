@@ -24,7 +24,7 @@ def measure(parts):
 
 def test_moments_of_parts_are_those_of_the_whole():
     rng = np.random.default_rng(0)
-    # A mean that sums of squares in float32, or even float64, would drown the deviation in.
+    # A mean so large that sums of squares, in float32 or even float64, would lose the deviation.
     values = 1e8 + rng.normal(size=(7, 3, 4, 2)) * np.array([1.0, 3.0])
     statistics = measure([values[:1], values[1:1], values[1:6], values[6:]])
     flat = values.reshape(-1, 2)
@@ -100,7 +100,7 @@ def test_export_holds_the_latents_their_statistics_and_what_made_them(tmp_path, 
         np.testing.assert_allclose(stored, expected, atol=1e-5)
         rows = record["splits"][split]
         assert [row["path"] for row in rows] == [clips.videos[v].name for v in clips.video_index_N]
-        # Latent frame 0 covers frame 0, of which differences have none; latent frame 1 the others.
+        # Latent frame 0 covers frame 0, which has no difference; latent frame 1 covers the others.
         mask = np.stack([clips.mask_NT[:, 0], clips.mask_NT[:, 1:].any(1)], axis=1)
         assert not mask.all()
         assert [row["latent_frames"] for row in rows] == [np.flatnonzero(m).tolist() for m in mask]

@@ -47,7 +47,11 @@ def test_schedule_refuses_settings_out_of_range(settings, message):
 
 
 def _adamw_by_hand(params, grads, *, rate, decay, b1, b2, num_steps):
-    """The update of Loshchilov and Hutter 2019, algorithm 2, in float64."""
+    """Computes AdamW in float64.
+
+    References:
+      Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019, algorithm 2.
+    """
     mean, square = np.zeros_like(params), np.zeros_like(params)
     for step in range(1, num_steps + 1):
         grad = grads[step - 1]
@@ -59,7 +63,7 @@ def _adamw_by_hand(params, grads, *, rate, decay, b1, b2, num_steps):
 
 
 def test_three_steps_follow_adamw():
-    """Decay on the kernel alone, a multiplier on log_sigma alone, both after the moments."""
+    """Decay on the kernel only, a factor on log_sigma only, both after the moments."""
     rng = np.random.default_rng(0)
     start = {
         "layer": {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=(2,))},
