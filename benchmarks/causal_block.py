@@ -33,7 +33,7 @@ from benchmarks.variables import draw_variables
 from vvae.models.causal_blocks import ResBlock
 
 TOLERANCE = 1e-4
-BLOCK = ResBlock("position", jnp.float32)
+BLOCK = ResBlock()
 
 
 @dataclass(frozen=True)

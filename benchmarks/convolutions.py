@@ -74,7 +74,7 @@ def list_torch(x: np.ndarray, kernel: np.ndarray) -> dict[str, Callable]:
 
 def list_activations(x: np.ndarray) -> dict[str, Callable]:
     """Row -> norm and SiLU, forward and backward."""
-    norm, channels = causal_blocks.Norm("position", jnp.float32), x.shape[-1]
+    norm, channels = causal_blocks.Norm(), x.shape[-1]
     params = norm.init(jax.random.key(0), x[:1, :1])
 
     def ours(x):

@@ -113,7 +113,7 @@ class FrameConv(nn.Module):
     @nn.compact
     def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         for features in (32, 64, 128):
-            x_NHWC = nn.relu(DownConv(features)(x_NHWC))
+            x_NHWC = nn.relu(DownConv(features=features)(x_NHWC))
         return nn.Dense(NUM_COMPONENTS)(x_NHWC.reshape(len(x_NHWC), -1))
 
 

@@ -1,7 +1,7 @@
-"""One process of a run of several: `python distributed_worker.py ID COUNT PORT DIRECTORY`.
+"""One process of a run with several: `python distributed_worker.py ID COUNT PORT DIRECTORY`.
 
-Trains and evaluates with pmap and with mesh on two devices a process, saves a checkpoint of each,
-and what evaluation returned; then goes back behind a damaged checkpoint.
+Trains and evaluates with pmap and with mesh on two devices per process, saves a checkpoint of each
+and the evaluation's results; then continues from the checkpoint before a damaged one.
 """
 
 import os
@@ -58,7 +58,7 @@ def run(kind):
 
 
 def go_back(saved):
-    """Damages the newest checkpoint of a copy and goes on from the one before it."""
+    """Damages the newest checkpoint of a copy and continues from the one before it."""
     copy, shape = directory / "damaged", jax.eval_shape(lambda: make_state(make_adam()))
 
     def damage():

@@ -1,7 +1,8 @@
-"""Tiny models with random weights of every published family, as diffusers builds them.
+"""Tiny models of every published family with random weights, as diffusers builds them.
 
-`GOLDEN` names those whose folders, with inputs and outputs, lie in tests/golden, which
-`python tests/write_golden.py` writes. Needs the extra `parity`; imports it only where it is used.
+`GOLDEN` names those whose folders, with inputs and outputs, are in tests/golden; `python
+tests/write_golden.py` writes them. Needs the extra `parity`, which is imported only where it is
+used.
 """
 
 from pathlib import Path
@@ -72,7 +73,7 @@ SETTINGS = {
         _LTX | {"decoder_causal": True, "decoder_layers_per_block": (1, 2, 1)},
     ),
     "ltx_merged": ("AutoencoderKLLTXVideo", _LTX_MERGED | _LTX_UP),
-    # As 0.9.5, told of noise in the latents, and as 0.9.1, adding noise as well.
+    # With timestep conditioning as in 0.9.5, and also adding noise as in 0.9.1.
     "ltx_timestep": ("AutoencoderKLLTXVideo", _LTX | _LTX_UP | {"timestep_conditioning": True}),
     "ltx_noisy": (
         "AutoencoderKLLTXVideo",
@@ -122,11 +123,14 @@ TIMESTEP = 0.05
 
 
 def make_model(name: str, seed: int = 0):
-    """Returns a model of diffusers of one of SETTINGS, no parameter left at its initial value but
-    those of KEPT: the scales of the noise that a decoder adds, which are zero, and that of time.
+    """Returns a model of diffusers of one of SETTINGS, with random parameters.
 
-    Biases are as large as what they are added to: otherwise some position of so few channels is
-    almost zero before a norm, and the gradients of diffusers itself are off by 1e-3 in float32.
+    Only the parameters in KEPT keep their initial values: the scales of the noise that a decoder
+    adds, which are zero, and the scale of the timestep.
+
+    Biases are as large as the values they are added to. Otherwise, with so few channels, some
+    position is almost zero before a norm, and the float32 gradients of diffusers itself are off by
+    1e-3.
     """
     import diffusers
     import torch
@@ -161,11 +165,12 @@ def weigh(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def run_reference(model, x_BTHWC: np.ndarray) -> dict[str, np.ndarray]:
-    """What diffusers computes, channels last, in the precision of x.
+    """Runs diffusers and returns its results, channels last, in the precision of x.
 
     Returns:
-      `mean` and `logvar` of the posterior, `y`, the decoded mean, and `slope`, the gradient by x of
-      the weighted sum of mean and y; pixels of y that are (almost) clipped have no weight.
+      `mean` and `logvar` of the posterior, `y`, the decoded mean, and `slope`, the gradient with
+      respect to x of the weighted sum of mean and y. Pixels of y that are (almost) clipped have no
+      weight.
     """
     import torch
 
@@ -185,19 +190,20 @@ def run_reference(model, x_BTHWC: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _list_timesteps(model, x_BCTHW) -> list:
-    """What `decode` needs beside latents: for some, how much noise they have, for each video."""
+    """Returns what `decode` needs beside latents: a timestep per video, if it is conditioned."""
     import torch
 
-    is_told = model.config.get("timestep_conditioning", False)
-    return [torch.full(x_BCTHW.shape[:1], TIMESTEP, dtype=x_BCTHW.dtype)] if is_told else []
+    if not model.config.get("timestep_conditioning", False):
+        return []
+    return [torch.full(x_BCTHW.shape[:1], TIMESTEP, dtype=x_BCTHW.dtype)]
 
 
 def _encode(model, x_BCTHW) -> dict:
-    """`mean` and `logvar`, or the values of finite scalars as `mean`, as a pipeline gets them."""
+    """Returns `mean` and `logvar`, or the values of finite scalars as `mean`."""
     import torch
 
     if type(model).__name__ == "AutoencoderVidTok":
-        # Its own forward does this before it calls encode.
+        # The model's own forward does this before it calls encode.
         first = x_BCTHW[:, :, :1].repeat((1, 1, model.temporal_compression_ratio - 1, 1, 1))
         x_BCTHW = torch.cat([first, x_BCTHW], dim=2)
     encoded = model.encode(x_BCTHW)
@@ -214,7 +220,7 @@ def weights_of(mean: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def run_ours(model, params, x_BTHWC: np.ndarray, expected: dict) -> dict[str, np.ndarray]:
-    """What `run_reference` returns, computed by us."""
+    """Returns what `run_reference` returns, computed by vvae."""
     import jax
     import jax.numpy as jnp
 
@@ -234,14 +240,14 @@ def run_ours(model, params, x_BTHWC: np.ndarray, expected: dict) -> dict[str, np
                 found["logvar"] = posterior.logvar
             return total, found
 
-        (_, found), slope = jax.value_and_grad(read, has_aux=True)(x)
-        return found | {"slope": slope}
+        (_, found), gradient = jax.value_and_grad(read, has_aux=True)(x)
+        return found | {"slope": gradient}
 
     return jax.tree.map(np.asarray, run(params, x_BTHWC))
 
 
 def assert_same(found: dict, expected: dict, tolerance: float) -> None:
-    """Every element of every array to the tolerance, in standard deviations of the expected."""
+    """Asserts that all elements agree to the tolerance, in standard deviations of the expected."""
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name].dtype == value.dtype and value.std() > 0, name

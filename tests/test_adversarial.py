@@ -44,7 +44,7 @@ def test_critic_scores_patches_of_each_clip_by_itself():
     both = score(params, x)
     assert both.shape == (2, 3, 4, 4)
     np.testing.assert_allclose(both[:1], score(params, x[:1]), atol=1e-5)
-    # The score of one corner sees none of the other: a window, but for the means of the clip.
+    # A score depends on its patch, and on the opposite corner only through the norms of the clip.
     grad = jax.jit(jax.grad(lambda x: score(params, x)[0, 0, 0, 0]))(x)
     assert np.abs(grad[0, 0, :3, :3]).max() > 10 * np.abs(grad[0, -1, -3:, -3:]).max() >= 0
     np.testing.assert_array_equal(grad[1], 0.0)
@@ -59,7 +59,7 @@ def to_real(batch):
 
 
 def reconstruct(variables, batch, key, step):
-    """A linear model with noise of each clip: its loss, metrics and what it decodes."""
+    """Computes the loss, metrics and reconstruction of a linear model with noise per clip."""
     params, real = variables["params"], to_real(batch)
     flat = real.reshape(len(real), -1)
     draw = jax.vmap(lambda n: jax.random.normal(jax.random.fold_in(key, n), (LATENTS,)))
@@ -120,7 +120,7 @@ def make_state(tx, critic_tx):
 
 
 def test_both_updates_are_the_gradients_of_their_losses():
-    """Written down once more with plain jax.grad; one step of gradient descent for each side."""
+    """Repeats the update with plain jax.grad: one step of gradient descent for each side."""
     tx, critic_tx = optax.sgd(RATE), optax.sgd(10 * RATE)
     state, batch = make_state(tx, critic_tx), make_batch()
     updated, metrics = jax.jit(make_step(tx, critic_tx))(state, batch)

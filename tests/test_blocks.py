@@ -1,4 +1,4 @@
-"""Blocks of pixels, their principal components, and where a causal model starts by them."""
+"""Blocks of pixels, their principal components, and the PCA start of a causal model."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def test_blocks_hold_their_own_pixels_and_join_again():
 def write_videos(folder, num_frames=9):
     rng = np.random.default_rng(0)
     for number in range(6):
-        # Smooth in time, so that components differ much in variance.
+        # Smooth in time, so that the variances of the components differ much.
         video = rng.normal(size=(num_frames, 9, 8, 1)).cumsum(0) * 8 + 120
         for split in ("train", "val", "test"):
             (folder / split).mkdir(exist_ok=True, parents=True)
@@ -68,8 +68,12 @@ def test_clips_without_a_whole_block_are_refused(clips):
 
 @pytest.mark.parametrize("beta", [1.0, 6.0])
 def test_start_is_the_optimum_of_a_linear_vae_of_blocks(beta):
-    """KL and error in closed form: 1/2 log(v / (beta e)) a latent, and e, which water-filling up to
-    beta e leaves (Tipping and Bishop 1999; Cover and Thomas 2006, 10.3.3)."""
+    """KL and error in closed form: 1/2 log(v / (beta e)) per latent, and e by water-filling.
+
+    References:
+      Tipping and Bishop, Probabilistic Principal Component Analysis, 1999.
+      Cover and Thomas, Elements of Information Theory, 2006, section 10.3.3.
+    """
     model = make_model(
         stem="pca",
         widths=(4,),
@@ -113,7 +117,7 @@ def test_start_is_the_optimum_of_a_linear_vae_of_blocks(beta):
 
 
 def _solve(variance_D, num_latents, beta):
-    """The least e with e = water-filling(beta e), by bisection."""
+    """Finds the smallest e with e = water-filling(beta e), by bisection."""
 
     def left(e):
         kept = np.minimum(variance_D[:num_latents], beta * e).sum()
@@ -125,7 +129,7 @@ def _solve(variance_D, num_latents, beta):
 
 
 def test_the_first_frame_has_a_map_of_its_own_and_taps_reach_back():
-    """Gradients of a latent by the blocks before it: NUM_TAPS blocks, the newest first."""
+    """Gradients of a latent by the blocks before it: NUM_TAPS blocks, newest first."""
     layer = block_pca.TemporalTaps(2)
     x = jax.random.normal(jax.random.key(0), (1, 8, 1, 1, 3))
     params = layer.init(jax.random.key(1), x, None)
@@ -141,5 +145,5 @@ def test_the_first_frame_has_a_map_of_its_own_and_taps_reach_back():
 
 def test_more_components_than_a_block_has_are_refused():
     model = make_model(stem="pca", widths=(4,), components=129)
-    with pytest.raises(ValueError, match=r"components=129: blocks of .* have 1 to 128"):
+    with pytest.raises(ValueError, match=r"components=129: must be between 1 and 128"):
         init_variables(model, jax.random.key(0))

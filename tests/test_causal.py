@@ -34,7 +34,7 @@ compute_terms = jax.jit(contract.terms, static_argnums=(0, 5))
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_looks_ahead(name):
-    """A change of the frames after k leaves the latents of frames <= k as they were, bit by bit."""
+    """A change of the frames after k leaves the latents of frames <= k unchanged, bit by bit."""
     model, variables = make_named(name)
     step = model.temporal_compression
     x, other = make_video(1 + 2 * step), make_video(1 + 2 * step, seed=1)
@@ -52,7 +52,7 @@ def test_nothing_looks_ahead(name):
         moved = z.at[:, latent + 1 :].add(1.0)
         y_moved = decode(model, variables, moved)
         np.testing.assert_array_equal(y[:, : last + 1], y_moved[:, : last + 1])
-        # The very next frame is the first that may change, and does.
+        # The very next frame may change, and does.
         assert np.abs(y - y_moved)[:, last + 1].max() > 0
 
 
@@ -74,7 +74,7 @@ def test_an_encoder_may_be_causal_alone(name):
 
 @pytest.mark.parametrize("name", ["local", "standard", *IMPORTED, *LOOKING_AHEAD])
 def test_every_earlier_frame_is_seen(name):
-    """The other side of causality: latent frame 1 depends on each of its frames, the last too."""
+    """The converse of causality: latent frame 1 depends on each of its frames, even the last."""
     model, variables = make_named(name)
     x = contract.as_unit_range(make_video(1 + model.temporal_compression, batch=1))
 
@@ -135,7 +135,7 @@ def test_every_compression(f_t, f_s, stem_name):
 
 
 def test_missing_frames_rows_and_columns_are_repetitions():
-    """7 frames of 5x6 are read as 9 frames of 8x8 whose last ones are repeated."""
+    """7 frames of 5x6 are padded to 9 frames of 8x8 by repeating the last ones."""
     model, variables = make_named("standard")
     x = make_video(7, size=(5, 6))
     full = np.pad(x, ((0, 0), (0, 2), (0, 3), (0, 2), (0, 0)), mode="edge")
@@ -179,7 +179,7 @@ def test_a_masked_end_equals_a_shorter_video(name):
 
 
 def test_terms_are_the_closed_forms():
-    """Likelihood in 8-bit units, densities and KL, by NumPy in float64 from the sampled latents."""
+    """Likelihood in 8-bit units, densities and KL equal those of NumPy in float64."""
     model, variables = make_named("local")
     x = make_video(6, size=(5, 7))
     posterior = encode(model, variables, x)
@@ -223,13 +223,13 @@ def test_every_level_is_reached_and_no_other(levels):
     for channel, count in enumerate(levels):
         assert list(np.unique(index[:, channel])) == list(range(count))
         assert np.all(np.diff(index[:, channel]) >= 0)
-        # The values of Mentzer et al.: integers about 0, divided by L // 2.
+        # The values of Mentzer et al.: integers around 0, divided by L // 2.
         expected = (np.arange(count) - count // 2) / (count // 2)
         np.testing.assert_allclose(np.unique(values[:, channel]), expected, atol=1e-6)
 
 
 def test_the_gradient_passes_the_rounding():
-    """It is that of the bounding function tanh, which the values follow within half a level."""
+    """It is the gradient of the bounding tanh, which the values follow to within half a level."""
     codes = FiniteScalars((5,))
     outputs = jnp.linspace(-1.5, 1.5, 13)[:, None]
     gradient = jax.grad(lambda o: codes.posterior(o).values.sum())(outputs)
@@ -269,23 +269,23 @@ def test_dtypes(dtype):
 
     past, *results = jax.eval_shape(read, variables, x)
     assert {leaf.dtype for leaf in jax.tree.leaves(results)} == {jnp.dtype(jnp.float32)}
-    # What is remembered of the inputs of the last convolution is what a float32 one needs.
+    # The cache of the last convolution, which runs in float32, is float32 too.
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(past)]
     assert set(dtypes[:-1]) == {jnp.dtype(dtype)} and dtypes[-1] == jnp.float32
 
 
 def test_norms_are_computed_in_float32():
-    """Large bfloat16 values, whose squares differ beyond 8 bits, have the norm of float32 ones."""
+    """Large bfloat16 values whose squares need more than 8 bits are normalised as in float32."""
     x = jnp.asarray(np.random.default_rng(0).normal(300, 1, (1, 1, 2, 2, 64)), jnp.bfloat16)
     for kind in causal_blocks.NORMS:
-        norm = causal_blocks.Norm(kind, jnp.float32)
+        norm = causal_blocks.Norm(causal_blocks.LayerSpec(norm=kind))
         variables = norm.init(jax.random.key(0), x)
         exact = norm.apply(variables, x.astype(jnp.float32))
         np.testing.assert_array_equal(norm.apply(variables, x), exact)
 
 
 def test_gradient_equals_finite_differences():
-    """Of the ELBO along a random direction, in float64, and zero for the standardisation."""
+    """For the ELBO along a random direction, in float64; and zero for the standardisation."""
     with jax.enable_x64(True):
         model, variables = make_exact("standard")
         x = np.float64(contract.as_unit_range(make_video(5)))
@@ -343,7 +343,7 @@ def test_sizes(size, millions):
         ({"spatial_compression": 2}, "spatial_compression=2"),
         ({"stem": "dct"}, "stem='dct'"),
         ({"norm": "batch"}, "norm='batch'"),
-        ({"widths": (4, 4)}, r"widths=\(4, 4\): 3 positive numbers"),
+        ({"widths": (4, 4)}, r"widths=\(4, 4\): must be 3 positive numbers"),
         ({"blocks": (0, 1)}, r"blocks=\(0, 1\)"),
     ],
 )

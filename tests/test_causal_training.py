@@ -43,7 +43,7 @@ SETTINGS = {
 
 
 def train(folder, workdir, *extra, **changed):
-    """Runs train.py in a process of its own; returns what it has printed."""
+    """Runs train.py in a subprocess and returns its output."""
     values = SETTINGS | {"data.cache_dir": str(folder / "cache")} | changed
     words = [word for name, value in values.items() for word in (f"--{name}", *value.split())]
     command = [sys.executable, "train.py", *words, "--workdir", str(workdir), *extra]
@@ -103,7 +103,7 @@ def test_reconstruct_tells_of_seams_and_of_the_first_frame(first):
     answer = json.loads((workdir / "eval" / "reconstruct.json").read_text())
     row = answer["rows"]["vae"]
     assert {"seam_rows", "seam_columns", "first_frame_gap"} < row.keys()
-    # Clips of 5 frames have one border in time among four pairs.
+    # A clip of 5 frames has one border between latent frames among its four pairs of frames.
     assert "seam_time" in row and row["seam_rows"]["value"] > 0
     positions = answer["details"]["by_frame_position"]["vae"]["psnr"]
     assert len(positions) == 5 and np.isfinite(positions).all()

@@ -18,14 +18,14 @@ from vvae.training.state import variables
 
 KINDS = ("pmap", "mesh")
 
-# After a damaged file, readers that Orbax had started come back to an event loop that is closed.
+# After a damaged file, readers that Orbax started return to an event loop that is closed.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @functools.cache
 def make_host_state():
     state = jax.tree.map(np.array, make_state(make_adam()))
-    # Every leaf another value, so that none can be taken for another.
+    # Every leaf has another value, so that none can be mistaken for another.
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda a: (a + rng.normal(size=a.shape)).astype(a.dtype), state)
 
@@ -39,7 +39,7 @@ def abstract_state(tx):
 
 
 def train(runner, state, first, last, directory=None):
-    """Trains from step `first` to `last`; saves the state at the end, then donates it once more."""
+    """Trains from step `first` to `last`; saves the state at the end, then donates it."""
     step = runner.compile_step(make_step(make_adam()))
     state = runner.place_state(state)
     for number in range(first, last):
@@ -75,7 +75,7 @@ def test_a_run_on_eight_devices_continues_on_one(tmp_path, saved_by, kind):
 
 
 def save_values(directory, values):
-    """Saves one checkpoint a value of val_elbo, at the steps 1, 2, ...; None saves no metric."""
+    """Saves one checkpoint per value of val_elbo, at the steps 1, 2, ...; None saves no metric."""
     with Checkpointer(directory) as checkpointer:
         for step, value in enumerate(values, 1):
             metrics = {} if value is None else {"val_elbo": value}
@@ -132,7 +132,7 @@ def find_largest_data_file(directory):
 
 
 def test_a_flipped_byte_is_refused_and_its_leaf_named(tmp_path):
-    # Random numbers do not compress, so that the middle of the largest file is one of this leaf's.
+    # Random numbers do not compress, so the middle of the largest file belongs to this leaf.
     large = np.random.default_rng(0).normal(size=(200, 200))
     state = at_step(1).replace(stats={"mean": large})
     with Checkpointer(tmp_path) as checkpointer:
@@ -192,7 +192,7 @@ def test_nothing_there_is_said(tmp_path):
     missing = tmp_path / "none"
     with (
         Checkpointer(missing, read_only=True) as checkpointer,
-        pytest.raises(CheckpointError, match="none: no checkpoint there"),
+        pytest.raises(CheckpointError, match="none: holds no checkpoint"),
     ):
         checkpointer.restore_variables("best")
     assert not missing.exists()
@@ -210,11 +210,11 @@ def test_an_absent_step_is_named_with_those_there_are(tmp_path):
 def test_a_save_that_cannot_be_is_refused(tmp_path):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(2, at_step(2), wait=True)
-        with pytest.raises(CheckpointError, match="not written, because step 2 is there already"):
+        with pytest.raises(CheckpointError, match="not written, because step 2 already exists"):
             checkpointer.save(2, at_step(2))
         with pytest.raises(ValueError, match="step 4 is not the step of the state, 3"):
             checkpointer.save(4, at_step(3))
-        with pytest.raises(ValueError, match="no JSON value"):
+        with pytest.raises(ValueError, match="not a JSON value"):
             checkpointer.save(3, at_step(3), {"loader": object()})
         assert checkpointer.steps == (2,)
 
@@ -234,14 +234,14 @@ CHECKPOINT = "step_00000002"
 
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory):
-    """Steps 1 and 2, of which the second is the best."""
+    """Saves steps 1 and 2, of which the second is the best."""
     directory = tmp_path_factory.mktemp("two")
     save_values(directory, [1.0, 2.0])
     return directory
 
 
 def list_damages(data):
-    """Every way in which a file is damaged here: its name, and the bytes left, None for no file."""
+    """Yields every kind of damage to a file: its name, and the remaining bytes or None."""
     yield "missing", None
     yield "empty", b""
     yield "half", data[: len(data) // 2]
@@ -260,7 +260,7 @@ def read_all(directory):
 
 
 def test_whatever_is_damaged_is_named_or_does_no_harm(two_checkpoints, tmp_path):
-    """No byte of any file changes a value: either all is as saved, or an error names the step."""
+    """No changed byte changes a value: either all is as saved, or an error names the step."""
     directory = tmp_path / "damaged"
     shutil.copytree(two_checkpoints, directory)
     intact, named = read_all(directory), []
@@ -289,26 +289,26 @@ def test_a_missing_file_is_named_and_the_checkpoint_before_is_offered(two_checkp
     shutil.copytree(two_checkpoints, directory)
     (directory / CHECKPOINT / "state" / "_METADATA").unlink()
     message = (
-        f"{CHECKPOINT}: the checkpoint is damaged: state/_METADATA is missing; step 1 is whole"
+        f"{CHECKPOINT}: the checkpoint is damaged: state/_METADATA is missing; step 1 is intact"
     )
     with pytest.raises(DamagedError, match=message) as caught:
         read_damaged(directory)
-    assert "--checkpoint.fallback true goes on from it" in str(caught.value)
+    assert "--checkpoint.fallback true continues from it" in str(caught.value)
     with Checkpointer(directory, read_only=True) as checkpointer:
         with pytest.raises(DamagedError, match="--which 1 evaluates it"):
             checkpointer.restore_variables("best")
         assert checkpointer.restore(1, abstract_state(make_adam())).step == 1
     (directory / "step_00000001" / "record" / "metadata").write_text("{}")
-    with pytest.raises(DamagedError, match="no other checkpoint is whole: begin again"):
+    with pytest.raises(DamagedError, match="no other checkpoint is intact: start again"):
         read_damaged(directory)
 
 
 def test_a_run_goes_on_from_the_whole_checkpoint_before_a_damaged_one(tmp_path, capsys):
-    save_values(tmp_path, [1.0, 2.0, 3.0, 2.5])  # 3 and 4 are kept
+    save_values(tmp_path, [1.0, 2.0, 3.0, 2.5])  # steps 3 and 4 are kept
     (tmp_path / "step_00000004" / "record" / "metadata").unlink()
     shape = abstract_state(make_adam())
     with Checkpointer(tmp_path) as checkpointer:
-        with pytest.raises(DamagedError, match=r"step_00000004.* step 3 is whole"):
+        with pytest.raises(DamagedError, match=r"step_00000004.* step 3 is intact"):
             restore_state(checkpointer, shape, fallback=False)
         assert checkpointer.steps == (3, 4)
         assert_equal(restore_state(checkpointer, shape, fallback=True), at_step(3))

@@ -1,4 +1,4 @@
-"""Latents as files: exact, as short as their probability says, and damage is named."""
+"""Latents as files: exact, as short as their probability implies, and damage is detected."""
 
 import contextlib
 import functools
@@ -39,7 +39,7 @@ def make_header(codes, quantiser):
 
 
 def draw_codes(quantiser, shape_thw=(5, 12, 12), seed=0):
-    """Codes of draws from the prior."""
+    """Returns the codes of draws from the prior."""
     rng = np.random.default_rng(seed)
     if isinstance(quantiser, coding.UniformSteps):
         return quantiser.quantise(rng.normal(size=(*shape_thw, quantiser.num_channels)))
@@ -61,15 +61,17 @@ def read_file(path):
 
 @pytest.mark.parametrize("step", [2**8, 2**13, 2**16, 3 * 2**16, 2**20])
 def test_frequencies_are_the_mass_of_the_bins(step):
-    """Against differences of the error function in float64, the middle bin apart: it takes the
-    rest."""
+    """Equal to differences of the error function in float64, except for the middle bin.
+
+    The middle bin takes the rest.
+    """
     (table,) = coding.UniformSteps((step,)).make_tables()
     edges = (np.arange(table.num_codes + 1) + table.lowest - 0.5) * (step / 2**16)
     mass = np.diff(norm.cdf(edges)) * 2**24
     difference = table.frequencies[:-1] - mass
     middle = -table.lowest
     assert table.frequencies.sum() == 2**24 and table.frequencies.min() == 1
-    # One is given to every symbol, and what is shared out is that much less.
+    # Every symbol has a frequency of at least one, and the rest is divided by mass.
     assert np.all(
         np.abs(np.delete(difference - 1 + mass * (len(mass) + 1) / 2**24, middle)) <= 1.001
     )
@@ -130,7 +132,7 @@ def test_values_outside_of_the_table_come_back(tmp_path):
     calm = codes.copy()
     calm[0, 0, 0], calm[2, 3, 4], calm[-1, -1, -1] = 0, 0, 0
     extra = coding.count_bits(codes, STEPS) - coding.count_bits(calm, STEPS)
-    # Nine numbers, of which two are in the table, -6 and 3 of the wider bins, at 24 bits or less.
+    # Nine numbers, of which two are in the table (-6 and 3 of the wider bins), at 24 bits or less.
     assert 7 * (24 + 32) - 9 * 5 < extra < 9 * (24 + 32)
     calm_path = write_file(tmp_path / "b.vvz", calm, STEPS)
     grown = 8 * (path.stat().st_size - calm_path.stat().st_size)
@@ -178,7 +180,7 @@ def test_every_damaged_byte_and_every_cut_is_found(tmp_path, quantiser):
             with pytest.raises(ValueError, match=r"broken\.vvz: "):
                 read_file(broken)
         broken.write_bytes(whole[:place])
-        with pytest.raises(ValueError, match=r"broken\.vvz: (is cut|is no file)"):
+        with pytest.raises(ValueError, match=r"broken\.vvz: (is cut|is not a file)"):
             read_file(broken)
     broken.write_bytes(whole + b"x")
     with pytest.raises(ValueError, match=r"broken\.vvz: bytes follow"):
@@ -187,7 +189,7 @@ def test_every_damaged_byte_and_every_cut_is_found(tmp_path, quantiser):
 
 def test_foreign_and_missing_files_are_named(tmp_path):
     video.write_video(tmp_path / "a.mp4", make_video(2, channels=3)[0], 5)
-    with pytest.raises(ValueError, match=r"a\.mp4: is no file of coded latents"):
+    with pytest.raises(ValueError, match=r"a\.mp4: is not a file of coded latents"):
         coding.read_header(tmp_path / "a.mp4")
     with pytest.raises(ValueError, match=r"none\.vvz: cannot be read \(No such file"):
         read_file(tmp_path / "none.vvz")
@@ -205,7 +207,7 @@ def test_what_cannot_be_coded_is_refused(tmp_path):
             STEPS.quantise(np.array([0.0, 0.0, value]))
     with pytest.raises(ValueError, match="not finite"):
         LEVELS.quantise(np.array([0.0, np.nan, 0.0, 0.0]))
-    with pytest.raises(ValueError, match="code 5 is not among 9 levels"):
+    with pytest.raises(ValueError, match="code 5 is not one of 9 levels"):
         coding.count_bits(np.array([[5, 0, 0, 0]]), LEVELS)
     with pytest.raises(ValueError, match="step 0 is not between"):
         coding.UniformSteps((0,))
@@ -232,13 +234,13 @@ def test_without_the_range_coder_it_says_what_to_install(tmp_path, monkeypatch):
 
 
 def make_posterior(shape, std, seed=0):
-    """Narrow posteriors whose means are draws from the prior."""
+    """Returns narrow posteriors whose means are draws from the prior."""
     mean = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     return Gaussian(jnp.array(mean), jnp.broadcast_to(2 * jnp.log(jnp.array(std)), shape))
 
 
 def test_the_two_rates_agree_at_the_step_where_closed_forms_say_so():
-    """Narrow posteriors: -log2 p(m) step = KL / ln 2 for a step of sqrt(2 pi e) deviations."""
+    """For narrow posteriors -log2(p(m) step) = KL / ln 2 if step is sqrt(2 pi e) deviations."""
     bottleneck = GaussianLatents(2)
     posterior = make_posterior((2, 3, 30, 30, 2), (0.01, 0.05))
     mask_Bt = np.ones((2, 3), bool)
@@ -246,7 +248,7 @@ def test_the_two_rates_agree_at_the_step_where_closed_forms_say_so():
     step = math.sqrt(2 * math.pi * math.e)
     coded_B = coding.coded_bits(bottleneck, posterior, mask_Bt, step)
     np.testing.assert_allclose(coded_B, kl_B, rtol=0.005)
-    # Half the step is one bit more for each number.
+    # Half the step costs one more bit per number.
     finer_B = coding.coded_bits(bottleneck, posterior, mask_Bt, step / 2)
     np.testing.assert_allclose(finer_B - coded_B, 3 * 30 * 30 * 2, rtol=0.005)
 
@@ -302,7 +304,7 @@ def test_quantised_latents_are_within_half_a_step():
 
 @functools.cache
 def make_model(view="rgb", seed=0, **causal):
-    """(settings, model, variables) of a causal model of a few thousand parameters, untrained."""
+    """Returns (settings, model, variables) of a small, untrained causal model."""
     settings = {"widths": (4, 4, 4), "blocks": (1, 1), "spatial_compression": 4, "channels": 3}
     config = Config(
         data=Data(height=8, width=8, num_frames=5, view=view),
@@ -315,7 +317,7 @@ def make_model(view="rgb", seed=0, **causal):
 
 
 def write_run(workdir, **settings):
-    """A run directory of `make_model`."""
+    """Writes a run directory of `make_model`."""
     config, model, params = make_model(**settings)
     data = {"path": None, "fingerprint": "", "num_channels": model.shape_HWC[-1], "num_steps": 0}
     create_run(workdir, config, data, [])
@@ -332,7 +334,7 @@ def gaussian_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A real file of 12 frames of 10 x 14, whose sides are no multiples of 4."""
+    """A real file of 12 frames of 10 x 14, whose sides are not multiples of 4."""
     path = tmp_path_factory.mktemp("videos") / "in.mp4"
     noise = make_video(12, size=(5, 7), channels=3)[0]
     video.write_video(path, np.kron(noise, np.ones((1, 2, 2, 1), np.uint8)), 12.5)
@@ -340,7 +342,7 @@ def clip(tmp_path_factory):
 
 
 def call(*arguments):
-    """What evaluate.py prints."""
+    """Runs evaluate.py and returns its output."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert evaluate.main([*map(str, arguments)]) == 0
     return printed.getvalue()
@@ -363,7 +365,7 @@ def test_a_video_is_its_own_decoding_from_quantised_latents(kind, gaussian_run, 
     )
     _, frames = video.read_frames(back)
     assert video.probe(back) == video.VideoInfo(12, 10, 14, 12.5)
-    # By hand: the model's latents, quantised with the steps of the file, and decoded.
+    # Independently: the model's latents, quantised with the steps of the file, and decoded.
     model, params = build.load(workdir)
     _, originals = video.read_frames(clip)
     if kind == "gray":
@@ -378,7 +380,7 @@ def test_a_video_is_its_own_decoding_from_quantised_latents(kind, gaussian_run, 
     whole = contract.decode(model, params, jnp.concatenate(latents, 1), (12, 10, 14))[0]
     codes = np.clip(np.rint((np.asarray(whole) + 1) * 127.5), 0, 255)
     assert np.abs(codes - expected).max() <= 1
-    # And what was printed is what the files say.
+    # The printed numbers agree with the files.
     mse = np.square(expected.astype(float) - originals).mean((1, 2, 3))
     result = compressing.compress(model, params, clip, coded, view=("rgb", "gray")[kind == "gray"])
     row = {name: metric.value for name, metric in result.rows["vae"].items()}

@@ -1,4 +1,4 @@
-"""What every model offers, held by the same tests for all: pure, under jit, vmap and grad."""
+"""The model contract, tested alike for all models: pure, under jit, vmap and grad."""
 
 import functools
 
@@ -39,7 +39,7 @@ def model_and_variables(request):
 
 @functools.partial(jax.jit, static_argnums=0)
 def read(model, variables, x, mask_BT, index_B):
-    """Everything that is inferred from videos."""
+    """Returns everything that is inferred from videos."""
     key = jax.random.key(0)
     return {
         "posterior": contract.encode(model, variables, x, mask_BT),
@@ -112,7 +112,7 @@ def test_vmap_over_batches_equals_one_batch(model_and_variables):
 
 def test_gradient_reaches_every_parameter_and_no_statistic(model_and_variables):
     model, variables = model_and_variables
-    # The initial values leave some branches at zero.
+    # The initial values keep some branches at zero: draw others.
     variables = variables | {"params": jax.tree.map(lambda a: a + 0.01, variables["params"])}
     x = tiny_causal.make_video(3)
 

@@ -1,4 +1,4 @@
-"""3x3 convolutions over frames: every lowering agrees with jax.lax, on every platform."""
+"""3x3 convolutions over frames: every implementation agrees with jax.lax, on every platform."""
 
 import jax
 import numpy as np
@@ -9,8 +9,8 @@ from jax import numpy as jnp
 from vvae.models import convolutions, convolutions_cpu_3x3
 from vvae.training.cost import count_flops
 
-# Batch, frames, height, width, channels, features, taps. Of both forms for CPUs: blocks of a part
-# of a clip, of several clips, strips of a frame that end within the last tile, a single one.
+# Batch, frames, height, width, channels, features, taps. For both CPU forms: blocks of a part of a
+# clip, of several clips, strips of a frame that end inside the last tile, and a single block.
 SIZES = [
     (2, 6, 34, 33, 24, 3, 3),
     (6, 2, 24, 25, 24, 2, 3),
@@ -27,7 +27,7 @@ def _draw(seed, *shape, dtype=np.float32):
 
 
 def _draw_all(size, dtype=np.float32):
-    """Inputs, a kernel and weights of the outputs."""
+    """Draws inputs, a kernel and weights of the outputs."""
     batch, length, height, width, channels, features, taps = size
     x = _draw(0, batch, length + taps - 1, height, width, channels, dtype=dtype)
     kernel = _draw(1, taps, 3, 3, channels, features, dtype=dtype)
@@ -35,7 +35,7 @@ def _draw_all(size, dtype=np.float32):
 
 
 def _assert_close(actual, expected, bound):
-    """Largest error against the largest entry."""
+    """Compares the largest error with the largest entry."""
     assert actual.shape == expected.shape
     assert actual.dtype == expected.dtype
     error = float(jnp.abs(actual - expected).max() / jnp.abs(expected).max())
@@ -76,8 +76,11 @@ def test_zeros_in_front_are_as_if_given_and_cost_no_gradient(lead):
 
 
 def test_zeros_in_front_are_no_work():
-    """With the taps of an output frame as the unit: 1 + 2 taps of the first two outputs less,
-    forward and in the gradient by the kernel, and no gradient of two frames."""
+    """Padding in time is not computed.
+
+    In units of the taps of an output frame: the first two outputs need 1 + 2 taps less, forward and
+    in the gradient with respect to the kernel, and two frames need no gradient.
+    """
     x, kernel, _ = _draw_all((1, 4, 6, 8, 24, 24, 3))
 
     def count(convolve):
@@ -107,12 +110,12 @@ def test_bfloat16_keeps_its_dtype_and_rounds_only_the_result():
     y = convolutions.conv_3x3(x, kernel)
     assert y.dtype == jnp.bfloat16
     exact = convolutions.native_conv_3x3(x.astype(jnp.float32), kernel.astype(jnp.float32))
-    # But where float32 lies on the other side of the middle between two numbers.
+    # Except where float32 lies on the other side of the midpoint between two bfloat16 numbers.
     assert np.mean(y == exact.astype(jnp.bfloat16)) > 0.99
 
 
 def test_the_largest_error_is_about_that_of_a_direct_convolution():
-    """Winograd's form has no constants but 1 and 1/2, so it loses little."""
+    """Winograd's form has no constants but 1 and 1/2, so it loses little precision."""
     x, kernel, _ = _draw_all((1, 2, 32, 32, 96, 96, 3))
     with jax.enable_x64(True):
         exact = convolutions.native_conv_3x3(x.astype(jnp.float64), kernel.astype(jnp.float64))
@@ -141,7 +144,7 @@ def test_vmap_and_second_derivatives():
 @pytest.mark.parametrize("platform,num_native", [("cpu", 0), ("cuda", 3), ("tpu", 3)])
 def test_each_platform_gets_its_own_lowering(platform, num_native):
     x, kernel, _ = _draw_all((1, 2, 6, 8, 24, 24, 3))
-    # The convolution forward; back, a gradient of each argument.
+    # One convolution forward, and a gradient for each argument backward.
     grad = jax.jit(jax.grad(lambda x, k: jnp.sum(jnp.sin(convolutions.conv_3x3(x, k))), (0, 1)))
     module = export.export(grad, platforms=(platform,))(x, kernel).mlir_module()
     assert module.count("stablehlo.convolution") == num_native
@@ -149,7 +152,7 @@ def test_each_platform_gets_its_own_lowering(platform, num_native):
 
 
 def test_memory_does_not_grow_with_the_frames():
-    """Beside the padded input there is one block, however long the video and large the frame."""
+    """Beside the padded input there is one block, however long the video and large the frames."""
 
     def measure(length, size):
         x = jax.ShapeDtypeStruct((1, length + 2, size, size, 24), jnp.float32)

@@ -1,4 +1,4 @@
-"""The convolutions: both lowerings agree with jax.lax, on every platform and transformation."""
+"""The 4x4 convolutions: both implementations agree with jax.lax under every transformation."""
 
 import jax
 import numpy as np
@@ -8,8 +8,8 @@ from jax import numpy as jnp
 
 from vvae.models import convolutions, convolutions_cpu_4x4
 
-# Height and width of the small grid, channels of the image, features of the grid: both forms that
-# `convolutions_cpu_4x4` has, with whole and with half-empty tiles.
+# Height and width of the small grid, channels of the image, features of the grid: for both forms of
+# `convolutions_cpu_4x4`, with whole and with half-empty tiles.
 SIZES = [
     (1, 1, 3, 64),
     (16, 16, 1, 7),
@@ -32,7 +32,7 @@ def _reference_down(x, kernel):
 
 
 def _reference_up(y, kernel):
-    """Written from the definition: each input pixel adds its kernel at the output's stride."""
+    """Computes `up_conv` from its definition: each pixel adds its kernel at the output's stride."""
     images, height, width, _ = y.shape
     out = jnp.zeros((images, 2 * height + 2, 2 * width + 2, kernel.shape[3]), y.dtype)
     for i in range(4):
@@ -43,7 +43,7 @@ def _reference_up(y, kernel):
 
 
 def _assert_close(actual, expected, bound):
-    """Largest error against the largest entry."""
+    """Compares the largest error with the largest entry."""
     assert actual.shape == expected.shape
     assert actual.dtype == expected.dtype
     error = float(jnp.abs(actual - expected).max() / jnp.abs(expected).max())
@@ -186,7 +186,7 @@ def test_without_jit(arrays):
 @pytest.mark.parametrize("platform,num_native", [("cpu", 0), ("cuda", 5), ("tpu", 5)])
 def test_each_platform_gets_its_own_lowering(arrays, platform, num_native):
     x, down, up = arrays
-    # Two convolutions forward; back, two kernel gradients and one image gradient.
+    # Two convolutions forward; two kernel gradients and one image gradient backward.
     grad = jax.jit(jax.grad(_loss, argnums=(1, 2)))
     module = export.export(grad, platforms=(platform,))(x[0], down, up).mlir_module()
     assert module.count("stablehlo.convolution") == num_native
@@ -195,7 +195,7 @@ def test_each_platform_gets_its_own_lowering(arrays, platform, num_native):
 
 def test_modules_double_and_halve():
     x = _draw(0, 2, 6, 10, 3)
-    down, up = convolutions.DownConv(8), convolutions.UpConv(3)
+    down, up = convolutions.DownConv(features=8), convolutions.UpConv(features=3)
     down_variables = down.init(jax.random.key(0), x)
     y = down.apply(down_variables, x)
     up_variables = up.init(jax.random.key(1), y)
@@ -214,12 +214,12 @@ def test_modules_double_and_halve():
 )
 def test_initial_kernels_keep_the_variance(module, shape):
     x = _draw(0, *shape)
-    y, _ = module(64).init_with_output(jax.random.key(0), x)
+    y, _ = module(features=64).init_with_output(jax.random.key(0), x)
     assert 0.9 < float(jnp.std(y)) < 1.1
 
 
 def test_parameters_stay_float32_under_bfloat16():
-    down = convolutions.DownConv(4, dtype=jnp.bfloat16)
+    down = convolutions.DownConv(features=4, dtype=jnp.bfloat16)
     y, variables = down.init_with_output(jax.random.key(0), _draw(0, 1, 4, 4, 2))
     assert y.dtype == jnp.bfloat16
     assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
@@ -228,4 +228,4 @@ def test_parameters_stay_float32_under_bfloat16():
 @pytest.mark.parametrize("height,width", [(7, 8), (8, 7)])
 def test_odd_sizes_are_refused(height, width):
     with pytest.raises(ValueError, match=f"{height}x{width}"):
-        convolutions.DownConv(4).init(jax.random.key(0), jnp.zeros((1, height, width, 3)))
+        convolutions.DownConv(features=4).init(jax.random.key(0), jnp.zeros((1, height, width, 3)))

@@ -1,4 +1,4 @@
-"""FLOPs of a step by two ways of counting, and its memory by the compiler and by the formula."""
+"""FLOPs of a step counted in two ways, and its memory by the compiler and by the formula."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def count(function, *arguments):
 
 
 def ask_compiler(function, *arguments):
-    """The compiler's count, without what is no product."""
+    """Returns the compiler's count, without operations other than products."""
     return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
 
 
@@ -52,8 +52,10 @@ def test_convolutions_count_as_the_compiler_counts(settings, groups):
 
 @pytest.mark.parametrize("convolve", [down_conv, up_conv])
 def test_convolutions_of_the_network_count_in_their_direct_form(convolve):
-    """16 taps at every position of the smaller grid, less those in the padding of one pixel; the
-    same in the gradients of both arguments."""
+    """16 taps at every position of the smaller grid, less those in the padding of one pixel.
+
+    The gradients with respect to both arguments count the same.
+    """
     size, channels, features = 8, 3, 5
     x, kernel = jnp.ones((2, size, size, channels)), jnp.ones((4, 4, channels, features))
     small = size // 2 if convolve is down_conv else size
@@ -70,7 +72,7 @@ def test_a_loop_counts_as_often_as_it_runs():
         return lax.scan(lambda carry, _: (carry @ a, None), a, length=7)[0]
 
     assert count(repeat, a) == 7 * 2 * 3**3
-    # Why the compiler's count alone would be wrong.
+    # The compiler's own count would be wrong.
     assert ask_compiler(repeat, a) < 2 * 2 * 3**3
     with pytest.raises(ValueError, match="while loop"):
         count(lambda a: lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ a, a), a)
@@ -85,10 +87,10 @@ def make_placed(kind, num_devices, num_micro_batches=1):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_flops_depend_on_the_batch_alone(kind):
-    """Not on how many devices share it, nor on the number of micro-batches."""
+    """They depend neither on the number of devices nor on that of micro-batches."""
     tx = make_adam()
     expected = count(make_step(tx), make_state(tx), make_batch(0))
-    # A dense decoder of 3 latents to 64 pixels for each of 32 frames is a part of it.
+    # It includes a dense decoder of 3 latents to 64 pixels for each of 32 frames.
     assert expected > 3 * 2 * 32 * 3 * 64
     for num_devices, num_micro_batches in ((1, 1), (8, 1), (2, 4)):
         step, state, batch = make_placed(kind, num_devices, num_micro_batches)
@@ -98,7 +100,7 @@ def test_flops_depend_on_the_batch_alone(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("is_placed", [True, False], ids=["placed", "described"])
 def test_measuring_a_step_neither_donates_nor_compiles_twice(kind, is_placed):
-    """In a thread, as training does, while there is no more of the state than its shapes."""
+    """In a thread, as in training, with only the shapes of the state."""
     compiled = []
 
     def listener(name, *_, **__):

@@ -18,7 +18,7 @@ def test_the_first_one_stops_by_default_and_says_everything():
         "step 7: the loss (nan) or its gradient (inf) is not finite",
         "clips of the batch: a.mp4 from frame 8",
         "the last finite step was 6: loss 12.5, kl 0.25",
-        "stopped, the last checkpoint is as it was",
+        "stopped, the last checkpoint is unchanged",
     ):
         assert part in str(caught.value)
 

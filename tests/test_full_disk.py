@@ -105,7 +105,9 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_earlier_ones(disk):
         checkpointer.save(1, first)
     fill_up(disk, bytes_left=2**16)
     with (
-        pytest.raises(CheckpointError, match="checkpoint: No space left on device; make room"),
+        pytest.raises(
+            CheckpointError, match="checkpoint: No space left on device; free some space"
+        ),
         Checkpointer(folder) as checkpointer,
     ):
         checkpointer.save(2, second)

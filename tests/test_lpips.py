@@ -1,4 +1,4 @@
-"""LPIPS beside NumPy, and a reader of its weights that calls nothing."""
+"""LPIPS against NumPy, and a reader of its weights that calls nothing."""
 
 import functools
 import os
@@ -12,8 +12,8 @@ from scipy import ndimage
 
 from vvae.objectives import lpips
 
-# The pictures that the authors' README gives distances for (0.722 and 0.138) are not at hand; what
-# stands here instead is the definition, written down once more without JAX.
+# The pictures whose distances the authors' README gives (0.722 and 0.138) are not available, so the
+# tests compare with the definition, implemented again without JAX.
 SIDE = {"alexnet": 35, "vgg16": 18}
 
 
@@ -26,7 +26,7 @@ def load(net):
 
 
 def make_frames(side, seed=0):
-    """A smooth picture and a noisy, shifted copy of it, [side, side, 3] in [-1, 1]."""
+    """Returns a smooth picture and a noisy, shifted copy, [side, side, 3] in [-1, 1]."""
     rng = np.random.default_rng(seed)
     x = ndimage.gaussian_filter(rng.normal(size=(side, side, 3)), (2, 2, 0))
     x = np.clip(x / np.abs(x).max(), -1, 1)
@@ -69,7 +69,7 @@ def read_vgg16(x, body):
 
 def measure(net, weights, x, y):
     body = weights["AlexNet_0" if net == "alexnet" else "VGG16_0"]
-    # ImageNet's statistics, of pixels in [0, 1].
+    # ImageNet's statistics for pixels in [0, 1].
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     scaled = [((a.astype(np.float64) + 1) / 2 - mean) / std for a in (x, y)]
     read = read_alexnet if net == "alexnet" else read_vgg16
@@ -148,7 +148,7 @@ def test_reads_what_numpy_has_written(tmp_path, order):
 
 
 class Call:
-    """Pickled as a call of a function, which unpickling makes."""
+    """An object that is pickled as a call of a function, which unpickling would make."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -158,7 +158,7 @@ class Call:
 
 
 def name(module, attribute):
-    """A pickle that is that name and nothing else."""
+    """Returns a pickle that consists of that name only."""
     return f"c{module}\n{attribute}\n.".encode()
 
 
@@ -169,7 +169,7 @@ def test_nothing_that_a_file_names_is_called(tmp_path):
         lpips.read_arrays(path)
     assert not marker.exists()
     pickle.loads(path.read_bytes())
-    assert marker.exists()  # so the file was able to
+    assert marker.exists()  # plain unpickling does make the call
 
 
 @pytest.mark.parametrize(
@@ -210,14 +210,14 @@ def test_every_other_name_is_refused(tmp_path, module, attribute):
         ("text", "weights.ckpt holds str"),
         (name("numpy", "ndarray"), "weights.ckpt holds type"),
         (b"Pid\n.", "persistent"),
-        (b"\x80\x04K", "is no file of plain arrays"),
-        (b"", "is no file of plain arrays"),
+        (b"\x80\x04K", "is not a file of plain arrays"),
+        (b"", "is not a file of plain arrays"),
     ],
 )
 def test_anything_but_dictionaries_of_float32_arrays_is_refused(tmp_path, content, message):
     with pytest.raises(
         ValueError,
-        match=f"weights.ckpt: is no file of plain arrays .*{message}|weights.ckpt: {message}",
+        match=f"weights.ckpt: is not a file of plain arrays .*{message}|weights.ckpt: {message}",
     ):
         lpips.read_arrays(write(tmp_path, content))
 

@@ -17,7 +17,7 @@ WEIGHT = np.array([0.4, 0.3, 0.2, 0.1])
 
 
 def draw_posterior(count=4000, logvar=-2.0, seed=0):
-    """q(w | x) whose mixture over clips is the planted one, and the component of each clip."""
+    """Draws q(w | x) of clips from a planted mixture, and the component of each clip."""
     rng = np.random.default_rng(seed)
     component = rng.choice(4, count, p=WEIGHT)
     between = np.sqrt(np.maximum(DEVIATION**2 - np.exp(logvar), 0))
@@ -26,7 +26,7 @@ def draw_posterior(count=4000, logvar=-2.0, seed=0):
 
 
 def overlapping_posterior(seed=1, count=300):
-    """No clear clusters, posteriors of very different widths: EM takes many iterations."""
+    """Returns posteriors of very different widths without clusters: EM takes many iterations."""
     rng = np.random.default_rng(seed)
     return Gaussian(rng.normal(size=(count, 2)) ** 3, rng.uniform(-8, 1, (count, 2)))
 
@@ -89,7 +89,7 @@ def test_a_planted_mixture_is_recovered():
     order = distance.argmin(axis=0)
     assert sorted(order) == [0, 1, 2, 3]
     np.testing.assert_allclose(fitted.mean_KZ[order], CENTRES, atol=0.1)
-    # Smaller than exp(logvar / 2) no component can be.
+    # No component can be narrower than exp(logvar / 2).
     expected = np.maximum(DEVIATION, np.exp(-1.0))
     np.testing.assert_allclose(np.exp(0.5 * fitted.logvar_KZ[order]), expected, rtol=0.08)
     np.testing.assert_allclose(np.exp(fitted.logits_K[order]), WEIGHT, atol=0.02)
@@ -164,7 +164,7 @@ def test_clips_that_are_all_alike_are_fitted():
     [
         ([3.0, 1.0], [0.75, 0.25]),
         ([1.0, 0.0], [1 - 1e-4, 1e-4]),
-        # The second falls below the least weight only when the third has got its own.
+        # The second falls below the smallest weight only after the third was raised to it.
         ([1 - 1.00005e-4, 1.00005e-4, 0.0], [1 - 2e-4, 1e-4, 1e-4]),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_seed_gives_one_fit():
 
 def test_bad_input_is_told():
     posterior, _ = draw_posterior(3)
-    with pytest.raises(ValueError, match="4 components cannot be fitted to 3 clips"):
+    with pytest.raises(ValueError, match="cannot fit a mixture of 4 components to 3 clips"):
         mixture_prior.fit_mixture(posterior, 4, seed=0)
     posterior.mean[1, 2] = np.nan
     with pytest.raises(ValueError, match="the posterior of clip 1 is not finite"):

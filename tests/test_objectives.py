@@ -1,4 +1,4 @@
-"""ELBO and IWAE against closed forms and against themselves."""
+"""ELBO and IWAE against closed forms and for consistency."""
 
 import flax.linen as nn
 import jax
@@ -29,7 +29,7 @@ class LinearGaussianVAE(nn.Module):
     repeat: int = 1
 
     def weights(self):
-        """[2, pixels] loadings and the noise's standard deviation."""
+        """Returns [2, pixels] loadings and the noise's standard deviation."""
         rng = np.random.default_rng(0)
         return jnp.array(rng.normal(size=(2, self.num_pixels)), jnp.float32), 0.7
 
@@ -45,14 +45,14 @@ class LinearGaussianVAE(nn.Module):
     def terms(self, x_BTHWC, mask_BT, key_B, num_samples):
         loadings, sigma = self.weights()
         x_BD = x_BTHWC.reshape(x_BTHWC.shape[0], -1)
-        # The exact posterior mean plus an offset, and a variance that is too large.
+        # The exact posterior mean plus an offset, and too large a variance.
         small_BD = x_BTHWC[:, 0, :: self.repeat, :: self.repeat, 0].reshape(x_BD.shape[0], -1)
         precision = loadings @ loadings.T / sigma**2 + jnp.eye(2)
         mean = small_BD @ loadings.T / sigma**2 @ jnp.linalg.inv(precision) + 0.5
         q = Gaussian(mean, jnp.full(mean.shape, -1.0))
         eps = jax.vmap(lambda key: jax.random.normal(key, (num_samples, 2)), out_axes=1)(key_B)
         z_KBZ = q.mean[None] + jnp.exp(0.5 * q.logvar)[None] * eps
-        # One row of pixels; each is repeated in both directions.
+        # One row of pixels, each repeated in both directions.
         row = jnp.repeat(z_KBZ @ loadings, self.repeat, axis=-1)
         decoded = jnp.tile(row, self.repeat)
         noise = jnp.full(decoded.shape, 2 * jnp.log(sigma))
@@ -60,10 +60,10 @@ class LinearGaussianVAE(nn.Module):
         broadcast = Gaussian(*(jnp.broadcast_to(a, z_KBZ.shape) for a in (q.mean, q.logvar)))
         x_KBD = jnp.broadcast_to(x_BD, decoded.shape)
         return Terms(
-            dist.gaussian_log_prob(Gaussian(decoded, noise), x_KBD).sum(-1),
-            dist.gaussian_log_prob(standard, z_KBZ).sum(-1),
-            dist.gaussian_log_prob(broadcast, z_KBZ).sum(-1),
-            {"clip": dist.gaussian_kl(broadcast, standard).sum(-1)},
+            log_likelihood=dist.gaussian_log_prob(Gaussian(decoded, noise), x_KBD).sum(-1),
+            log_prior=dist.gaussian_log_prob(standard, z_KBZ).sum(-1),
+            log_posterior=dist.gaussian_log_prob(broadcast, z_KBZ).sum(-1),
+            kl_by_level={"clip": dist.gaussian_kl(broadcast, standard).sum(-1)},
         )
 
 
@@ -89,7 +89,11 @@ def test_iwae_reaches_the_exact_log_probability():
 
 
 def test_iwae_subsets_never_exceed_the_whole_in_the_mean():
-    """Mean over leave-one-out subsets <= the full estimate (Burda et al. 2016, theorem 1)."""
+    """The mean over leave-one-out subsets is at most the full estimate.
+
+    References:
+      Burda et al., Importance Weighted Autoencoders, 2016, theorem 1.
+    """
     model, x, _ = make_linear()
     log_weight = log_weights(contract.terms(model, {}, x, jax.random.key(2), num_samples=12))
     whole = iwae_of_log_weights(log_weight).value
@@ -123,7 +127,7 @@ def test_iwae_refuses_uneven_chunks():
 
 
 def test_repeating_pixels_multiplies_the_likelihood_and_leaves_the_kl():
-    """Sums, not means: repeating every pixel 2x2 multiplies the log-likelihood by 4."""
+    """Terms are sums, not means: repeating every pixel 2x2 multiplies the log-likelihood by 4."""
     model, x, _ = make_linear()
     big = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
     one = contract.terms(model, {}, x, jax.random.key(0), num_samples=3)

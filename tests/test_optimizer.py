@@ -47,7 +47,11 @@ def test_schedule_refuses_settings_out_of_range(settings, message):
 
 
 def _adamw_by_hand(params, grads, *, rate, decay, b1, b2, num_steps):
-    """The update of Loshchilov and Hutter 2019, algorithm 2, in float64."""
+    """Computes AdamW in float64.
+
+    References:
+      Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019, algorithm 2.
+    """
     mean, square = np.zeros_like(params), np.zeros_like(params)
     for step in range(1, num_steps + 1):
         grad = grads[step - 1]
@@ -59,7 +63,7 @@ def _adamw_by_hand(params, grads, *, rate, decay, b1, b2, num_steps):
 
 
 def test_three_steps_follow_adamw():
-    """Decay on the kernel alone, a multiplier on log_sigma alone, both after the moments."""
+    """Decay on the kernel only, a factor on log_sigma only, both after the moments."""
     rng = np.random.default_rng(0)
     start = {
         "layer": {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=(2,))},
@@ -109,5 +113,5 @@ def test_clipping_scales_the_whole_gradient_to_the_norm():
 
 def test_a_multiplier_for_no_parameter_is_refused():
     tx = make_optimizer(optax.constant_schedule(1.0), fast={"log_sgima": 10.0})
-    with pytest.raises(ValueError, match=r"log_sgima, which is no parameter.*log_sigma"):
+    with pytest.raises(ValueError, match=r"log_sgima, which is not a parameter.*log_sigma"):
         tx.init({"log_sigma": jnp.zeros(())})

@@ -129,7 +129,7 @@ def test_the_step_lowers_for_every_platform(kind):
 
 
 def make_sequential(tx, num_micro_batches=1):
-    """State, step and batch of a small SequentialVAE under the loss that train.py minimises."""
+    """Returns state, step and batch of a small SequentialVAE with train.py's loss."""
     model = SequentialVAE(
         (8, 8, 1), widths=(4,), hidden=8, latent_dim=3, clip_latent_dim=2, prior="learned"
     )

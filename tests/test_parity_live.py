@@ -1,7 +1,7 @@
-"""Imported models beside diffusers itself, element by element; needs the extra `parity`.
+"""Imported models against diffusers itself, element by element; needs the extra `parity`.
 
-Each model is built by diffusers with random weights, saved, loaded by us, and both run on the same
-video. In float64 what differs is rounding alone.
+diffusers builds each model with random weights and saves it, vvae loads it, and both run on the
+same video. In float64 they differ only by rounding.
 """
 
 import contextlib
@@ -34,14 +34,14 @@ from vvae.pretrained import folder as folders
 from vvae.pretrained.load import build_network, load_pretrained, save_pretrained
 
 torch.set_num_threads(1)
-# Every length of one model, and of the others a first frame alone and with two latent frames.
+# Several lengths for one model, 9 frames for the others, and a single frame for Wan 2.2.
 LENGTHS = [("wan21", length) for length in (1, 5, 9, 13, 17, 21)]
 LENGTHS += [(name, 9) for name in SETTINGS if name != "wan21"] + [("wan22", 1)]
 
 
 @functools.cache
 def make_pair(name, folder):
-    """(model of diffusers, our model, our variables) of one of SETTINGS."""
+    """Returns (model of diffusers, our model, our variables) of one of SETTINGS."""
     reference = make_model(name)
     reference.save_pretrained(folder)
     return reference, *load_pretrained(folder)
@@ -54,14 +54,14 @@ def pair(tmp_path_factory):
 
 
 def double(reference, model, params):
-    """The same in float64, to be used under jax.enable_x64."""
+    """Returns the same in float64, for use under jax.enable_x64."""
     exact = type(reference).from_config(reference.config).eval().requires_grad_(False).double()
     exact.load_state_dict(reference.state_dict())
     return exact, model.clone(dtype=np.dtype("float64")), jax.tree.map(np.float64, params)
 
 
 class _Float64Torch:
-    """The module torch, whose float32 is float64."""
+    """The module torch, but with float64 as its float32."""
 
     float32 = torch.float64
 
@@ -71,8 +71,11 @@ class _Float64Torch:
 
 @pytest.fixture
 def keep_float64(monkeypatch):
-    """Lets diffusers compute in float64 where it rounds to float32 on the way: before pixels are
-    repeated or interpolated, in norms, and in the waves of a timestep."""
+    """Keeps float64 in diffusers where it rounds to float32.
+
+    It does so before pixels are repeated or interpolated, in norms, and in the embedding of a
+    timestep.
+    """
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     for module in (embeddings, normalization, autoencoder_vidtok):
         monkeypatch.setattr(module, "torch", _Float64Torch())
@@ -80,7 +83,7 @@ def keep_float64(monkeypatch):
 
 @contextlib.contextmanager
 def float64_constants():
-    """What diffusers computes from integers, for finite scalars, is in float64 too."""
+    """Keeps constants that diffusers computes from integers, for finite scalars, in float64."""
     torch.set_default_dtype(torch.float64)
     try:
         yield
@@ -108,7 +111,7 @@ def test_float32_is_the_same(pair, name):
 
 @pytest.mark.parametrize("length", [2, 3, 4, 7])
 def test_other_lengths_are_those_of_the_video_with_its_last_frame_repeated(pair, length):
-    """diffusers drops frames beyond the last whole four; we keep them."""
+    """diffusers drops frames after the last whole group of four; vvae keeps them."""
     reference, model, params = pair("wan21")
     x = make_video(length)
     padded = np.concatenate([x, *[x[:, -1:]] * (-(length - 1) % 4)], axis=1)
@@ -140,7 +143,7 @@ def test_diffusers_loads_what_we_write(pair, name, tmp_path):
 
 @pytest.mark.parametrize("name", RELEASES)
 def test_published_networks_have_the_tensors_of_diffusers(name):
-    """Names and shapes in full size; without memory for them."""
+    """Names and shapes at full size, without allocating memory."""
     kind, settings = RELEASES[name]
     with torch.device("meta"):
         reference = getattr(diffusers, kind)(**settings)
@@ -165,7 +168,7 @@ def read_class(folder):
 
 
 def test_noise_is_distributed_as_that_of_diffusers(tmp_path):
-    """Mean and standard deviation of each value that is decoded, over draws of the noise."""
+    """Mean and standard deviation of each decoded value over draws of the noise are equal."""
     reference, rng = make_model("ltx_noisy"), np.random.default_rng(0)
     for name, parameter in reference.named_parameters():
         if "per_channel_scale" in name:
@@ -174,8 +177,8 @@ def test_noise_is_distributed_as_that_of_diffusers(tmp_path):
     model, params = load_pretrained(tmp_path)
     z = rng.normal(size=(1, 2, 3, 3, 5)).astype(np.float32)
     torch.manual_seed(0)
-    latents, told = torch.from_numpy(np.moveaxis(z, -1, 1).copy()), torch.full((1,), 0.05)
-    expected = np.stack([reference.decode(latents, told).sample.numpy() for _ in range(400)])
+    latents, timestep = torch.from_numpy(np.moveaxis(z, -1, 1).copy()), torch.full((1,), 0.05)
+    expected = np.stack([reference.decode(latents, timestep).sample.numpy() for _ in range(400)])
     expected = np.moveaxis(expected, 2, -1)
 
     @jax.jit
@@ -192,7 +195,7 @@ def test_noise_is_distributed_as_that_of_diffusers(tmp_path):
 
 @pytest.mark.slow
 def test_full_size_wan_is_the_same(tmp_path):
-    """126.9 M random parameters; 5 frames of 64x64. Values alone: the tiny ones have gradients."""
+    """126.9 M random parameters, 5 frames of 64x64; values only, as tiny models test gradients."""
     torch.manual_seed(0)
     reference = diffusers.AutoencoderKLWan().eval().requires_grad_(False)
     assert sum(p.numel() for p in reference.parameters()) == 126_892_531

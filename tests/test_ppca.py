@@ -1,4 +1,4 @@
-"""The linear start is probabilistic PCA: its posterior is exact, so every weight is log p(x)."""
+"""The initial linear path is probabilistic PCA: every importance weight is then log p(x)."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def make_start(latent_dim=RANK, widths=(4,)):
 
 
 def silence_networks(params):
-    """Leaves the linear path alone: the networks add nothing, and w is as under its prior."""
+    """Leaves only the linear path: the networks add nothing, and q(w) is its prior."""
     bias = params["frame_head"]["dense"]["bias"]
     silent = jax.tree.map(jnp.zeros_like, params)
     kept = ("linear_encoder", "linear_decoder", "log_sigma")

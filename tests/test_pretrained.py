@@ -1,4 +1,4 @@
-"""Published weights: golden parity, folders that come back, and errors that say what is wrong."""
+"""Published weights: golden parity, folders written back, and errors that say what is wrong."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ def change_tensors(folder, change):
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_values_and_gradients(name):
-    """What diffusers computed with these weights, in float32."""
+    """They equal what diffusers computed with these weights, in float32."""
     model, params = load_pretrained(GOLDEN_FOLDER / name)
     golden = dict(np.load(GOLDEN_FOLDER / name / "golden.npz"))
     x = golden.pop("x")
@@ -64,7 +64,7 @@ def test_the_latents_come_with_their_mean_and_standard_deviation():
 
 
 def test_the_prior_of_the_latents_has_their_mean_and_standard_deviation():
-    """The closed forms against those of N(0, 1) for normalised latents."""
+    """The closed forms equal those of N(0, 1) for normalised latents."""
     bottleneck = ScaledLatents(2, (0.5, -1.0), (2.0, 0.25))
     assert not bottleneck.has_standard_prior
     z = jnp.asarray(np.random.default_rng(0).normal(size=(7, 2)), jnp.float32)
@@ -79,8 +79,8 @@ def test_the_prior_of_the_latents_has_their_mean_and_standard_deviation():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ((2, (0.0,), (1.0, 1.0)), r"2 channels of latents have a mean of \(0.0,\)"),
-        ((2, (0.0, 0.0), (1.0,)), "2 channels of latents have a std of"),
+        ((2, (0.0,), (1.0, 1.0)), r"prior_mean=\(0.0,\): must have a number for each of 2"),
+        ((2, (0.0, 0.0), (1.0,)), r"prior_std=\(1.0,\): must have a number for each of 2"),
         ((1, (0.0,), (0.0,)), r"prior_std=\(0.0,\)"),
     ],
 )
@@ -92,20 +92,21 @@ def test_impossible_latents_say_why(settings, text):
 # --- decoders that remove noise ------------------------------------------------------------------
 
 
-def test_a_decoder_can_be_told_of_more_noise():
+def test_a_decoder_can_be_conditioned_on_another_timestep():
     model, params = load_pretrained(GOLDEN_FOLDER / "ltx_noisy")
     assert model.decoding.timestep == 0.05
-    told = model.clone(decoding=dataclasses.replace(model.decoding, timestep=0.5))
+    noisier = model.clone(decoding=dataclasses.replace(model.decoding, timestep=0.5))
     z = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 2, 2, 5)), jnp.float32)
     expected = contract.decode(model, params, z)
-    assert np.abs(contract.decode(told, params, z) - expected).max() > 0.1
-    again = model.clone(decoding=dataclasses.replace(told.decoding, timestep=0.05))
+    assert np.abs(contract.decode(noisier, params, z) - expected).max() > 0.1
+    again = model.clone(decoding=dataclasses.replace(noisier.decoding, timestep=0.05))
     np.testing.assert_array_equal(contract.decode(again, params, z), expected)
 
 
 def test_noise_is_one_value_a_position_times_a_scale_a_channel():
-    """By a block whose second convolution gives zeros: x + noise scale is left."""
-    block = ltx.ResBlock(3, causal=True, epsilon=1e-6, dtype=jnp.float32, noisy=True)
+    """In a block whose second convolution returns zeros, x + noise * scale is left."""
+    spec = ltx.BlockSpec(causal=True, epsilon=1e-6, dtype=jnp.float32)
+    block = ltx.ResBlock(features=3, spec=spec, noisy=True)
     x = jax.random.normal(jax.random.key(0), (2, 4, 24, 32, 3))
     params = block.init(jax.random.key(1), x, None)["params"]
     scale = jnp.array([0.5, -1.0, 2.0])
@@ -132,7 +133,7 @@ def test_noise_is_added_for_a_key_alone():
     def decode(params, rngs=None):
         return model.apply(params, z, method="decode", rngs=rngs)
 
-    # The golden scales are zeros, which leave no noise; a key that is not given, neither.
+    # The golden scales are zero, so they add no noise; nor does a decoder without a key.
     np.testing.assert_array_equal(decode(params, rngs), decode(params))
     block = params["params"]["decoder"]["mid_block"]["resnets.0"]
     block["per_channel_scale1"] = jnp.ones_like(block["per_channel_scale1"])
@@ -144,7 +145,7 @@ def test_noise_is_added_for_a_key_alone():
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_a_written_folder_is_the_one_that_was_read(name, tmp_path):
-    """Every tensor, bit by bit; and the model and its variables when it is read again."""
+    """Every tensor is equal bit by bit, and so are the model and its variables when read again."""
     model, params = load_pretrained(GOLDEN_FOLDER / name)
     save_pretrained(tmp_path / "out", model, params)
     expected = load_file(GOLDEN_FOLDER / name / folders.WEIGHTS)
@@ -227,17 +228,17 @@ def test_a_file_that_is_cut_says_so(copy_of, share):
     [
         (
             {"_class_name": "AutoencoderKLMochi"},
-            "class 'AutoencoderKLMochi' cannot be read: only AutoencoderKLWan",
+            "cannot read the class 'AutoencoderKLMochi': only AutoencoderKLWan",
         ),
         ({"_class_name": None}, "it has no _class_name"),
         ({"window": 3}, "unknown settings of AutoencoderKLWan: window=3"),
-        ({"base_dim": "4"}, "base_dim='4' is not of the type of 96"),
-        ({"z_dim": True}, "z_dim=True is not of the type of 16"),
-        ({"is_residual": 1}, "is_residual=1 is not of the type of False"),
+        ({"base_dim": "4"}, "base_dim='4': must have the type of the default, 96"),
+        ({"z_dim": True}, "z_dim=True: must have the type of the default, 16"),
+        ({"is_residual": 1}, "is_residual=1: must have the type of the default, False"),
         ({"num_res_blocks": 0}, "num_res_blocks=0: must be at least 1"),
         ({"attn_scales": [1.0]}, r"attn_scales=\(1.0,\): must be empty"),
         ({"dim_mult": [1, 2]}, "temperal_downsample="),
-        ({"latents_std": [1.0]}, r"3 channels of latents have a std of \(1.0,\)"),
+        ({"latents_std": [1.0]}, r"prior_std=\(1.0,\): must have a number for each of 3"),
         ({"out_channels": 4}, "in_channels=3 and out_channels=4"),
         ({"patch_size": 2}, "whole squares of patch_size=2"),
         ({"base_dim": 3}, r"misshapen: .*decoder.conv_in.weight is \(8, 3, 3, 3, 3\) and should"),
@@ -256,7 +257,7 @@ def test_another_config_says_why(copy_of, changes, text):
     ("changes", "text"),
     [
         ({"decoder_inject_noise": [True]}, r"and decoder_inject_noise=\(True,\) do not fit"),
-        ({"upsample_factor": [2, 1]}, "where neither a timestep nor noise can be given"),
+        ({"upsample_factor": [2, 1]}, "where neither timestep conditioning nor noise is possible"),
         ({"timestep_conditioning": False}, r"extra: .*decoder\.mid_block\.time_embedder"),
         ({"decoder_inject_noise": [True] * 3}, r"missing: .*up_blocks.1.*per_channel_scale2"),
     ],
@@ -293,7 +294,7 @@ def test_latents_of_another_width_say_so():
 
 @pytest.fixture
 def videos(tmp_path):
-    """A folder of two training videos and a test video, of three 16x16 frames."""
+    """A folder of two training videos and a test video, each of three 16x16 frames."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 2), ("test", 1)):
         folder = tmp_path / "videos" / split / "noise"
@@ -308,7 +309,7 @@ SMALL = ["--data.height", "16", "--data.width", "16", "--data.num_frames", "3"]
 
 
 def test_reconstruct_measures_published_weights(copy_of, videos, capsys):
-    """The error of the test video is that which its reconstruction has."""
+    """The reported error of the test video is that of its reconstruction."""
     import evaluate
 
     folder = copy_of("wan21")

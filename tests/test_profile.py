@@ -1,4 +1,4 @@
-"""The trace of some steps, the speed that the log tells, and errors for want of memory."""
+"""The trace of some steps, the speed in the log, and out-of-memory errors."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ def read_steps(folder):
     [((3, 4), 6, [3, 4]), ((1, 1), 2, [1]), ((2, 9), 4, [2, 3, 4]), (None, 4, [])],
 )
 def test_a_profile_holds_the_steps_that_were_asked_for(steps, done, traced, tmp_path):
-    """Also where the loop ends before the last of them."""
+    """Even if the loop ends before the last of them."""
     compute = jax.jit(lambda x: x @ x)
     written = []
     profile = StepProfile(steps, tmp_path)
@@ -52,7 +52,7 @@ def test_a_profile_beyond_the_training_is_refused():
 
 
 def make_report():
-    """A report of which nothing but the clock is used."""
+    """Returns a report of which only the clock is used."""
     report = Report.__new__(Report)
     report._progress = Progress(0, 10, disable=True)
     report._progress.advance(0.0, 0.0, "")
@@ -60,7 +60,7 @@ def make_report():
 
 
 def test_only_time_in_which_no_step_runs_is_waiting():
-    """A long computation still runs when the first batch is there, and not when the second is."""
+    """A long computation still runs when the first batch is ready, but not when the second is."""
     multiply = jax.jit(lambda a: jax.lax.fori_loop(0, 200, lambda _, b: a @ b, a))
     report = make_report()
     metrics = {"loss": multiply(jnp.full((512, 512), 1 / 512))}

@@ -1,4 +1,4 @@
-"""Training that starts from published weights: of the tiny folders in tests/golden."""
+"""Training that starts from published weights: the tiny folders in tests/golden."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ def test_a_network_is_described_without_its_weights(name):
 
 
 def test_scales_that_are_tensors_are_in_the_description(tmp_path):
-    """LTX publishes mean and standard deviation of its latents as tensors beside the weights."""
+    """LTX publishes the mean and standard deviation of its latents as tensors."""
     model, params = pretrained.load_pretrained(golden("ltx"))
     channels = model.bottleneck.channels
     scaled = model.clone(
@@ -87,7 +87,7 @@ def test_scales_that_are_no_numbers(value):
 
 @pytest.mark.parametrize("name", ["wan21", "ltx", "vidtok"])
 def test_the_modules_of_the_encoder_are_what_the_latents_depend_on(name):
-    """Exactly: their gradient is zero by all other parameters, and the decoder's kernel is last."""
+    """They are exact: the gradient by all other parameters is zero."""
     model, params = pretrained.load_pretrained(golden(name))
     video = np.random.default_rng(0).uniform(-1, 1, (1, 5, 8, 8, 3)).astype(np.float32)
 
@@ -131,7 +131,7 @@ def test_a_run_goes_on_without_the_folder_it_began_with(videos, tmp_path):
     assert start(videos, workdir, "--init_from", folder, "--optim.freeze", "none", *steps) == 0
     shutil.rmtree(folder)
     assert train.main(["--workdir", str(workdir)]) == 0
-    # And it is a run that others begin with.
+    # Other runs can start from it.
     fresh = settings.load_config_file("configs/published.py")
     adopted = adopt_network(fresh, str(workdir))
     assert adopted.model == open_run(workdir).config.model != fresh.model

@@ -1,4 +1,4 @@
-"""Losses that look at the decoded video: closed forms, masks, and the ELBO without them."""
+"""Losses on the decoded video: closed forms, masks, and the ELBO without them."""
 
 import jax
 import jax.numpy as jnp

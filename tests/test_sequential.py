@@ -22,7 +22,7 @@ def make_model(**settings):
 
 
 def make_variables(model, seed=0):
-    """Variables with a standardisation that is not the identity, and no zero left."""
+    """Draws variables with a standardisation that is not the identity, and no zeros."""
     variables = jax.jit(lambda key: contract.init_variables(model, key))(jax.random.key(seed))
     noise = np.random.default_rng(seed)
     params = jax.tree.map(
@@ -141,7 +141,7 @@ def test_level_kl_sums_to_the_terms():
 
 
 def test_gaussian_likelihood_is_a_density_over_8_bit_values():
-    """log p of x in 8-bit units = log N of 127.5 (x + 1) with scale 127.5 std sigma, by NumPy."""
+    """log p(x) is log N of the 8-bit values 127.5 (x + 1) with scale 127.5 std sigma."""
     model = make_model()
     variables = make_variables(model)
     x = make_video()

@@ -1,4 +1,4 @@
-"""Frames shared out among eight devices equal those of one, and take a fraction of its memory."""
+"""Frames sharded over eight devices equal those of one, and take a fraction of its memory."""
 
 import functools
 
@@ -59,7 +59,7 @@ def test_a_device_needs_at_most_a_quarter_of_the_memory():
     mesh = make_mesh()
     encode = measure(lambda m, v, x: sharding.encode_sharded(m, v, x, mesh), x)
     decode = measure(lambda m, v, z: sharding.decode_sharded(m, v, z, (128, 16), mesh), z)
-    # One device with the same convolutions: those of frames that are shared out.
+    # One device with the same convolutions as sharded frames.
     model = model.clone(extent=(512, 64))
     alone = measure(contract.encode, x), measure(contract.decode, z)
     assert encode <= 0.25 * alone[0] and decode <= 0.25 * alone[1]

@@ -1,4 +1,4 @@
-"""The training step: update, average, accumulation, random numbers and the non-finite guard."""
+"""The training step: update, average, micro-batches, random numbers and the non-finite guard."""
 
 import functools
 
@@ -64,7 +64,7 @@ def test_the_loss_is_traced_once_for_all_micro_batches():
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch():
-    """The trace of momentum after one step is the gradient."""
+    """After one step, the trace of momentum is the gradient."""
     tx = optax.trace(0.9)
     state, batch = make_state(tx), make_batch(0)
     whole, whole_metrics = jax.jit(make_step(tx))(state, batch)

@@ -1,5 +1,8 @@
-"""The program of a training step of configs/tiny.py, as the compiler made it: compiled once, fed by
-the batch alone, one exchange of gradients, and the same work on each device for any number."""
+"""The compiled program of a training step of configs/tiny.py.
+
+It is compiled once, fed only by the batch, exchanges gradients once, and does the same work on each
+device for any number of devices.
+"""
 
 import dataclasses
 import functools
@@ -29,7 +32,7 @@ def read_config(name="tiny", batch_size=None):
     config = load_config_file(f"configs/{name}.py")
     if batch_size is None:
         return config
-    # In one part, since the compiler counts the body of a loop over parts once.
+    # One micro-batch, since the compiler counts the body of a loop over micro-batches once.
     train = dataclasses.replace(config.train, batch_size=batch_size, accumulate=1)
     return dataclasses.replace(config, train=train)
 
@@ -59,7 +62,7 @@ def make_program(config, kind, num_devices):
 
 @functools.cache
 def compile_for(kind, num_devices):
-    """The executable for so many devices, each with the same number of clips, and the state."""
+    """Returns the executable for a number of devices with equal shares, and the state."""
     config = read_config(batch_size=CLIPS_PER_DEVICE * num_devices)
     runner, step, state, draw = make_program(config, kind, num_devices)
     return step.lower(state, runner.place_batch(draw(0))).compile(), state
@@ -112,7 +115,7 @@ def test_devices_exchange_the_gradient_once_and_the_metrics():
 @pytest.mark.parametrize("kind", ["pmap", "mesh"])
 @pytest.mark.parametrize("name", ["flops", "bytes accessed"])
 def test_the_work_of_a_device_does_not_depend_on_their_number(kind, name):
-    """Up to the exchange of gradients, which is a few operations a parameter."""
+    """Except for the exchange of gradients, which is a few operations per parameter."""
     alone, two, eight = (compile_for(kind, n)[0].cost_analysis()[name] for n in (1, 2, 8))
     assert eight == pytest.approx(alone, rel=0.02)
     assert eight == pytest.approx(two, rel=0.002)

@@ -1,4 +1,4 @@
-"""A video in pieces is the whole video: values, gradients, files and memory."""
+"""A video in chunks equals the whole video: values, gradients, files and memory."""
 
 import functools
 import os
@@ -27,7 +27,7 @@ decode = jax.jit(contract.decode, static_argnums=0)
 
 
 def draw_plan(total, largest, seed):
-    """Random sizes of pieces, between 1 and the largest, that add up to the total."""
+    """Draws chunk sizes between 1 and the largest that add up to the total."""
     rng, plan = np.random.default_rng(seed), []
     while sum(plan) < total:
         plan.append(min(int(rng.integers(1, largest + 1)), total - sum(plan)))
@@ -44,7 +44,7 @@ def join(pieces):
 
 
 def encode_pieces(model, variables, x, plan):
-    """The posterior of a whole video, read in pieces."""
+    """Returns the posterior of a whole video, encoded in chunks."""
     cache, pieces = streaming.begin_encode(), []
     for chunk in cut(x, plan):
         cache, posterior = encode_chunk(model, variables, cache, chunk)
@@ -120,7 +120,7 @@ def test_float64_values_and_gradients_of_any_plan_are_those_of_the_whole(name):
 
 
 def _compare_exactly(model, variables):
-    """A loss on the reconstruction, by the parameters of encoder and decoder and by the video."""
+    """Compares a loss on the reconstruction, and its gradients by all parameters and the video."""
     x = contract.as_unit_range(make_noise(4, batch=1)).astype(np.float64)
     params = {name: variables["params"][name] for name in ("encoder", "decoder")}
 
@@ -159,7 +159,7 @@ def start_stream(model, variables, x):
 
 
 def test_streams_are_mapped_over_like_any_batch():
-    """vmap over caches of one video each equals one cache of two videos."""
+    """vmap over two caches of one video each equals one cache of two videos."""
     model, variables = make_named("wavelet")
     x = make_noise(6)
     first, second = x[:, :4], x[:, 4:]
@@ -196,7 +196,7 @@ def test_chunks_of_whole_latents_run_under_scan():
     @jax.jit
     def run(x):
         cache, first = streaming.encode_chunk(model, variables, streaming.begin_encode(), x[:, :1])
-        # One latent frame traced outside gives the cache the structure that it keeps.
+        # After the first latent frame, encoded outside the loop, the cache keeps its structure.
         cache, second = streaming.encode_chunk(model, variables, cache, x[:, 1:3])
         chunks = jnp.moveaxis(x[:, 3:].reshape(2, 3, 2, *x.shape[2:]), 1, 0)
         _, rest = jax.lax.scan(
@@ -240,7 +240,7 @@ def test_a_file_comes_back_as_a_whole_video_does(tmp_path, rgb_model):
     y = contract.reconstruct(model, variables, frames[None])[0]
     codes = np.clip(np.rint((np.asarray(y, np.float64) + 1) * 127.5), 0, 255)
     difference = np.abs(np.concatenate(decoded) - codes)
-    # Where a value lies half way between two codes, rounding may differ by one.
+    # Where a value lies halfway between two codes, rounding may differ by one.
     assert difference.max() <= 1 and difference.mean() < 1e-3
 
 
@@ -276,7 +276,7 @@ for run, count in ((run_in_pieces, 33), (run_in_pieces, 257), (run_whole, 257)):
     assert run(count) == count
     print(read_peak())
 """
-# Without them freed memory stays with the process, in amounts that differ from run to run.
+# Without them, freed memory stays with the process, in amounts that vary from run to run.
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 MALLOC |= {"MALLOC_TRIM_THRESHOLD_": "65536"}
 
@@ -293,7 +293,7 @@ def test_memory_does_not_grow_with_the_video():
     )
     short, long, whole = map(int, run.stdout.split())
     assert long <= 1.1 * short
-    # The measure would see it.
+    # The measurement can tell: the whole video does need more.
     assert whole > 1.3 * long
 
 
@@ -303,14 +303,14 @@ def test_memory_does_not_grow_with_the_video():
 def test_wrong_chunks_say_why(rgb_model):
     model, variables = make_named("standard")
     cache = start_stream(model, variables, make_noise(6))
-    with pytest.raises(ValueError, match=r"cache is of frames \(2, 8, 8, 2\).*\(2, 8, 4, 2\)"):
+    with pytest.raises(ValueError, match=r"cache holds frames \(2, 8, 8, 2\).*\(2, 8, 4, 2\)"):
         encode_chunk(model, variables, cache, make_noise(4, size=(8, 4)))
     cache = start_stream(model, variables, make_noise(5))
-    with pytest.raises(ValueError, match=r"cache is of features \(2, 8, 8, 2\).*\(1, 8, 8, 2\)"):
+    with pytest.raises(ValueError, match=r"cache holds features \(2, 8, 8, 2\).*\(1, 8, 8, 2\)"):
         encode_chunk(model, variables, cache, make_noise(4, batch=1))
     with pytest.raises(ValueError, match="at least one frame"):
         encode_chunk(model, variables, cache, make_noise(0))
-    with pytest.raises(ValueError, match="2 channels and a file holds 3"):
+    with pytest.raises(ValueError, match="2 channels, but files have 3"):
         next(streaming.encode_video(model, variables, "any.mp4"))
     model, variables = rgb_model
     with pytest.raises(video.VideoError, match="no such file"):
@@ -334,6 +334,6 @@ def test_the_example_of_the_readme_runs():
     code = next(block.split("```")[0] for block in blocks if "begin_encode" in block)
     scope = {}
     exec(code, scope)
-    # Of 12 frames 9 fill 1 + 2 latent frames; 3 wait for the end.
+    # 9 of the 12 frames fill 1 + 2 latent frames; 3 wait for the end.
     assert len(scope["cache"].pending) == 3
     assert scope["rest"].mean.shape == (1, 1, 3, 4, 16)

@@ -1,4 +1,4 @@
-"""Tiles equal the whole where they can, by the receptive field; elsewhere the error is measured."""
+"""Tiles equal the whole where the receptive field is known; elsewhere the error is measured."""
 
 import functools
 
@@ -27,14 +27,14 @@ def make_local(name):
 
 
 def find_range(gradient_H):
-    """First and last row on which something depends."""
+    """Returns the first and the last row with a gradient."""
     rows = np.flatnonzero(gradient_H)
     return int(rows[0]), int(rows[-1])
 
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_windows_are_those_of_the_gradient(name):
-    """Rows 20 and 21 of latents see exactly the computed rows of pixels, and pixels of latents."""
+    """Rows 20 and 21 of latents depend on exactly the computed rows of pixels, and vice versa."""
     model, variables = make_local(name)
     scale, count = model.spatial_compression, 42
     x = contract.as_unit_range(make_video(1, 1, (scale * count, scale)))
@@ -60,7 +60,7 @@ def test_windows_are_those_of_the_gradient(name):
 
 
 def test_tiles_equal_the_whole():
-    """Windows are smaller than the frame, in both directions, and its size is no multiple of 4."""
+    """Windows are smaller than the frame, whose sides are not multiples of 4."""
     model, variables = make_local("plain")
     x = make_video(2, 1, (199, 130))
     whole = jax.jit(contract.encode, static_argnums=0)(model, variables, x)
@@ -87,7 +87,7 @@ def test_tiles_need_less_memory_than_the_whole():
 
 @pytest.fixture(scope="module")
 def attentive():
-    """Model with attention, its latents, and the whole frames that they decode to."""
+    """Returns a model with attention, its latents, and the whole frames that they decode to."""
     model = make_model()
     variables = make_variables(model)
     z = jnp.asarray(np.random.default_rng(0).normal(size=(1, 1, 16, 16, 3)), jnp.float32)
@@ -95,14 +95,14 @@ def attentive():
 
 
 def measure_error(attentive, overlap):
-    """Root mean square of the difference, in standard deviations of the whole."""
+    """Returns the root mean square of the difference, in standard deviations of the whole."""
     model, variables, z, whole = attentive
     decode = jax.jit(tiling.decode_blended, static_argnums=(0, 3, 4))
     return float(jnp.std(decode(model, variables, z, (8, 8), overlap) - whole) / jnp.std(whole))
 
 
 def test_with_attention_blended_tiles_come_close(attentive):
-    """The figures are those that the module states."""
+    """The errors are those that the module docstring of `tiling` states."""
     assert measure_error(attentive, 0) == pytest.approx(0.41, abs=0.01)
     assert measure_error(attentive, 4) == pytest.approx(0.19, abs=0.01)
 
@@ -135,7 +135,7 @@ def test_shares_add_up_to_one(size, tile, overlap):
 
 @pytest.mark.parametrize("name", IMPORTED)
 def test_of_imported_models_one_tile_that_is_the_frame_is_exact(name):
-    """And exact tiles are refused: their windows are not known."""
+    """Exact tiling is refused, because the receptive field is not known."""
     model, variables = make_named(name)
     x = make_video(1, 1, (8, 8))
     encode = jax.jit(tiling.encode_blended, static_argnums=(0, 3))
@@ -145,7 +145,9 @@ def test_of_imported_models_one_tile_that_is_the_frame_is_exact(name):
         posterior,
         jax.jit(contract.encode, static_argnums=0)(model, variables, x),
     )
-    with pytest.raises(ValueError, match=f"what a {type(model).__name__} sees .* not known"):
+    with pytest.raises(
+        ValueError, match=f"receptive field of a {type(model).__name__} is not known"
+    ):
         tiling.decode_tiled(model, variables, posterior.mean)
 
 

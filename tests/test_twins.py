@@ -17,7 +17,7 @@ from vvae.config import Causal, Data, Train
 from vvae.models import causal_blocks, contract
 
 MEASURED = step_cases.CASES[-1]
-# Blocks of different numbers in encoder and decoder, and frames that are not square.
+# Different numbers of blocks in encoder and decoder, and frames that are not square.
 CAUSAL = step_cases.CausalCase(
     "causal",
     dataclasses.replace(
@@ -34,7 +34,7 @@ SEQUENTIAL = step_cases.make_sequential("gray", 16, (4, 6), 2, 3, micro_batches=
 
 
 def make_inputs(case):
-    """Variables and a batch of videos."""
+    """Returns variables and a batch of videos."""
     variables = draw_variables(lambda key: contract.init_variables(case.make_model(), key))
     return variables, np.random.default_rng(0).integers(0, 256, case.video_shape, np.uint8)
 
@@ -47,7 +47,7 @@ def test_twins_are_the_same_networks(case):
 
 @functools.cache
 def run_causal():
-    """Variables, videos, and what vvae's causal model computes of them."""
+    """Returns variables, videos, and what vvae's causal model computes from them."""
     variables, video = make_inputs(CAUSAL)
     return variables, video, train_step.run_vvae(CAUSAL, variables, train_step.make_batch(video))
 

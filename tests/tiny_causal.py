@@ -1,4 +1,4 @@
-"""Causal VAEs of a few thousand parameters, in every configuration that promises something."""
+"""Causal VAEs of a few thousand parameters, in every configuration with a guarantee to test."""
 
 import functools
 
@@ -27,32 +27,55 @@ SETTINGS = {
 _LATENTS = ScaledLatents(3, prior_mean=(0.3, -0.2, 0.1), prior_std=(1.5, 0.7, 1.0))
 IMPORTED: dict[str, GridVideoVAE] = {
     "wan21": WanVAE(
-        (8, 8, 2), (4, 4), (1, 2, 2), 1, (True, True), residual=False, bottleneck=_LATENTS
+        shape_HWC=(8, 8, 2),
+        base=(4, 4),
+        multiples=(1, 2, 2),
+        depth=1,
+        in_time=(True, True),
+        residual=False,
+        bottleneck=_LATENTS,
     ),
     "wan22": WanVAE(
-        (8, 8, 2), (4, 8), (1, 1), 1, (True,), residual=True, patch=2, bottleneck=_LATENTS
+        shape_HWC=(8, 8, 2),
+        base=(4, 8),
+        multiples=(1, 1),
+        depth=1,
+        in_time=(True,),
+        residual=True,
+        patch=2,
+        bottleneck=_LATENTS,
     ),
     "ltx_causal": LTXVAE(
-        (8, 8, 2),
-        Encoding((4, 6), (1, 1, 1), ("conv", "")),
-        Decoding((4,), (1, 1), (True,), (False,), (1,), causal=True, timestep=0.05),
+        shape_HWC=(8, 8, 2),
+        encoding=Encoding(widths=(4, 6), depths=(1, 1, 1), steps=("conv", "")),
+        decoding=Decoding(
+            widths=(4,),
+            depths=(1, 1),
+            steps=(True,),
+            residual=(False,),
+            factors=(1,),
+            causal=True,
+            timestep=0.05,
+        ),
         patch=2,
         bottleneck=_LATENTS,
     ),
 }
-"""Networks of published weights, for two-channel videos and 4x4 pixels a latent as well."""
+"""Networks of published families, also for two-channel videos and 4x4 pixels per latent."""
 
 _STEPS = ((True, True), (True, False)), ((True, False), (True, True))
 LOOKING_AHEAD: dict[str, GridVideoVAE] = {
     "ltx": LTXVAE(
-        (8, 8, 2),
-        Encoding((8, 8), (1, 1), ("spatiotemporal",), merged=True),
-        Decoding((8,), (1, 1), (True,), (True,), (2,)),
+        shape_HWC=(8, 8, 2),
+        encoding=Encoding(widths=(8, 8), depths=(1, 1), steps=("spatiotemporal",), merged=True),
+        decoding=Decoding(
+            widths=(8,), depths=(1, 1), steps=(True,), residual=(True,), factors=(2,)
+        ),
         patch=2,
         bottleneck=_LATENTS,
     ),
     "vidtok": VidTokVAE(
-        (8, 8, 2),
+        shape_HWC=(8, 8, 2),
         base=4,
         multiples=(1, 1, 2),
         depth=1,
@@ -61,13 +84,13 @@ LOOKING_AHEAD: dict[str, GridVideoVAE] = {
         bottleneck=_LATENTS,
     ),
 }
-"""Such networks whose encoder is causal and whose decoder is not."""
+"""Networks of published families whose encoder is causal and whose decoder is not."""
 
 NAMES = [*SETTINGS, *IMPORTED]
 
 
 def make_model(**settings) -> CausalVideoVAE:
-    """A model of 4x4x4 with 3 latent channels for two-channel videos, or what the settings say."""
+    """Makes a model of 4x4x4, 3 latent channels and two-channel videos, unless settings differ."""
     tiny = {
         "shape_HWC": (8, 8, 2),
         "widths": (4, 4, 4),
@@ -80,14 +103,14 @@ def make_model(**settings) -> CausalVideoVAE:
 
 @functools.cache
 def make_named(name: str):
-    """(model, variables) of one of NAMES or LOOKING_AHEAD."""
+    """Returns (model, variables) of one of NAMES or LOOKING_AHEAD."""
     imported = IMPORTED | LOOKING_AHEAD
     model = imported[name] if name in imported else make_model(**SETTINGS[name])
     return model, make_variables(model)
 
 
 def make_variables(model, seed=0):
-    """Variables with a standardisation that is not the identity, and no parameter left at zero."""
+    """Draws variables without zeros, and a standardisation that is not the identity."""
     shapes = jax.eval_shape(lambda key: contract.init_variables(model, key), jax.random.key(0))
     rng = np.random.default_rng(seed)
 
@@ -110,7 +133,7 @@ def make_variables(model, seed=0):
 
 
 def make_basis(shapes, rng):
-    """A mean block, orthonormal components and their scales."""
+    """Draws a mean block, orthonormal components and their scales."""
     count, size = shapes["components"].shape
     components = np.linalg.qr(rng.normal(size=(size, count)))[0].T
     basis = {
@@ -122,12 +145,12 @@ def make_basis(shapes, rng):
 
 
 def make_exact(name: str):
-    """(model, variables) of one of NAMES in float64, to be used under jax.enable_x64."""
+    """Returns (model, variables) of one of NAMES in float64, for use under jax.enable_x64."""
     model, variables = make_named(name)
     return model.clone(dtype=jnp.float64), jax.tree.map(np.float64, variables)
 
 
 def make_video(length, batch=2, size=(8, 8), channels=2, seed=0):
-    """uint8 noise [B, T, H, W, C]."""
+    """Draws uint8 noise [B, T, H, W, C]."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (batch, length, *size, channels), dtype=np.uint8)

@@ -1,5 +1,4 @@
-"""A VAE of a few hundred parameters, what trains it, variables of a SequentialVAE as if trained,
-and comparisons of trees of arrays."""
+"""A VAE of a few hundred parameters and its training, and comparisons of trees of arrays."""
 
 import functools
 
@@ -20,7 +19,7 @@ SEED = 5
 
 
 class TinyVAE(nn.Module):
-    """x [B, T, H, W, 1] -> one Gaussian latent a frame -> mean video."""
+    """Maps x [B, T, H, W, 1] to one Gaussian latent per frame, and that to the mean video."""
 
     def setup(self):
         self.conv = nn.Conv(4, (4, 4), strides=(2, 2))
@@ -36,7 +35,7 @@ class TinyVAE(nn.Module):
 
 
 def score(variables, batch, key):
-    """Returns the terms of the negative ELBO a clip, {"distortion": [B], "kl": [B]}, in nats."""
+    """Returns the terms of the negative ELBO per clip, {"distortion": [B], "kl": [B]}, in nats."""
     x = batch["video"].astype(jnp.float32) / 127.5 - 1.0
     x = (x - variables["stats"]["mean"].reshape(1, 1, 1, 1, -1)) / variables["stats"]["std"]
     shape = (x.shape[1], LATENTS)
@@ -51,7 +50,7 @@ def score(variables, batch, key):
 
 
 def loss_fn(variables, batch, key, step):
-    """The loss of a training step, with a KL weight that rises with the step."""
+    """The loss of a training step, with a KL weight that grows with the step."""
     terms = score(variables, batch, key)
     beta = jnp.minimum(1.0, (1 + step) / 10)
     metrics = {name: jnp.mean(term) for name, term in terms.items()}
@@ -59,7 +58,7 @@ def loss_fn(variables, batch, key, step):
 
 
 def make_batch(step, batch_size=16):
-    """Returns batch number `step`, smooth random clips."""
+    """Returns batch number `step` of smooth random clips."""
     rng = np.random.Generator(np.random.Philox(key=[SEED, step]))
     base = rng.uniform(0, 255, (batch_size, 1, 1, SIZE, 1))
     video = np.broadcast_to(base, (batch_size, FRAMES, SIZE, SIZE, 1)).astype(np.uint8)
@@ -97,7 +96,7 @@ def make_step(tx: optax.GradientTransformation, num_micro_batches: int = 1, ema_
 
 
 def draw_variables(model: SequentialVAE):
-    """Returns variables of a SequentialVAE that nothing is zero in, for data of half the range."""
+    """Draws variables of a SequentialVAE without zeros, as after training on half the range."""
     variables = make_variables(model, -0.1, 0.5)
     rng = np.random.default_rng(1)
     learned = jax.tree.map(
@@ -107,19 +106,19 @@ def draw_variables(model: SequentialVAE):
 
 
 def make_variables(model: SequentialVAE, mean: float, std: float):
-    """Returns fresh variables for data of this mean and standard deviation, in [-1, 1] units."""
+    """Returns fresh variables for data with this mean and standard deviation, in [-1, 1] units."""
     variables = jax.jit(functools.partial(init_variables, model))(jax.random.key(0))
     stats = {"mean": np.full(model.shape_HWC, mean, np.float32), "std": np.float32(std)}
     return {"params": variables["params"], "stats": stats}
 
 
 def assert_equal(tree, expected):
-    """Bit by bit."""
+    """Asserts that two trees are equal, bit by bit."""
     jax.tree.map(np.testing.assert_array_equal, tree, expected)
 
 
 def assert_close(tree, expected, rtol=1e-5):
-    """Each entry to rtol of the largest of its leaf."""
+    """Asserts that each entry is equal to rtol of the largest entry of its leaf."""
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max()),
         tree,

@@ -1,8 +1,8 @@
-"""Writes tests/golden: folders of tiny published models with what diffusers computes from a video.
+"""Writes tests/golden: folders of tiny published models, and what diffusers computes from a video.
 
     python tests/write_golden.py
 
-Needs the extra `parity`. The same versions write the same numbers but for rounding.
+Needs the extra `parity`. The same versions write the same numbers, up to rounding.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Distributions of the models: samples, log-probabilities and divergences, in nats.
 
-Everything is elementwise unless its docstring says that an axis is summed, so that every caller
-states which axes it sums. Inputs of less than float32 precision are raised to float32; float64
+Functions are elementwise unless their docstring says that an axis is summed, so that every caller
+states which axes it sums. Inputs of lower precision than float32 are raised to float32; float64
 stays float64.
 """
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 LOG_2PI = math.log(2.0 * math.pi)
 
-# exp(LOGVAR_LIMIT / 2) is the widest, exp(-LOGVAR_LIMIT / 2) the narrowest Gaussian of a network.
+# Networks return standard deviations between exp(-LOGVAR_LIMIT / 2) and exp(LOGVAR_LIMIT / 2).
 LOGVAR_LIMIT = 14.0
 
 
@@ -46,7 +46,7 @@ class GaussianMixture:
 
 
 def raise_precision(x: jax.Array) -> jax.Array:
-    """Returns x in float32 if it is of lower precision (integers too); float64 is left alone."""
+    """Returns x in float32 if its precision is lower (or it holds integers); float64 is kept."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -65,7 +65,7 @@ def standard_gaussian(shape: tuple[int, ...], dtype=jnp.float32) -> Gaussian:
 
 
 def sample_gaussian(gaussian: Gaussian, eps: jax.Array) -> jax.Array:
-    """Reparametrised sample: mean + exp(logvar / 2) * eps.
+    """Draws a reparametrised sample: mean + exp(logvar / 2) * eps.
 
     Args:
       gaussian: the distribution.
@@ -75,13 +75,13 @@ def sample_gaussian(gaussian: Gaussian, eps: jax.Array) -> jax.Array:
 
 
 def gaussian_log_prob(gaussian: Gaussian, x: jax.Array) -> jax.Array:
-    """Elementwise log N(x; mean, exp(logvar)) in nats."""
+    """Computes the elementwise log N(x; mean, exp(logvar)) in nats."""
     mean, logvar = raise_precision(gaussian.mean), raise_precision(gaussian.logvar)
     return -0.5 * (LOG_2PI + logvar + jnp.square(x - mean) * jnp.exp(-logvar))
 
 
 def gaussian_kl(q: Gaussian, p: Gaussian) -> jax.Array:
-    """Elementwise KL(q || p) of two diagonal Gaussians, nats per dimension."""
+    """Computes the elementwise KL(q || p) of two diagonal Gaussians, in nats per dimension."""
     q_logvar, p_logvar = raise_precision(q.logvar), raise_precision(p.logvar)
     distance = jnp.square(raise_precision(q.mean) - raise_precision(p.mean))
     ratio = jnp.exp(q_logvar - p_logvar)
@@ -89,14 +89,14 @@ def gaussian_kl(q: Gaussian, p: Gaussian) -> jax.Array:
 
 
 def mixture_component_log_prob(mixture: GaussianMixture, x: jax.Array) -> jax.Array:
-    """log pi_k + log N_k(x), summed over Z.
+    """Computes log pi_k + log N_k(x), summed over Z.
 
     Args:
       mixture: K components.
       x: [..., Z].
 
     Returns:
-      [..., K], nats.
+      [..., K], in nats.
     """
     components = Gaussian(mixture.mean_KZ, mixture.logvar_KZ)
     lead = (1,) * (x.ndim - 1)
@@ -107,17 +107,17 @@ def mixture_component_log_prob(mixture: GaussianMixture, x: jax.Array) -> jax.Ar
 
 
 def mixture_log_prob(mixture: GaussianMixture, x: jax.Array) -> jax.Array:
-    """log sum_k pi_k N_k(x), nats; [..., Z] -> [...]."""
+    """Computes log sum_k pi_k N_k(x) in nats; [..., Z] -> [...]."""
     return jax.nn.logsumexp(mixture_component_log_prob(mixture, x), axis=-1)
 
 
 def mixture_responsibilities(mixture: GaussianMixture, x: jax.Array) -> jax.Array:
-    """Posterior probability of each component, q(k | x); [..., Z] -> [..., K], sums to 1."""
+    """Computes the posterior probability q(k | x) of each component; [..., Z] -> [..., K]."""
     return jax.nn.softmax(mixture_component_log_prob(mixture, x), axis=-1)
 
 
 def mixture_mean(mixture: GaussianMixture) -> jax.Array:
-    """Mean of the mixture, [Z]."""
+    """Returns the mean of the mixture, [Z]."""
     return jax.nn.softmax(raise_precision(mixture.logits_K)) @ mixture.mean_KZ
 
 
@@ -130,19 +130,20 @@ def sample_mixture(mixture: GaussianMixture, key: jax.Array, num_samples: int) -
 
 
 def bernoulli_log_prob(logits: jax.Array, x: jax.Array) -> jax.Array:
-    """Elementwise log-probability of x in {0, 1} under Bernoulli(sigmoid(logits)), nats.
+    """Computes the elementwise log-probability of x under Bernoulli(sigmoid(logits)), in nats.
 
-    For x strictly between 0 and 1 the value is not a log-probability of anything.
+    Note:
+      x must be 0 or 1: for values in between the result is not a log-probability.
     """
     logits = raise_precision(logits)
     return x * logits - jax.nn.softplus(logits)
 
 
 def discretized_logistic_log_prob(mean: jax.Array, log_scale: jax.Array, x: jax.Array) -> jax.Array:
-    """Elementwise log-probability of 8-bit values under a logistic, integrated over their bins.
+    """Computes the elementwise log-probability of 8-bit values under a discretised logistic.
 
-    The 256 bins have width 2/255 and centres -1, ..., 1; the outer two are open, so that the
-    probabilities sum to 1 (Salimans et al. 2017, PixelCNN++, eq. 2; Kingma et al. 2016, IAF).
+    The logistic is integrated over 256 bins of width 2/255 with centres -1, ..., 1. The outer two
+    are open, so that the probabilities sum to 1.
 
     Args:
       mean: location of the logistic, in the units of x.
@@ -150,7 +151,11 @@ def discretized_logistic_log_prob(mean: jax.Array, log_scale: jax.Array, x: jax.
       x: values k / 127.5 - 1 for k = 0, ..., 255.
 
     Returns:
-      nats, of the broadcast shape.
+      An array of the broadcast shape, in nats.
+
+    References:
+      Salimans et al., PixelCNN++, 2017, eq. 2.
+      Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016.
     """
     mean, log_scale = raise_precision(mean), raise_precision(log_scale)
     half_bin = 1.0 / 255.0
@@ -158,7 +163,8 @@ def discretized_logistic_log_prob(mean: jax.Array, log_scale: jax.Array, x: jax.
     upper = (x + half_bin - mean) * inverse_scale
     lower = (x - half_bin - mean) * inverse_scale
     width = 2.0 * half_bin * inverse_scale
-    # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)) holds without cancellation.
+    # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), without cancellation.
+
     inner = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + jnp.log(-jnp.expm1(-width))
     tail = jnp.where(x < 0, jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-lower))
     return jnp.where(jnp.abs(x) > 1.0 - half_bin, tail, inner)

@@ -1,1 +1,1 @@
-"""Trained networks on long and large videos: in pieces, in tiles, over devices, as codes."""
+"""Trained networks on long and large videos: in chunks, in tiles, on several devices, as codes."""

@@ -1,17 +1,17 @@
-"""Latents of CausalVideoVAE as bytes and back, and the two rates of a video, in bits.
+"""Codes latents of grid models as bytes, decodes them, and counts the bits of a video in two ways.
 
     codes = rint(posterior mean / step),  range-coded under the probability of each bin under p(z)
 
-Gaussian latents have one step a channel, in units of the prior's standard deviation, which is 1;
-finite scalars are their own codes, under a uniform prior. The steps or levels stand in the file as
-integers, and the frequencies of the bins are computed from them in integers alone, so that every
-machine decodes under the table under which another has encoded. The range coder is that of
-`constriction` (extra `coding`); all that only counts bits does without it.
+Gaussian latents have one step per channel, in units of the prior's standard deviation, which is 1.
+Finite scalars are their own codes, under a uniform prior. A file stores the steps or levels as
+integers, and the frequencies of the bins are computed from them in integer arithmetic alone, so
+that every machine decodes with the table that another one encoded with. The range coder is that of
+`constriction` (extra `coding`); functions that only count bits do not need it.
 
-A file, little-endian, is a header, one integer a channel (step or levels), the CRC-32 of both, and
-blocks. A block is a few latent frames: the numbers of latent frames, words and escapes, the CRC-32
-of these and of what follows; the words of the range coder; and the codes outside of the table. One
-block is in memory at a time. Nothing in a file is executed.
+A file, little-endian, consists of a header, one integer per channel (step or levels), the CRC-32 of
+both, and blocks. A block holds a few latent frames: the numbers of latent frames, words and
+escapes; the CRC-32 of these numbers and of what follows; the words of the range coder; and the
+codes outside the table. One block is in memory at a time. Nothing in a file is executed.
 """
 
 import contextlib
@@ -35,10 +35,10 @@ from vvae.files import replacing
 from vvae.models.bottleneck import Codes, FiniteScalars, GaussianLatents
 
 DEFAULT_STEP = 2.0
-PRECISION = 24  # frequencies add up to 2**24, as in the range coder
+PRECISION = 24  # bits: frequencies add up to 2**24, as in the range coder
 STEP_UNIT = 2**-16
 SMALLEST_STEP, LARGEST_STEP = 2**8, 2**20  # in STEP_UNIT: 1/256 and 16 standard deviations
-TABLE_REACH = 5.5  # standard deviations of the prior; beyond are 4e-8 of its mass, less than 2**-24
+TABLE_REACH = 5.5  # standard deviations of the prior; the mass beyond is 4e-8, less than 2**-24
 ESCAPE_BITS = 32
 BLOCK_SYMBOLS = 2**17
 
@@ -55,9 +55,9 @@ class Table:
     """Probabilities of integer codes.
 
     Attributes:
-      lowest: the code that the first frequency belongs to.
-      frequencies: int64, positive, of sum 2**24.
-      has_escape: whether the last frequency is that of all codes that have none of their own.
+      lowest: the code of the first frequency.
+      frequencies: int64, positive; their sum is 2**24.
+      has_escape: whether the last frequency belongs to all codes without one of their own.
     """
 
     lowest: int
@@ -66,22 +66,22 @@ class Table:
 
     @property
     def num_codes(self) -> int:
-        """Codes that have a frequency of their own."""
+        """Number of codes with a frequency of their own."""
         return len(self.frequencies) - self.has_escape
 
     @property
     def bits(self) -> np.ndarray:
-        """-log2 P of each symbol, with the bits that an escaped code takes besides."""
+        """-log2 P of each symbol, plus the extra bits of an escaped code."""
         bits = PRECISION - np.log2(self.frequencies)
         bits[self.num_codes :] += ESCAPE_BITS
         return bits
 
     def find_symbols(self, codes: np.ndarray) -> np.ndarray:
-        """Returns the number of the frequency of each code, int64."""
+        """Returns the symbol of each code, the index of its frequency; int64."""
         symbols = codes.astype(np.int64) - self.lowest
         outside = (symbols < 0) | (symbols >= self.num_codes)
         if outside.any() and not self.has_escape:
-            raise ValueError(f"code {codes[outside][0]} is not among {self.num_codes} levels")
+            raise ValueError(f"code {codes[outside][0]} is not one of {self.num_codes} levels")
         return np.where(outside, self.num_codes, symbols)
 
 
@@ -90,7 +90,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class UniformSteps:
-    """Quantises Gaussian latents; steps_Z in 2**-16 standard deviations of the prior."""
+    """Quantises Gaussian latents; steps_Z in units of 2**-16 standard deviations of the prior."""
 
     steps_Z: tuple[int, ...]
 
@@ -115,7 +115,7 @@ class UniformSteps:
         """Returns the nearest codes, int32; [..., Z] -> [..., Z].
 
         Raises:
-          ValueError: for values that are not finite, or too large for an integer of 32 bits.
+          ValueError: if a value is not finite, or too large for a 32-bit integer.
         """
         codes = np.rint(np.asarray(values, np.float64) / self._sizes)
         beyond = ~(np.abs(codes) < 2.0 ** (ESCAPE_BITS - 1))  # NaN too
@@ -124,7 +124,7 @@ class UniformSteps:
         return codes.astype(np.int32)
 
     def dequantise(self, codes: np.ndarray) -> np.ndarray:
-        """Returns the middle of the bins, float32; the same on every machine."""
+        """Returns the centres of the bins, float32; the same on every machine."""
         return (codes * self._sizes).astype(np.float32)
 
     def make_tables(self) -> list[Table]:
@@ -141,7 +141,7 @@ class Levels:
     def __post_init__(self):
         FiniteScalars(self.levels_Z)
         if max(self.levels_Z) > 2**16:
-            raise ValueError(f"{max(self.levels_Z)} levels are more than {2**16}")
+            raise ValueError(f"levels_Z={self.levels_Z}: must be at most {2**16} each")
 
     @property
     def num_channels(self) -> int:
@@ -153,10 +153,10 @@ class Levels:
         return np.array(self.levels_Z, np.int32) // 2
 
     def quantise(self, values: np.ndarray) -> np.ndarray:
-        """Returns the codes of values of `FiniteScalars`, around 0, int32."""
+        """Returns the codes of values of `FiniteScalars`, centred at 0, int32."""
         values = np.asarray(values, np.float64)
         if not np.isfinite(values).all():
-            raise ValueError("latents that are not finite cannot be coded")
+            raise ValueError("the latents are not finite and cannot be coded")
         return np.rint(values * self._halves).astype(np.int32)
 
     def dequantise(self, codes: np.ndarray) -> np.ndarray:
@@ -176,18 +176,23 @@ def choose_quantiser(
 ) -> Quantiser:
     """Chooses the step of each channel: `step` times the posterior's standard deviation.
 
-    A channel that the decoder reads coarsely is so coded coarsely. With a step of
-    sqrt(2 pi e) = 4.13 `coded_bits` are about `kl_bits`, where posteriors are narrow.
+    A channel that the decoder reads coarsely is thus coded coarsely.
 
     Args:
       bottleneck: of the model.
-      log_std_Z: mean over positions of the logarithm of the posterior's standard deviation; not
-        read for finite scalars.
-      step: in these units. The steps are kept between 1/256 and 16 standard deviations of the
-        prior.
+      log_std_Z: mean over positions of the log standard deviation of the posterior; not used for
+        finite scalars.
+      step: in units of the posterior's standard deviation. The resulting steps are clipped to
+        between 1/256 and 16 standard deviations of the prior.
+
+    Returns:
+      The quantiser.
 
     Raises:
-      ValueError: for a step that is not positive, or deviations that are not finite.
+      ValueError: if the step is not positive, or the deviations are not finite.
+
+    Note:
+      With step = sqrt(2 pi e) = 4.13, `coded_bits` is about `kl_bits` where posteriors are narrow.
     """
     if not 0 < step < math.inf:
         raise ValueError(f"step={step} must be positive")
@@ -195,8 +200,10 @@ def choose_quantiser(
         return Levels(bottleneck.levels)
     sizes_Z = step * np.exp(np.asarray(log_std_Z, np.float64)) / STEP_UNIT
     if not np.isfinite(sizes_Z).all():
-        raise ValueError(f"posteriors of deviations {np.exp(log_std_Z)} cannot be quantised")
-    # Five significant bits: few steps differ, and a table is computed once for each.
+        raise ValueError(
+            f"posteriors with the standard deviations {np.exp(log_std_Z)} cannot be quantised"
+        )
+    # Round to five significant bits: few distinct steps remain, and each needs only one table.
     mantissa, exponent = np.frexp(np.clip(sizes_Z, SMALLEST_STEP, LARGEST_STEP))
     steps_Z = np.ldexp(np.rint(np.ldexp(mantissa, 5)), exponent - 5).astype(int)
     return UniformSteps(tuple(steps_Z.tolist()))
@@ -210,9 +217,12 @@ _ROOT_2PI = math.isqrt(2 * 314159265358979323846264338327950288 * _ONE**2 // 10*
 
 
 def _half_mass(x: int) -> int:
-    """P(0 < z < x) for z of N(0, 1) and x >= 0, both in units of 2**-64.
+    """Computes P(0 < z < x) for z of N(0, 1) and x >= 0, both in units of 2**-64.
 
-    exp(-x^2 / 2) / sqrt(2 pi) times x + x^3 / 3 + x^5 / (3 5) + ... (Abramowitz, Stegun, 26.2.11).
+    As exp(-x^2 / 2) / sqrt(2 pi) (x + x^3 / 3 + x^5 / (3 5) + ...).
+
+    References:
+      Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, 26.2.11.
     """
     square = x * x // _ONE
     term = total = x
@@ -232,14 +242,17 @@ def _half_mass(x: int) -> int:
 
 @functools.lru_cache(maxsize=512)
 def _tabulate_normal(step: int) -> Table:
-    """Mass of N(0, 1) in the bins round the multiples of a step, in 2**-16; the rest escapes."""
+    """Tabulates the mass of N(0, 1) in bins around the multiples of a step, in units of 2**-16.
+
+    The mass beyond the table belongs to the escape.
+    """
     reach = max(1, math.ceil(TABLE_REACH / (step * STEP_UNIT) - 0.5))
-    # Beyond 8 standard deviations nothing is left of 24 bits, and the series would be long.
+    # Beyond 8 standard deviations the mass is 0 in 24 bits, and the series would be long.
     edges = [min((2 * k + 1) * step * _ONE // 2**17, 8 * _ONE) for k in range(reach + 1)]
     inner = [_half_mass(edge) for edge in edges]
     half = [max(0, b - a) for a, b in itertools.pairwise(inner)]
     masses = [*reversed(half), 2 * inner[0], *half, max(0, _ONE - 2 * inner[-1])]
-    # Every symbol can occur; what rounding down leaves goes to the middle.
+    # Give every symbol a positive frequency; the middle one gets what rounding down leaves.
     free = 2**PRECISION - len(masses)
     frequencies = np.array([1 + mass * free // _ONE for mass in masses], np.int64)
     frequencies[reach] += 2**PRECISION - frequencies.sum()
@@ -256,7 +269,7 @@ def _tabulate_levels(levels: int) -> Table:
 
 
 def count_bits(codes: np.ndarray, quantiser: Quantiser) -> float:
-    """Returns -log2 P(codes) of codes [..., Z]; escaped codes count 32 bits besides."""
+    """Returns -log2 P(codes) of codes [..., Z]; each escaped code counts 32 more bits."""
     codes_NZ = codes.reshape(-1, codes.shape[-1])
     tables = quantiser.make_tables()
     return math.fsum(
@@ -271,16 +284,16 @@ def coded_bits(
     mask_Bt: np.ndarray,
     step: float = DEFAULT_STEP,
 ) -> np.ndarray:
-    """Bits of each clip as a file of its own, without headers: -log2 P(codes) of the mean.
+    """Computes the bits of each clip as a file without headers: -log2 P(codes of the mean).
 
     Args:
       bottleneck: of the model.
       posterior: [B, t, h, w, Z].
-      mask_Bt: which latent frames count.
-      step: see `choose_quantiser`; the steps are those of each clip.
+      mask_Bt: bool, True for latent frames that count.
+      step: see `choose_quantiser`; the steps are chosen for each clip.
 
     Returns:
-      float64 [B].
+      float64 [B], in bits per clip.
     """
     mean = np.asarray(bottleneck.mean(posterior))
     bits_B = np.zeros(len(mean))
@@ -293,12 +306,12 @@ def coded_bits(
 
 
 def clip_size(values: np.ndarray) -> int:
-    """Positions of values [..., Z]."""
+    """Returns the number of positions of values [..., Z]."""
     return math.prod(values.shape[:-1])
 
 
 def sum_log_std(posterior: Gaussian | Codes) -> np.ndarray:
-    """Sums the logarithms of the standard deviations over positions, float64 [Z]; 0 for codes."""
+    """Sums the log standard deviations over positions, float64 [Z]; 0 for codes."""
     if isinstance(posterior, Codes):
         return np.zeros(posterior.values.shape[-1])
     logvar = np.asarray(posterior.logvar, np.float64)
@@ -308,7 +321,13 @@ def sum_log_std(posterior: Gaussian | Codes) -> np.ndarray:
 def kl_bits(
     bottleneck: GaussianLatents | FiniteScalars, posterior: Gaussian | Codes, mask_Bt: jax.Array
 ) -> jax.Array:
-    """Bits of each clip by the ELBO: KL(posterior || prior) / ln 2, [B]; arguments as above."""
+    """Computes the bits of each clip by the ELBO: KL(posterior || prior) / ln 2, [B].
+
+    Args:
+      bottleneck: of the model.
+      posterior: [B, t, h, w, Z].
+      mask_Bt: bool, True for latent frames that count.
+    """
     kl_Bt = bottleneck.kl_by_dim(posterior).sum((-1, -2, -3))
     return jnp.sum(kl_Bt * mask_Bt, axis=1) / math.log(2.0)
 
@@ -318,11 +337,11 @@ def kl_bits(
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file says before its codes.
+    """The header of a file of coded latents.
 
     Attributes:
       shape_THW: frames, rows and columns of the video.
-      fps: (numerator, denominator) of its frames per second.
+      fps: frames per second, as (numerator, denominator).
       grid_thw: latents in time, rows and columns.
       quantiser: with the steps or the levels of the channels.
       digest: `models.digest.digest_params` of the model that made the latents, 32 bytes.
@@ -341,15 +360,15 @@ def require_coder():
 
 
 def write_codes(path: str | Path, header: Header, frames: Iterable[np.ndarray]) -> None:
-    """Writes codes; the file appears under its name only when it is complete.
+    """Writes codes to a file, which appears under its name only when it is complete.
 
     Args:
-      path: where to.
-      header: what stands before them.
-      frames: int32 codes [h, w, Z] of one latent frame after the other, as many as header says.
+      path: the file.
+      header: its header.
+      frames: int32 codes [h, w, Z] of one latent frame after another, as many as the header says.
 
     Raises:
-      ValueError: for other frames than the header says, or without `constriction`.
+      ValueError: if the frames do not match the header, or `constriction` is missing.
       OSError: if the file cannot be written.
     """
     coder = _Coder(header.quantiser)
@@ -360,7 +379,7 @@ def write_codes(path: str | Path, header: Header, frames: Iterable[np.ndarray]) 
 
 
 def read_header(path: str | Path) -> Header:
-    """Reads what a file says before its codes; ValueError, naming it, if it is no whole file."""
+    """Reads the header of a file; raises ValueError, which names the file, if it is damaged."""
     with _open(path) as file:
         return _unpack_header(file)
 
@@ -372,8 +391,8 @@ def read_codes(path: str | Path) -> Iterator[np.ndarray]:
       int32 [n, h, w, Z], equal to what was written; n latent frames.
 
     Raises:
-      ValueError: naming the file, if it is damaged, cut, of another version or none of ours, or
-        without `constriction`.
+      ValueError: naming the file, if it is damaged, truncated, of another version or not a file of
+        coded latents, or if `constriction` is missing.
     """
     with _open(path) as file:
         header = _unpack_header(file)
@@ -389,7 +408,7 @@ def read_codes(path: str | Path) -> Iterator[np.ndarray]:
 
 @contextlib.contextmanager
 def _open(path):
-    """Opens a file to read; what is wrong with it gets its name."""
+    """Opens a file for reading, and prefixes errors with its name."""
     try:
         with Path(path).open("rb") as file:
             yield file
@@ -413,7 +432,7 @@ def _pack_header(header: Header) -> bytes:
 def _unpack_header(file) -> Header:
     start = file.read(_HEADER.size)
     if start[: len(MAGIC)] != MAGIC:
-        raise ValueError("is no file of coded latents")
+        raise ValueError("is not a file of coded latents")
     if len(start) < _HEADER.size:
         raise ValueError("is cut in its header")
     _, version, kind, num_channels, *fields, digest = _HEADER.unpack(start)
@@ -427,21 +446,29 @@ def _unpack_header(file) -> Header:
         raise ValueError("is damaged in its header")
     shape_THW, fps, grid_thw = tuple(fields[:3]), tuple(fields[3:5]), tuple(fields[5:])
     if kind not in _KINDS.values() or not num_channels or not all(fields):
-        raise ValueError(f"states what cannot be: kind {kind}, {num_channels} channels, {fields}")
+        raise ValueError(
+            f"has an impossible header: kind {kind}, {num_channels} channels, {fields}"
+        )
     values = struct.unpack(f"<{num_channels}I", numbers)
     make = Levels if kind == _KINDS[FiniteScalars] else UniformSteps
-    return Header(shape_THW, fps, grid_thw, make(values), digest)
+    return Header(
+        shape_THW=shape_THW,
+        fps=fps,
+        grid_thw=grid_thw,
+        quantiser=make(values),
+        digest=digest,
+    )
 
 
 def _group(frames: Iterable[np.ndarray], header: Header) -> Iterator[np.ndarray]:
-    """Stacks latent frames to blocks of about BLOCK_SYMBOLS codes."""
+    """Stacks latent frames into blocks of about BLOCK_SYMBOLS codes."""
     num_frames, *size = header.grid_thw
     shape = (*size, header.quantiser.num_channels)
     per_block = _count_per_block(shape)
     block, count = [], 0
     for frame in frames:
         if frame.shape != shape:
-            raise ValueError(f"codes of a latent frame have shape {shape}, not {frame.shape}")
+            raise ValueError(f"codes of a latent frame must have shape {shape}, not {frame.shape}")
         block.append(frame)
         count += 1
         if len(block) == per_block:
@@ -454,19 +481,19 @@ def _group(frames: Iterable[np.ndarray], header: Header) -> Iterator[np.ndarray]
 
 
 def _count_per_block(shape_hwZ: tuple[int, ...]) -> int:
-    """Latent frames of a block."""
+    """Returns the number of latent frames in a block."""
     return max(1, BLOCK_SYMBOLS // math.prod(shape_hwZ))
 
 
 class _Coder:
-    """Blocks of codes as bytes and back, channel after channel under its table."""
+    """Converts blocks of codes to bytes and back, channel by channel, each with its table."""
 
     def __init__(self, quantiser: Quantiser):
         stream = require_coder().stream
         self._queue = stream.queue
         self._num_channels = quantiser.num_channels
         self._tables = quantiser.make_tables()
-        # Multiples of 2**-24 are exact in float64, and so is what the library makes of them.
+        # Multiples of 2**-24 are exact in float64, and the library keeps them exact.
         self._models = [
             stream.model.Categorical(table.frequencies / 2.0**PRECISION, perfect=False, lazy=False)
             for table in self._tables
@@ -486,13 +513,13 @@ class _Coder:
         return head + _CHECKSUM.pack(zlib.crc32(head + content)) + content
 
     def decode(self, file, most: int, size: tuple[int, int]) -> np.ndarray:
-        """Reads a block of at most so many latent frames of a size (rows, columns)."""
+        """Reads a block of at most `most` latent frames, each of `size` (rows, columns)."""
         head = file.read(_BLOCK.size + _CHECKSUM.size)
         if len(head) < _BLOCK.size + _CHECKSUM.size:
             raise ValueError(f"is cut: {most} latent frames are missing")
         count, num_words, num_escapes = _BLOCK.unpack(head[: _BLOCK.size])
         length = 4 * (num_words + num_escapes)
-        # Asked first: the memory for a damaged length would be taken before anything is read.
+        # Check first: reading a damaged length would allocate its memory before failing.
         if length > os.fstat(file.fileno()).st_size - file.tell():
             raise ValueError(f"is cut or damaged where {most} latent frames are missing")
         content = file.read(length)
@@ -511,8 +538,8 @@ class _Coder:
         for z, (table, model) in enumerate(zip(self._tables, self._models, strict=True)):
             try:
                 symbols_N = np.asarray(decoder.decode(model, length))
-            except AssertionError as error:  # the library's word for words that nobody has encoded
-                raise ValueError("holds words that are no codes") from error
+            except AssertionError as error:  # the library's error for words that encode nothing
+                raise ValueError("holds words that encode no codes") from error
             codes_N = symbols_N + table.lowest
             outside = symbols_N == table.num_codes
             stop = start + int(outside.sum())
@@ -521,5 +548,7 @@ class _Coder:
             codes_N[outside] = escaped[start:stop]
             codes_NZ[:, z], start = codes_N, stop
         if stop != len(escaped):
-            raise ValueError(f"holds {len(escaped)} escaped codes, not as many as are marked")
+            raise ValueError(
+                f"holds {len(escaped)} escaped codes, but its symbols mark another count"
+            )
         return codes_NZ

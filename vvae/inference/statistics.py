@@ -1,7 +1,7 @@
-"""Mean and standard deviation of each latent channel, and latents in these units.
+"""Mean and standard deviation of each latent channel, and latents normalised by them.
 
-What generates latents, such as a diffusion model, wants them centred and of variance 1. The
-statistics carry where they come from, so that latents of another model are not scaled by them.
+Models that generate latents, such as diffusion models, need them centred and with variance 1. The
+statistics carry their provenance, so that they are not applied to latents of another model.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class LatentStatistics:
-    """Of the channels of a grid of latents.
+    """Statistics of the channels of a grid of latents.
 
     Attributes:
       mean_Z: float64.
       std_Z: float64, positive, with N in the denominator.
-      count: positions that they were measured on.
-      provenance: JSON values that say of which model and which videos.
+      count: number of positions that they were measured on.
+      provenance: JSON values that identify the model and the videos.
     """
 
     mean_Z: np.ndarray
@@ -34,24 +34,28 @@ class LatentStatistics:
 
 
 class ChannelMoments:
-    """Streaming moments: what was added is not kept (Chan, Golub and LeVeque 1979).
+    """Streaming moments of channels; the values themselves are not kept.
 
-    Does not lose digits where the mean is large beside the deviation, as sums of squares would.
+    Unlike sums of squares, this loses no digits where the mean is large compared to the deviation.
+
+    References:
+      Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample
+      Variances, 1979.
     """
 
     def __init__(self):
-        """Nothing is added yet."""
+        """Starts without any values."""
         self._count, self._mean_Z, self._squares_Z = 0, 0.0, 0.0
 
     def add(self, values: np.ndarray) -> None:
         """Adds positions [..., Z].
 
         Raises:
-          ValueError: for values that are not finite.
+          ValueError: if a value is not finite.
         """
         values_NZ = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
         if not np.isfinite(values_NZ).all():
-            raise ValueError("latents that are not finite have no statistics")
+            raise ValueError("the latents are not finite: they have no statistics")
         if not len(values_NZ):
             return
         count = self._count + len(values_NZ)
@@ -63,10 +67,10 @@ class ChannelMoments:
         self._count = count
 
     def finish(self, provenance: Mapping[str, Any]) -> LatentStatistics:
-        """Returns the statistics of all that was added.
+        """Returns the statistics of all added positions.
 
         Raises:
-          ValueError: if that was nothing, or a channel that never changes.
+          ValueError: if there are none, or if a channel is constant.
         """
         if not self._count:
             raise ValueError("no latents were added")
@@ -75,7 +79,12 @@ class ChannelMoments:
             raise ValueError(
                 f"channel {int(np.argmin(std_Z))} of the latents is constant and cannot be scaled"
             )
-        return LatentStatistics(self._mean_Z, std_Z, self._count, dict(provenance))
+        return LatentStatistics(
+            mean_Z=self._mean_Z,
+            std_Z=std_Z,
+            count=self._count,
+            provenance=dict(provenance),
+        )
 
 
 def normalize(statistics: LatentStatistics, z: jax.Array) -> jax.Array:
@@ -89,7 +98,7 @@ def normalize(statistics: LatentStatistics, z: jax.Array) -> jax.Array:
 
 
 def denormalize(statistics: LatentStatistics, z: jax.Array) -> jax.Array:
-    """The inverse of `normalize`."""
+    """Returns z std + mean: the inverse of `normalize`."""
     mean, std = _lift(statistics, z)
     return z * std + mean
 
@@ -98,7 +107,7 @@ def _lift(statistics: LatentStatistics, z: jax.Array) -> tuple[np.ndarray, np.nd
     count = len(statistics.mean_Z)
     if z.shape[-1] != count:
         raise ValueError(
-            f"the statistics are of {count} channels, the latents have shape {z.shape}"
+            f"the statistics have {count} channels, but the latents have shape {z.shape}"
         )
     shape = (1,) * (z.ndim - 1) + (-1,)
     arrays = (statistics.mean_Z, statistics.std_Z)
@@ -107,7 +116,7 @@ def _lift(statistics: LatentStatistics, z: jax.Array) -> tuple[np.ndarray, np.nd
 
 
 def as_json(statistics: LatentStatistics) -> dict[str, Any]:
-    """Returns JSON values, every digit kept."""
+    """Returns JSON values, with all digits."""
     return {
         "mean": statistics.mean_Z.tolist(),
         "std": statistics.std_Z.tolist(),
@@ -117,7 +126,7 @@ def as_json(statistics: LatentStatistics) -> dict[str, Any]:
 
 
 def read_statistics(path: str | os.PathLike) -> LatentStatistics:
-    """Reads the statistics from latents.json of `evaluate.py latents`.
+    """Reads the statistics from the latents.json of `evaluate.py latents`.
 
     Raises:
       ValueError: naming the file, if it cannot be read or holds something else.
@@ -125,10 +134,15 @@ def read_statistics(path: str | os.PathLike) -> LatentStatistics:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))["statistics"]
         mean_Z, std_Z = (np.array(content[name], np.float64) for name in ("mean", "std"))
-        statistics = LatentStatistics(mean_Z, std_Z, int(content["count"]), content["provenance"])
+        statistics = LatentStatistics(
+            mean_Z=mean_Z,
+            std_Z=std_Z,
+            count=int(content["count"]),
+            provenance=content["provenance"],
+        )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: holds no statistics of latents ({error!r})") from error
+        raise ValueError(f"{path}: does not hold statistics of latents ({error!r})") from error
     whole = mean_Z.ndim == 1 and mean_Z.shape == std_Z.shape and statistics.count > 0
     if not whole or not np.isfinite(mean_Z).all() or not ((std_Z > 0) & (std_Z < math.inf)).all():
-        raise ValueError(f"{path}: holds statistics that cannot be: {content}")
+        raise ValueError(f"{path}: holds impossible statistics: {content}")
     return statistics

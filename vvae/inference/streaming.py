@@ -1,19 +1,19 @@
-"""Encodes and decodes videos of any length in pieces, with memory for one piece.
+"""Encodes and decodes videos of any length in chunks, with memory for one chunk.
 
-A stream is a cache that goes in and comes out: a pytree of arrays, which can be saved, batched and
-mapped over like any other, and which nothing else remembers. However a video is cut, the latents
-and the frames are those of `vvae.encode` and `vvae.decode` on the whole of it, and so are the
-gradients: the model has one definition, of which the whole video is the single piece.
+A stream is a cache that is passed in and returned: a pytree of arrays, which can be saved, batched
+and mapped like any other; there is no other state. For any chunking, the latents and the frames
+equal those of `vvae.encode` and `vvae.decode` on the whole video, and so do the gradients: the
+model has one definition, in which the whole video is a single chunk.
 
     cache = begin_encode()
-    for x in pieces:                                  # any numbers of frames
+    for x in chunks:                                  # of any numbers of frames
         cache, posterior = encode_chunk(model, params, cache, x)
     posterior = end_encode(model, params, cache)      # of the frames that fill no latent frame
 
-The structure of a cache says where in the video it is: before the first frame there is nothing to
-remember, and `pending` holds as many frames as wait for the rest of their latent frame. Compiled
-code is therefore compiled once for the first piece and once for those after it; a loop inside
-compiled code (`lax.scan`) begins after the first piece, with pieces of whole latent frames.
+The structure of a cache depends on the position in the video: before the first frame there is
+nothing to remember, and `pending` holds the frames that wait for the rest of their latent frame.
+Code is therefore compiled once for the first chunk and once for the later ones. A loop inside
+compiled code (`lax.scan`) starts after the first chunk, with chunks of whole latent frames.
 """
 
 import functools
@@ -33,7 +33,7 @@ from vvae.models.grid import GridVideoVAE
 
 @flax.struct.dataclass
 class EncoderCache:
-    """What the encoder remembers of the frames so far.
+    """What the encoder remembers of the past frames.
 
     Attributes:
       layers: inputs [B, ...] that the layers will read again; None before the first frame.
@@ -46,7 +46,11 @@ class EncoderCache:
 
 @flax.struct.dataclass
 class DecoderCache:
-    """What the decoder remembers of the latent frames so far; `layers` is None before the first."""
+    """What the decoder remembers of the past latent frames.
+
+    Attributes:
+      layers: inputs [B, ...] that the layers will read again; None before the first latent frame.
+    """
 
     layers: Any
 
@@ -64,15 +68,15 @@ def encode_chunk(
     Args:
       model: a GridVideoVAE.
       params: its variables.
-      cache: of `begin_encode`, or what the call for the frames before has returned.
-      x_BTHWC: the next frames, float in [-1, 1] or uint8, one or more; the same B, H, W and dtype
+      cache: from `begin_encode`, or from the call for the previous frames.
+      x_BTHWC: the next frames, one or more, float in [-1, 1] or uint8; the same B, H, W and dtype
         in every call.
 
     Returns:
-      (cache, posterior [B, n, h, w, Z] of the n latent frames that are now complete, maybe 0).
+      (cache, posterior [B, n, h, w, Z] of the n latent frames that are now complete; n may be 0).
 
     Raises:
-      ValueError: for another shape or dtype than the model or the stream takes.
+      ValueError: if the shape or dtype does not fit the model or the stream.
     """
     contract.check_video(x_BTHWC)
     x_BTHWC = contract.as_unit_range(x_BTHWC)
@@ -91,7 +95,7 @@ def encode_chunk(
 
 
 def end_encode(model: GridVideoVAE, params: Params, cache: EncoderCache) -> Any:
-    """Encodes the frames that fill no latent frame, by repeating the last one.
+    """Encodes the frames that fill no whole latent frame, by repeating the last one.
 
     Args:
       model: a GridVideoVAE.
@@ -122,21 +126,21 @@ def decode_chunk(
     Args:
       model: a GridVideoVAE.
       params: its variables.
-      cache: of `begin_decode`, or what the call for the latent frames before has returned.
+      cache: from `begin_decode`, or from the call for the previous latent frames.
       z_BthwZ: the next n latent frames, one or more.
 
     Returns:
-      (cache, mean video [B, T, H, W, C] in [-1, 1] units), T = 1 + (n - 1) f_t at the start and
-      n f_t later. H, W and the end of the video are not cropped, since only the caller knows them.
+      (cache, mean video [B, T, H, W, C] in [-1, 1] units), with T = 1 + (n - 1) f_t at the start
+      and n f_t later. H, W and the end of the video are not cropped, since only the caller knows
+      them.
 
     Raises:
-      ValueError: for another shape than the model or the stream takes, or if the decoder of the
-        model looks ahead.
+      ValueError: if the shape does not fit the model or the stream, or if the decoder looks ahead.
     """
     if not model.decodes_causally:
         raise ValueError(
             f"the decoder of this {type(model).__name__} looks ahead: it decodes whole videos "
-            "(vvae.decode), not pieces"
+            "(vvae.decode), not chunks"
         )
     layers, x_BTHWC = model.apply(params, cache.layers, z_BthwZ, method="extend_decode")
     return DecoderCache(layers), x_BTHWC
@@ -145,16 +149,16 @@ def decode_chunk(
 def _check_stream(pending: tuple[jax.Array, ...], x_BTHWC: jax.Array) -> None:
     shape = x_BTHWC.shape[:1] + x_BTHWC.shape[2:]
     if x_BTHWC.shape[1] < 1:
-        raise ValueError(f"a chunk has at least one frame, not shape {x_BTHWC.shape}")
+        raise ValueError(f"a chunk must have at least one frame, not shape {x_BTHWC.shape}")
     if pending and pending[0].shape != shape:
         raise ValueError(
-            f"the cache is of frames {pending[0].shape} (B, H, W, C), and this chunk has {shape}: "
-            "a stream keeps its batch and its frame size"
+            f"the cache holds frames {pending[0].shape} (B, H, W, C), but this chunk has {shape}: "
+            "a stream must keep its batch and its frame size"
         )
 
 
 def _empty_posterior(model: GridVideoVAE, params: Params, x_BTHWC: jax.Array) -> Any:
-    """The posterior of no latent frames, [B, 0, h, w, Z]."""
+    """Returns the posterior of no latent frames, [B, 0, h, w, Z]."""
     shapes = jax.eval_shape(functools.partial(contract.encode, model), params, x_BTHWC[:, :1])
     return jax.tree.map(
         lambda a: jnp.zeros((a.shape[0], 0, *a.shape[2:]), a.dtype),
@@ -172,25 +176,25 @@ _decode_chunk = jax.jit(decode_chunk, static_argnums=0)
 def encode_video(
     model: GridVideoVAE, params: Params, path, latents_per_chunk: int = 4
 ) -> Iterator[Any]:
-    """Encodes a video file of any length, reading it as it goes.
+    """Encodes a video file of any length while reading it.
 
     Args:
       model: a GridVideoVAE for RGB.
       params: its variables.
-      path: whatever `vvae.video.iterate_frames` reads.
-      latents_per_chunk: latent frames that are computed at a time, which bounds the memory.
+      path: any video that `vvae.video.iterate_frames` reads.
+      latents_per_chunk: latent frames computed at a time, which bounds the memory.
 
     Yields:
-      Posteriors [1, n, h, w, Z], one after the other in time.
+      Posteriors [1, n, h, w, Z], one after another in time.
 
     Raises:
-      ValueError: if the model takes another number of channels than 3.
+      ValueError: if the model has another number of channels than 3.
       VideoError: if the file cannot be read.
     """
     channels = model.shape_HWC[-1]
     if channels != 3:
         raise ValueError(
-            f"the model takes {channels} channels and a file holds 3: give frames to encode_frames"
+            f"the model takes {channels} channels, but files have 3: pass frames to encode_frames"
         )
     frames = (frame for _, frame in video.iterate_frames(path))
     yield from encode_frames(model, params, frames, latents_per_chunk)
@@ -199,14 +203,25 @@ def encode_video(
 def encode_frames(
     model: GridVideoVAE, params: Params, frames: Iterable[np.ndarray], latents_per_chunk: int = 4
 ) -> Iterator[Any]:
-    """Encodes frames [H, W, C], uint8 or float in [-1, 1]; otherwise as `encode_video`."""
+    """Encodes frames [H, W, C], uint8 or float in [-1, 1].
+
+    Args:
+      model: a GridVideoVAE.
+      params: its variables.
+      frames: the frames in time.
+      latents_per_chunk: latent frames computed at a time, which bounds the memory.
+
+    Yields:
+      Posteriors [1, n, h, w, Z], one after another in time.
+    """
     if latents_per_chunk < 1:
         raise ValueError(f"latents_per_chunk={latents_per_chunk} must be at least 1")
     cache = begin_encode()
     size = latents_per_chunk * model.temporal_compression
-    # The first frame is alone in its latent frame, so that all other chunks are of one size.
+    # The first frame is alone in its latent frame: start with a shorter chunk, so that all later
+    # ones have one size.
     for x_THWC in _group(frames, size, first=size - model.temporal_compression + 1):
-        # Calls return before their work is done: without waiting, chunks would pile up.
+        # Calls return before their work is done: wait, or chunks would pile up.
         cache, posterior = jax.block_until_ready(_encode_chunk(model, params, cache, x_THWC[None]))
         if jax.tree.leaves(posterior)[0].shape[1]:
             yield posterior
@@ -218,16 +233,16 @@ def encode_frames(
 def decode_video(
     model: GridVideoVAE, params: Params, latents: Iterable[jax.Array], shape_THW
 ) -> Iterator[np.ndarray]:
-    """Decodes latents of any length as they come.
+    """Decodes latents of any length as they arrive.
 
     Args:
       model: a GridVideoVAE.
       params: its variables.
-      latents: pieces [1, n, h, w, Z], one after the other in time.
+      latents: chunks [1, n, h, w, Z], one after another in time.
       shape_THW: frames, rows and columns of the video, to which the result is cropped.
 
     Yields:
-      Mean frames, uint8 [n, H, W, C], one piece for each of the latents.
+      Mean frames, uint8 [n, H, W, C], one array per chunk of latents.
 
     Raises:
       ValueError: if there are more or fewer latent frames than such a video has.
@@ -249,7 +264,7 @@ def decode_video(
 
 
 def _group(frames: Iterable[np.ndarray], size: int, first: int) -> Iterator[np.ndarray]:
-    """Stacks `first` frames, then `size` at a time, and what is left at the end."""
+    """Stacks the first `first` frames, then `size` at a time, and the rest at the end."""
     chunk, wanted = [], first
     for frame in frames:
         chunk.append(frame)

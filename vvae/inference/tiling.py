@@ -1,14 +1,14 @@
 """Encodes and decodes large frames tile by tile, with memory for one tile.
 
-Where a model is local (no attention, norms per position), a latent sees a window of pixels that can
-be computed, and a pixel a window of latents. `encode_tiled` and `decode_tiled` give every tile the
-whole window that it sees, so that they equal `vvae.encode` and `vvae.decode` and no seam appears.
+In a local model (no attention, norms per position) each latent depends on a known window of pixels,
+and each pixel on a known window of latents. `encode_tiled` and `decode_tiled` give every tile its
+whole window, so that they equal `vvae.encode` and `vvae.decode` and no seams appear.
 
-Where it is not, every latent depends on the whole frame and tiling can only come close.
-`encode_blended` and `decode_blended` cross-fade tiles that overlap, and the difference from the
-whole has to be measured on the model and the videos at hand. As an order of magnitude: decoding
-16 x 16 latents with attention and random parameters in tiles of 8 x 8 that overlap by 4 differs by
-0.19 standard deviations of the whole (root mean square), tiles side by side by 0.41.
+In other models every latent depends on the whole frame, and tiling is only approximate.
+`encode_blended` and `decode_blended` cross-fade overlapping tiles; measure the error on your own
+model and videos. As an order of magnitude: decoding 16 x 16 latents with attention and random
+parameters in tiles of 8 x 8 that overlap by 4 differs from the whole by 0.19 standard deviations
+(root mean square); without overlap by 0.41.
 """
 
 from collections.abc import Callable
@@ -26,19 +26,19 @@ from vvae.models.contract import Params
 from vvae.models.grid import GridVideoVAE
 
 Interval = tuple[int, int]
-"""First and last index, both included; beyond the frame where a window reaches over its border."""
+"""First and last index, inclusive; may lie outside the frame where a window crosses its border."""
 
-_MIDDLE_REACH = 4  # two residual blocks of two convolutions
-_END_REACH = 1  # the first or the last convolution
+_MIDDLE_REACH = 4  # of two residual blocks of two convolutions each
+_END_REACH = 1  # of the first or the last convolution
 
 
 def is_local(model: GridVideoVAE) -> bool:
-    """Whether latents and pixels see windows that are known, and not whole frames."""
+    """Whether latents and pixels depend on known windows, not on whole frames."""
     return isinstance(model, CausalVideoVAE) and not model.attention and model.norm == "position"
 
 
 def encoder_window(model: CausalVideoVAE, latents: Interval) -> Interval:
-    """Returns the rows (or columns) of pixels that these rows of latents see."""
+    """Returns the rows (or columns) of pixels that these rows of latents depend on."""
     first, last = latents
     stage = 2 * model.blocks[0]
     reach = _END_REACH + _MIDDLE_REACH
@@ -54,7 +54,7 @@ def encoder_window(model: CausalVideoVAE, latents: Interval) -> Interval:
 
 
 def decoder_window(model: CausalVideoVAE, pixels: Interval) -> Interval:
-    """Returns the rows (or columns) of latents that these rows of pixels see."""
+    """Returns the rows (or columns) of latents that these rows of pixels depend on."""
     first, last = (pixel // model.stem_scale for pixel in pixels)
     stage = 2 * model.blocks[1]
     first, last = first - _END_REACH - stage, last + _END_REACH + stage
@@ -68,14 +68,14 @@ def decoder_window(model: CausalVideoVAE, pixels: Interval) -> Interval:
 
 @dataclass(frozen=True)
 class Axis:
-    """How the rows or the columns of an output are put together from windows of the input.
+    """Plan for assembling the rows or the columns of an output from windows of the input.
 
     Attributes:
-      window: inputs in a window.
+      window: number of inputs in a window.
       starts: first input of each window.
       num_outputs: of all windows together.
-      weights_NK: share that each of the K outputs of each of the N windows has in the result; at
-        each place of the result the shares add up to one.
+      weights_NK: weight of each of the K outputs of each of the N windows; at each position of the
+        result the weights add up to one.
     """
 
     window: int
@@ -87,13 +87,13 @@ class Axis:
 def encode_tiled(
     model: CausalVideoVAE, params: Params, x_BTHWC: jax.Array, tile: tuple[int, int] = (16, 16)
 ) -> Any:
-    """Encodes videos tile by tile; the result is that of `vvae.encode`.
+    """Encodes videos tile by tile; the result equals that of `vvae.encode`.
 
     Args:
       model: a local CausalVideoVAE.
       params: its variables.
       x_BTHWC: float video in [-1, 1], or uint8.
-      tile: rows and columns of latents that are computed at a time.
+      tile: rows and columns of latents computed at a time.
 
     Returns:
       The posterior [B, t, h, w, Z].
@@ -107,7 +107,7 @@ def encode_tiled(
     scale = model.spatial_compression
 
     def see(latents: Interval) -> Interval:
-        # Windows begin and end where latents do.
+        # Align windows with the borders of latents.
         first, last = encoder_window(model, latents)
         return first // scale * scale, last // scale * scale + scale - 1
 
@@ -121,7 +121,7 @@ def encode_tiled(
 def decode_tiled(
     model: CausalVideoVAE, params: Params, z_BthwZ: jax.Array, tile: tuple[int, int] = (16, 16)
 ) -> jax.Array:
-    """Decodes latents tile by tile; the result is that of `vvae.decode`, uncropped.
+    """Decodes latents tile by tile; the result equals that of `vvae.decode`, uncropped.
 
     Args:
       model: a local CausalVideoVAE.
@@ -130,7 +130,7 @@ def decode_tiled(
       tile: rows and columns of latents whose pixels are computed at a time.
 
     Returns:
-      [B, T, H, W, C] in [-1, 1] units: all that the latents cover.
+      [B, T, H, W, C] in [-1, 1] units: everything that the latents cover.
 
     Raises:
       ValueError: if the model is not local, or a tile is empty.
@@ -158,14 +158,14 @@ def encode_blended(
       params: its variables.
       x_BTHWC: float video in [-1, 1], or uint8.
       tile: rows and columns of latents in a tile.
-      overlap: latents that neighbouring tiles share at least; smaller than a tile.
+      overlap: smallest number of latents that neighbouring tiles share; less than a tile.
 
     Returns:
       The posterior [B, t, h, w, Z].
 
     Raises:
-      ValueError: if the latents are codes, which cannot be mixed, or if overlap and tile do not
-        fit.
+      ValueError: if the latents are codes, which cannot be blended, or if the overlap is not
+        smaller than the tile.
     """
     if not isinstance(model.bottleneck, GaussianLatents):
         raise ValueError(f"codes cannot be cross-faded: the bottleneck is {model.bottleneck}")
@@ -188,7 +188,18 @@ def decode_blended(
 ) -> jax.Array:
     """Decodes overlapping tiles and cross-fades the frames, uncropped; approximate.
 
-    Args and errors as `encode_blended`, with latents in the place of videos; codes are fine.
+    Args:
+      model: a GridVideoVAE; its latents may be codes.
+      params: its variables.
+      z_BthwZ: latents.
+      tile: rows and columns of latents in a tile.
+      overlap: smallest number of latents that neighbouring tiles share; less than a tile.
+
+    Returns:
+      [B, T, H, W, C] in [-1, 1] units: everything that the latents cover.
+
+    Raises:
+      ValueError: if the overlap is not smaller than the tile.
     """
     scale = model.spatial_compression
     axes = [
@@ -201,20 +212,20 @@ def decode_blended(
 def _check_local(model: GridVideoVAE) -> None:
     if is_local(model):
         return
-    reason = f"what a {type(model).__name__} sees of a frame is not known"
+    reason = f"the receptive field of a {type(model).__name__} is not known"
     if isinstance(model, CausalVideoVAE):
         reason = (
             f"a model with attention={model.attention} and norm={model.norm!r} sees whole frames"
         )
     raise ValueError(
-        f"{reason}: tiles cannot be exact (encode_blended and decode_blended come close)"
+        f"{reason}: tiles cannot be exact; encode_blended and decode_blended are approximate"
     )
 
 
 def _cut_exactly(
     num_inputs: int, num_outputs: int, tile: int, see: Callable[[Interval], Interval]
 ) -> Axis:
-    """Plans tiles of outputs, each from a window that holds all inputs that `see` says."""
+    """Plans tiles of outputs, each computed from a window with all inputs that `see` returns."""
     if tile < 1:
         raise ValueError(f"a tile of {tile} outputs is empty")
     firsts = np.arange(0, num_outputs, tile)
@@ -222,17 +233,22 @@ def _cut_exactly(
     seen = [see((int(first), int(last))) for first, last in zip(firsts, lasts, strict=True)]
     seen = np.clip(np.array(seen), 0, num_inputs - 1)
     window = int(np.max(seen[:, 1] - seen[:, 0])) + 1
-    # All windows have one size; those that would reach over the border see more on the other side.
+    # All windows have one size: shift those that would cross the border inwards.
     starts = np.minimum(seen[:, 0], num_inputs - window)
     outputs = _outputs_of(starts, window, num_inputs, num_outputs)
     inside = (outputs >= firsts[:, None]) & (outputs <= lasts[:, None])
-    return Axis(window, starts, num_outputs, inside.astype(np.float32))
+    return Axis(
+        window=window,
+        starts=starts,
+        num_outputs=num_outputs,
+        weights_NK=inside.astype(np.float32),
+    )
 
 
 def _cut_overlapping(
     num_latents: int, tile: int, overlap: int, inputs_each: int, outputs_each: int
 ) -> Axis:
-    """Plans tiles of latents that share at least `overlap` and fade into one another."""
+    """Plans tiles of latents that share at least `overlap` latents and cross-fade."""
     if not 0 <= overlap < tile:
         raise ValueError(f"overlap={overlap} must be at least 0 and smaller than the tile, {tile}")
     tile = min(tile, num_latents)
@@ -247,21 +263,21 @@ def _cut_overlapping(
         total[first : first + width] += fade
     weights = [fade / total[first : first + width] for first in firsts * outputs_each]
     return Axis(
-        tile * inputs_each,
-        firsts * inputs_each,
-        num_outputs,
-        np.array(weights, np.float32),
+        window=tile * inputs_each,
+        starts=firsts * inputs_each,
+        num_outputs=num_outputs,
+        weights_NK=np.array(weights, np.float32),
     )
 
 
 def _outputs_of(starts: np.ndarray, window: int, num_inputs: int, num_outputs: int) -> np.ndarray:
-    """Numbers of the outputs of each window, [N, K]."""
+    """Returns the indices of the outputs of each window, [N, K]."""
     first = starts * num_outputs // num_inputs
     return first[:, None] + np.arange(window * num_outputs // num_inputs)[None]
 
 
 def _map_windows(function, inputs: jax.Array, axes: list[Axis]) -> Any:
-    """Sums the outputs of all windows, one after the other, by their weights."""
+    """Sums the weighted outputs of all windows, computed one after another."""
     rows, columns = axes
     num_inputs = inputs.shape[2:4]
     shape = (*inputs.shape[:2], rows.window, columns.window, inputs.shape[4])

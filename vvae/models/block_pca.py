@@ -1,10 +1,12 @@
 """Blocks of pixels as whitened principal components, and linear maps of them over time.
 
-Latent frame 0 covers frame 0, latent frame i the frames (i - 1) f_t + 1, ..., i f_t, each latent
-f_s x f_s pixels of them. The first frame is repeated to a block of f_t frames, so that all blocks
-have one basis. Arrays are [B, t, h, w, K]: K components of each block, of variance about 1, which
-is what makes linear maps of them quick to learn; pixels are so strongly correlated that a gradient
-step of one weight moves all of them.
+Latent frame 0 covers frame 0, and latent frame i the frames (i - 1) f_t + 1, ..., i f_t; each
+latent covers f_s x f_s pixels of them. The first frame is repeated to a block of f_t frames, so
+that all blocks share one basis.
+
+Arrays are [B, t, h, w, K]: K components of each block, with a variance of about 1. Whitening makes
+a linear map of them quick to learn. Pixels are strongly correlated, so a gradient step of one
+weight on pixels would change all of them.
 """
 
 import math
@@ -15,16 +17,16 @@ import jax.numpy as jnp
 
 from vvae.models.causal_blocks import Past, prepend_past
 
-# Latent frames that a linear map sees: all of those of 17 frames at f_t = 4.
+# Latent frames that a linear map sees: all five of a 17-frame video at f_t = 4.
 NUM_TAPS = 5
 
 
 def split_blocks(x_BTHWC, block_shape: tuple[int, int, int]):
-    """Cuts frames into blocks of (frames, rows, columns), which have to divide them.
+    """Cuts frames into blocks of (frames, rows, columns).
 
     Args:
-      x_BTHWC: an array of JAX or NumPy.
-      block_shape: of a block.
+      x_BTHWC: JAX or NumPy array, whose T, H and W are multiples of those of a block.
+      block_shape: frames, rows and columns of a block.
 
     Returns:
       [B, T / frames, H / rows, W / columns, frames * rows * columns * C].
@@ -37,7 +39,7 @@ def split_blocks(x_BTHWC, block_shape: tuple[int, int, int]):
 
 
 def join_blocks(blocks_BthwD, block_shape: tuple[int, int, int]):
-    """The inverse of `split_blocks`."""
+    """Joins blocks to frames: the inverse of `split_blocks`."""
     frames, rows, columns = block_shape
     batch, t, h, w, size = blocks_BthwD.shape
     channels = size // math.prod(block_shape)
@@ -54,8 +56,8 @@ class BlockBasis(nn.Module):
       channels: C of the videos.
       num_components: K.
 
-    Variables: `mean` [D] of a standardised block, `components` [K, D], orthonormal rows, and
-    `scale` [K], the standard deviation along each.
+    Variables: `mean` [D] of a standardised block; `components` [K, D], orthonormal rows; and
+    `scale` [K], the standard deviation along each component.
     """
 
     block_shape: tuple[int, int, int]
@@ -66,8 +68,8 @@ class BlockBasis(nn.Module):
         size = math.prod(self.block_shape) * self.channels
         if not 1 <= self.num_components <= size:
             raise ValueError(
-                f"components={self.num_components}: blocks of {self.block_shape} frames, rows and "
-                f"columns with {self.channels} channels have 1 to {size}"
+                f"components={self.num_components}: must be between 1 and {size}, the size of a "
+                f"block of {self.block_shape} frames, rows and columns, {self.channels} channels"
             )
         self.mean_D = self.variable("stats", "mean", jnp.zeros, (size,))
         self.components_KD = self.variable(
@@ -79,7 +81,8 @@ class BlockBasis(nn.Module):
         """Returns the whitened components of the next frames, [B, t, h, w, K].
 
         Args:
-          x_BTHWC: standardised; H and W whole blocks, T too but for the first frame of the video.
+          x_BTHWC: standardised frames. H and W are whole blocks; T too, apart from the first frame
+            of the video.
           is_start: whether the first frame is that of the video.
         """
         frames = self.block_shape[0]
@@ -90,7 +93,10 @@ class BlockBasis(nn.Module):
         return blocks @ self._stat(self.components_KD).T / _lift(self._stat(self.scale_K))
 
     def synthesize(self, c_BthwK: jax.Array, is_start: bool) -> jax.Array:
-        """Returns the frames of whitened components; the first of the video is its block's mean."""
+        """Returns frames from whitened components.
+
+        The first frame of a video is the mean over the frames of its block.
+        """
         blocks = (c_BthwK * _lift(self._stat(self.scale_K))) @ self._stat(self.components_KD)
         x = join_blocks(blocks + _lift(self._stat(self.mean_D)), self.block_shape)
         if not is_start:
@@ -108,9 +114,9 @@ def _lift(vector: jax.Array) -> jax.Array:
 
 
 class TemporalTaps(nn.Module):
-    """A linear map of each position over the last NUM_TAPS latent frames, the newest first.
+    """A linear map of each position over the last NUM_TAPS latent frames, newest first.
 
-    The first latent frame, before which there is nothing, has a map of its own. Remembers its last
+    The first latent frame, which has no predecessor, has a map of its own. Remembers its last
     NUM_TAPS - 1 inputs.
     """
 
@@ -122,7 +128,7 @@ class TemporalTaps(nn.Module):
         x = prepend_past(x_BthwC, past, NUM_TAPS - 1)
         starts = range(NUM_TAPS - 1, -1, -1)
         stacked = jnp.concatenate([x[:, k : k + length] for k in starts], axis=-1)
-        # dtype=None keeps float64, and raises nothing else.
+        # Without a dtype, Dense keeps the precision of its input: float32 or float64.
         y = nn.Dense(self.features, name="later")(stacked)
         if past is None:
             first = nn.Dense(self.features, name="first")(x_BthwC[:, :1])

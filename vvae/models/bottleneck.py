@@ -1,7 +1,7 @@
-"""What stands between encoder and decoder: a Gaussian with a N(0, I) prior, or finite codes.
+"""Bottlenecks between encoder and decoder: a Gaussian with a N(0, I) prior, or finite codes.
 
-A bottleneck reads the outputs of an encoder as a posterior, samples it and says what it costs, in
-nats; arrays are [..., Z] with any leading axes, and costs are sums over Z.
+A bottleneck reads the outputs of an encoder as a posterior, samples it and computes its cost in
+nats. Arrays are [..., Z] with any leading axes; costs are summed over Z unless stated otherwise.
 """
 
 import math
@@ -15,20 +15,20 @@ import numpy as np
 from vvae import distributions as dist
 from vvae.distributions import Gaussian
 
-# The limits of log-variances in the VAEs of Stable Diffusion and of all that followed them.
+# The limits of log-variances in the VAE of Stable Diffusion and its successors.
 _PUBLISHED_LOGVAR = (-30.0, 20.0)
 
 
 @flax.struct.dataclass
 class Codes:
-    """A posterior that is one point: `values` [..., Z] of `FiniteScalars`, in [-1, 1]."""
+    """A posterior that is a single point: `values` [..., Z] of `FiniteScalars`, in [-1, 1]."""
 
     values: jax.Array
 
 
 @dataclass(frozen=True)
 class GaussianLatents:
-    """Z real numbers a position with q = N(mean, exp(logvar)) and p = N(0, 1).
+    """Z real numbers per position, with q = N(mean, exp(logvar)) and p = N(0, 1).
 
     Attributes:
       channels: Z.
@@ -38,11 +38,11 @@ class GaussianLatents:
 
     def __post_init__(self):
         if self.channels < 1:
-            raise ValueError(f"channels={self.channels}: latents have at least one channel")
+            raise ValueError(f"channels={self.channels}: latents must have at least one channel")
 
     @property
     def num_outputs(self) -> int:
-        """Channels that the encoder has to give."""
+        """Number of channels that the encoder must return."""
         return 2 * self.channels
 
     @property
@@ -51,11 +51,11 @@ class GaussianLatents:
         return True
 
     def prior(self, shape: tuple[int, ...], dtype) -> Gaussian:
-        """Returns p, spread over the shape [..., Z]."""
+        """Returns p, broadcast to the shape [..., Z]."""
         return dist.standard_gaussian(shape, dtype)
 
     def posterior(self, outputs: jax.Array) -> Gaussian:
-        """Reads the outputs of the encoder."""
+        """Reads the outputs of the encoder as a posterior."""
         return dist.split_gaussian(outputs)
 
     def mean(self, posterior: Gaussian) -> jax.Array:
@@ -63,7 +63,7 @@ class GaussianLatents:
         return posterior.mean
 
     def sample(self, posterior: Gaussian, key_B: jax.Array, num_samples: int) -> jax.Array:
-        """Draws [K, B, ..., Z], with noise from one key a clip."""
+        """Draws [K, B, ..., Z], with noise from one key per clip."""
 
         def draw(key, mean):
             return jax.random.normal(key, (num_samples, *mean.shape), mean.dtype)
@@ -77,31 +77,32 @@ class GaussianLatents:
         return dist.sample_gaussian(prior, jax.random.normal(key, prior.mean.shape))
 
     def log_prior(self, z: jax.Array) -> jax.Array:
-        """log p(z), [...]."""
+        """Computes log p(z), [...]."""
         return dist.gaussian_log_prob(self.prior(z.shape, z.dtype), z).sum(-1)
 
     def log_posterior(self, posterior: Gaussian, z: jax.Array) -> jax.Array:
-        """log q(z), [...]; z may have leading axes for samples."""
+        """Computes log q(z), [...]; z may have leading axes for samples."""
         lead = (1,) * (z.ndim - posterior.mean.ndim)
         posterior = jax.tree.map(lambda a: a.reshape(lead + a.shape), posterior)
         return dist.gaussian_log_prob(posterior, z).sum(-1)
 
     def kl_by_dim(self, posterior: Gaussian) -> jax.Array:
-        """KL(q || p) of each latent, [..., Z]."""
+        """Computes KL(q || p) of each latent, [..., Z]."""
         prior = self.prior(posterior.mean.shape, posterior.mean.dtype)
         return dist.gaussian_kl(posterior, prior)
 
 
 @dataclass(frozen=True)
 class ScaledLatents(GaussianLatents):
-    """As GaussianLatents, with p = N(prior_mean, prior_std^2) of each channel.
+    """Gaussian latents with the prior p = N(prior_mean, prior_std^2) of each channel.
 
-    For latents that were published with their mean and standard deviation over many videos: what
-    the latents of videos look like, and what models of such latents divide them by.
+    For published latents, whose mean and standard deviation over many videos were published too:
+    the scale by which models of such latents normalise them.
 
     Attributes:
       channels: Z.
-      prior_mean, prior_std: Z numbers each; the standard deviations positive.
+      prior_mean: Z numbers.
+      prior_std: Z positive numbers.
     """
 
     prior_mean: tuple[float, ...] = ()
@@ -111,12 +112,15 @@ class ScaledLatents(GaussianLatents):
         super().__post_init__()
         for name, values in (("mean", self.prior_mean), ("std", self.prior_std)):
             if len(values) != self.channels:
-                raise ValueError(f"{self.channels} channels of latents have a {name} of {values}")
+                raise ValueError(
+                    f"prior_{name}={values}: must have a number for each of {self.channels} "
+                    "channels"
+                )
         if min(self.prior_std) <= 0:
             raise ValueError(f"prior_std={self.prior_std}: must be positive")
 
     def posterior(self, outputs: jax.Array) -> Gaussian:
-        """Reads the outputs of the encoder; log-variances are clipped as those published are."""
+        """Reads the outputs of the encoder, and clips log-variances as the published models do."""
         mean, logvar = jnp.split(dist.raise_precision(outputs), 2, axis=-1)
         return Gaussian(mean, jnp.clip(logvar, *_PUBLISHED_LOGVAR))
 
@@ -126,7 +130,7 @@ class ScaledLatents(GaussianLatents):
         return set(self.prior_mean) == {0.0} and set(self.prior_std) == {1.0}
 
     def prior(self, shape: tuple[int, ...], dtype) -> Gaussian:
-        """Returns p, spread over the shape [..., Z]."""
+        """Returns p, broadcast to the shape [..., Z]."""
         logvar = tuple(2.0 * math.log(std) for std in self.prior_std)
         mean, logvar = (
             jnp.broadcast_to(jnp.array(a, dtype).reshape((1,) * (len(shape) - 1) + (-1,)), shape)
@@ -151,20 +155,23 @@ class ScaledLatents(GaussianLatents):
 
 @dataclass(frozen=True)
 class FiniteScalars:
-    """Z numbers a position, each rounded to one of a few levels (Mentzer et al. 2023, FSQ).
+    """Z numbers per position, each rounded to one of a few levels (FSQ).
 
-    The gradient passes the rounding unchanged. The posterior is a point and the prior uniform over
-    the codes, so that the KL is the logarithm of their number.
+    The gradient passes the rounding unchanged (straight-through). The posterior is a point and the
+    prior is uniform over the codes, so the KL is the logarithm of the number of codes.
 
     Attributes:
       levels: L of each channel, at least 2.
+
+    References:
+      Mentzer et al., Finite Scalar Quantization: VQ-VAE Made Simple, 2023, section 3.1.
     """
 
     levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
 
     def __post_init__(self):
         if not self.levels or min(self.levels) < 2:
-            raise ValueError(f"levels={self.levels}: every channel needs at least 2 levels")
+            raise ValueError(f"levels={self.levels}: every channel must have at least 2 levels")
 
     @property
     def channels(self) -> int:
@@ -178,14 +185,14 @@ class FiniteScalars:
 
     @property
     def num_outputs(self) -> int:
-        """Channels that the encoder has to give."""
+        """Number of channels that the encoder must return."""
         return self.channels
 
     def posterior(self, outputs: jax.Array) -> Codes:
-        """Bounds and rounds the outputs of the encoder, straight-through (section 3.1)."""
+        """Bounds the outputs of the encoder and rounds them, straight-through."""
         outputs = dist.raise_precision(outputs)
         levels = np.array(self.levels, outputs.dtype)
-        # Slightly outside, so that the outermost levels are reached (and 2 levels are possible).
+        # Slightly wider, so that the outermost levels are reached (and 2 levels are possible).
         half_range = 0.5 * (levels - 1.0) * (1.0 + 1e-3)
         offset = np.where(levels % 2 == 0, 0.5, 0.0).astype(outputs.dtype)
         shift = np.arctanh(offset / half_range).astype(outputs.dtype)
@@ -198,7 +205,7 @@ class FiniteScalars:
         return Codes(rounded / step)
 
     def indices(self, values: jax.Array) -> jax.Array:
-        """Returns the level of each value as an integer 0, ..., L - 1."""
+        """Returns the index of the level of each value, an integer in 0, ..., L - 1."""
         step = np.array(self.levels).reshape((1,) * (values.ndim - 1) + (-1,)) // 2
         return jnp.rint(values * step).astype(jnp.int32) + step
 
@@ -207,7 +214,7 @@ class FiniteScalars:
         return posterior.values
 
     def sample(self, posterior: Codes, key_B: jax.Array, num_samples: int) -> jax.Array:
-        """Returns [K, B, ..., Z]: K times the values, since there is no noise."""
+        """Returns [K, B, ..., Z]: the values K times, since the posterior is a point."""
         values = posterior.values
         return jnp.broadcast_to(values[None], (num_samples, *values.shape))
 
@@ -220,15 +227,15 @@ class FiniteScalars:
         return (index - step) / step.astype(jnp.float32)
 
     def log_prior(self, z: jax.Array) -> jax.Array:
-        """Minus the logarithm of the number of codes, [...]."""
+        """Returns minus the logarithm of the number of codes, [...]."""
         return jnp.full(z.shape[:-1], -math.fsum(map(math.log, self.levels)), z.dtype)
 
     def log_posterior(self, posterior: Codes, z: jax.Array) -> jax.Array:
-        """0, [...]: the posterior is certain."""
+        """Returns 0, [...]: the posterior is a point."""
         return jnp.zeros(z.shape[:-1], z.dtype)
 
     def kl_by_dim(self, posterior: Codes) -> jax.Array:
-        """log L of each channel, [..., Z]."""
+        """Returns log L of each channel, [..., Z]."""
         values = posterior.values
         log_levels = jnp.log(jnp.array(self.levels, values.dtype))
         return jnp.broadcast_to(log_levels.reshape((1,) * (values.ndim - 1) + (-1,)), values.shape)

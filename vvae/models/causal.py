@@ -2,21 +2,22 @@
 
     p(x, z) = p(z) p(x | z),  z on a grid of t x h x w positions with Z channels each
 
-With a compression of f_t in time and f_s in space a video of T frames of H x W pixels has
+With a compression of f_t in time and f_s in space, a video of T frames of H x W pixels has
 
     t = 1 + ceil((T - 1) / f_t),  h = ceil(H / f_s),  w = ceil(W / f_s)
 
-The first frame has a latent frame of its own, so that an image is a video of one frame, and nothing
+The first frame has its own latent frame, so that an image is a video of one frame, and nothing
 looks ahead: latent frame i depends on the frames 0, ..., f_t i, and those frames are decoded from
-the latent frames 0, ..., i. Videos of any length and size are taken. What is missing to whole
-latents is filled up by repeating the last frame, row and column, and cropped after decoding (in
-`vvae.decode` by its shape_THW); it enters no likelihood. A masked frame counts as missing too: it
-is read as a copy of the last real frame before it, and a latent frame without any real frame enters
-no term.
+the latent frames 0, ..., i.
+
+The model takes videos of any length and size. It pads them to whole latents by repeating the last
+frame, row and column, and the decoded video is cropped again (in `vvae.decode` by its shape_THW);
+padding enters no likelihood. A masked frame counts as missing too: it is replaced by the last real
+frame before it, and a latent frame without any real frame enters no term.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -30,10 +31,11 @@ from vvae.models.causal_blocks import (
     NORMS,
     CausalConv,
     Extent,
-    FrameAttention,
     Head,
+    LayerSpec,
     Past,
     ResBlock,
+    SpatialAttention,
     SpatialDown,
     SpatialUp,
     Stage,
@@ -59,41 +61,42 @@ SIZES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Network:
-    """What encoder and decoder have in common.
+    """Settings that the encoder and the decoder share.
 
     Attributes:
-      widths: channels at each resolution, the finest first.
-      halvings: (in time, in space) for each step from a resolution to the next.
-      norm: see `CausalVideoVAE`.
+      widths: channels at each resolution, finest first.
+      halvings: (in time, in space) for each step from a resolution to the next coarser one.
       attention: see `CausalVideoVAE`.
-      dtype: of the activations.
-      extent: real rows and columns at the finest resolution; see `causal_blocks`.
+      spec: of the layers at the finest resolution.
     """
 
     widths: tuple[int, ...]
     halvings: tuple[tuple[bool, bool], ...]
-    norm: str
     attention: bool
-    dtype: Any
-    extent: Extent = None
+    spec: LayerSpec
 
-    def extent_at(self, level: int) -> Extent:
-        """Returns the real rows and columns after so many steps to coarser resolutions."""
-        if self.extent is None:
-            return None
+    def spec_at(self, level: int) -> LayerSpec:
+        """Returns the spec of the layers at a resolution; level 0 is the finest."""
+        if self.spec.extent is None:
+            return self.spec
         scale = 2 ** sum(in_space for _, in_space in self.halvings[:level])
-        return self.extent[0] // scale, self.extent[1] // scale
+        rows, columns = self.spec.extent
+        return replace(self.spec, extent=(rows // scale, columns // scale))
 
 
 def _make_middle(net: Network) -> list[nn.Module]:
-    """Layers at the coarsest resolution."""
-    settings = (net.norm, net.dtype, net.extent_at(len(net.halvings)))
-    attention = [FrameAttention(*settings, name="attention")] if net.attention else []
-    return [ResBlock(*settings, name="middle_0"), *attention, ResBlock(*settings, name="middle_1")]
+    """Makes the layers at the coarsest resolution."""
+    spec = net.spec_at(len(net.halvings))
+    attention = [SpatialAttention(spec, name="attention")] if net.attention else []
+    return [ResBlock(spec, name="middle_0"), *attention, ResBlock(spec, name="middle_1")]
 
 
-class Encoder(nn.Module):
-    """[B, T, H, W, C] -> [B, t, h, w, features]: stages of residual blocks, halved in between."""
+def _make_conv_in(features: int, spec: LayerSpec) -> CausalConv:
+    return CausalConv(features=features, dtype=spec.dtype, extent=spec.extent, name="conv_in")
+
+
+class Encoder(nn.Module, kw_only=True):
+    """Maps [B, T, H, W, C] to [B, t, h, w, features]: residual stages with halvings in between."""
 
     net: Network
     depth: int
@@ -102,24 +105,25 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         net = self.net
-        layers = [CausalConv(net.widths[0], net.dtype, extent=net.extent, name="conv_in")]
+        layers = [_make_conv_in(net.widths[0], net.spec)]
         for level, (in_time, in_space) in enumerate(net.halvings):
-            width, extent = net.widths[level + 1], net.extent_at(level)
-            layers.append(Stage(self.depth, net.norm, net.dtype, extent, name=f"stage_{level}"))
+            width, spec = net.widths[level + 1], net.spec_at(level)
+            layers.append(Stage(depth=self.depth, spec=spec, name=f"stage_{level}"))
             if in_space:
-                layers.append(SpatialDown(width, net.dtype, extent, name=f"down_{level}"))
+                layers.append(SpatialDown(features=width, spec=spec, name=f"down_{level}"))
             if in_time:
-                layers.append(TemporalDown(width, net.dtype, name=f"temporal_down_{level}"))
+                name = f"temporal_down_{level}"
+                layers.append(TemporalDown(features=width, spec=spec, name=name))
         last = len(net.halvings)
-        extent = net.extent_at(last)
-        layers.append(Stage(self.depth, net.norm, net.dtype, extent, name=f"stage_{last}"))
+        spec = net.spec_at(last)
+        layers.append(Stage(depth=self.depth, spec=spec, name=f"stage_{last}"))
         layers += _make_middle(net)
-        layers.append(Head(self.features, net.norm, net.dtype, extent, name="head"))
+        layers.append(Head(features=self.features, spec=spec, name="head"))
         return chain(layers, x, past)
 
 
-class Decoder(nn.Module):
-    """[B, t, h, w, Z] -> [B, T, H, W, features]: the mirror image of Encoder."""
+class Decoder(nn.Module, kw_only=True):
+    """Maps [B, t, h, w, Z] to [B, T, H, W, features]: the mirror image of Encoder."""
 
     net: Network
     depth: int
@@ -129,21 +133,20 @@ class Decoder(nn.Module):
     def __call__(self, z: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         net = self.net
         last = len(net.halvings)
-        extent = net.extent_at(last)
-        layers = [CausalConv(net.widths[-1], net.dtype, extent=extent, name="conv_in")]
-        layers += _make_middle(net)
-        layers.append(Stage(self.depth, net.norm, net.dtype, extent, name=f"stage_{last}"))
+        spec = net.spec_at(last)
+        layers = [_make_conv_in(net.widths[-1], spec), *_make_middle(net)]
+        layers.append(Stage(depth=self.depth, spec=spec, name=f"stage_{last}"))
         for level in reversed(range(last)):
             in_time, in_space = net.halvings[level]
-            width = net.widths[level]
+            width, coarse = net.widths[level], net.spec_at(level + 1)
             if in_time:
-                layers.append(TemporalUp(width, net.dtype, name=f"temporal_up_{level}"))
+                name = f"temporal_up_{level}"
+                layers.append(TemporalUp(features=width, spec=coarse, name=name))
             if in_space:
-                coarse = net.extent_at(level + 1)
-                layers.append(SpatialUp(width, net.dtype, coarse, name=f"up_{level}"))
-            extent = net.extent_at(level)
-            layers.append(Stage(self.depth, net.norm, net.dtype, extent, name=f"stage_{level}"))
-        layers.append(Head(self.features, net.norm, net.dtype, net.extent, name="head"))
+                layers.append(SpatialUp(features=width, spec=coarse, name=f"up_{level}"))
+            spec = net.spec_at(level)
+            layers.append(Stage(depth=self.depth, spec=spec, name=f"stage_{level}"))
+        layers.append(Head(features=self.features, spec=net.spec, name="head"))
         return chain(layers, z, past)
 
 
@@ -152,25 +155,26 @@ class CausalVideoVAE(GridVideoVAE):
 
     Attributes:
       shape_HWC: see `GridVideoVAE`.
-      widths: channels at each resolution, the finest first; one more than there are halvings. In
-        space there are log2(spatial_compression) of them, one less with a stem, from the finest on;
-        in time log2(temporal_compression), up to the coarsest. None at all with the stem "pca".
+      widths: channels at each resolution, finest first; one more than there are halvings. Space is
+        halved log2(spatial_compression) times (once less with a stem), beginning at the finest
+        resolution; time log2(temporal_compression) times, ending at the coarsest. The stem "pca"
+        needs no halvings.
       blocks: residual blocks at each resolution of the encoder and of the decoder.
       temporal_compression: f_t, 1, 2, 4 or 8.
       spatial_compression: f_s, 4, 8, 16 or 32.
-      stem: halves frames before the first convolution: "patch" puts 2x2 pixels into channels,
-        "wavelet" their Haar coefficients; or "none". "pca" does all the compression: principal
-        components of the blocks that a latent covers, with a linear path over time beside the
-        networks, which `vvae.models.ppca` starts at PCA (`vvae.models.blocks`).
-      components: with the stem "pca": principal components of a block.
+      stem: halves frames before the first convolution: "patch" moves 2x2 pixels into channels,
+        "wavelet" their Haar coefficients; or "none". "pca" does all the compression: it takes the
+        principal components of the blocks that a latent covers (`vvae.models.block_pca`), and adds
+        to the networks a linear path over time that `vvae.models.ppca` initialises with PCA.
+      components: principal components of a block, with the stem "pca".
       attention: whether the middle blocks attend within each frame.
-      norm: "position" over the channels of a position, or "frame" over groups of channels of a
-        frame; never over time.
-      bottleneck: `GaussianLatents(channels)`, or `FiniteScalars(levels)`.
-      dtype: of the activations; norms, posterior, the last convolution and all terms are at least
+      norm: "position" for RMSNorm over the channels of each position, "frame" for GroupNorm over
+        each frame; never over time.
+      bottleneck: `GaussianLatents(channels)` or `FiniteScalars(levels)`.
+      dtype: of the activations. Norms, posterior, the last convolution and all terms are at least
         float32.
       extent: rows and columns of the videos that are real, multiples of spatial_compression, where
-        more are given and are not to count (`vvae.sharding`); None for all.
+        the videos are padded further (`vvae.inference.sharding`); None for all.
     """
 
     widths: tuple[int, ...] = SIZES["small"]["widths"]
@@ -192,19 +196,24 @@ class CausalVideoVAE(GridVideoVAE):
         finest = self.extent
         if finest is not None:
             finest = finest[0] // self.stem_scale, finest[1] // self.stem_scale
-        net = Network(self.widths, self.halvings, self.norm, self.attention, self.dtype, finest)
-        channels = self.shape_HWC[-1]
-        self.encoder = Encoder(net, self.blocks[0], self.bottleneck.num_outputs)
-        self.decoder = Decoder(net, self.blocks[1], self.stem_features)
+        net = Network(
+            widths=self.widths,
+            halvings=self.halvings,
+            attention=self.attention,
+            spec=LayerSpec(norm=self.norm, dtype=self.dtype, extent=finest),
+        )
+        encoder_depth, decoder_depth = self.blocks
+        self.encoder = Encoder(net=net, depth=encoder_depth, features=self.bottleneck.num_outputs)
+        self.decoder = Decoder(net=net, depth=decoder_depth, features=self.stem_features)
         if self.stem == "pca":
-            self.basis = BlockBasis(self.block_shape, channels, self.components)
+            self.basis = BlockBasis(self.block_shape, self.shape_HWC[-1], self.components)
             self.linear_encoder = TemporalTaps(self.bottleneck.num_outputs)
             self.linear_decoder = TemporalTaps(self.components)
         self.setup_likelihood(log_sigma=0.0)
 
     @property
     def halvings(self) -> tuple[tuple[bool, bool], ...]:
-        """(In time, in space) for each step from a resolution to the next."""
+        """(In time, in space) for each step from a resolution to the next coarser one."""
         if self.stem == "pca":
             return ()
         in_time = int(math.log2(self.temporal_compression))
@@ -219,12 +228,12 @@ class CausalVideoVAE(GridVideoVAE):
         check_choice("norm", self.norm, NORMS)
         if len(self.widths) != len(self.halvings) + 1 or min(self.widths) < 1:
             raise ValueError(
-                f"widths={self.widths}: {len(self.halvings) + 1} positive numbers are needed, one "
-                f"more than the halvings that temporal_compression={self.temporal_compression}, "
-                f"spatial_compression={self.spatial_compression} and stem={self.stem!r} make"
+                f"widths={self.widths}: must be {len(self.halvings) + 1} positive numbers, one "
+                f"more than the halvings for temporal_compression={self.temporal_compression}, "
+                f"spatial_compression={self.spatial_compression} and stem={self.stem!r}"
             )
         if len(self.blocks) != 2 or min(self.blocks) < 1:
-            raise ValueError(f"blocks={self.blocks}: two numbers of at least 1 are needed")
+            raise ValueError(f"blocks={self.blocks}: must be two numbers of at least 1")
 
     # --- sizes ---------------------------------------------------------------------------------
 
@@ -236,12 +245,12 @@ class CausalVideoVAE(GridVideoVAE):
 
     @property
     def stem_scale(self) -> int:
-        """By how much the stem shrinks rows and columns."""
+        """Factor by which the stem shrinks rows and columns."""
         return {"none": 1, "pca": self.spatial_compression}.get(self.stem, 2)
 
     @property
     def stem_features(self) -> int:
-        """Channels that the stem makes of the video."""
+        """Channels after the stem."""
         channels = self.shape_HWC[-1]
         return {"none": channels, "pca": self.components}.get(self.stem, 4 * channels)
 
@@ -287,7 +296,7 @@ class CausalVideoVAE(GridVideoVAE):
     # --- networks ------------------------------------------------------------------------------
 
     def run_encoder(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        """Standardised frames -> what the bottleneck reads as a posterior."""
+        """Maps standardised frames to the outputs that the bottleneck reads as a posterior."""
         if self.stem == "pca":
             components = self.basis.analyse(x_BTHWC, past is None)
             return _add_paths(self.encoder, self.linear_encoder, components, past)
@@ -295,7 +304,7 @@ class CausalVideoVAE(GridVideoVAE):
         return self.encoder(folded, past)
 
     def run_decoder(self, z_BthwZ: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        """Latents -> standardised frames."""
+        """Maps latents to standardised frames."""
         if self.stem == "pca":
             is_start = past is None
             components, past = _add_paths(self.decoder, self.linear_decoder, z_BthwZ, past)
@@ -305,7 +314,7 @@ class CausalVideoVAE(GridVideoVAE):
 
 
 def _add_paths(network, linear, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-    """Adds up what a network and a linear map make of x, each with its own past."""
+    """Adds the outputs of a network and of a linear map of x, each with its own past."""
     before = past or (None, None)
     y, first = network(x, before[0])
     z, second = linear(x, before[1])

@@ -1,16 +1,16 @@
-"""What every model of vvae offers, as pure functions of (model, params, ...).
+"""The contract that every vvae model fulfils, as pure functions of (model, params, ...).
 
-`model` is a flax.linen module, `params` the dictionary of its variables ({"params": learned,
-"stats": standardisation}); all functions work under jit, vmap and grad. A model takes part by
-having the methods `encode`, `decode`, `terms` and `sample`, `posterior_mean`, which turns its
-posterior into latents, and what describes these: `kl_by_dim`, `level_posteriors`, `level_masks`,
-`standard_priors`, `count_numbers` and `smallest_video`.
+`model` is a flax.linen module and `params` the dictionary of its variables ({"params": learned,
+"stats": standardisation}). All functions work under jit, vmap and grad. A model implements
+`encode`, `decode`, `terms` and `sample`; `posterior_mean`, which turns its posterior into latents;
+and a description of these: `kl_by_dim`, `level_posteriors`, `level_masks`, `standard_priors`,
+`count_numbers` and `smallest_video`.
 
-To be trained by `train.py` it also says what a training needs to know of it:
-`estimate_frame_cost()` and `count_first_places()`, from which time, memory and micro-batches are
-planned; `start(variables, statistics, beta)`, which adapts fresh variables to the training videos
-(`statistics` has the methods of `vvae.measure.statistics.ClipStatistics`, `beta` is the weight of
-the KL); and `num_fitted_components`, the size of a mixture prior that is fitted while training.
+A model that `train.py` trains also implements `estimate_frame_cost()` and `count_first_places()`,
+from which time, memory and micro-batches are planned; `start(variables, statistics, beta)`, which
+adapts fresh variables to the training videos (`statistics` has the methods of
+`vvae.measure.statistics.ClipStatistics`, `beta` is the weight of the KL); and
+`num_fitted_components`, the size of a mixture prior that is fitted during training.
 """
 
 from typing import Any
@@ -25,13 +25,16 @@ Params = Any
 
 @flax.struct.dataclass
 class Terms:
-    """What ELBO, IWAE, rates and scores are computed from; K samples of B clips, nats per clip.
+    """The terms that ELBO, IWAE, rates and scores are computed from, for K samples of B clips.
 
     Attributes:
       log_likelihood: [K, B] log p(x | latents), summed over valid frames, pixels and channels.
       log_prior: [K, B] log-density of the sampled latents under the prior.
       log_posterior: [K, B] log-density of the sampled latents under the posterior.
       kl_by_level: level -> [K, B] KL(posterior || prior), in closed form where there is one.
+
+    Note:
+      All values are in nats per clip, not per pixel or per frame.
     """
 
     log_likelihood: jax.Array
@@ -51,7 +54,7 @@ def init_variables(model: nn.Module, key: jax.Array) -> Params:
 
 
 def as_unit_range(x: jax.Array) -> jax.Array:
-    """Returns a video as float in [-1, 1]: uint8 is scaled as x / 127.5 - 1, float is kept."""
+    """Returns a video as float in [-1, 1]: scales uint8 as x / 127.5 - 1, keeps float."""
     x = jnp.asarray(x)
     return x.astype(jnp.float32) / 127.5 - 1.0 if x.dtype == jnp.uint8 else x
 
@@ -62,25 +65,25 @@ def to_codes(x: jax.Array) -> jax.Array:
 
 
 def check_video(x: jax.Array) -> None:
-    """Raises ValueError if x is no video batch: another rank or dtype."""
+    """Raises ValueError if x is not a video batch: for another rank or dtype."""
     if jnp.ndim(x) != 5:
-        raise ValueError(f"a video batch has shape [B, T, H, W, C], not {jnp.shape(x)}")
+        raise ValueError(f"a video batch must have shape [B, T, H, W, C], not {jnp.shape(x)}")
     dtype = jnp.result_type(x)
     if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"a video batch is uint8 or float in [-1, 1], not {dtype}")
+        raise ValueError(f"a video batch must be uint8 or float in [-1, 1], not {dtype}")
 
 
 def full_mask(x_BTHWC: jax.Array, mask_BT: jax.Array | None) -> jax.Array:
-    """Returns mask_BT, or one that is True everywhere; ValueError if its shape is not [B, T]."""
+    """Returns mask_BT, by default True everywhere; raises ValueError if its shape is not [B, T]."""
     if mask_BT is None:
         return jnp.ones(x_BTHWC.shape[:2], bool)
     if mask_BT.shape != x_BTHWC.shape[:2]:
-        raise ValueError(f"mask_BT has shape {mask_BT.shape}, the video {x_BTHWC.shape[:2]}")
+        raise ValueError(f"mask_BT has shape {mask_BT.shape}, but the video {x_BTHWC.shape[:2]}")
     return mask_BT
 
 
 def split_key(key: jax.Array, x_BTHWC: jax.Array, index_B: jax.Array | None) -> jax.Array:
-    """Returns a key for each clip, from its number alone (0, ..., B-1 by default)."""
+    """Returns one key per clip, which depends on its index alone (0, ..., B-1 by default)."""
     index_B = jnp.arange(x_BTHWC.shape[0]) if index_B is None else index_B
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(index_B)
 
@@ -96,10 +99,10 @@ def encode(model: nn.Module, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Ar
 
     Returns:
       The posterior, a pytree of Gaussians: `SequentialPosterior(frame, clip)` for SequentialVAE,
-      one Gaussian [B, t, h, w, Z] (`Codes` with finite scalars) for CausalVideoVAE.
+      one Gaussian [B, t, h, w, Z] (`Codes` for finite scalars) for CausalVideoVAE.
 
     Raises:
-      ValueError: for another rank, dtype or frame size than the model takes.
+      ValueError: if the rank, dtype or frame size does not fit the model.
     """
     check_video(x_BTHWC)
     mask_BT = full_mask(x_BTHWC, mask_BT)
@@ -117,15 +120,16 @@ def decode(
     Args:
       model: a vvae model.
       params: its variables.
-      latents: of the structure that `model.posterior_mean` gives.
-      shape_THW: frames, rows and columns of the video that was encoded. A grid of latents may cover
-        more than it, by padding, which is cropped here; all that the latents cover by default.
+      latents: of the same structure as `model.posterior_mean` returns.
+      shape_THW: frames, rows and columns of the encoded video. A grid of latents may cover more
+        because the video was padded; the result is cropped to this shape. By default nothing is
+        cropped.
 
     Returns:
-      [B, T, H, W, C] in [-1, 1] units.
+      [B, T, H, W, C] in [-1, 1] units, not clipped.
 
     Raises:
-      ValueError: if the latents are of another shape than the model's, or cover less than
+      ValueError: if the shape of the latents does not fit the model, or if they cover less than
         shape_THW.
     """
     video = model.apply(params, latents, method="decode")
@@ -133,7 +137,7 @@ def decode(
 
 
 def crop(video_BTHWC: jax.Array, shape_THW: tuple[int, int, int]) -> jax.Array:
-    """Returns the first frames, rows and columns; ValueError if there are fewer."""
+    """Returns the first frames, rows and columns; raises ValueError if there are fewer."""
     num_frames, height, width = shape_THW
     if any(wanted > size for wanted, size in zip(shape_THW, video_BTHWC.shape[1:4], strict=True)):
         raise ValueError(
@@ -145,7 +149,17 @@ def crop(video_BTHWC: jax.Array, shape_THW: tuple[int, int, int]) -> jax.Array:
 def reconstruct(
     model: nn.Module, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Array | None = None
 ) -> jax.Array:
-    """Decodes the posterior mean: [B, T, H, W, C] in [-1, 1] units. Arguments as `encode`."""
+    """Decodes the posterior mean.
+
+    Args:
+      model: a vvae model.
+      params: its variables.
+      x_BTHWC: float video in [-1, 1], or uint8.
+      mask_BT: bool, True for real frames; all by default.
+
+    Returns:
+      [B, T, H, W, C] in [-1, 1] units, not clipped.
+    """
     posterior = encode(model, params, x_BTHWC, mask_BT)
     return decode(model, params, model.posterior_mean(posterior), x_BTHWC.shape[1:4])
 
@@ -165,14 +179,17 @@ def terms(
       model: a vvae model.
       params: its variables.
       x_BTHWC: float video in [-1, 1], or uint8.
-      key: consumed; the noise of a clip depends on the key and the clip's number alone, so that a
-        clip's terms are the same alone and inside any batch.
-      mask_BT: bool, True for real frames; masked frames enter no term.
+      key: consumed. The noise of a clip depends on the key and the clip's index alone, so its terms
+        are the same in any batch.
+      mask_BT: bool, True for real frames; masked frames enter no term. All by default.
       num_samples: K.
-      index_B: int number of each clip; 0, ..., B-1 by default.
+      index_B: int index of each clip; 0, ..., B-1 by default.
 
     Returns:
-      Terms with arrays [K, B], nats per clip.
+      Terms with arrays [K, B], in nats per clip.
+
+    Raises:
+      ValueError: if the rank, dtype or frame size does not fit the model.
     """
     check_video(x_BTHWC)
     mask_BT = full_mask(x_BTHWC, mask_BT)
@@ -188,15 +205,16 @@ def terms_and_video(
     mask_BT: jax.Array | None = None,
     index_B: jax.Array | None = None,
 ) -> tuple[Terms, jax.Array]:
-    """As `terms` for one sample of a CausalVideoVAE, with its mean video [B, T, H, W, C].
+    """Returns the `terms` of one sample, and its mean video [B, T, H, W, C].
 
-    For losses that look at what is decoded; the video is in [-1, 1] units, not clipped.
+    For losses that compare decoded videos; only for models with a grid of latents. The video is in
+    [-1, 1] units, not clipped.
     """
     check_video(x_BTHWC)
     mask_BT = full_mask(x_BTHWC, mask_BT)
     key_B = split_key(key, x_BTHWC, index_B)
-    x_BTHWC = as_unit_range(x_BTHWC)
-    return model.apply(params, x_BTHWC, mask_BT, key_B, 1, method="terms_and_video")
+    unit_BTHWC = as_unit_range(x_BTHWC)
+    return model.apply(params, unit_BTHWC, mask_BT, key_B, 1, method="terms_and_video")
 
 
 def sample(

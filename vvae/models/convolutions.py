@@ -1,13 +1,16 @@
-"""The convolutions of the networks: the one place that knows how a backend likes them.
+"""The convolutions of the networks: the one place that chooses an implementation per backend.
 
-Those that halve and double an image have 4x4 kernels, stride 2 and padding 1, so every tap position
-is used equally often and no checkerboard appears (Odena et al. 2016,
-https://distill.pub/2016/deconv-checkerboard). Those that keep its size have 3x3 kernels, over one
-or more frames.
+Convolutions that halve or double an image have 4x4 kernels, stride 2 and padding 1: every position
+is covered by the same number of taps, so no checkerboard appears. Those that keep the size have 3x3
+kernels, over one or more frames.
+
+References:
+  Odena et al., Deconvolution and Checkerboard Artifacts, Distill 2016,
+  https://distill.pub/2016/deconv-checkerboard.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 from flax import linen as nn
@@ -20,27 +23,27 @@ from vvae.models import convolutions_cpu_3x3, convolutions_cpu_4x4
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 # An output of a doubling convolution sees 4 of the kernel's 16 taps, so its fan-in is a quarter of
-# what the kernel's shape says.
+# that of the kernel's shape.
 _up_kernel_init = initializers.variance_scaling(4.0, "fan_in", "truncated_normal")
+_kernel_init = initializers.lecun_normal()
 
 
 @jax.custom_vjp
 def down_conv(x_NHWC: Array, kernel: Array) -> Array:
-    """Convolves with a 4x4 kernel, stride 2, padding 1 (cross-correlation, torch.nn.Conv2d).
+    """Convolves with a 4x4 kernel, stride 2, padding 1 (cross-correlation, as torch.nn.Conv2d).
 
-    Lowers to the backend's own convolution, and on CPUs to the matrix products of
-    `convolutions_cpu_4x4`.
-    Reverse-mode derivatives only, of any order (no jvp).
+    Uses the matrix products of `convolutions_cpu_4x4` on CPUs and the backend's own convolution
+    elsewhere. Has reverse-mode derivatives of any order, but no jvp.
 
     Args:
-        x_NHWC: floats [N, H, W, C]; H and W even.
-        kernel: [4, 4, C, F], the dtype of x.
+      x_NHWC: floats [N, H, W, C]; H and W even.
+      kernel: [4, 4, C, F], the dtype of x.
 
     Returns:
-        [N, H / 2, W / 2, F], the dtype of x.
+      [N, H / 2, W / 2, F], the dtype of x.
 
     Raises:
-        ValueError: H or W is odd.
+      ValueError: if H or W is odd.
     """
     height, width = x_NHWC.shape[1:3]
     if height % 2 or width % 2:
@@ -52,18 +55,21 @@ def down_conv(x_NHWC: Array, kernel: Array) -> Array:
 
 @jax.custom_vjp
 def up_conv(x_NHWC: Array, kernel: Array) -> Array:
-    """Convolves transposed with a 4x4 kernel, stride 2, padding 1 (torch.nn.ConvTranspose2d).
+    """Applies the transposed convolution with a 4x4 kernel, stride 2, padding 1.
 
-    out[n, i, j, f] = sum over p, q, c of x[n, p, q, c] kernel[i - 2p + 1, j - 2q + 1, c, f]: the
-    adjoint of `down_conv` with the kernel's two channel axes exchanged. Lowers and differentiates
-    as `down_conv` does.
+    As torch.nn.ConvTranspose2d, whose weight is the kernel transposed by (2, 3, 0, 1):
+
+        out[n, i, j, f] = sum over p, q, c of x[n, p, q, c] kernel[i - 2p + 1, j - 2q + 1, c, f]
+
+    It is the adjoint of `down_conv` with the two channel axes of the kernel exchanged. It is
+    implemented per backend and differentiated as `down_conv`.
 
     Args:
-        x_NHWC: floats [N, H, W, C].
-        kernel: [4, 4, C, F], the dtype of x; torch's weight is its transpose (2, 3, 0, 1).
+      x_NHWC: floats [N, H, W, C].
+      kernel: [4, 4, C, F], the dtype of x.
 
     Returns:
-        [N, 2 H, 2 W, F], the dtype of x.
+      [N, 2 H, 2 W, F], the dtype of x.
     """
     adjoint_kernel = kernel.swapaxes(2, 3)
     return lax.platform_dependent(
@@ -72,7 +78,7 @@ def up_conv(x_NHWC: Array, kernel: Array) -> Array:
 
 
 def _kernel_gradient(x_NHWC: Array, y_NhwF: Array) -> Array:
-    """The adjoint of kernel -> down_conv(x, kernel), applied to y: [4, 4, C, F]."""
+    """Applies the adjoint of kernel -> down_conv(x, kernel) to y: [4, 4, C, F]."""
     return lax.platform_dependent(
         x_NHWC, y_NhwF, cpu=convolutions_cpu_4x4.kernel_gradient, default=_native_kernel_gradient
     )
@@ -106,7 +112,7 @@ def _native_down(x_NHWC: Array, kernel: Array) -> Array:
 
 
 def _native_up(y_NhwF: Array, kernel: Array) -> Array:
-    """The adjoint of x -> _native_down(x, kernel)."""
+    """Applies the adjoint of x -> _native_down(x, kernel)."""
     return lax.conv_general_dilated(
         y_NhwF,
         kernel[::-1, ::-1].swapaxes(2, 3),
@@ -125,18 +131,18 @@ def _native_kernel_gradient(x_NHWC: Array, y_NhwF: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv_3x3(x_BTHWC: Array, kernel: Array, lead: int = 0) -> Array:
-    """Convolves with a 3x3 kernel over frames: one zero on each side of a frame, none behind them.
+    """Convolves frames with a 3x3 kernel over [taps] frames; pads rows and columns with zeros.
 
-    Lowers and differentiates as `down_conv` does, on CPUs to the products of
-    `convolutions_cpu_3x3`.
+    Time is padded only in front, by `lead` frames. It is implemented per backend and differentiated
+    as `down_conv`; CPUs use the products of `convolutions_cpu_3x3`.
 
     Args:
-        x_BTHWC: floats [B, T, H, W, C].
-        kernel: [taps, 3, 3, C, F] over time, rows and columns, the dtype of x.
-        lead: frames of zeros before the first frame, fewer than taps.
+      x_BTHWC: floats [B, T, H, W, C].
+      kernel: [taps, 3, 3, C, F] over time, rows and columns, the dtype of x.
+      lead: number of zero frames before the first frame, less than taps.
 
     Returns:
-        [B, T + lead - (taps - 1), H, W, F], the dtype of x.
+      [B, T + lead - (taps - 1), H, W, F], the dtype of x.
     """
     return lax.platform_dependent(
         x_BTHWC,
@@ -152,7 +158,7 @@ def _conv_3x3_forward(x: Array, kernel: Array, lead: int) -> tuple[Array, tuple[
 
 def _conv_3x3_backward(lead: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    # The adjoint in x is the convolution with the kernel turned round, over all frames it reaches.
+    # The adjoint in x is the convolution with the flipped kernel, over all frames that it reaches.
     reach = kernel.shape[0] - 1
     flipped = kernel[::-1, ::-1, ::-1].swapaxes(3, 4)
     dx = conv_3x3(_pad_frames(dy, reach - lead, reach), flipped)
@@ -169,7 +175,7 @@ conv_3x3.defvjp(_conv_3x3_forward, _conv_3x3_backward)
 
 
 def native_conv_3x3(x_BTHWC: Array, kernel: Array, lead: int = 0) -> Array:
-    """`conv_3x3` by the backend's own convolution everywhere; see `native_down_conv`."""
+    """Computes `conv_3x3` by the backend's own convolution everywhere; see `native_down_conv`."""
     return lax.conv_general_dilated(
         x_BTHWC,
         kernel,
@@ -192,26 +198,51 @@ def _native_kernel_gradient_3x3(x_BTHWC: Array, y_BTHWF: Array, lead: int) -> Ar
 
 
 def native_down_conv(x_NHWC: Array, kernel: Array) -> Array:
-    """`down_conv` by the backend's own convolution everywhere.
+    """Computes `down_conv` by the backend's own convolution everywhere.
 
-    Frames that are divided among devices stay divided in it: the matrix products for CPUs cut
-    frames into patches, across the borders between the devices, and so gather them on each.
+    Use it for frames that are sharded over devices: they stay sharded. The matrix products for CPUs
+    cut frames into patches across the shard borders, so each device would gather the whole frame.
     """
     return _native_down(x_NHWC, kernel)
 
 
 def native_up_conv(x_NHWC: Array, kernel: Array) -> Array:
-    """`up_conv` by the backend's own convolution everywhere; see `native_down_conv`."""
+    """Computes `up_conv` by the backend's own convolution everywhere; see `native_down_conv`."""
     return _native_up(x_NHWC, kernel.swapaxes(2, 3))
 
 
-class DownConv(nn.Module):
+def apply_with_bias(
+    module: nn.Module,
+    x: Array,
+    kernel_shape: Sequence[int],
+    convolve: Callable[[Array, Array], Array],
+    kernel_init: Callable = _kernel_init,
+) -> Array:
+    """Declares the float32 parameters `kernel` and `bias` of a layer and applies them.
+
+    Args:
+      module: the layer; its `dtype` is that of the activations.
+      x: the input, channels last.
+      kernel_shape: of `kernel`, with the number F of output channels last.
+      convolve: (x, kernel) -> y without the bias; all in the dtype of the layer, channels last.
+      kernel_init: initialiser of `kernel`.
+
+    Returns:
+      y + bias, in the dtype of the layer.
+    """
+    kernel = module.param("kernel", kernel_init, tuple(kernel_shape))
+    bias = module.param("bias", initializers.zeros, (kernel_shape[-1],))
+    y = convolve(x.astype(module.dtype), kernel.astype(module.dtype))
+    return y + bias.astype(module.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+class DownConv(nn.Module, kw_only=True):
     """Halves height and width: `down_conv` plus a bias.
 
     Attributes:
-        features: number of output channels F.
-        dtype: of the activations; the parameters `kernel` [4, 4, C, F] and `bias` [F] are float32.
-        convolve: `down_conv`, or `native_down_conv` for frames that are shared out among devices.
+      features: number of output channels F.
+      dtype: of the activations; the parameters `kernel` [4, 4, C, F] and `bias` [F] are float32.
+      convolve: `down_conv`, or `native_down_conv` for frames that are sharded over devices.
     """
 
     features: int
@@ -221,20 +252,16 @@ class DownConv(nn.Module):
     @nn.compact
     def __call__(self, x_NHWC: Array) -> Array:
         """Maps [N, H, W, C] (H and W even, else ValueError) to [N, H / 2, W / 2, features]."""
-        shape = (4, 4, x_NHWC.shape[-1], self.features)
-        kernel = self.param("kernel", initializers.lecun_normal(), shape)
-        bias = self.param("bias", initializers.zeros, (self.features,))
-        y_NHWF = self.convolve(x_NHWC.astype(self.dtype), kernel.astype(self.dtype))
-        return y_NHWF + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        return apply_with_bias(self, x_NHWC, (4, 4, x_NHWC.shape[-1], self.features), self.convolve)
 
 
-class UpConv(nn.Module):
+class UpConv(nn.Module, kw_only=True):
     """Doubles height and width: `up_conv` plus a bias.
 
     Attributes:
-        features: number of output channels F.
-        dtype: of the activations; the parameters `kernel` [4, 4, C, F] and `bias` [F] are float32.
-        convolve: `up_conv`, or `native_up_conv` for frames that are shared out among devices.
+      features: number of output channels F.
+      dtype: of the activations; the parameters `kernel` [4, 4, C, F] and `bias` [F] are float32.
+      convolve: `up_conv`, or `native_up_conv` for frames that are sharded over devices.
     """
 
     features: int
@@ -245,7 +272,4 @@ class UpConv(nn.Module):
     def __call__(self, x_NHWC: Array) -> Array:
         """Maps [N, H, W, C] to [N, 2 H, 2 W, features]."""
         shape = (4, 4, x_NHWC.shape[-1], self.features)
-        kernel = self.param("kernel", _up_kernel_init, shape)
-        bias = self.param("bias", initializers.zeros, (self.features,))
-        y_NHWF = self.convolve(x_NHWC.astype(self.dtype), kernel.astype(self.dtype))
-        return y_NHWF + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        return apply_with_bias(self, x_NHWC, shape, self.convolve, _up_kernel_init)

@@ -1,10 +1,10 @@
 """3x3x3 and 3x3 convolutions without stride as matrix products, for CPUs, where XLA's are slow.
 
 As in `convolutions_cpu_4x4`, a convolution and its gradients are partial derivatives of one
-trilinear form T(x, w, y) = <conv(x, w), y>, and a cheap way to compute T gives all of them.
+trilinear form T(x, w, y) = <conv(x, w), y>, so a cheap way to compute T gives all of them.
 
-**Fewer products** (Winograd's F(2, 3); Lavin and Gray 2016, arXiv:1509.09308, section 4). In one
-dimension a pair of outputs y0, y1 needs four neighbours d0 ... d3 and the taps g0, g1, g2:
+**Fewer products** (Winograd's F(2, 3)). In one dimension a pair of outputs y0, y1 needs four
+neighbours d0 ... d3 and the taps g0, g1, g2:
 
     T = (d0 g0 + d1 g1 + d2 g2) y0 + (d1 g0 + d2 g1 + d3 g2) y1 = sum over k of v_k u_k m_k
 
@@ -12,22 +12,26 @@ dimension a pair of outputs y0, y1 needs four neighbours d0 ... d3 and the taps 
     u = (g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2)
     m = (y0, y0 + y1, y0 - y1, -y1)
 
-four products instead of six. Over rows and columns: 16 instead of 36. The taps in time are left as
-they are and stand in the channels: K = taps C. Each of the 16 is a matrix product over the tiles of
-2x2 pixels, P in number:
+This takes four products instead of six; over rows and columns, 16 instead of 36. The taps in time
+stay as they are and are stacked in the channels: K = taps C. Each of the 16 is a matrix product
+over the P tiles of 2x2 pixels:
 
     V_k [P, K],  U_k [K, F],  M_k [P, F]:    M_k = V_k U_k,  U_k = V_k^T M_k
 
-The gradient by x is a convolution with the kernel turned round, and needs no third form. The only
-constants are 1, -1 and 1/2: the largest error is about that of a direct convolution.
+The gradient with respect to x is a convolution with the flipped kernel and needs no third form. The
+only constants are 1, -1 and 1/2, so the largest error is about that of a direct convolution.
 
-**Blocks.** V is four times as large as three frames. So the tiles are taken in blocks of about a
-thousand, several small frames or a strip of a large one, in a loop whose arrays stay in the
-processor's cache and are not allocated anew; memory does not grow with the length of the video.
+**Blocks.** V takes four times the memory of the stacked frames. The tiles are therefore processed
+in blocks of about a thousand: several small frames, or a strip of a large one. The arrays of the
+loop stay in the processor's cache and are reused, so memory does not grow with the video's length.
 
-**Stacked frames.** Where channels are few the products would be too thin, and where frames are tiny
-most tiles would be half empty: there XLA convolves frames stacked in the channels, and the gradient
-by the kernel is one product a tap.
+**Stacked frames.** With few channels the products would be too thin, and with tiny frames most
+tiles would be half empty. In these cases XLA convolves frames stacked in the channels, and the
+gradient with respect to the kernel is one product per tap.
+
+References:
+  Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016, arXiv:1509.09308, section
+  4.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,10 +46,10 @@ from vvae.models.convolutions_cpu_4x4 import multiply_transposed, widen
 _KERNEL = 3
 _TILE = 2  # outputs along an axis of a tile, which overlaps its neighbours by two inputs
 
-# Below so many channels C the products are too thin to be fast (measured).
+# Below this number of channels C the products are too thin to be fast (measured).
 _FEWEST_FOR_CONV = 24
 _FEWEST_FOR_GRADIENT = 12
-# V and M of so many tiles fit into the cache of a core for usual numbers of channels (measured).
+# V and M of this many tiles fit in a core's cache for the usual numbers of channels (measured).
 _BLOCK_TILES = 1024
 
 _INPUTS = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
@@ -54,14 +58,14 @@ _OUTPUTS = np.array([[1, 0], [1, 1], [1, -1], [0, -1]])
 
 
 def conv(x_BTHWC: Array, kernel: Array) -> Array:
-    """The same function as `layers.conv_3x3`.
+    """Computes the same function as `convolutions.conv_3x3`, without padding in time.
 
     Args:
-        x_BTHWC: floats [B, T + taps - 1, H, W, C]. bfloat16 is computed in float32.
-        kernel: [taps, 3, 3, C, F].
+      x_BTHWC: floats [B, T + taps - 1, H, W, C]. bfloat16 is computed in float32.
+      kernel: [taps, 3, 3, C, F].
 
     Returns:
-        [B, T, H, W, F], the dtype of x.
+      [B, T, H, W, F], the dtype of x.
     """
     x, shape = widen(x_BTHWC), _Shape.of(x_BTHWC, kernel.shape[0], kernel.shape[-1])
     if shape.channels < _FEWEST_FOR_CONV or not shape.saves_products:
@@ -78,14 +82,14 @@ def conv(x_BTHWC: Array, kernel: Array) -> Array:
 
 
 def kernel_gradient(x_BTHWC: Array, y_BTHWF: Array) -> Array:
-    """The adjoint of kernel -> conv(x, kernel), applied to y.
+    """Applies the adjoint of kernel -> conv(x, kernel) to y.
 
     Args:
-        x_BTHWC: floats [B, T + taps - 1, H, W, C]. bfloat16 is computed in float32.
-        y_BTHWF: floats [B, T, H, W, F].
+      x_BTHWC: floats [B, T + taps - 1, H, W, C]. bfloat16 is computed in float32.
+      y_BTHWF: floats [B, T, H, W, F].
 
     Returns:
-        [taps, 3, 3, C, F], the dtype of x.
+      [taps, 3, 3, C, F], the dtype of x.
     """
     taps = 1 + x_BTHWC.shape[1] - y_BTHWF.shape[1]
     x, y, shape = widen(x_BTHWC), widen(y_BTHWF), _Shape.of(x_BTHWC, taps, y_BTHWF.shape[-1])
@@ -104,17 +108,20 @@ def kernel_gradient(x_BTHWC: Array, y_BTHWF: Array) -> Array:
 
 
 def _hold_back(kernel: Array, x: Array) -> Array:
-    """Returns the kernel, which cannot be used before x is known.
+    """Returns the kernel, made to depend on x so that it cannot be used before x is known.
 
-    Otherwise XLA lifts the kernels of a whole network at its beginning, and keeps them all: nearly
-    twice the network's parameters. It does not see that this adds zero.
+    Otherwise XLA transforms the kernels of a whole network at its beginning and keeps all of them,
+    which takes nearly twice the memory of the network's parameters. XLA cannot see that the added
+    value is zero. `lax.optimization_barrier` does not help: the CPU compiler removes barriers
+    before it schedules, and the compiled network takes as much memory as without any (measured: 41
+    MB of temporaries instead of 33 MB in an encoder of 33 MB of parameters).
     """
     last = x[(-1,) * x.ndim]
     return kernel + jnp.where(jnp.isfinite(last), last, 0) * 0
 
 
 class _Shape(NamedTuple):
-    """Sizes of one convolution and of the blocks that it is computed in."""
+    """Sizes of one convolution and of the blocks in which it is computed."""
 
     batch: int
     length: int  # T, of the outputs
@@ -123,7 +130,7 @@ class _Shape(NamedTuple):
     channels: int
     features: int
     taps: int
-    frames: int  # of a block, neighbours in [B T]
+    frames: int  # of a block, neighbours along the merged axes [B T]
     rows: int  # of tiles in a block
 
     @classmethod
@@ -133,7 +140,17 @@ class _Shape(NamedTuple):
         rows, columns = -(-height // _TILE), -(-width // _TILE)
         frames = _find_largest_block(batch, length, max(_BLOCK_TILES // (rows * columns), 1))
         rows = -(-rows // -(-rows * columns // _BLOCK_TILES))
-        return cls(batch, length, height, width, channels, features, taps, frames, rows)
+        return cls(
+            batch=batch,
+            length=length,
+            height=height,
+            width=width,
+            channels=channels,
+            features=features,
+            taps=taps,
+            frames=frames,
+            rows=rows,
+        )
 
     @property
     def columns(self) -> int:
@@ -141,7 +158,7 @@ class _Shape(NamedTuple):
 
     @property
     def strips(self) -> int:
-        """Blocks that a frame is cut into."""
+        """Number of blocks that a frame is cut into."""
         return -(-self.height // (_TILE * self.rows))
 
     @property
@@ -150,13 +167,16 @@ class _Shape(NamedTuple):
 
     @property
     def saves_products(self) -> bool:
-        """Are sixteen products of tiles fewer than nine of pixels?"""
+        """Whether sixteen products over tiles cost less than nine over pixels."""
         tiles = -(-self.height // _TILE) * self.columns
         return 16 * tiles < 9 * self.height * self.width
 
 
 def _find_largest_block(batch: int, length: int, most: int) -> int:
-    """Frames of a block: a divisor of the length or whole clips of a divisor of the batch."""
+    """Returns the number of frames in a block, at most `most`.
+
+    It divides the length, or is a number of whole clips that divides the batch.
+    """
 
     def find(number: int, most: int) -> int:
         return max((d for d in range(1, min(number, most) + 1) if number % d == 0), default=1)
@@ -165,7 +185,7 @@ def _find_largest_block(batch: int, length: int, most: int) -> int:
 
 
 def _make_reader(x_BTHWC: Array, shape: _Shape) -> Callable[[Array], Array]:
-    """Returns block number -> its inputs [frames, 2 rows + 2, 2 columns + 2, taps C]."""
+    """Returns block index -> inputs of the block [frames, 2 rows + 2, 2 columns + 2, taps C]."""
     x, taps = _pad(x_BTHWC, shape, margin=1), shape.taps
     clips, frames = _split_frames(shape)
 
@@ -179,7 +199,7 @@ def _make_reader(x_BTHWC: Array, shape: _Shape) -> Callable[[Array], Array]:
 
 
 def _make_output_reader(y_BTHWF: Array, shape: _Shape) -> Callable[[Array], Array]:
-    """Returns block number -> its outputs [frames, 2 rows, 2 columns, F]."""
+    """Returns block index -> outputs of the block [frames, 2 rows, 2 columns, F]."""
     y = _pad(y_BTHWF, shape, margin=0)
 
     def read(position: Array) -> Array:
@@ -191,7 +211,7 @@ def _make_output_reader(y_BTHWF: Array, shape: _Shape) -> Callable[[Array], Arra
 
 
 def _pad(x: Array, shape: _Shape, margin: int) -> Array:
-    """Zeros on all sides, and at the end up to whole blocks."""
+    """Pads with zeros: `margin` on all sides, and rows and columns to whole blocks."""
     rows = _TILE * shape.rows * shape.strips - shape.height
     columns = _TILE * shape.columns - shape.width
     sides = ((0, 0), (0, 0), (margin, margin + rows), (margin, margin + columns), (0, 0))
@@ -199,24 +219,24 @@ def _pad(x: Array, shape: _Shape, margin: int) -> Array:
 
 
 def _split_frames(shape: _Shape) -> tuple[int, int]:
-    """A block's number of clips, and of frames of each."""
+    """Returns the number of clips in a block, and of frames of each."""
     clips = max(shape.frames // shape.length, 1)
     return clips, shape.frames // clips
 
 
 def _locate(position: Array, shape: _Shape) -> tuple[Array, ...]:
-    """Where the outputs of a block begin, in [B, T, H, W, features]."""
+    """Returns where the outputs of a block begin in [B, T, H, W, features]."""
     frame, strip = position // shape.strips * shape.frames, position % shape.strips
     zero = jnp.zeros_like(position)
     row = strip * (_TILE * shape.rows)
     return frame // shape.length, frame % shape.length, row, zero, zero
 
 
-# A lift turns an array into the factors of the products, a lower is the adjoint of the lift.
+# A `lift` turns an array into factors of the products; a `lower` is the adjoint of a lift.
 
 
 def _lift_inputs(x_NHWK: Array, shape: _Shape) -> list[Array]:
-    """Inputs of a block -> V."""
+    """Maps the inputs of a block to V."""
     return [
         v.reshape(-1, x_NHWK.shape[-1])
         for row in _combine(_INPUTS, _split_overlapping(x_NHWK, shape.rows, axis=1))
@@ -225,19 +245,19 @@ def _lift_inputs(x_NHWK: Array, shape: _Shape) -> list[Array]:
 
 
 def _lift_kernel(kernel: Array) -> list[Array]:
-    """Kernel [taps, 3, 3, C, F] -> U."""
+    """Maps a kernel [taps, 3, 3, C, F] to U."""
     g = _stack_kernel(kernel)
     return [u for row in _combine(_TAPS, g) for u in _combine(_TAPS, row)]
 
 
 def _lower_kernel(products: Sequence[Array], shape: _Shape) -> Array:
-    """U -> kernel [taps, 3, 3, C, F]."""
+    """Maps U to a kernel [taps, 3, 3, C, F]."""
     rows = [jnp.stack(_combine(_TAPS.T, products[k : k + 4])) for k in range(0, 16, 4)]
     return _unstack_kernel(jnp.stack(_combine(_TAPS.T, rows)), shape.taps)
 
 
 def _lift_outputs(y_NHWF: Array, shape: _Shape) -> list[Array]:
-    """Outputs of a block -> M."""
+    """Maps the outputs of a block to M."""
     frames, _, _, features = y_NHWF.shape
     y = y_NHWF.reshape(frames, shape.rows, _TILE, shape.columns, _TILE, features)
     return [
@@ -248,7 +268,7 @@ def _lift_outputs(y_NHWF: Array, shape: _Shape) -> list[Array]:
 
 
 def _lower_outputs(products: Sequence[Array], shape: _Shape) -> Array:
-    """M -> outputs of a block [frames, 2 rows, 2 columns, F]."""
+    """Maps M to the outputs of a block [frames, 2 rows, 2 columns, F]."""
     frames, rows, columns = shape.frames, shape.rows, shape.columns
     m = [product.reshape(frames, rows, columns, -1) for product in products]
     pairs = [jnp.stack(_combine(_OUTPUTS.T, m[k : k + 4]), axis=3) for k in range(0, 16, 4)]
@@ -257,7 +277,7 @@ def _lower_outputs(products: Sequence[Array], shape: _Shape) -> Array:
 
 
 def _combine(matrix: np.ndarray, arrays: Sequence[Array]) -> list[Array]:
-    """matrix @ arrays, without its zeros, with signs in the place of ones."""
+    """Computes matrix @ arrays; skips zeros, and adds or subtracts where an entry is 1 or -1."""
     return [_add_up(weights, arrays) for weights in matrix]
 
 
@@ -274,24 +294,30 @@ def _add_up(weights: np.ndarray, arrays: Sequence[Array]) -> Array:
 
 
 def _split_overlapping(x: Array, tiles: int, axis: int) -> list[Array]:
-    """2 tiles + 2 positions along the axis -> positions (0, 1, 2, 3) of each tile."""
+    """Splits 2 tiles + 2 positions along the axis into the positions (0, 1, 2, 3) of each tile."""
     reach = _TILE * (tiles - 1) + 1
     return [lax.slice_in_dim(x, k, k + reach, stride=_TILE, axis=axis) for k in range(_TILE + 2)]
 
 
 def _stack(x_BTHWC: Array, taps: int) -> Array:
-    """[B, T + taps - 1, H, W, C] -> [B, T, H, W, taps C], the earliest frame first."""
+    """Stacks frames in the channels: [B, T + taps - 1, H, W, C] -> [B, T, H, W, taps C].
+
+    The earliest frame comes first.
+    """
     length = x_BTHWC.shape[1] - taps + 1
     return jnp.concatenate([x_BTHWC[:, k : k + length] for k in range(taps)], axis=-1)
 
 
 def _stack_kernel(kernel: Array) -> Array:
-    """[taps, 3, 3, C, F] -> [3, 3, taps C, F], for frames that `_stack` has stacked."""
+    """Reshapes [taps, 3, 3, C, F] to [3, 3, taps C, F], for frames stacked by `_stack`."""
     return jnp.moveaxis(kernel, 0, 2).reshape(_KERNEL, _KERNEL, -1, kernel.shape[-1])
 
 
 def _unstack_kernel(g: Array, taps: int) -> Array:
-    """The inverse: nine matrices [taps C, F], in one or two axes, -> [taps, 3, 3, C, F]."""
+    """Reverts `_stack_kernel`: -> [taps, 3, 3, C, F].
+
+    `g` holds nine matrices [taps C, F], along one or two leading axes.
+    """
     kernel = g.reshape(_KERNEL, _KERNEL, taps, -1, g.shape[-1])
     return jnp.moveaxis(kernel, 2, 0)
 
@@ -309,7 +335,7 @@ def _conv_stacked(x_BTHWC: Array, kernel: Array) -> Array:
 
 
 def _kernel_gradient_by_taps(x_BTHWC: Array, y_BTHWF: Array) -> Array:
-    """One product a tap: in loops XLA's own gradient is slower by a factor of up to fifty."""
+    """Computes one product per tap: inside loops XLA's own gradient is up to fifty times slower."""
     height, width, features = y_BTHWF.shape[2:]
     taps = 1 + x_BTHWC.shape[1] - y_BTHWF.shape[1]
     stacked = jnp.pad(_stack(x_BTHWC, taps), ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))

@@ -4,33 +4,36 @@ Three bilinear maps make a convolution and its gradients: `down_conv(x, w)`, its
 (`up_conv`) and its adjoint in w (`kernel_gradient`). All three are partial derivatives of one
 trilinear form T(x, w, y) = <down_conv(x, w), y>, so a cheap way to compute T gives all of them.
 
-**The grid.** Cut the padded image into 2x2 pixels and put these into the channels:
-D [N, h + 1, w + 1, 4 C] for an output of h x w. The convolution becomes one with a 2x2 kernel g
-and without stride, where g[p, q, (a, b, c)] = w[2p + a, 2q + b, c]:
+**The grid.** Cut the padded image into squares of 2x2 pixels and move these into the channels: D
+[N, h + 1, w + 1, 4 C] for an output of h x w. The convolution becomes one with a 2x2 kernel g and
+without stride, where g[p, q, (a, b, c)] = w[2p + a, 2q + b, c]:
 
     y[i, j] = sum over p, q in {0, 1} of D[i + p, j + q] g[p, q]
 
-**Fewer products** (Winograd's F(2, 2); Lavin and Gray 2016, arXiv:1509.09308, section 4). In one
-dimension a pair of outputs y0, y1 needs three neighbours d0, d1, d2, and
+**Fewer products** (Winograd's F(2, 2)). In one dimension a pair of outputs y0, y1 needs three
+neighbours d0, d1, d2, and
 
     T = d0 g0 y0 + d1 (g1 y0 + g0 y1) + d2 g1 y1
       = (d0 - d1) g0 y0 + d1 (g0 + g1) (y0 + y1) + (d2 - d1) g1 y1
 
-so with the `differences` v = (d0 - d1, d1, d2 - d1) and the `sums` u = (g0, g0 + g1, g1) and
-m = (y0, y0 + y1, y1), T = sum over k of v_k u_k m_k: three products instead of four. Over rows and
-columns: nine instead of sixteen, each a matrix product over the tiles of all images, P in number:
+so with the `differences` v = (d0 - d1, d1, d2 - d1) and the `sums` u = (g0, g0 + g1, g1) and m =
+(y0, y0 + y1, y1), T = sum over k of v_k u_k m_k: three products instead of four. Over rows and
+columns these are nine instead of sixteen, each a matrix product over the P tiles of all images:
 
     V_k [P, 4 C],  U_k [4 C, F],  M_k [P, F]:    M_k = V_k U_k,  V_k = M_k U_k^T,  U_k = V_k^T M_k
 
-with the adjoints of `differences` and `sums` on the way back. No constant but 1 and -1 occurs, so
-the rounding error is about that of a direct convolution.
+The way back uses the adjoints of `differences` and `sums`. No constant but 1 and -1 occurs, so the
+rounding error is about that of a direct convolution.
 
-**Patches.** Where C is small the nine products would be too thin, and where an odd h or w leaves
-many tiles half empty they would be wasted: there one product of 4x4 patches, V [N h w, 16 C],
-takes the place of the nine.
+**Patches.** With a small C the nine products would be too thin, and an odd h or w would leave many
+tiles half empty. In these cases one product over 4x4 patches, V [N h w, 16 C], replaces the nine.
 
 Written for XLA's CPU compiler: lists of plain products (a batched one is slower), interleaving by
-`stack` (interior padding is slower), channels last, contiguous and untouched by transpositions.
+`stack` (interior padding is slower), channels last, contiguous and without transpositions.
+
+References:
+  Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016, arXiv:1509.09308, section
+  4.
 """
 
 from collections.abc import Sequence
@@ -39,19 +42,19 @@ from typing import NamedTuple
 from jax import Array, lax
 from jax import numpy as jnp
 
-# Below this many image channels the nine products are too thin to be fast (measured).
+# Below this number of image channels the nine products are too thin to be fast (measured).
 _FEWEST_TILED_CHANNELS = 8
 
 
 def down_conv(x_NHWC: Array, kernel: Array) -> Array:
-    """The same function as `layers.down_conv`.
+    """Computes the same function as `convolutions.down_conv`.
 
     Args:
-        x_NHWC: floats [N, H, W, C]; H and W even. bfloat16 is computed in float32.
-        kernel: [4, 4, C, F].
+      x_NHWC: floats [N, H, W, C]; H and W even. bfloat16 is computed in float32.
+      kernel: [4, 4, C, F].
 
     Returns:
-        [N, H / 2, W / 2, F], the dtype of x.
+      [N, H / 2, W / 2, F], the dtype of x.
     """
     shape = _Shape.of_image(x_NHWC, kernel.shape[3])
     image, weights = _lift_image(widen(x_NHWC), shape), _lift_kernel(widen(kernel), shape)
@@ -60,14 +63,14 @@ def down_conv(x_NHWC: Array, kernel: Array) -> Array:
 
 
 def up_conv(y_NhwF: Array, kernel: Array) -> Array:
-    """The adjoint of x -> down_conv(x, kernel).
+    """Applies the adjoint of x -> down_conv(x, kernel).
 
     Args:
-        y_NhwF: floats [N, h, w, F]. bfloat16 is computed in float32.
-        kernel: [4, 4, C, F].
+      y_NhwF: floats [N, h, w, F]. bfloat16 is computed in float32.
+      kernel: [4, 4, C, F].
 
     Returns:
-        [N, 2 h, 2 w, C], the dtype of y.
+      [N, 2 h, 2 w, C], the dtype of y.
     """
     shape = _Shape.of_grid(y_NhwF, kernel.shape[2])
     grid, weights = _lift_grid(widen(y_NhwF), shape), _lift_kernel(widen(kernel), shape)
@@ -76,14 +79,14 @@ def up_conv(y_NhwF: Array, kernel: Array) -> Array:
 
 
 def kernel_gradient(x_NHWC: Array, y_NhwF: Array) -> Array:
-    """The adjoint of kernel -> down_conv(x, kernel), applied to y.
+    """Applies the adjoint of kernel -> down_conv(x, kernel) to y.
 
     Args:
-        x_NHWC: floats [N, H, W, C]; H and W even. bfloat16 is computed in float32.
-        y_NhwF: floats [N, H / 2, W / 2, F].
+      x_NHWC: floats [N, H, W, C]; H and W even. bfloat16 is computed in float32.
+      y_NhwF: floats [N, H / 2, W / 2, F].
 
     Returns:
-        [4, 4, C, F], the dtype of x.
+      [4, 4, C, F], the dtype of x.
     """
     shape = _Shape.of_image(x_NHWC, y_NhwF.shape[3])
     image, grid = _lift_image(widen(x_NHWC), shape), _lift_grid(widen(y_NhwF), shape)
@@ -92,10 +95,11 @@ def kernel_gradient(x_NHWC: Array, y_NhwF: Array) -> Array:
 
 
 def multiply_transposed(v: Array, m: Array) -> Array:
-    """V^T M of V [P, K] and M [P, F].
+    """Computes V^T M for V [P, K] and M [P, F].
 
-    The transposition costs as much as the factor is wide: of many rows, M's is up to 1.5 times as
-    fast where M is narrower. The barrier keeps XLA from writing (M^T V)^T as V^T M.
+    The transposition costs in proportion to the width of the transposed factor: with many rows it
+    is up to 1.5 times as fast to transpose M if that is narrower. The barrier keeps XLA from
+    rewriting (M^T V)^T as V^T M.
     """
     (rows, width), features = v.shape, m.shape[1]
     if rows < width or width <= features:
@@ -115,12 +119,18 @@ class _Shape(NamedTuple):
     @classmethod
     def of_image(cls, x_NHWC: Array, features: int) -> "_Shape":
         images, height, width, channels = x_NHWC.shape
-        return cls(images, height // 2, width // 2, channels, features)
+        return cls(
+            images=images,
+            height=height // 2,
+            width=width // 2,
+            channels=channels,
+            features=features,
+        )
 
     @classmethod
     def of_grid(cls, y_NhwF: Array, channels: int) -> "_Shape":
         images, height, width, features = y_NhwF.shape
-        return cls(images, height, width, channels, features)
+        return cls(images=images, height=height, width=width, channels=channels, features=features)
 
     @property
     def tiles(self) -> tuple[int, int]:
@@ -128,17 +138,17 @@ class _Shape(NamedTuple):
 
     @property
     def is_tiled(self) -> bool:
-        """Nine thin products or a single one of patches?"""
+        """Whether nine thinner products are used instead of a single one over patches."""
         rows, columns = self.tiles
         saves_products = 9 * rows * columns < 4 * self.height * self.width
         return saves_products and self.channels >= _FEWEST_TILED_CHANNELS
 
 
-# A lift turns an array into the factors of the products, a lower is the adjoint of the lift.
+# A `lift` turns an array into factors of the products; a `lower` is the adjoint of a lift.
 
 
 def _lift_image(x_NHWC: Array, shape: _Shape) -> list[Array]:
-    """Image [N, 2h, 2w, C] -> V."""
+    """Maps an image [N, 2h, 2w, C] to V."""
     if not shape.is_tiled:
         d = _space_to_depth(x_NHWC, shape.height + 1, shape.width + 1)
         shifts = [_shift(d, p, q, shape) for p in (0, 1) for q in (0, 1)]
@@ -153,7 +163,7 @@ def _lift_image(x_NHWC: Array, shape: _Shape) -> list[Array]:
 
 
 def _lower_image(products: Sequence[Array], shape: _Shape) -> Array:
-    """V -> image [N, 2h, 2w, C]."""
+    """Maps V to an image [N, 2h, 2w, C]."""
     images, height, width, channels, _ = shape
     if not shape.is_tiled:
         patches = products[0].reshape(images, height, width, 4, 4 * channels)
@@ -170,7 +180,7 @@ def _lower_image(products: Sequence[Array], shape: _Shape) -> Array:
 
 
 def _lift_grid(y_NhwF: Array, shape: _Shape) -> list[Array]:
-    """Grid [N, h, w, F] -> M."""
+    """Maps a grid [N, h, w, F] to M."""
     if not shape.is_tiled:
         return [y_NhwF.reshape(-1, shape.features)]
     rows, columns = shape.tiles
@@ -184,7 +194,7 @@ def _lift_grid(y_NhwF: Array, shape: _Shape) -> list[Array]:
 
 
 def _lower_grid(products: Sequence[Array], shape: _Shape) -> Array:
-    """M -> grid [N, h, w, F]."""
+    """Maps M to a grid [N, h, w, F]."""
     images, height, width, _, features = shape
     if not shape.is_tiled:
         return products[0].reshape(images, height, width, features)
@@ -196,7 +206,7 @@ def _lower_grid(products: Sequence[Array], shape: _Shape) -> Array:
 
 
 def _lift_kernel(kernel: Array, shape: _Shape) -> list[Array]:
-    """Kernel [4, 4, C, F] -> U."""
+    """Maps a kernel [4, 4, C, F] to U."""
     _, _, _, channels, features = shape
     # [p, a, q, b, C, F] -> [p, q, (a, b, C), F]
     g = kernel.reshape(2, 2, 2, 2, channels, features).swapaxes(1, 2)
@@ -207,7 +217,7 @@ def _lift_kernel(kernel: Array, shape: _Shape) -> list[Array]:
 
 
 def _lower_kernel(products: Sequence[Array], shape: _Shape) -> Array:
-    """U -> kernel [4, 4, C, F]."""
+    """Maps U to a kernel [4, 4, C, F]."""
     _, _, _, channels, features = shape
     if shape.is_tiled:
         rows = [jnp.stack(_sums_adjoint(products[k : k + 3])) for k in (0, 3, 6)]
@@ -240,13 +250,13 @@ def _shift(d: Array, p: int, q: int, shape: _Shape) -> Array:
 
 
 def _split_overlapping(d: Array, axis: int) -> list[Array]:
-    """2t + 1 positions along the axis -> positions (0, 1, 2) of t tiles that share their ends."""
+    """Splits 2t + 1 positions along the axis into positions (0, 1, 2) of t overlapping tiles."""
     end = d.shape[axis] - 2
     return [lax.slice_in_dim(d, k, end + k, stride=2, axis=axis) for k in (0, 1, 2)]
 
 
 def _join_overlapping(d: Sequence[Array], axis: int) -> Array:
-    """The adjoint of `_split_overlapping`: adds where tiles share their ends."""
+    """Applies the adjoint of `_split_overlapping`: adds where tiles share their ends."""
     tiles = d[0].shape[axis]
     before, after = [(0, 0)] * d[0].ndim, [(0, 0)] * d[0].ndim
     before[axis], after[axis] = (1, 0), (0, 1)
@@ -258,7 +268,7 @@ def _join_overlapping(d: Sequence[Array], axis: int) -> Array:
 
 
 def _space_to_depth(x_NHWC: Array, rows: int, columns: int) -> Array:
-    """[N, H, W, C], padded by one pixel and at the end to fit -> [N, rows, columns, 4 C]."""
+    """Pads [N, H, W, C] by one pixel, and at the end to fit -> [N, rows, columns, 4 C]."""
     images, height, width, channels = x_NHWC.shape
     margins = ((0, 0), (1, 2 * rows - 1 - height), (1, 2 * columns - 1 - width), (0, 0))
     x = jnp.pad(x_NHWC, margins).reshape(images, rows, 2, columns, 2 * channels)
@@ -266,12 +276,12 @@ def _space_to_depth(x_NHWC: Array, rows: int, columns: int) -> Array:
 
 
 def _depth_to_space(d: Array) -> Array:
-    """[N, rows, columns, 4 C] -> [N, 2 rows, 2 columns, C]."""
+    """Reshapes [N, rows, columns, 4 C] to [N, 2 rows, 2 columns, C]."""
     images, rows, columns, depth = d.shape
     halves = jnp.stack((d[..., : depth // 2], d[..., depth // 2 :]), axis=2)
     return halves.reshape(images, 2 * rows, 2 * columns, depth // 4)
 
 
 def widen(x: Array) -> Array:
-    """Returns x in float32 if it is narrower."""
+    """Returns x in float32 if its precision is lower."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,11 +1,11 @@
-"""What a frame costs in training: formulas of the networks, so that nothing is compiled."""
+"""The cost of a frame in training, by formula: nothing is compiled."""
 
 import dataclasses
 
 # Arrays of an activation's size that are alive at once in a step, forward and backward, measured as
-# the memory of compiled steps on CPUs. A stage of one block of a causal network is not computed
-# again in the backward pass, since the compiler dissolves a loop of one round: all that is inside
-# the block stays. Of longer stages the results of the blocks stay, and the inside of one block.
+# the memory of compiled steps on CPUs. In a causal network, a stage of one block is not
+# rematerialised, since the compiler unrolls a loop of one iteration: all activations inside the
+# block stay alive. Of a longer stage, the outputs of its blocks and the inside of one block do.
 _LIVE_COPIES = 6
 _INSIDE_KEPT_BLOCK = 34
 _INSIDE_SCANNED_BLOCK = 30
@@ -37,19 +37,19 @@ def measure_sequential(
         count += height * width * features
         channels = features
     multiplications += height * width * channels * hidden
-    # The decoder mirrors the encoder; the backward pass costs two forward ones.
+    # The decoder mirrors the encoder, and the backward pass costs two forward passes.
     return FrameCost(flops=2 * 2 * 3 * multiplications, live_numbers=_LIVE_COPIES * 2 * count)
 
 
 @dataclasses.dataclass(frozen=True)
 class GridNetwork:
-    """What the cost of a frame of a causal network depends on; see `CausalVideoVAE`.
+    """What the cost of a frame depends on in a CausalVideoVAE.
 
     Attributes:
-      pixels: numbers of a frame of the video, H * W * C.
-      finest: positions of a frame at the first resolution.
-      features: channels that the stem makes of the video.
-      widths, blocks, halvings: as the model's.
+      pixels: numbers in a frame of the video, H * W * C.
+      finest: positions per frame at the finest resolution.
+      features: channels after the stem.
+      widths, blocks, halvings: see `CausalVideoVAE`.
     """
 
     pixels: int
@@ -74,13 +74,13 @@ def measure_grid(network: GridNetwork) -> FrameCost:
 def _count_grid_flops(network: GridNetwork, positions: list[float]) -> int:
     widths, num_blocks = network.widths, sum(network.blocks)
     multiplications = sum(54 * num_blocks * w * w * p for w, p in zip(widths, positions))
-    # Two blocks in the middle of each half, and the first and last convolutions.
+    # Two middle blocks each in encoder and decoder, and the first and last convolutions.
     multiplications += 2 * 2 * 54 * widths[-1] ** 2 * positions[-1]
     multiplications += 2 * 27 * network.features * widths[0] * positions[0]
     for level, (_, in_space) in enumerate(network.halvings):
         taps = 16 if in_space else 3
         multiplications += 2 * taps * widths[level] * widths[level + 1] * positions[level + 1]
-    # The backward pass costs two forward ones, and computes the blocks again.
+    # The backward pass costs two forward passes, and the blocks are rematerialised.
     return int(2 * 4 * multiplications)
 
 

@@ -1,7 +1,7 @@
-"""What models with a grid of latents have in common: sizes, pieces in time, likelihood and terms.
+"""What models with a grid of latents share: sizes, chunks in time, likelihood and terms.
 
-A model says what its encoder and decoder are, and how much they compress. Everything else follows:
-videos of any length and size, streaming, the terms of the ELBO and samples.
+A model defines its encoder, its decoder and how much they compress. Everything else follows: videos
+of any length and size, streaming, the terms of the ELBO and samples.
 """
 
 import functools
@@ -21,14 +21,15 @@ from vvae.models.frame_cost import FrameCost
 
 
 class GridVideoVAE(nn.Module):
-    """Base of models with latents on a grid of t x h x w positions; videos are [B, T, H, W, C].
+    """Base of models with latents on a grid of t x h x w positions. Videos are [B, T, H, W, C].
 
-    A model has `temporal_compression` f_t, `spatial_compression` f_s and `bottleneck`, and makes
-    in `setup` the modules `encoder` and `decoder`, both (input, past) -> (output, past) as in
-    `causal_blocks`, and what `setup_likelihood` makes.
+    A subclass defines `temporal_compression` f_t, `spatial_compression` f_s and `bottleneck`. Its
+    `setup` makes the modules `encoder` and `decoder`, both (input, past) -> (output, past) as in
+    `causal_blocks`, and calls `setup_likelihood`.
 
     Attributes:
-      shape_HWC: size of the frames that `sample` draws, and the channels C that every video has.
+      shape_HWC: size of the frames that `sample` draws, and the number of channels C of every
+        video.
 
     Variables: "params" are learned; "stats" hold the standardisation, `mean` and `std` of each
     channel [C] in [-1, 1] units. Gradients with respect to the stats are zero.
@@ -41,7 +42,7 @@ class GridVideoVAE(nn.Module):
     last_layer: ClassVar[tuple[str, ...]] = ("decoder", "conv_out", "conv")
 
     def setup_likelihood(self, log_sigma: float) -> None:
-        """Makes the noise scale, which begins with this logarithm, and the standardisation."""
+        """Declares the noise scale, initialised to exp(log_sigma), and the standardisation."""
         channels = self.shape_HWC[-1]
         self.log_sigma = self.param("log_sigma", nn.initializers.constant(log_sigma), ())
         self.mean_C = self.variable("stats", "mean", jnp.zeros, (channels,))
@@ -49,32 +50,32 @@ class GridVideoVAE(nn.Module):
 
     @property
     def decodes_causally(self) -> bool:
-        """Whether no frame is decoded from later latents."""
+        """Whether every frame is decoded without later latents."""
         return True
 
     @nn.nowrap
     def encoder_modules(self) -> tuple[str, ...]:
-        """Names of the modules whose parameters the latents depend on."""
+        """Returns the names of the modules whose parameters the latents depend on."""
         return ("encoder",)
 
     @nn.nowrap
     def last_kernel(self, params) -> jax.Array:
-        """Kernel of the decoder's last convolution, which stands under `last_layer`."""
+        """Returns the kernel of the decoder's last convolution, at the path `last_layer`."""
         return functools.reduce(operator.getitem, (*self.last_layer, "kernel"), params)
 
     def run_encoder(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        """Standardised frames -> what the bottleneck reads as a posterior."""
+        """Maps standardised frames to the outputs that the bottleneck reads as a posterior."""
         return self.encoder(x_BTHWC, past)
 
     def run_decoder(self, z_BthwZ: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        """Latents -> standardised frames."""
+        """Maps latents to standardised frames."""
         return self.decoder(z_BthwZ, past)
 
     # --- sizes ---------------------------------------------------------------------------------
 
     @nn.nowrap
     def grid_shape(self, shape_THW: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Returns (t, h, w), the latents that cover a video of (T, H, W)."""
+        """Returns (t, h, w), the shape of the latents of a video of (T, H, W)."""
         num_frames, height, width = shape_THW
         scale = self.spatial_compression
         t = 1 + math.ceil((num_frames - 1) / self.temporal_compression)
@@ -82,18 +83,18 @@ class GridVideoVAE(nn.Module):
 
     @property
     def smallest_video(self) -> tuple[int, int, int, int]:
-        """(T, H, W, C) of a video of one latent; no parameter depends on the size."""
+        """(T, H, W, C) of a video of one latent; no parameter depends on the video's size."""
         return 1, self.spatial_compression, self.spatial_compression, self.shape_HWC[-1]
 
     @nn.nowrap
     def count_numbers(self, num_frames: int) -> int:
-        """Returns how many numbers there are for each frame of shape_HWC, rounded up."""
+        """Returns the number of latent numbers per frame of shape_HWC, rounded up."""
         grid = self.grid_shape((num_frames, *self.shape_HWC[:2]))
         return math.ceil(math.prod(grid) * self.bottleneck.channels / num_frames)
 
     @nn.nowrap
     def covered_shape(self, shape_thw: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Returns (T, H, W), the frames, rows and columns that a grid of latents decodes to."""
+        """Returns (T, H, W), the frames, rows and columns that latents of (t, h, w) decode to."""
         t, h, w = shape_thw
         scale = self.spatial_compression
         return 1 + (t - 1) * self.temporal_compression, h * scale, w * scale
@@ -118,7 +119,7 @@ class GridVideoVAE(nn.Module):
     # --- inference -----------------------------------------------------------------------------
 
     def encode(self, x_BTHWC: jax.Array, mask_BT: jax.Array):
-        """q(z | x); see `vvae.encode`."""
+        """Infers q(z | x); see `vvae.encode`."""
         x_BTHWC = _hold_masked(x_BTHWC, mask_BT)
         covered, _, _ = self.covered_shape(self.grid_shape(x_BTHWC.shape[1:4]))
         missing = covered - x_BTHWC.shape[1]
@@ -126,11 +127,11 @@ class GridVideoVAE(nn.Module):
         return self.extend_encode(None, x_BTHWC)[1]
 
     def extend_encode(self, past: Past, x_BTHWC: jax.Array):
-        """Encodes the next frames, of which there are as many as their latents cover.
+        """Encodes the next frames, exactly as many as fill whole latent frames.
 
         Args:
-          past: what the call for the frames before has returned; None at the start.
-          x_BTHWC: 1 + n f_t frames at the start, n f_t later; H and W are filled up here.
+          past: what the call for the previous frames returned; None at the start.
+          x_BTHWC: 1 + n f_t frames at the start, n f_t later, in [-1, 1]. H and W are padded here.
 
         Returns:
           (past, posterior) after these frames.
@@ -144,15 +145,15 @@ class GridVideoVAE(nn.Module):
         length = x_BTHWC.shape[1] - (past is None)
         if length % self.temporal_compression or x_BTHWC.shape[1] < 1:
             raise ValueError(
-                f"{x_BTHWC.shape[1]} frames are no whole number of latent frames of "
-                f"{self.temporal_compression}, the first of the video apart"
+                f"{x_BTHWC.shape[1]} frames do not fill whole latent frames of "
+                f"{self.temporal_compression} (the first frame of the video is alone in its own)"
             )
         outputs, past = self.run_encoder(self.fill_up(self._standardize(x_BTHWC)), past)
         return past, self.bottleneck.posterior(outputs)
 
     @nn.nowrap
     def fill_up(self, x_BTHWC: jax.Array) -> jax.Array:
-        """Repeats the last row and column up to whole latents."""
+        """Pads rows and columns to whole latents, by repeating the last ones."""
         rows, columns = (-size % self.spatial_compression for size in x_BTHWC.shape[2:4])
         return jnp.pad(x_BTHWC, ((0, 0), (0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
 
@@ -163,12 +164,12 @@ class GridVideoVAE(nn.Module):
 
     @nn.nowrap
     def level_posteriors(self, posterior) -> dict[str, Gaussian]:
-        """Returns the Gaussian posterior of each level; none where the latents are codes."""
+        """Returns the Gaussian posterior of each level; empty if the latents are codes."""
         return {"grid": posterior} if isinstance(posterior, Gaussian) else {}
 
     @nn.nowrap
     def level_masks(self, mask_BT: jax.Array) -> dict[str, jax.Array]:
-        """Returns which latent frames have a real frame."""
+        """Returns a mask of the latent frames that have a real frame."""
         return {"grid": self.latent_mask(mask_BT)}
 
     @property
@@ -177,21 +178,24 @@ class GridVideoVAE(nn.Module):
         return frozenset({"grid"} if self.bottleneck.has_standard_prior else ())
 
     def kl_by_dim(self, x_BTHWC, mask_BT, key_B) -> dict[str, jax.Array]:
-        """KL of each latent in nats, [B, t, h, w, Z]; 0 in latent frames without a real frame."""
+        """Returns the KL of each latent in nats, [B, t, h, w, Z].
+
+        It is 0 in latent frames without a real frame.
+        """
         kl = self.bottleneck.kl_by_dim(self.encode(x_BTHWC, mask_BT))
         return {"grid": kl * self.latent_mask(mask_BT)[..., None, None, None]}
 
     # --- likelihood ----------------------------------------------------------------------------
 
     def decode(self, z_BthwZ: jax.Array) -> jax.Array:
-        """Mean of p(x | z), of all frames, rows and columns that z covers; see `vvae.decode`."""
+        """Computes the mean of p(x | z), uncropped; see `vvae.decode`."""
         return self.extend_decode(None, z_BthwZ)[1]
 
     def extend_decode(self, past: Past, z_BthwZ: jax.Array) -> tuple[Past, jax.Array]:
         """Decodes the next latent frames: 1 + (n - 1) f_t frames at the start, n f_t later.
 
         Args:
-          past: what the call for the latent frames before has returned; None at the start.
+          past: what the call for the previous latent frames returned; None at the start.
           z_BthwZ: n latent frames.
 
         Returns:
@@ -204,32 +208,35 @@ class GridVideoVAE(nn.Module):
         return past, self._unstandardize(outputs)
 
     def _extend_outputs(self, past: Past, z_BthwZ: jax.Array) -> tuple[Past, jax.Array]:
-        """As `extend_decode`, standardised."""
+        """Decodes as `extend_decode`, but returns standardised frames."""
         channels = self.bottleneck.channels
         if z_BthwZ.ndim != 5 or z_BthwZ.shape[-1] != channels or z_BthwZ.shape[1] < 1:
             raise ValueError(
-                f"latents have shape [B, t, h, w, {channels}] with t at least 1, not "
+                f"latents must have shape [B, t, h, w, {channels}] with t at least 1, not "
                 f"{z_BthwZ.shape}"
             )
         outputs, past = self.run_decoder(z_BthwZ, past)
         return past, outputs
 
     def frame_log_likelihood(self, x_BTHWC: jax.Array, z_BthwZ: jax.Array) -> jax.Array:
-        """log p(x_t | z), a density over 8-bit values, nats per frame, summed over pixels; [B, T].
+        """Computes log p(x_t | z) in nats per frame, [B, T], summed over pixels and channels.
 
-        Only what is in the video counts, not what its latents cover beyond it.
+        The padding that the latents cover beyond the video does not count.
+
+        Note:
+          It is a log-density over 8-bit values, not over values in [-1, 1].
         """
         mean = contract.crop(self._extend_outputs(None, z_BthwZ)[1], x_BTHWC.shape[1:4])
         return self._frame_log_prob(x_BTHWC, mean)
 
     def _frame_log_prob(self, x_BTHWC: jax.Array, mean: jax.Array) -> jax.Array:
-        """As `frame_log_likelihood`, from the standardised mean video."""
+        """Computes `frame_log_likelihood` from the standardised mean video."""
         log_sigma = self.effective_log_sigma().reshape(1, 1, 1, 1, -1)
         x, std = self._standardize(x_BTHWC), self._per_video(self.std_C)
         return likelihood.gaussian_8bit_log_prob(mean, log_sigma, x, std).sum((2, 3, 4))
 
     def effective_log_sigma(self) -> jax.Array:
-        """log of the noise scale of each channel in standardised units, [C], softly floored."""
+        """Returns the log noise scale of each channel, [C], standardised and softly floored."""
         return likelihood.floor_log_sigma(self.log_sigma, self._stat(self.std_C))
 
     def _stat(self, variable) -> jax.Array:
@@ -247,11 +254,11 @@ class GridVideoVAE(nn.Module):
     # --- the terms of the ELBO -----------------------------------------------------------------
 
     def terms(self, x_BTHWC, mask_BT, key_B, num_samples: int) -> Terms:
-        """See `vvae.models.contract.terms`; key_B holds one key a clip."""
+        """Computes the terms of the ELBO; see `contract.terms`. key_B holds one key per clip."""
         return self.terms_and_video(x_BTHWC, mask_BT, key_B, num_samples)[0]
 
     def terms_and_video(self, x_BTHWC, mask_BT, key_B, num_samples: int):
-        """As `terms`, with the mean videos of the samples, [K * B, T, H, W, C] in [-1, 1] units."""
+        """Computes `terms`, and the mean videos of the samples, [K * B, T, H, W, C] in [-1, 1]."""
         posterior = self.encode(x_BTHWC, mask_BT)
         z_KBthwZ = self.bottleneck.sample(posterior, key_B, num_samples)
         valid_Bt = self.latent_mask(mask_BT)
@@ -261,7 +268,7 @@ class GridVideoVAE(nn.Module):
             valid = valid_Bt.reshape((1,) * (by_frame.ndim - 2) + valid_Bt.shape)
             return jnp.sum(by_frame * valid, axis=-1)
 
-        # The samples join the batch axis, [K, B, ...] -> [K * B, ...], for the network.
+        # Merge the samples into the batch axis for the network, [K, B, ...] -> [K * B, ...].
         x, mask = (jnp.tile(a, (num_samples,) + (1,) * (a.ndim - 1)) for a in (x_BTHWC, mask_BT))
         outputs = self._extend_outputs(None, z_KBthwZ.reshape(-1, *z_KBthwZ.shape[2:]))[1]
         outputs = contract.crop(outputs, x.shape[1:4])
@@ -288,14 +295,14 @@ class GridVideoVAE(nn.Module):
 
     @nn.nowrap
     def sample(self, params, key, num_clips: int, num_frames: int) -> jax.Array:
-        """Prior samples of shape_HWC; see `vvae.sample`."""
+        """Draws videos of shape_HWC from the prior; see `vvae.sample`."""
         shape_THW = (num_frames, *self.shape_HWC[:2])
         z_BthwZ = self.bottleneck.sample_prior(key, (num_clips, *self.grid_shape(shape_THW)))
         return contract.decode(self, params, z_BthwZ, shape_THW)
 
 
 def _hold_masked(x_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.Array:
-    """Replaces a masked frame by the last real frame before it, or by zeros if there is none."""
+    """Replaces each masked frame by the last real frame before it, or by zeros if there is none."""
     position_T = jnp.arange(mask_BT.shape[1])[None]
     last_BT = jax.lax.cummax(jnp.where(mask_BT, position_T, -1), axis=1)
     index = jnp.maximum(last_BT, 0)[..., None, None, None]

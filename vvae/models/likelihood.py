@@ -1,7 +1,10 @@
-"""The Gaussian likelihood of 8-bit video: one learned scale, shared by every pixel and every batch.
+"""The Gaussian likelihood of 8-bit video, with one learned scale for every pixel and every batch.
 
-A scale that were fitted to a batch would make the ELBO depend on the batch (Rybkin et al. 2021
-compare the ways of choosing it).
+A scale fitted to each batch would make the ELBO depend on the batch.
+
+References:
+  Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders, 2021, compares the ways
+  to choose the scale.
 """
 
 import jax
@@ -12,14 +15,14 @@ from vvae.distributions import Gaussian
 
 
 def floor_log_sigma(log_sigma: jax.Array, std: jax.Array) -> jax.Array:
-    """log of the noise scale in standardised units, softly floored at 1/256 of the 8-bit range.
+    """Returns the standardised log noise scale, softly floored at 1/256 of the 8-bit range.
 
     Args:
       log_sigma: the learned parameter.
       std: standard deviation that the video is divided by, in [-1, 1] units.
 
     Returns:
-      The broadcast shape of both, at least float32.
+      An array of the broadcast shape of both, at least float32.
     """
     floor = jnp.log(2.0 / 256.0) - jnp.log(std)
     return floor + jax.nn.softplus(dist.raise_precision(log_sigma) - floor)
@@ -28,13 +31,16 @@ def floor_log_sigma(log_sigma: jax.Array, std: jax.Array) -> jax.Array:
 def gaussian_8bit_log_prob(
     mean: jax.Array, log_sigma: jax.Array, x: jax.Array, std: jax.Array
 ) -> jax.Array:
-    """Elementwise log-density of video over its 8-bit values, nats.
+    """Computes the elementwise log-density of video over its 8-bit values, in nats.
 
     Args:
       mean: of the standardised video.
-      log_sigma: log of the noise scale in standardised units, of a shape that spreads over mean.
+      log_sigma: log noise scale in standardised units, broadcastable to mean.
       x: the standardised video.
-      std: what it was divided by, in [-1, 1] units, of which 127.5 a unit are 8-bit values.
+      std: standard deviation that the video was divided by, in [-1, 1] units.
+
+    Note:
+      One unit of [-1, 1] is 127.5 8-bit values, hence the term -log(127.5 std) per element.
     """
     noise = jnp.broadcast_to(2.0 * log_sigma, mean.shape)
     return dist.gaussian_log_prob(Gaussian(mean, noise), x) - jnp.log(127.5 * std)

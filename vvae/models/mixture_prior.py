@@ -1,16 +1,21 @@
 """Fits the mixture prior p(w) to the posteriors of the training clips by EM.
 
-The ELBO sees the prior only through E_q[log p(w)]. With the component k of a clip as one more
-latent, q(k | x) a table, that term is bounded by
+The ELBO depends on the prior only through E_q[log p(w)]. With the component k of a clip as one more
+latent, whose posterior q(k | x) is a table, that term is bounded from below by
 
     mean over clips of log sum_k pi_k exp(E_q[log N(w; mu_k, sigma_k^2)])
 
-and EM climbs it by closed forms (Jiang et al. 2017, VaDE, eq. 9 and appendix; Dempster et al.
-1977): the responsibilities at fixed components, then the components at fixed responsibilities, with
-the variances of the posteriors added to those between their means. Gradient steps reach the same
-maxima, but from components that all look alike they leave only one in use.
+EM increases this bound in closed form: first the responsibilities for fixed components, then the
+components for fixed responsibilities, where a component's variance is the mean variance of the
+posteriors plus the variance between their means. Gradient steps reach the same maxima, but from
+identical components they leave only one in use.
 
-NumPy in float64 on the host: a fit does not depend on how many devices train.
+NumPy in float64 on the host: a fit does not depend on the number of devices.
+
+References:
+  Jiang et al., Variational Deep Embedding (VaDE), 2017, eq. 9 and appendix.
+  Dempster, Laird and Rubin, Maximum Likelihood from Incomplete Data via the EM Algorithm, 1977.
+  Arthur and Vassilvitskii, k-means++: The Advantages of Careful Seeding, 2007.
 """
 
 import numpy as np
@@ -18,15 +23,15 @@ from scipy.special import logsumexp
 
 from vvae.distributions import LOG_2PI, Gaussian, GaussianMixture
 
-MIN_WEIGHT = 1e-4  # of a component; one without clips can be found again
-MIN_VARIANCE_SHARE = 1e-3  # of a component's variance in the mean variance of w
+MIN_WEIGHT = 1e-4  # of a component, so that one without clips can gain some again
+MIN_VARIANCE_SHARE = 1e-3  # smallest variance of a component, relative to the mean variance of w
 NUM_STARTS = 10
 MAX_ITERATIONS = 500
-TOLERANCE = 1e-6  # nats per clip and iteration
+TOLERANCE = 1e-6  # smallest gain to continue for, in nats per clip and iteration
 
 
 def fit_mixture(posterior: Gaussian, num_components: int, seed: int) -> GaussianMixture:
-    """Fits a mixture from k-means++ starts; the start that reaches the highest bound is taken.
+    """Fits a mixture from several k-means++ starts and returns the one with the highest bound.
 
     Args:
       posterior: q(w | x) of N clips, arrays [N, W].
@@ -42,7 +47,7 @@ def fit_mixture(posterior: Gaussian, num_components: int, seed: int) -> Gaussian
     mean_NW, variance_NW = _read_posterior(posterior)
     if not 1 <= num_components <= len(mean_NW):
         raise ValueError(
-            f"a mixture of {num_components} components cannot be fitted to {len(mean_NW)} clips"
+            f"cannot fit a mixture of {num_components} components to {len(mean_NW)} clips"
         )
     fits = []
     for start in range(NUM_STARTS):
@@ -50,14 +55,14 @@ def fit_mixture(posterior: Gaussian, num_components: int, seed: int) -> Gaussian
         centre_KW = _draw_centres(mean_NW, num_components, random)
         nearest_N = _measure_distances(mean_NW, centre_KW).argmin(axis=1)
         share_NK = np.eye(num_components)[nearest_N]
-        # A centre without clips, which another one shares, stays where it is.
+        # A centre that coincides with another one gets no clips, and stays where it is.
         alike = GaussianMixture(np.zeros(num_components), centre_KW, np.zeros_like(centre_KW))
         fits.append(refine_mixture(_maximize(alike, share_NK, mean_NW, variance_NW), posterior))
     return max(fits, key=lambda fit: measure_bound(fit, posterior))
 
 
 def refine_mixture(mixture: GaussianMixture, posterior: Gaussian) -> GaussianMixture:
-    """Runs EM from a given mixture until the bound rises no more; components keep their order.
+    """Runs EM from a given mixture until the bound stops rising; components keep their order.
 
     Args:
       mixture: where EM starts, K components.
@@ -84,7 +89,7 @@ def refine_mixture(mixture: GaussianMixture, posterior: Gaussian) -> GaussianMix
 
 
 def measure_bound(mixture: GaussianMixture, posterior: Gaussian) -> float:
-    """The bound on E_q[log p(w)] that EM climbs, nats per clip, mean over the clips.
+    """Computes the bound on E_q[log p(w)] that EM increases, in nats per clip, mean over the clips.
 
     Args:
       mixture: K components.
@@ -109,12 +114,12 @@ def _as_float64(mixture: GaussianMixture) -> GaussianMixture:
 
 
 def _draw_centres(mean_NW: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """k-means++ (Arthur and Vassilvitskii 2007): a point is drawn by its squared distance."""
+    """Draws k-means++ centres: each with probability proportional to its squared distance."""
     chosen = [random.integers(len(mean_NW))]
     for _ in range(count - 1):
         distance_N = _measure_distances(mean_NW, mean_NW[chosen]).min(axis=1)
         total = distance_N.sum()
-        # Where all clips are alike, any of them will do.
+        # If all clips are equal, any of them will do.
         chosen.append(random.choice(len(mean_NW), p=distance_N / total if total > 0 else None))
     return mean_NW[chosen]
 
@@ -124,7 +129,7 @@ def _measure_distances(mean_NW: np.ndarray, centre_KW: np.ndarray) -> np.ndarray
 
 
 def _measure_joint(mixture: GaussianMixture, mean_NW, variance_NW) -> np.ndarray:
-    """log pi_k + E_q[log N_k(w)], [N, K]."""
+    """Computes log pi_k + E_q[log N_k(w)], [N, K]."""
     precision_KW = np.exp(-mixture.logvar_KZ)
     scaled_KW = mixture.mean_KZ * precision_KW
     # E_q[((w - mu) / sigma)^2] as matrix products, without an array [N, K, W].
@@ -135,7 +140,7 @@ def _measure_joint(mixture: GaussianMixture, mean_NW, variance_NW) -> np.ndarray
 
 
 def _maximize(mixture: GaussianMixture, share_NK, mean_NW, variance_NW) -> GaussianMixture:
-    """The mixture that is best for these responsibilities; a component without any is kept."""
+    """Returns the best mixture for these responsibilities; a component without any is kept."""
     count_K = share_NK.sum(axis=0)
     used_K1 = (count_K > 0)[:, None]
     divisor_K1 = np.where(used_K1, count_K[:, None], 1.0)
@@ -152,7 +157,7 @@ def _floor_variance(mean_NW: np.ndarray, variance_NW: np.ndarray) -> float:
 
 
 def _fit_weights(count_K: np.ndarray) -> np.ndarray:
-    """The weights of at least MIN_WEIGHT that maximise sum_k count_k log(weight_k)."""
+    """Returns the weights of at least MIN_WEIGHT that maximise sum_k count_k log(weight_k)."""
     least = min(MIN_WEIGHT, 1.0 / len(count_K))
     floored_K = np.zeros(len(count_K), bool)
     while True:

@@ -1,18 +1,22 @@
-"""Starts the linear path of a model at probabilistic PCA, where a linear VAE would end.
+"""Initialises the linear path of a model with probabilistic PCA, the optimum of a linear VAE.
 
 For x = W z + mean + noise of variance s2, z ~ N(0, I), the maximum-likelihood W and the exact
-posterior follow from the K largest eigenvalues l_k and eigenvectors u_k of the data's covariance
-(Tipping and Bishop 1999, eqs. 7, 8 and 12):
+posterior follow from the K largest eigenvalues l_k and eigenvectors u_k of the data's covariance:
 
     W_k = sqrt(l_k - s2) u_k          s2 = mean of the other eigenvalues
     q(z_k | x) = N(sqrt(l_k - s2) / l_k  u_k . (x - mean),  s2 / l_k)
 
-Training goes on from there, so that it need not spend its first minutes on what PCA knows, and no
-latent begins collapsed (every linear VAE's optimum is PPCA: Lucas et al. 2019).
+Training continues from there, so that it need not spend its first minutes on learning PCA, and no
+latent starts collapsed.
 
-With a KL of weight b the same equations hold with b s2 in the place of s2, and s2 is the mean
-squared error: components of a variance below b s2 are not worth their rate and begin unused, as in
-reverse water-filling (Cover and Thomas 2006, section 10.3.3).
+With a KL of weight b the same equations hold with b s2 in place of s2, where s2 is the mean squared
+error. Components with a variance below b s2 are not worth their rate and start unused, as in
+reverse water-filling.
+
+References:
+  Tipping and Bishop, Probabilistic Principal Component Analysis, 1999, eqs. 7, 8 and 12.
+  Lucas et al., Don't Blame the ELBO! A Linear VAE Perspective on Posterior Collapse, 2019.
+  Cover and Thomas, Elements of Information Theory, 2006, section 10.3.3 (reverse water-filling).
 """
 
 import dataclasses
@@ -21,7 +25,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-# What the networks add to the linear path at first.
+# Initial scale of the networks' outputs, relative to their usual initialisation.
 _NETWORK_SCALE = 0.1
 _LEAST_ERROR = 1e-6
 _BALANCE_ROUNDS = 200
@@ -32,7 +36,7 @@ class FrameSpectrum:
     """Principal components of the frames, in standardised units.
 
     Attributes:
-      components_KD: orthonormal rows, by falling variance; D = H * W * C.
+      components_KD: orthonormal rows, by decreasing variance; D = H * W * C.
       variance_K: variance along each.
       residual: mean variance of the other D - K directions.
     """
@@ -48,9 +52,9 @@ def start_at_ppca(model: nn.Module, params: dict, stats: dict, spectrum: FrameSp
     Args:
       model: a SequentialVAE with linear=True.
       params: fresh parameters.
-      stats: the standardisation, of which `std` sets the floor of sigma.
-      spectrum: of the standardised training frames; with fewer than latent_dim components, the
-        other latents begin unused.
+      stats: the standardisation, whose `std` sets the floor of sigma.
+      spectrum: of the standardised training frames. If it has fewer than latent_dim components, the
+        remaining latents start unused.
     """
     residual = max(spectrum.residual, 1e-6)
     variance_K = np.maximum(spectrum.variance_K, residual * (1 + 1e-3))
@@ -76,11 +80,11 @@ def start_at_ppca(model: nn.Module, params: dict, stats: dict, spectrum: FrameSp
 
 @dataclasses.dataclass(frozen=True)
 class BlockPCA:
-    """All principal components of blocks of pixels (`vvae.models.blocks`), in their units.
+    """All principal components of blocks of pixels (`vvae.models.block_pca`), in the blocks' units.
 
     Attributes:
       mean_D: mean block.
-      components_DD: orthonormal rows, by falling variance.
+      components_DD: orthonormal rows, by decreasing variance.
       variance_D: variance along each.
     """
 
@@ -104,8 +108,8 @@ def whiten_blocks(pca: BlockPCA, stats: dict, num_components: int) -> tuple[dict
       num_components: K.
 
     Returns:
-      (stats, variance_D): with `basis`, and the variance along every principal component of
-      standardised blocks, by falling variance.
+      (stats, variance_D): the stats with `basis`, and the variance along each principal component
+      of standardised blocks, decreasing.
     """
     repeats = len(pca.mean_D) // len(stats["std"])
     scale_D = np.tile(127.5 * np.asarray(stats["std"], np.float64), repeats)
@@ -127,19 +131,19 @@ def start_blocks_at_ppca(
 ) -> dict:
     """Returns fresh parameters whose linear path is PPCA of blocks of the training videos.
 
-    Each block is coded by itself at first; what the blocks before it tell is left to training.
+    Each block is coded by itself at first. Training learns what previous blocks tell about it.
 
     Args:
       model: a CausalVideoVAE with the stem "pca" and Gaussian latents.
       params: fresh parameters.
-      stats: of `whiten_blocks`.
-      variance_D: of `whiten_blocks`.
+      stats: from `whiten_blocks`.
+      variance_D: from `whiten_blocks`.
       beta: weight of the KL in training.
     """
     num_latents = model.bottleneck.channels
     num_used = min(num_latents, model.components)
     error = _balance_error(variance_D, num_used, beta)
-    # Of whitened components: in them, signal and noise of a latent add up to 1.
+    # Components are whitened: the signal and the noise variance of a latent add up to 1.
     noise_Z = np.ones(num_latents)
     noise_Z[:num_used] = beta * error / np.maximum(variance_D[:num_used], beta * error)
     kernel_ZK = np.eye(num_latents, model.components) * np.sqrt(1.0 - noise_Z)[:, None]
@@ -155,10 +159,10 @@ def start_blocks_at_ppca(
 
 
 def _balance_error(variance_D: np.ndarray, num_used: int, beta: float) -> float:
-    """The mean squared error e which water-filling up to beta e leaves; the least of them."""
+    """Returns the smallest mean squared error e left by water-filling up to beta e."""
     kept, rest = np.split(variance_D, [num_used])
     level = 0.0
-    for _ in range(_BALANCE_ROUNDS):  # never falls, so that it ends at the least solution
+    for _ in range(_BALANCE_ROUNDS):  # the level never falls, so it converges to the smallest
         error = (np.minimum(kept, level).sum() + rest.sum()) / len(variance_D)
         level = beta * max(error, _LEAST_ERROR)
     return level / beta
@@ -171,7 +175,7 @@ def _scale_head(network: dict) -> dict:
 
 
 def _start_taps(params: dict, kernel: np.ndarray, bias) -> dict:
-    """Fills the map of `TemporalTaps` that sees the newest latent frame alone."""
+    """Fills in the map of `TemporalTaps` so that only the newest latent frame counts."""
     started = {}
     for name, layer in params.items():
         whole = np.zeros(layer["kernel"].shape)
@@ -184,7 +188,7 @@ def _start_taps(params: dict, kernel: np.ndarray, bias) -> dict:
 
 
 def _invert_floor(log_sigma: float, std: float):
-    """The parameter for which the softly floored log_sigma is the given one."""
+    """Returns the parameter whose softly floored log_sigma is the given one."""
     floor = np.log(2.0 / 256.0) - np.log(std)
     above = max(log_sigma - floor, 1e-2)
     return jnp.float32(floor + np.log(np.expm1(above)))

@@ -3,10 +3,9 @@
     p(x, z, w) = p(w) prod_t p(z_t | z_<t, w) p(x_t | z_t, w)
     q(z, w | x) = q(w | x) prod_t q(z_t | x_t)        (or q(z_t | x_<=t), posterior="filter")
 
-The frame latents see the video through a convolutional network applied to each frame; w is
-inferred from the means and log-variances of the frame posteriors. Nothing looks ahead: the
-posterior and the prior of frame t, and w inferred from the frames up to t, depend on no later
-frame.
+A convolutional network encodes each frame; w is inferred from the means and log-variances of the
+frame posteriors. Nothing looks ahead: the posterior and the prior of frame t, and w inferred from
+the frames up to t, depend on no later frame.
 """
 
 import math
@@ -51,7 +50,7 @@ class SequentialPosterior:
 
 @flax.struct.dataclass
 class Latents:
-    """Values of the latents: `frame` [B, T, Z], `clip` [B, W]."""
+    """Values of the latents: `frame` [B, T, Z] and `clip` [B, W]."""
 
     frame: jax.Array
     clip: jax.Array
@@ -59,13 +58,13 @@ class Latents:
 
 @flax.struct.dataclass
 class StreamState:
-    """All that `stream` remembers of the frames before, of the same size however many they are.
+    """The memory of `stream`, whose size does not depend on the number of past frames.
 
     Attributes:
-      filter: [B, F] memory of the filtering posterior, of width 0 without one.
+      filter: [B, F] state of the filtering posterior, of width 0 without one.
       clip: what w is inferred from.
-      dynamics: memory of the prior.
-      w: [B, W] mean of q(w | frames before), the prior mean at the start.
+      dynamics: state of the prior.
+      w: [B, W] mean of q(w | past frames); the prior mean at the start.
     """
 
     filter: jax.Array
@@ -76,11 +75,11 @@ class StreamState:
 
 @flax.struct.dataclass
 class Streamed:
-    """What is known at each frame from it and the frames before it.
+    """What is known at each frame from it and the previous frames.
 
     Attributes:
       posterior: q(z_t | x_t), or q(z_t | x_<=t); Gaussian [B, T, Z].
-      prior: p(z_t | z_<t, w_<t) from posterior means; Gaussian [B, T, Z].
+      prior: p(z_t | z_<t, w_<t) at the posterior means; Gaussian [B, T, Z].
       w_BTW: mean of q(w | x_<=t).
     """
 
@@ -94,16 +93,16 @@ class SequentialVAE(nn.Module):
 
     Attributes:
       shape_HWC: frame size; H and W divisible by 2 ** len(widths).
-      widths: channels after each stride-2 convolution; () for dense layers alone.
+      widths: channels after each stride-2 convolution; () for dense layers only.
       hidden: width of the dense layers.
-      latent_dim: Z, numbers in a frame latent.
-      clip_latent_dim: W, numbers in the clip latent; 0 is a model without one.
+      latent_dim: Z, the size of a frame latent.
+      clip_latent_dim: W, the size of the clip latent; 0 for a model without one.
       prior: p(z_t | z_<t, w) "learned", p(z_t | w) "static" or N(0, I) "standard".
       clip_prior: N(0, I) "normal", or a learned "mixture" of num_components Gaussians.
       num_components: K of the mixture.
       posterior: q(z_t | x_t) "frame", or q(z_t | x_<=t) "filter".
-      linear: adds a linear map to the posterior mean and to the decoder, beside the networks; a
-        linear VAE is PCA, and training can start there (`vvae.models.ppca`).
+      linear: whether linear maps are added to the posterior mean and to the decoder, beside the
+        networks. A linear VAE is PCA, and training can start there (`vvae.models.ppca`).
       likelihood: "gaussian" with one learned sigma; "discretized_logistic" with one learned scale,
         for 8-bit values; "bernoulli" for data in {-1, 1}.
       dtype: of the activations in the convolutional networks.
@@ -150,7 +149,7 @@ class SequentialVAE(nn.Module):
     def _setup_mixture(self):
         shape = (self.num_components, self.clip_latent_dim)
         self.mixture_logits = self.param("mixture_logits", nn.initializers.zeros, shape[:1])
-        # All begin as N(0, I), one Gaussian together, until `mixture_prior` parts them.
+        # All components start as N(0, I), until `mixture_prior` separates them.
         self.mixture_mean = self.param("mixture_mean", nn.initializers.zeros, shape)
         self.mixture_logvar = self.param("mixture_logvar", nn.initializers.zeros, shape)
 
@@ -163,14 +162,14 @@ class SequentialVAE(nn.Module):
         height, width, _ = self.shape_HWC
         if height % scale or width % scale:
             raise ValueError(
-                f"frames of {height}x{width} cannot be halved {len(self.widths)} times: height and "
-                f"width must be multiples of {scale}, or model.widths shorter"
+                f"frames of {height}x{width} cannot be halved {len(self.widths)} times: make "
+                f"height and width multiples of {scale}, or model.widths shorter"
             )
 
     # --- inference -----------------------------------------------------------------------------
 
     def encode(self, x_BTHWC: jax.Array, mask_BT: jax.Array) -> SequentialPosterior:
-        """q(z, w | x); see `vvae.encode`."""
+        """Infers q(z, w | x); see `vvae.encode`."""
         frame = self._infer_frames(x_BTHWC, mask_BT)
         prefix = self.clip_encoder(frame, mask_BT)
         return SequentialPosterior(frame, jax.tree.map(lambda a: a[:, -1], prefix))
@@ -187,7 +186,7 @@ class SequentialVAE(nn.Module):
         x_NHWC = self._standardize(x_BTHWC).reshape(-1, *self.shape_HWC)
         h_BTF = self.encoder(x_NHWC).reshape(batch, length, -1)
         if self.posterior == "filter":
-            # A masked frame is no evidence: it is read as zeros.
+            # A masked frame carries no evidence: replace its features by zeros.
             filter_state, h_BTF = self.filter(
                 jnp.where(mask_BT[..., None], h_BTF, 0.0),
                 initial_carry=filter_state,
@@ -204,11 +203,11 @@ class SequentialVAE(nn.Module):
         """Returns the most probable latents under the posterior."""
         return Latents(posterior.frame.mean, posterior.clip.mean)
 
-    # --- what the latents are ------------------------------------------------------------------
+    # --- description of the latents ------------------------------------------------------------
 
     @property
     def smallest_video(self) -> tuple[int, int, int, int]:
-        """(T, H, W, C) of a video that every part of the model can be called with."""
+        """(T, H, W, C) of a video with which every part of the model can be called."""
         return 2, *self.shape_HWC
 
     @staticmethod
@@ -218,7 +217,7 @@ class SequentialVAE(nn.Module):
 
     @staticmethod
     def level_masks(mask_BT) -> dict[str, Any]:
-        """Returns which latents of each level have a real frame, over their leading axes."""
+        """Returns a mask of each level, True for latents that have a real frame."""
         return {"frame": mask_BT, "clip": mask_BT.any(axis=1)}
 
     @property
@@ -229,7 +228,7 @@ class SequentialVAE(nn.Module):
 
     @nn.nowrap
     def count_numbers(self, num_frames: int) -> int:
-        """Returns how many numbers a frame is decoded from, the clip latent counted in full."""
+        """Returns how many latent numbers a frame is decoded from, with the whole clip latent."""
         return self.latent_dim + self.clip_latent_dim
 
     # --- training ------------------------------------------------------------------------------
@@ -281,7 +280,7 @@ class SequentialVAE(nn.Module):
         return jnp.zeros(self.clip_latent_dim)
 
     def clip_log_prior(self, w: jax.Array) -> jax.Array:
-        """log p(w) in nats; [..., W] -> [...]."""
+        """Computes log p(w) in nats; [..., W] -> [...]."""
         if self.clip_prior == "mixture":
             return dist.mixture_log_prob(self.clip_prior_mixture(), w)
         return dist.gaussian_log_prob(dist.standard_gaussian(w.shape, w.dtype), w).sum(-1)
@@ -293,7 +292,7 @@ class SequentialVAE(nn.Module):
         return jax.random.normal(key, (num_clips, self.clip_latent_dim))
 
     def frame_prior(self, z_BTZ: jax.Array, w_BTW: jax.Array, mask_BT: jax.Array) -> Gaussian:
-        """p(z_t | z_<t, w_t) for every t; w may differ from frame to frame."""
+        """Returns p(z_t | z_<t, w_t) for every t; w may differ from frame to frame."""
         if self.prior == "learned":
             return self.dynamics.predict(self.dynamics.scan(z_BTZ, mask_BT), w_BTW)
         if self.prior == "static":
@@ -301,13 +300,13 @@ class SequentialVAE(nn.Module):
         return dist.standard_gaussian(z_BTZ.shape, z_BTZ.dtype)
 
     def begin_dynamics(self, batch: int) -> DynamicsState:
-        """Returns the prior's memory before the first frame."""
+        """Returns the prior's state before the first frame."""
         if self.prior == "learned":
             return self.dynamics.initial_state(batch, jnp.float32)
         return DynamicsState(jnp.zeros((batch, 0)), jnp.zeros((batch, self.latent_dim)))
 
     def predict_frame(self, state: DynamicsState, w_BW: jax.Array) -> Gaussian:
-        """p(z_t | z_<t, w) of the next frame, [B, Z]."""
+        """Returns p(z_t | z_<t, w) of the next frame, [B, Z]."""
         if self.prior == "learned":
             return self.dynamics.predict(state, w_BW)
         if self.prior == "static":
@@ -315,30 +314,30 @@ class SequentialVAE(nn.Module):
         return dist.standard_gaussian(state.frame.shape)
 
     def observe_frame(self, state: DynamicsState, z_BZ: jax.Array, valid_B: jax.Array):
-        """Returns the prior's memory after z_t."""
+        """Returns the prior's state after z_t."""
         if self.prior == "learned":
             return self.dynamics.observe(state, z_BZ, valid_B)
         return DynamicsState(state.hidden, jnp.where(valid_B[:, None], z_BZ, state.frame))
 
-    # --- frame after frame ---------------------------------------------------------------------
+    # --- streaming -----------------------------------------------------------------------------
 
     def begin_stream(self, batch: int) -> StreamState:
-        """Returns what is remembered before the first frame."""
+        """Returns the memory of `stream` before the first frame."""
         width = self.hidden if self.posterior == "filter" else 0
         return StreamState(
-            jnp.zeros((batch, width)),
-            self.clip_encoder.initial_state(batch, self.latent_dim, jnp.float32),
-            self.begin_dynamics(batch),
-            jnp.broadcast_to(self.clip_prior_mean(), (batch, self.clip_latent_dim)),
+            filter=jnp.zeros((batch, width)),
+            clip=self.clip_encoder.initial_state(batch, self.latent_dim, jnp.float32),
+            dynamics=self.begin_dynamics(batch),
+            w=jnp.broadcast_to(self.clip_prior_mean(), (batch, self.clip_latent_dim)),
         )
 
     def stream(
         self, state: StreamState, x_BTHWC: jax.Array, mask_BT: jax.Array
     ) -> tuple[StreamState, Streamed]:
-        """See the function `stream`."""
+        """Reads the next frames; see the function `stream`."""
         filtered, frame = self._extend_frames(state.filter, x_BTHWC, mask_BT)
         clip, prefix = self.clip_encoder.extend(state.clip, frame, mask_BT)
-        # Before the first valid frame w is what its prior says.
+        # Before the first valid frame, w is its prior mean.
         seen = (state.clip.count[:, None] + jnp.cumsum(mask_BT, axis=1))[..., None] > 0
         w_BTW = jnp.where(seen, prefix.mean, self.clip_prior_mean()[None, None])
         earlier = jnp.concatenate([state.w[:, None], w_BTW[:, :-1]], axis=1)
@@ -348,21 +347,24 @@ class SequentialVAE(nn.Module):
         else:
             dynamics, prior = state.dynamics, self.frame_prior(frame.mean, earlier, mask_BT)
         after = StreamState(
-            state.filter if filtered is None else filtered, clip, dynamics, w_BTW[:, -1]
+            filter=state.filter if filtered is None else filtered,
+            clip=clip,
+            dynamics=dynamics,
+            w=w_BTW[:, -1],
         )
         return after, Streamed(frame, prior, w_BTW)
 
     # --- likelihood ----------------------------------------------------------------------------
 
     def decode(self, latents: Latents) -> jax.Array:
-        """Mean video of p(x | z, w); see `vvae.decode`."""
+        """Computes the mean video of p(x | z, w); see `vvae.decode`."""
         out = self._decode_raw(latents)
         if self.likelihood == "bernoulli":
             return 2.0 * jax.nn.sigmoid(out) - 1.0
         return self._unstandardize(out)
 
     def _decode_raw(self, latents: Latents) -> jax.Array:
-        """Standardised mean [B, T, H, W, C], or logits for the Bernoulli likelihood."""
+        """Computes the standardised mean [B, T, H, W, C], or logits of a Bernoulli likelihood."""
         batch, length = latents.frame.shape[:2]
         clip = jnp.broadcast_to(latents.clip[:, None], (batch, length, self.clip_latent_dim))
         z_NZ = jnp.concatenate([latents.frame, clip], axis=-1).reshape(batch * length, -1)
@@ -371,15 +373,17 @@ class SequentialVAE(nn.Module):
             out = out + self.linear_decoder(latents.frame).reshape(out.shape)
         if self.likelihood != "bernoulli":
             return out
-        # Data of {-1, 1}: the decoder starts from the frequency of each pixel in training.
+        # The data are in {-1, 1}: start from the frequency of each pixel in the training clips.
         frequency = jnp.clip(0.5 * (self._stat(self.mean_HWC) + 1.0), 0.01, 0.99)
         return out + jnp.log(frequency / (1.0 - frequency))
 
     def frame_log_likelihood(self, x_BTHWC: jax.Array, latents: Latents) -> jax.Array:
-        """log p(x_t | z_t, w), nats per frame in 8-bit units, summed over pixels; [B, T].
+        """Computes log p(x_t | z_t, w) in nats per frame, [B, T], summed over pixels and channels.
 
-        Gaussian: a density over 8-bit values, log N of the standardised video - log(127.5 std) a
-        pixel. Discretised logistic and Bernoulli: probabilities.
+        Note:
+          For a Gaussian this is a log-density over 8-bit values: log N of the standardised video
+          minus log(127.5 std) per element. For the discretised logistic and the Bernoulli it is a
+          log-probability.
         """
         out = self._decode_raw(latents)
         if self.likelihood == "bernoulli":
@@ -396,7 +400,7 @@ class SequentialVAE(nn.Module):
         return log_prob.sum((2, 3, 4))
 
     def effective_log_sigma(self) -> jax.Array:
-        """log of the noise scale in standardised units, softly floored at 1/256 of the range."""
+        """Returns the standardised log noise scale, softly floored at 1/256 of the range."""
         return likelihood.floor_log_sigma(self.log_sigma, self._stat(self.std))
 
     def _stat(self, variable) -> jax.Array:
@@ -414,10 +418,10 @@ class SequentialVAE(nn.Module):
     # --- the terms of the ELBO -----------------------------------------------------------------
 
     def terms(self, x_BTHWC, mask_BT, key_B, num_samples: int) -> Terms:
-        """See `vvae.models.contract.terms`; key_B holds one key a clip."""
+        """Computes the terms of the ELBO; see `contract.terms`. key_B holds one key per clip."""
         posterior = self.encode(x_BTHWC, mask_BT)
         latents_KB = self._sample_posterior(posterior, key_B, num_samples)
-        # The samples join the batch axis, [K, B, ...] -> [K * B, ...], for the networks.
+        # Merge the samples into the batch axis for the networks, [K, B, ...] -> [K * B, ...].
         x, mask, posterior = jax.tree.map(
             lambda a: jnp.tile(a, (num_samples,) + (1,) * (a.ndim - 1)),
             (x_BTHWC, mask_BT, posterior),
@@ -452,7 +456,7 @@ class SequentialVAE(nn.Module):
         )
 
     def kl_by_dim(self, x_BTHWC, mask_BT, key_B) -> dict[str, jax.Array]:
-        """See `level_kl`."""
+        """Computes the KL of each latent dimension; see `level_kl`."""
         posterior = self.encode(x_BTHWC, mask_BT)
         latents = jax.tree.map(lambda a: a[0], self._sample_posterior(posterior, key_B, 1))
         prior = self._prior_given(latents, mask_BT)
@@ -460,7 +464,7 @@ class SequentialVAE(nn.Module):
         return {"frame": frame, "clip": self._clip_kl_by_dim(posterior)}
 
     def surprise(self, x_BTHWC, mask_BT) -> jax.Array:
-        """See the function `surprise`."""
+        """Computes the surprise of each frame; see the function `surprise`."""
         frame = self._infer_frames(x_BTHWC, mask_BT)
         prefix = self.clip_encoder(frame, mask_BT).mean
         first = jnp.broadcast_to(self.clip_prior_mean(), prefix[:, :1].shape)
@@ -470,7 +474,7 @@ class SequentialVAE(nn.Module):
         return dist.gaussian_kl(frame, prior).sum(-1) * mask_BT
 
     def _clip_kl_by_dim(self, posterior: SequentialPosterior) -> jax.Array:
-        """KL(q(w | x) || N(0, I)) by dimension, [B, W]."""
+        """Computes KL(q(w | x) || N(0, I)) by dimension, [B, W]."""
         standard = dist.standard_gaussian(posterior.clip.mean.shape, posterior.clip.mean.dtype)
         return dist.gaussian_kl(posterior.clip, standard)
 
@@ -480,7 +484,7 @@ class SequentialVAE(nn.Module):
         return self.frame_prior(latents.frame, w_BTW, mask_BT)
 
     def _sample_posterior(self, posterior, key_B, num_samples: int) -> Latents:
-        """Latents with axes [K, B, ...]; noise from one key a clip."""
+        """Draws latents with axes [K, B, ...], with noise from one key per clip."""
 
         def draw(key, shape, dtype):
             return jax.random.normal(key, (num_samples, *shape), dtype)
@@ -502,7 +506,7 @@ class SequentialVAE(nn.Module):
 
     @nn.nowrap
     def sample(self, params, key, num_clips: int, num_frames: int) -> jax.Array:
-        """Prior samples; see `vvae.sample`."""
+        """Draws videos from the prior; see `vvae.sample`."""
         clip_key, frame_key = jax.random.split(key)
         w_BW = self.apply(params, clip_key, num_clips, method="sample_clip_prior")
         state = self.apply(params, num_clips, method="begin_dynamics")
@@ -513,14 +517,14 @@ class SequentialVAE(nn.Module):
     def roll_out(
         self, params, state: DynamicsState, w_BW, key, num_frames: int, temperature: float
     ) -> jax.Array:
-        """Continues the frame latents by the prior.
+        """Continues the frame latents with samples from the prior.
 
         Args:
           params: variables of the model.
-          state: memory of the frames before.
+          state: the prior's state after the previous frames.
           w_BW: clip latent.
           key: consumed.
-          num_frames: how many frames to draw.
+          num_frames: number of frames to draw.
           temperature: factor on the prior's standard deviation; 0 follows its mean.
 
         Returns:
@@ -539,7 +543,7 @@ class SequentialVAE(nn.Module):
 
 
 def replace_clip_prior(params: dict, mixture: GaussianMixture) -> dict:
-    """Returns learned parameters, those of clip_prior="mixture", with another mixture as p(w)."""
+    """Returns learned parameters with another mixture as p(w); only for clip_prior="mixture"."""
     return params | {
         "mixture_logits": mixture.logits_K,
         "mixture_mean": mixture.mean_KZ,
@@ -550,19 +554,22 @@ def replace_clip_prior(params: dict, mixture: GaussianMixture) -> dict:
 def level_kl(
     model: SequentialVAE, params, x_BTHWC, key, mask_BT=None, index_B=None
 ) -> dict[str, jax.Array]:
-    """KL of each latent dimension, in nats.
+    """Computes the KL of each latent dimension, in nats.
 
     Args:
       model: the model.
       params: its variables.
       x_BTHWC: float video in [-1, 1], or uint8.
       key: consumed; one sample of z and w conditions the prior of the frame latents.
-      mask_BT: bool, True for real frames.
-      index_B: int number of each clip, which its noise is drawn for; 0, ..., B-1 by default.
+      mask_BT: bool, True for real frames; all by default.
+      index_B: int index of each clip, which determines its noise; 0, ..., B-1 by default.
 
     Returns:
-      {"frame": [B, T, Z], zero at masked frames, "clip": [B, W]}. The clip's KL is the one to
-      N(0, I); under a mixture prior it says which dimensions vary, not what they cost.
+      {"frame": [B, T, Z], 0 at masked frames, "clip": [B, W]}.
+
+    Note:
+      The clip's KL is the one to N(0, I). Under a mixture prior it tells which dimensions vary, but
+      is not their part of the rate.
     """
     mask_BT = contract.full_mask(x_BTHWC, mask_BT)
     key_B = contract.split_key(key, x_BTHWC, index_B)
@@ -571,32 +578,38 @@ def level_kl(
 
 
 def surprise(model: SequentialVAE, params, x_BTHWC, mask_BT=None) -> jax.Array:
-    """How unexpected each frame is: KL(q(z_t) || p(z_t | z_<t, w_<t)) in nats, [B, T].
+    """Computes how unexpected each frame is: KL(q(z_t) || p(z_t | z_<t, w_<t)) in nats, [B, T].
 
-    z_<t are posterior means and w_<t is the posterior mean given the earlier frames alone (the
-    prior mean at the first frame), so that no later frame changes the value. 0 at masked frames.
-    Arguments as `vvae.encode`.
+    z_<t are posterior means, and w_<t is the posterior mean given the earlier frames alone (the
+    prior mean at the first frame), so that no later frame changes the value. It is 0 at masked
+    frames.
+
+    Args:
+      model: the model.
+      params: its variables.
+      x_BTHWC: float video in [-1, 1], or uint8.
+      mask_BT: bool, True for real frames; all by default.
     """
     mask_BT = contract.full_mask(x_BTHWC, mask_BT)
     return model.apply(params, contract.as_unit_range(x_BTHWC), mask_BT, method="surprise")
 
 
 def begin_stream(model: SequentialVAE, params, batch: int) -> StreamState:
-    """Returns what `stream` remembers before the first frame of `batch` videos."""
+    """Returns the memory of `stream` before the first frame of `batch` videos."""
     return model.apply(params, batch, method="begin_stream")
 
 
 def stream(
     model: SequentialVAE, params, state: StreamState, x_BTHWC, mask_BT=None
 ) -> tuple[StreamState, Streamed]:
-    """Reads the next frames of videos; one at a time or many, the values are the same.
+    """Reads the next frames of videos; the values do not depend on how many are read at a time.
 
     Args:
       model: the model.
       params: its variables.
-      state: of `begin_stream`, or what the call for the frames before has returned.
+      state: from `begin_stream`, or from the call for the previous frames.
       x_BTHWC: the next frames, float in [-1, 1] or uint8.
-      mask_BT: bool, True for real frames; a masked one is only passed over.
+      mask_BT: bool, True for real frames, all by default; a masked frame changes nothing.
 
     Returns:
       (state, what is known at each frame).
@@ -613,9 +626,9 @@ def predict(
     Args:
       model: the model.
       params: its variables.
-      x_BTHWC: the frames that are known, float in [-1, 1] or uint8.
+      x_BTHWC: the known frames, float in [-1, 1] or uint8.
       key: consumed.
-      num_frames: how many frames to add.
+      num_frames: number of frames to add.
       temperature: factor on the standard deviation of the prior; 0 follows its mean.
 
     Returns:
@@ -635,5 +648,5 @@ def predict(
 
 
 def _sum_frames(a_BTZ: jax.Array, mask_BT: jax.Array) -> jax.Array:
-    """Sum over latent dimensions and valid frames, [B, T, Z] -> [B]."""
+    """Sums over latent dimensions and valid frames, [B, T, Z] -> [B]."""
     return jnp.sum(a_BTZ.sum(-1) * mask_BT, axis=1)

@@ -17,7 +17,7 @@ CLIP_KERNEL = 4
 
 @flax.struct.dataclass
 class DynamicsState:
-    """What the prior remembers of the past: `hidden` [B, F] and the last latent `frame` [B, Z]."""
+    """Memory of the prior: `hidden` [B, F] and the previous frame latent `frame` [B, Z]."""
 
     hidden: jax.Array
     frame: jax.Array
@@ -25,8 +25,13 @@ class DynamicsState:
 
 @flax.struct.dataclass
 class ClipState:
-    """What w is inferred from: the inputs of the `recent` frames [B, 3, 2Z], and the `total`
-    [B, F] of the features of the `count` [B] valid frames so far."""
+    """What w is inferred from.
+
+    Attributes:
+      recent: [B, 3, 2Z] inputs of the last frames.
+      total: [B, F] sum of the features of the valid frames so far.
+      count: [B] number of valid frames so far.
+    """
 
     recent: jax.Array
     total: jax.Array
@@ -41,14 +46,14 @@ class GaussianHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> Gaussian:
         x = dist.raise_precision(x)
-        if self.features == 0:  # No initialiser knows a kernel without columns.
+        if self.features == 0:  # initialisers fail on a kernel without columns
             return Gaussian(x[..., :0], x[..., :0])
         out = nn.Dense(2 * self.features, dtype=None, name="dense")(x)
         return dist.split_gaussian(out)
 
 
 class FrameEncoder(nn.Module):
-    """[N, H, W, C] -> features [N, F]: stride-2 convolutions, then one dense layer."""
+    """Maps frames [N, H, W, C] to features [N, F]: stride-2 convolutions, then one dense layer."""
 
     widths: tuple[int, ...]
     hidden: int
@@ -57,13 +62,15 @@ class FrameEncoder(nn.Module):
     @nn.compact
     def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         for level, width in enumerate(self.widths):
-            x_NHWC = nn.silu(DownConv(width, dtype=self.dtype, name=f"down_{level}")(x_NHWC))
+            x_NHWC = nn.silu(
+                DownConv(features=width, dtype=self.dtype, name=f"down_{level}")(x_NHWC)
+            )
         flat = x_NHWC.reshape(x_NHWC.shape[0], -1)
         return nn.silu(nn.Dense(self.hidden, dtype=self.dtype, name="dense")(flat))
 
 
 class FrameDecoder(nn.Module):
-    """Latents [N, Z + W] -> frames [N, H, W, C]: the mirror image of FrameEncoder."""
+    """Maps latents [N, Z + W] to frames [N, H, W, C]: the mirror image of FrameEncoder."""
 
     shape_HWC: tuple[int, int, int]
     widths: tuple[int, ...]
@@ -80,12 +87,12 @@ class FrameDecoder(nn.Module):
         x = nn.Dense(grid[0] * grid[1] * grid[2], dtype=self.dtype, name="dense_1")(x)
         x = x.reshape(-1, *grid)
         for level in reversed(range(len(self.widths))):
-            x = UpConv(features[level], dtype=self.dtype, name=f"up_{level}")(nn.silu(x))
+            x = UpConv(features=features[level], dtype=self.dtype, name=f"up_{level}")(nn.silu(x))
         return dist.raise_precision(x)
 
 
 class ClipEncoder(nn.Module):
-    """Frame posteriors -> q(w | x_<=t) for every t, from what the frames up to t say."""
+    """Infers q(w | x_<=t) for every t from the posteriors of the frames up to t."""
 
     features: int
 
@@ -109,7 +116,7 @@ class ClipEncoder(nn.Module):
     def extend(
         self, state: ClipState, frame: Gaussian, mask_BT: jax.Array
     ) -> tuple[ClipState, Gaussian]:
-        """Reads more frames: the state after them, and q(w | x_<=t) at each of them."""
+        """Reads more frames; returns the state after them and q(w | x_<=t) at each of them."""
         inputs = jnp.concatenate([frame.mean, frame.logvar], axis=-1) * mask_BT[..., None]
         past = jnp.concatenate([state.recent, inputs], axis=1)
         h = nn.silu(self.conv(past)) * mask_BT[..., None]
@@ -120,7 +127,7 @@ class ClipEncoder(nn.Module):
 
 
 class Dynamics(nn.Module):
-    """p(z_t | z_<t, w): a gated recurrent unit over z, read together with z_{t-1} and w."""
+    """p(z_t | z_<t, w): a GRU over z, whose state is combined with z_{t-1} and w."""
 
     latent_dim: int
     hidden: int = 128

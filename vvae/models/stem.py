@@ -1,27 +1,27 @@
-"""Fixed 2x2 transforms between pixels and channels, which halve a frame without losing anything.
+"""Fixed, lossless 2x2 transforms between pixels and channels, which halve the frame size.
 
-Both are orthonormal, so that each is undone by its transpose, and both act on one frame at a time.
+Both are orthonormal, so that the transpose is the inverse, and both act on each frame alone.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Rows are outputs, columns the pixels (0, 0), (0, 1), (1, 0), (1, 1) of a square.
+# Rows are outputs; columns are the pixels (0, 0), (0, 1), (1, 0) and (1, 1) of a square.
 _HAAR = 0.5 * np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], np.float32)
 STEMS = {"patch": np.eye(4, dtype=np.float32), "wavelet": _HAAR}
 
 
 def fold(x_BTHWC: jax.Array, stem: str) -> jax.Array:
-    """Turns squares of 2x2 pixels into channels.
+    """Moves squares of 2x2 pixels into channels.
 
     Args:
       x_BTHWC: [B, T, H, W, C]; H and W even.
-      stem: "patch" takes the pixels as they are, "wavelet" their Haar coefficients: mean,
-        horizontal, vertical and diagonal difference, times two.
+      stem: "patch" keeps the pixels as they are; "wavelet" takes their Haar coefficients: the mean
+        and the horizontal, vertical and diagonal differences, times two.
 
     Returns:
-      [B, T, H / 2, W / 2, 4 C], coefficients before colours.
+      [B, T, H / 2, W / 2, 4 C], in the order (coefficient, channel).
     """
     batch, length, height, width, channels = x_BTHWC.shape
     squares = x_BTHWC.reshape(batch, length, height // 2, 2, width // 2, 2, channels)
@@ -33,7 +33,7 @@ def fold(x_BTHWC: jax.Array, stem: str) -> jax.Array:
 
 
 def unfold(y_BThwC: jax.Array, stem: str) -> jax.Array:
-    """The inverse of `fold`."""
+    """Moves channels back into squares of pixels: the inverse of `fold`."""
     batch, length, height, width, channels = y_BThwC.shape
     coefficients = y_BThwC.reshape(batch, length, height, width, 4, channels // 4)
     squares = jnp.einsum("kp,...kc->...pc", STEMS[stem].astype(y_BThwC.dtype), coefficients)

@@ -1,6 +1,6 @@
-"""What is maximised: the ELBO and its relatives. All values are nats per clip.
+"""The ELBO and related bounds. All values are in nats per clip.
 
-The model is passed in and used through its contract alone, so that every model has them all.
+Functions take the model and use it through its contract alone, so they work for every model.
 """
 
 from typing import NamedTuple
@@ -13,11 +13,11 @@ from vvae.models import contract
 
 
 class Bound(NamedTuple):
-    """IWAE-K bound of each clip with what tells how far it can be trusted.
+    """IWAE-K bound of each clip, with measures of its reliability.
 
     Attributes:
-      value: [B] logsumexp over K of the log-weights minus log K, nats per clip.
-      standard_error: [B] Monte Carlo standard error of `value` (delta method), nats.
+      value: [B] logsumexp over K of the log-weights minus log K, in nats per clip.
+      standard_error: [B] Monte Carlo standard error of `value` (delta method), in nats.
       effective_samples: [B] (sum of weights)^2 / sum of squared weights, between 1 and K.
     """
 
@@ -27,23 +27,26 @@ class Bound(NamedTuple):
 
 
 def beta_schedule(step: jax.Array, beta: float, warmup_steps: int) -> jax.Array:
-    """Weight of the KL at a training step: linear from 0 to beta over warmup_steps."""
+    """Returns the weight of the KL at a training step: linear from 0 to beta over warmup_steps."""
     if warmup_steps <= 0:
         return jnp.float32(beta)
     return beta * jnp.minimum(1.0, (step + 1) / warmup_steps).astype(jnp.float32)
 
 
 def elbo_of_terms(terms) -> jax.Array:
-    """ELBO of each clip, [B]: the mean over samples of log-likelihood minus every level's KL."""
+    """Returns the ELBO of each clip, [B]: the mean over samples of log-likelihood minus all KLs."""
     kl = sum(terms.kl_by_level.values())
     return jnp.mean(terms.log_likelihood - kl, axis=0)
 
 
 def iwae_of_log_weights(log_weight_KB: jax.Array) -> Bound:
-    """Importance-weighted bound from log p(x, z) - log q(z | x) (Burda et al. 2016, eq. 8).
+    """Computes the importance-weighted bound from log p(x, z) - log q(z | x).
 
     Args:
       log_weight_KB: K samples of B clips.
+
+    References:
+      Burda et al., Importance Weighted Autoencoders, 2016, eq. 8.
     """
     num_samples = log_weight_KB.shape[0]
     log_sum = jax.nn.logsumexp(log_weight_KB, axis=0)
@@ -54,17 +57,22 @@ def iwae_of_log_weights(log_weight_KB: jax.Array) -> Bound:
 
 
 def log_weights(terms) -> jax.Array:
-    """log p(x, z) - log q(z | x) of each sample, [K, B]."""
+    """Returns log p(x, z) - log q(z | x) of each sample, [K, B]."""
     return terms.log_likelihood + terms.log_prior - terms.log_posterior
 
 
 def free_bits_kl(kl_by_level: dict, floor: float) -> jax.Array:
-    """Sum over levels of max(KL, floor), where KL is that of a clip; a clip's, not a batch's, so
-    that it does not depend on how the batch is split over devices (Kingma et al. 2016, C.8).
+    """Sums max(KL, floor) over levels.
+
+    The floor applies to the KL of each clip, not to the mean of a batch, so that the result does
+    not depend on how the batch is split over devices.
 
     Args:
-      kl_by_level: level -> [K, B] nats per clip.
-      floor: nats per clip and level below which a level's KL is not pushed.
+      kl_by_level: level -> [K, B], in nats per clip.
+      floor: nats per clip and level below which the KL of a level is not reduced.
+
+    References:
+      Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016, C.8.
     """
     if floor <= 0.0:
         return sum(kl_by_level.values())
@@ -74,10 +82,20 @@ def free_bits_kl(kl_by_level: dict, floor: float) -> jax.Array:
 def elbo(
     model, params, x_BTHWC, key, mask_BT=None, num_samples: int = 1, index_B=None
 ) -> jax.Array:
-    """Evidence lower bound of each clip, [B], nats per clip.
+    """Computes the evidence lower bound of each clip, [B], in nats per clip.
 
-    The sum over time, pixels, channels and latents; a density over 8-bit values for a Gaussian
-    likelihood. Arguments as `vvae.models.contract.terms`.
+    Args:
+      model: a vvae model.
+      params: its variables.
+      x_BTHWC: float video in [-1, 1], or uint8.
+      key: consumed.
+      mask_BT: bool, True for real frames; all by default.
+      num_samples: number of posterior samples whose mean is taken.
+      index_B: int index of each clip, which determines its noise; 0, ..., B-1 by default.
+
+    Note:
+      It is summed over time, pixels, channels and latents. With a Gaussian likelihood it is a
+      log-density over 8-bit values.
     """
     return elbo_of_terms(contract.terms(model, params, x_BTHWC, key, mask_BT, num_samples, index_B))
 
@@ -92,23 +110,23 @@ def iwae(
     chunk: int = 10,
     index_B=None,
 ) -> Bound:
-    """Importance-weighted bound of each clip with exactly num_samples samples.
+    """Computes the importance-weighted bound of each clip with exactly num_samples samples.
 
     Args:
       model: a vvae model.
       params: its variables.
       x_BTHWC: float video in [-1, 1], or uint8.
-      key: consumed; the value depends on it and on `chunk` through the noise alone.
+      key: consumed; key and `chunk` change the value only through the noise.
       num_samples: K; a multiple of chunk, or smaller than it.
-      mask_BT: bool, True for real frames.
-      chunk: samples that are decoded at a time, which bounds the memory.
-      index_B: int number of each clip, which its noise is drawn for.
+      mask_BT: bool, True for real frames; all by default.
+      chunk: samples decoded at a time, which bounds the memory.
+      index_B: int index of each clip, which determines its noise; 0, ..., B-1 by default.
 
     Returns:
-      Bound with arrays [B], nats per clip.
+      Bound with arrays [B], in nats per clip.
 
     Raises:
-      ValueError: if num_samples cannot be cut into equal chunks.
+      ValueError: if num_samples cannot be divided into equal chunks.
     """
     chunk = min(chunk, num_samples)
     if num_samples < 1 or num_samples % chunk:
@@ -125,7 +143,7 @@ def iwae(
 
 
 def negative_elbo(model, params, batch: dict, key, beta=1.0, free_bits: float = 0.0):
-    """The training loss: -E[log p(x | z)] + beta * KL, mean over the batch, nats per clip.
+    """Computes the training loss: -E[log p(x | z)] + beta * KL, mean over the batch.
 
     Args:
       model: a vvae model.
@@ -133,11 +151,12 @@ def negative_elbo(model, params, batch: dict, key, beta=1.0, free_bits: float = 
       batch: "video" [B, T, H, W, C], "mask" [B, T], "index" [B].
       key: consumed; folded with each clip's index.
       beta: weight of the KL.
-      free_bits: nats per clip and level below which the KL is not pushed; 0 for none.
+      free_bits: nats per clip and level below which the KL is not reduced; 0 for none.
 
     Returns:
-      The loss and a dictionary of scalars, means over the batch in nats per clip: `elbo` (with
-      beta 1 and without free bits), `log_likelihood`, `kl` and `kl_LEVEL` for every level.
+      The loss in nats per clip, and a dictionary of scalars, means over the batch in nats per clip:
+      `elbo` (with beta 1 and without free bits), `log_likelihood`, `kl`, and `kl_LEVEL` for every
+      level.
     """
     terms = contract.terms(
         model, params, batch["video"], key, batch["mask"], index_B=batch["index"]

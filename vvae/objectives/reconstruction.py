@@ -1,9 +1,9 @@
-"""Training losses that look at the decoded video, beside the ELBO.
+"""Training losses that compare the decoded video, beside the ELBO.
 
-Every term is a sum over the elements of a clip (frames, rows, columns, channels), as the ELBO is,
-so that a weight w on the absolute error is a Laplace likelihood of scale 1 / w, up to a constant,
-and the KL keeps its meaning. Perceptual distances, of which a frame has one, count once for every
-element of the frame. Videos are in [-1, 1]; masked frames count nowhere.
+Every term is a sum over the elements of a clip (frames, rows, columns, channels), as the ELBO is. A
+weight w on the absolute error is thus a Laplace likelihood of scale 1 / w, up to a constant, and
+the KL keeps its meaning. A perceptual distance is one number per frame, and is multiplied by the
+number of elements of the frame. Videos are in [-1, 1]; masked frames count nowhere.
 """
 
 import dataclasses
@@ -17,18 +17,19 @@ from vvae.distributions import raise_precision
 from vvae.models import contract
 from vvae.objectives.elbo import elbo_of_terms, free_bits_kl
 
-# (x, y), frames [..., H, W, C] in [-1, 1] -> a distance of each frame [...].
+# (x, y), frames [..., H, W, C] in [-1, 1] -> the distance of each pair of frames [...].
 FrameDistance = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Of the terms of `reconstruction_loss`; 0 leaves one out.
+    """Weights of the terms of `reconstruction_loss`; a term with weight 0 is left out.
 
     Attributes:
       likelihood: of -log p(x | z).
-      free_bits: nats per clip and level below which the KL is not pushed.
-      l1, mse: of the absolute and of the squared error.
+      free_bits: nats per clip and level below which the KL is not reduced; not a weight.
+      l1: of the absolute error.
+      mse: of the squared error.
       lpips: of the perceptual distance.
       wavelet: of `wavelet_error`.
     """
@@ -44,22 +45,22 @@ class Weights:
 def reconstruction_loss(
     model, params, batch: dict, key, beta, weights: Weights, perceive: FrameDistance | None = None
 ):
-    """The weighted sum of all terms, mean over the batch.
+    """Computes the weighted sum of all terms, mean over the batch.
 
     Args:
-      model: a CausalVideoVAE.
+      model: a model with a grid of latents.
       params: its variables.
       batch: "video" [B, T, H, W, C], "mask" [B, T], "index" [B].
       key: consumed; folded with each clip's index.
-      beta: weight of the KL, at this step; it is warmed up.
-      weights: of the terms.
-      perceive: the perceptual distance; needed where weights.lpips is not 0.
+      beta: weight of the KL at this step.
+      weights: of the other terms.
+      perceive: the perceptual distance; needed if weights.lpips is not 0.
 
     Returns:
-      (loss, metrics, fake): the loss; scalars, means over the batch, each term before its weight:
-      `elbo`, `log_likelihood`, `kl` and `kl_LEVEL` in nats per clip and those of l1, mse, lpips and
-      wavelet that have a weight, per element; and the decoded video [B, T, H, W, C], equal to the
-      real one in masked frames.
+      (loss, metrics, fake). The metrics are scalars, means over the batch, of each term before its
+      weight: `elbo`, `log_likelihood`, `kl` and `kl_LEVEL` in nats per clip, and those of l1, mse,
+      lpips and wavelet that have a weight, per element. `fake` is the decoded video [B, T, H, W,
+      C], equal to the real one in masked frames.
     """
     terms, fake = contract.terms_and_video(
         model, params, batch["video"], key, batch["mask"], batch["index"]
@@ -90,12 +91,12 @@ def reconstruction_loss(
 
 
 def absolute_error(x_BTHWC: jax.Array, y_BTHWC: jax.Array) -> jax.Array:
-    """Sum of |x - y| of each clip, [B]."""
+    """Computes the sum of |x - y| of each clip, [B]."""
     return jnp.abs(x_BTHWC - y_BTHWC).sum((1, 2, 3, 4))
 
 
 def perceptual_error(x_BTHWC: jax.Array, y_BTHWC: jax.Array, perceive: FrameDistance) -> jax.Array:
-    """Sum over the frames of each clip of their distance times their number of elements, [B]."""
+    """Computes the sum over frames of their distance times their number of elements, [B]."""
     size = math.prod(x_BTHWC.shape[2:])
     return size * perceive(x_BTHWC, y_BTHWC).sum(1)
 
@@ -106,10 +107,13 @@ WAVELET_LEVELS = 3
 
 
 def wavelet_error(x_BTHWC: jax.Array, y_BTHWC: jax.Array) -> jax.Array:
-    """Sum over Haar coefficients in time, rows and columns of |x - y|, mean over 3 levels, [B].
+    """Computes the absolute error of 3-D Haar coefficients, the mean over 3 levels, [B].
 
-    The absolute error of coefficients of all scales, as in WF-VAE (Li et al. 2024), where it ties
-    wavelet paths inside encoder and decoder; here both sides are of the videos themselves.
+    The error is summed over the coefficients in time, rows and columns of each level.
+
+    References:
+      Li et al., WF-VAE, 2024. There a loss ties wavelet paths inside the encoder and the decoder;
+      here both sides are the coefficients of the videos themselves.
     """
     low, total = x_BTHWC - y_BTHWC, 0.0  # the transform is linear
     for _ in range(WAVELET_LEVELS):
@@ -119,10 +123,11 @@ def wavelet_error(x_BTHWC: jax.Array, y_BTHWC: jax.Array) -> jax.Array:
 
 
 def transform_haar(x_BTHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """One level of the orthonormal 3-D Haar transform: halves time, rows and columns.
+    """Applies one level of the orthonormal 3-D Haar transform: halves time, rows and columns.
 
-    An odd number of frames is filled up by a copy of the first one in front, so that the first
-    frame of a video stays apart from those after it; odd rows and columns by copies of the last.
+    An odd number of frames is padded in front with a copy of the first one, so that the first frame
+    of a video stays apart from the later ones; odd rows and columns are padded with copies of the
+    last.
 
     Returns:
       Means times sqrt(8) [B, t, h, w, C], and the seven details [B, t, h, w, C, 7].
@@ -136,7 +141,7 @@ def transform_haar(x_BTHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _split_pairs(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """(a + b) / sqrt(2) and (a - b) / sqrt(2) of neighbours a, b along an axis."""
+    """Returns (a + b) / sqrt(2) and (a - b) / sqrt(2) of neighbours a, b along an axis."""
     shape = (*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
     first, second = jnp.split(x.reshape(shape), 2, axis=axis + 1)
     first, second = first.squeeze(axis + 1), second.squeeze(axis + 1)

@@ -1,1 +1,1 @@
-"""Published weights as (model, params); one file for each family of models."""
+"""Published weights as (model, params); one module per family of models."""

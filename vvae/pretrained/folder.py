@@ -1,8 +1,8 @@
 """A folder of published weights as diffusers writes it: config.json beside .safetensors files.
 
-Names and axes are translated by rule, so that reading and writing are one another's inverse: the
-path of a parameter is the name of its tensor, and the channel axes of a PyTorch tensor go behind
-its others (see `pretrained.layers`).
+Names and axes are translated by rule, so that reading and writing are inverse to each other. The
+path of a parameter is the name of its tensor, and the channel axes of a PyTorch tensor are moved
+behind its other axes (see `pretrained.layers`).
 """
 
 import json
@@ -30,10 +30,10 @@ Path_ = tuple[str, ...]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Returns config.json, lists as tuples.
+    """Returns the settings in a folder's config.json, lists as tuples.
 
     Raises:
-      ValueError: if the folder has none, or if it is no JSON object with a _class_name.
+      ValueError: if the file is missing, or is not a JSON object with a _class_name.
     """
     path = folder / CONFIG
     try:
@@ -44,10 +44,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def parse_config(text: str, where: str) -> dict[str, Any]:
-    """Returns the settings of a config.json, lists as tuples; `where` it stands, for errors.
+    """Returns the settings of a config.json, lists as tuples.
+
+    Args:
+      text: the content.
+      where: the file's name or another description, for error messages.
 
     Raises:
-      ValueError: if it is no JSON object with a _class_name.
+      ValueError: if it is not a JSON object with a _class_name.
     """
     try:
         record = json.loads(text)
@@ -63,11 +67,11 @@ def _freeze(value):
 
 
 def fill_settings(record: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a record, those that it lacks by default.
+    """Returns the settings of a record, completed with defaults.
 
     Args:
-      record: of `read_config`; names that begin with an underscore are no settings.
-      defaults: name -> value; its type is that which the record must have.
+      record: from `read_config`; names that begin with an underscore are not settings.
+      defaults: name -> value; the record's values must have the same types.
 
     Raises:
       ValueError: for an unknown setting, or one of another type.
@@ -91,7 +95,7 @@ def _check_type(name: str, value, default) -> None:
     else:
         fits = is_number and (isinstance(default, float) or isinstance(value, int))
     if not fits:
-        raise ValueError(f"{name}={value!r} is not of the type of {default!r}")
+        raise ValueError(f"{name}={value!r}: must have the type of the default, {default!r}")
     if isinstance(default, int) and is_number and value < 1:
         raise ValueError(f"{name}={value!r}: must be at least 1")
 
@@ -105,7 +109,7 @@ def tensor_name(path: Path_) -> str:
 
 
 def tensor_shape(path: Path_, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the published shape of a parameter of this shape."""
+    """Returns the published shape of a parameter."""
     if path[-1] == "kernel":
         return (shape[-1], shape[-2], *shape[:-2])
     return (shape[-1], *shape[:-1]) if path[-1] == "gamma" else shape
@@ -119,14 +123,14 @@ def from_tensor(path: Path_, tensor: np.ndarray) -> np.ndarray:
 
 
 def to_tensor(path: Path_, parameter: np.ndarray) -> np.ndarray:
-    """The inverse of `from_tensor`."""
+    """Returns a parameter with the axes of the published tensor: the inverse of `from_tensor`."""
     if path[-1] == "kernel":
         return parameter.transpose(-1, -2, *range(parameter.ndim - 2))
     return np.moveaxis(parameter, -1, 0) if path[-1] == "gamma" else parameter
 
 
 def list_paths(params) -> dict[Path_, Any]:
-    """Returns path -> leaf of a dictionary of dictionaries."""
+    """Returns path -> leaf of nested dictionaries."""
     return {
         tuple(entry.key for entry in path): leaf for path, leaf in jax.tree.leaves_with_path(params)
     }
@@ -137,7 +141,7 @@ def list_paths(params) -> dict[Path_, Any]:
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a published tensor lies; a leaf of the trees of `find_params`."""
+    """Location of a published tensor; a leaf of the trees of `find_params`."""
 
     file: Path
     name: str
@@ -159,38 +163,42 @@ def find_tensors(folder: Path) -> dict[str, Tensor]:
         with _open(path) as file:
             for name in file.keys():  # noqa: SIM118 (no mapping)
                 tensor = file.get_slice(name)
-                shape, kind = tuple(tensor.get_shape()), tensor.get_dtype()
-                found[name] = Tensor(path, name, shape, kind)
+                found[name] = Tensor(
+                    file=path,
+                    name=name,
+                    shape=tuple(tensor.get_shape()),
+                    kind=tensor.get_dtype(),
+                )
     return found
 
 
 def find_params(folder: Path, shapes) -> Any:
-    """Finds parameters, of which none may be missing, misshapen or too many.
+    """Finds parameters, of which none may be missing, misshapen or surplus.
 
     Args:
       folder: with the files of weights.
-      shapes: tree of the parameters, leaves with `shape`.
+      shapes: tree of the parameters, whose leaves have a `shape`.
 
     Returns:
-      The tree, with the Tensor of each.
+      The tree, with the Tensor of each parameter.
 
     Raises:
-      ValueError: with the list of what is missing, extra and misshapen, or for a damaged file.
+      ValueError: with the list of missing, extra and misshapen tensors, or for a damaged file.
     """
     wanted = list_paths(shapes)
     found = find_tensors(folder)
     problems = _compare(wanted, found)
     if problems:
-        raise ValueError(f"{folder}: the weights are not those of config.json: {problems}")
+        raise ValueError(f"{folder}: the weights do not fit config.json: {problems}")
     leaves = [found[tensor_name(path)] for path in wanted]
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def read_params(tensors) -> Any:
-    """Reads what `find_params` has found.
+    """Reads the tensors that `find_params` found.
 
     Returns:
-      The tree, float32; numbers published as float64 stay so where jax takes them.
+      The tree, float32. Tensors published as float64 stay float64 if JAX has it enabled.
 
     Raises:
       ValueError: for a damaged file.
@@ -218,11 +226,11 @@ def _compare(wanted: dict[Path_, Any], found: dict[str, Tensor]) -> str:
 
 
 def _read(path: Path_, tensor: Tensor) -> jax.Array:
-    # Opened anew for each tensor: what is mapped of a file counts as memory until it is closed.
+    # Open the file for each tensor: its mapped pages count as memory until it is closed.
     with _open(tensor.file) as file:
         values = np.asarray(file.get_tensor(tensor.name))
         dtype = jax.dtypes.canonicalize_dtype(np.float64 if tensor.kind == "F64" else np.float32)
-        # Not np.ascontiguousarray, which makes an axis of a scalar.
+        # Not np.ascontiguousarray, which adds an axis to a scalar.
         parameter = np.asarray(from_tensor(path, values), dtype, order="C")
         return jax.block_until_ready(jnp.array(parameter))
 
@@ -236,10 +244,10 @@ def _open(path: Path):
 
 
 def write_folder(folder: Path, config: dict[str, Any], params) -> None:
-    """Writes config.json and the parameters; a file that is there is replaced as a whole.
+    """Writes config.json and the parameters; an existing file of weights is replaced atomically.
 
     Args:
-      folder: made if missing.
+      folder: created if missing.
       config: the settings and _class_name.
       params: tree of arrays.
     """

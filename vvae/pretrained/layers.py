@@ -1,7 +1,8 @@
 """Layers whose parameters have the names and the axes of published weights.
 
-The axes are those of PyTorch, with the two channel axes behind the others: a weight [F, C, k, k, k]
-of a convolution is the `kernel` [k, k, k, C, F], a scale [C, 1, 1, 1] the `gamma` [1, 1, 1, C].
+The axes are those of PyTorch, with the two channel axes moved behind the others: a convolution's
+weight [F, C, k, k, k] is the `kernel` [k, k, k, C, F], a scale [C, 1, 1, 1] the `gamma` [1, 1, 1,
+C].
 """
 
 import math
@@ -13,30 +14,31 @@ import jax.numpy as jnp
 
 from vvae.distributions import raise_precision
 from vvae.models.causal_blocks import CausalConv, Past, map_frames, prepend_past, stack_frames
-from vvae.models.convolutions import conv_3x3, down_conv, up_conv
+from vvae.models.convolutions import apply_with_bias, conv_3x3, down_conv, up_conv
 
 _SMALLEST_NORM = 1e-12  # of torch.nn.functional.normalize
 
 LOG_SIGMA = math.log(2.0 * 10.0 ** (-30.0 / 20.0))
-"""log of the noise scale that imported models begin with, in [-1, 1] units: that of 30 dB.
+"""Initial log noise scale of imported models, in [-1, 1] units: that of a PSNR of 30 dB.
 
 Published weights have none: they were trained with other losses than a likelihood.
 """
 
 SAMPLE_SIZE = (256, 256)
-"""Height and width of the frames that imported models sample; they encode and decode any."""
+"""Height and width of the frames that imported models sample; they encode and decode any size."""
 
-# A 3x3 convolution of an image whose pixels were doubled is a transposed one with a 4x4 kernel and
-# stride 2: these rows, over its four taps, say which taps of the 3x3 kernel fall on the same pixel.
+# A 3x3 convolution of an image whose pixels were repeated 2x2 times is a transposed convolution
+# with a 4x4 kernel and stride 2. For each of its four taps, these rows tell which taps of the 3x3
+# kernel read the same pixel.
 _DOUBLING = ((0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 0))
 
 
-class Pointwise(nn.Module):
-    """A convolution over one position: a matrix product of the channels, and a bias.
+class PointwiseConv(nn.Module, kw_only=True):
+    """A convolution over single positions: a matrix product of the channels, and a bias.
 
     Attributes:
       features: F.
-      num_axes: 3 or 2, the axes of length one that the published weight has.
+      num_axes: number of axes of length one in the published weight, 3 or 2.
       dtype: of the activations; the parameters are float32.
     """
 
@@ -46,31 +48,27 @@ class Pointwise(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (1,) * self.num_axes + (x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype).reshape(shape[-2:])
-        return y + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        shape = (*(1,) * self.num_axes, x.shape[-1], self.features)
+        return apply_with_bias(self, x, shape, lambda x, kernel: x @ kernel.reshape(shape[-2:]))
 
 
-class EdgeConv(nn.Module):
-    """A 3x3x3 convolution that repeats the first frame in front, and the last behind if it looks
-    ahead; its parameters are named `conv`.
+class EdgePaddedConv(nn.Module, kw_only=True):
+    """A 3x3x3 convolution that pads time by repeating frames; its parameters are named `conv`.
 
     Attributes:
       features: F.
-      causal: whether a frame sees the two before it (and the last two inputs are remembered), or
-        its neighbours on both sides (and nothing can be remembered).
+      causal: whether a frame depends on the two before it (and the last two inputs are remembered),
+        or on its neighbours on both sides (and nothing is remembered).
       dtype: of the activations; the parameters are float32.
     """
 
     features: int
-    causal: bool
+    causal: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        conv = CausalConv(self.features, self.dtype, name="conv")
+        conv = CausalConv(features=self.features, dtype=self.dtype, name="conv")
         if self.causal:
             start = jnp.repeat(x_BTHWC[:, :1], 2, axis=1).astype(self.dtype)
             return conv(x_BTHWC, start if past is None else past)
@@ -78,12 +76,12 @@ class EdgeConv(nn.Module):
         return conv(x, x[:, :1].astype(self.dtype))[0], ()
 
 
-class TimeConv(nn.Module):
-    """A 3x1x1 convolution of frames that `stack_frames` has stacked: [..., 3 C] -> [..., F].
+class TemporalConv(nn.Module, kw_only=True):
+    """A 3x1x1 convolution of frames stacked by `stack_frames`: [..., 3 C] -> [..., F].
 
     Attributes:
       features: F.
-      num_axes: 2 or 0, the axes of length one that the published weight has.
+      num_axes: number of axes of length one in the published weight, 2 or 0.
       dtype: of the activations; the parameters are float32.
     """
 
@@ -93,19 +91,37 @@ class TimeConv(nn.Module):
 
     @nn.compact
     def __call__(self, stacked: jax.Array) -> jax.Array:
-        channels = stacked.shape[-1] // 3
-        shape = (3, *(1,) * self.num_axes, channels, self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = stacked.astype(self.dtype) @ kernel.astype(self.dtype).reshape(-1, self.features)
-        return y + bias.astype(self.dtype).reshape(1, 1, 1, 1, -1)
+        shape = (3, *(1,) * self.num_axes, stacked.shape[-1] // 3, self.features)
+        return apply_with_bias(
+            self, stacked, shape, lambda x, kernel: x @ kernel.reshape(-1, self.features)
+        )
 
 
-class UnitNorm(nn.Module):
-    """Every position's channels to length sqrt(C), times `gamma`; computed at least in float32.
+class EdgePaddedTemporalConv(nn.Module, kw_only=True):
+    """3x1x1 convolution over a frame and the two before it; repeats the first frame in front.
+
+    Remembers its last two inputs; its parameters are named `conv`.
 
     Attributes:
-      num_axes: 3 or 2, the axes of length one that the published gamma has.
+      features: F.
+      dtype: of the activations; the parameters are float32.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+        x = prepend_past(x, jnp.repeat(x[:, :1], 2, axis=1) if past is None else past, 0)
+        conv = TemporalConv(features=self.features, num_axes=0, dtype=self.dtype, name="conv")
+        return conv(stack_frames(x)), x[:, -2:]
+
+
+class RMSNorm(nn.Module, kw_only=True):
+    """Scales the channels of every position to length sqrt(C), times `gamma`; at least in float32.
+
+    Attributes:
+      num_axes: number of axes of length one in the published gamma, 3 or 2.
       dtype: of the result.
     """
 
@@ -122,8 +138,8 @@ class UnitNorm(nn.Module):
         return (y * gamma.reshape(1, 1, 1, 1, -1)).astype(self.dtype)
 
 
-class FrameConv(nn.Module):
-    """The parameters of a 3x3 convolution of frames, which `convolve` applies.
+class SpatialConv(nn.Module, kw_only=True):
+    """A 3x3 convolution of each frame.
 
     Attributes:
       features: F.
@@ -137,15 +153,15 @@ class FrameConv(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array) -> jax.Array:
+        def convolve(x, kernel):
+            return map_frames(lambda x_NHWC: self.convolve(x_NHWC, kernel), x)
+
         shape = (3, 3, x_BTHWC.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = map_frames(lambda x: self.convolve(x, kernel), x_BTHWC.astype(self.dtype))
-        return y + bias.astype(self.dtype).reshape(1, 1, 1, 1, -1)
+        return apply_with_bias(self, x_BTHWC, shape, convolve)
 
 
-class StackedConv(nn.Module):
-    """A 3x3x3 convolution of frames that `stack_frames` has stacked.
+class StackedConv(nn.Module, kw_only=True):
+    """A 3x3x3 convolution of frames stacked by `stack_frames`.
 
     Attributes:
       features: F.
@@ -159,35 +175,35 @@ class StackedConv(nn.Module):
 
     @nn.compact
     def __call__(self, stacked: jax.Array) -> jax.Array:
+        def convolve(x, kernel):
+            flat = kernel.transpose(1, 2, 0, 3, 4).reshape(3, 3, -1, self.features)
+            return map_frames(lambda x_NHWC: self.convolve(x_NHWC, flat), x)
+
         shape = (3, 3, 3, stacked.shape[-1] // 3, self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        flat = kernel.transpose(1, 2, 0, 3, 4).reshape(3, 3, -1, self.features)
-        y = map_frames(lambda x: self.convolve(x, flat), stacked.astype(self.dtype))
-        return y + bias.astype(self.dtype).reshape(1, 1, 1, 1, -1)
+        return apply_with_bias(self, stacked, shape, convolve)
 
 
-def convolve_frame(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves with a 3x3 kernel; one zero on every side."""
+def frame_conv_3x3(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves images with a 3x3 kernel, padded with one zero on every side."""
     return conv_3x3(x_NHWC[None], kernel[None])[0]
 
 
-def halve(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves with a 3x3 kernel and stride 2; one zero behind the last row and column.
+def down_conv_3x3(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves images with a 3x3 kernel and stride 2; pads one zero at the bottom and right.
 
-    It is `layers.down_conv` with a 4x4 kernel whose first row and column are zero.
+    It is `convolutions.down_conv` with a 4x4 kernel whose first row and column are zero.
     """
     return down_conv(x_NHWC, jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0))))
 
 
-def double(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Repeats every pixel 2x2 times and convolves with a 3x3 kernel, padded by zeros."""
+def up_conv_3x3(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Repeats every pixel 2x2 times and convolves with a 3x3 kernel, padded with zeros."""
     spread = jnp.array(_DOUBLING, kernel.dtype)
     return up_conv(x_NHWC, jnp.einsum("ai,bj,ijcf->abcf", spread, spread, kernel))
 
 
-def halve_time(conv: TimeConv, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-    """1 + 2n frames -> 1 + n, and 2n later frames -> n; the first frame passes as it is.
+def temporal_down(conv: TemporalConv, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+    """Maps 1 + 2n frames to 1 + n, and 2n later frames to n; the first frame is passed through.
 
     Remembers the last input.
     """
@@ -198,13 +214,13 @@ def halve_time(conv: TimeConv, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Arra
     return y, x[:, -1:]
 
 
-def double_time(conv: TimeConv, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-    """1 + n frames -> 1 + 2n, and n later frames -> 2n; the first frame passes as it is.
+def temporal_up(conv: TemporalConv, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+    """Maps 1 + n frames to 1 + 2n, and n later frames to 2n; the first frame is passed through.
 
-    The others do not see it: for them there are zeros before. Remembers the last two inputs.
+    The other frames do not see it: zeros take its place. Remembers the last two inputs.
 
     Args:
-      conv: of 2 C features, those of the earlier frame of a pair before those of the later.
+      conv: with 2 C features, those of the earlier frame of a pair before those of the later.
       x_BTHWC: the frames.
       past: see `causal_blocks`.
     """
@@ -217,8 +233,19 @@ def double_time(conv: TimeConv, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Arr
     return y, x[:, -2:]
 
 
+def interpolate_time(x_BTHWC: jax.Array) -> jax.Array:
+    """Doubles the frames linearly: frame j gives 1/4 (j - 1) + 3/4 j and 3/4 j + 1/4 (j + 1).
+
+    The outermost frames are repeated beyond the ends.
+    """
+    before = jnp.concatenate([x_BTHWC[:, :1], x_BTHWC[:, :-1]], axis=1)
+    after = jnp.concatenate([x_BTHWC[:, 1:], x_BTHWC[:, -1:]], axis=1)
+    pairs = jnp.stack([0.25 * before + 0.75 * x_BTHWC, 0.75 * x_BTHWC + 0.25 * after], axis=2)
+    return pairs.reshape(x_BTHWC.shape[0], -1, *x_BTHWC.shape[2:])
+
+
 def fold_patches(x_BTHWC: jax.Array, size: int) -> jax.Array:
-    """Puts squares of size x size pixels into channels, in the order (channel, column, row)."""
+    """Moves squares of size x size pixels into channels, in the order (channel, column, row)."""
     batch, length, height, width, channels = x_BTHWC.shape
     x = x_BTHWC.reshape(batch, length, height // size, size, width // size, size, channels)
     return x.transpose(0, 1, 2, 4, 6, 5, 3).reshape(
@@ -227,7 +254,7 @@ def fold_patches(x_BTHWC: jax.Array, size: int) -> jax.Array:
 
 
 def unfold_patches(y_BTHWC: jax.Array, size: int) -> jax.Array:
-    """The inverse of `fold_patches`."""
+    """Moves channels back into squares of pixels: the inverse of `fold_patches`."""
     batch, length, height, width, channels = y_BTHWC.shape
     y = y_BTHWC.reshape(batch, length, height, width, channels // size**2, size, size)
     return y.transpose(0, 1, 2, 6, 3, 5, 4).reshape(
@@ -236,24 +263,26 @@ def unfold_patches(y_BTHWC: jax.Array, size: int) -> jax.Array:
 
 
 def average_down(x_BTHWC: jax.Array, features: int, in_time: int, in_space: int) -> jax.Array:
-    """Means of groups of the C in_time in_space^2 numbers that become one position.
+    """Averages groups of the C in_time in_space^2 numbers that become one position.
 
     Args:
-      x_BTHWC: floats; zero frames in front make the frames a multiple of in_time.
+      x_BTHWC: floats; padded in front with zero frames to a multiple of in_time.
       features: number of groups; the numbers are grouped in the order (channel, frame, row,
         column).
-      in_time, in_space: frames, and rows and columns, that become one.
+      in_time: number of frames that become one.
+      in_space: number of rows, and of columns, that become one.
 
     Returns:
       [B, ceil(T / in_time), H / in_space, W / in_space, features].
 
     Raises:
-      ValueError: if the numbers are no whole groups.
+      ValueError: if the numbers do not form whole groups.
     """
     factor = in_time * in_space**2
     if x_BTHWC.shape[-1] * factor % features:
         raise ValueError(
-            f"{x_BTHWC.shape[-1]} channels of {factor} positions are no {features} whole groups"
+            f"{x_BTHWC.shape[-1]} channels of {factor} positions do not form {features} whole "
+            "groups"
         )
     x = jnp.pad(x_BTHWC, ((0, 0), (-x_BTHWC.shape[1] % in_time, 0), (0, 0), (0, 0), (0, 0)))
     batch, length, height, width, channels = x.shape
@@ -266,7 +295,7 @@ def average_down(x_BTHWC: jax.Array, features: int, in_time: int, in_space: int)
 def repeat_up(x_BTHWC: jax.Array, features: int, in_time: int, in_space: int) -> jax.Array:
     """Repeats channels and spreads them over the positions that one position becomes.
 
-    The inverse of `average_down` but for frames, where C is features in_time in_space^2.
+    It is the inverse of `average_down`, but for padded frames, if C = features in_time in_space^2.
 
     Returns:
       [B, T in_time, H in_space, W in_space, features].

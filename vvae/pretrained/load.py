@@ -1,4 +1,4 @@
-"""Published weights in, published weights out: folders as diffusers writes them."""
+"""Loads and saves published weights: folders as diffusers writes them."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ from vvae.pretrained.layers import LOG_SIGMA
 
 _FAMILIES = (wan, ltx, vidtok)
 _OWN = ("log_sigma",)  # parameters that are not published
-# Where the description of a network has what its folder has as tensors.
+# Entries of a network's description for what its folder stores as tensors.
 _SCALES = ("_latents_mean", "_latents_std")
 
 
@@ -32,13 +32,13 @@ def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
         or 2.2), an AutoencoderKLQwenImage, an AutoencoderKLLTXVideo or an AutoencoderVidTok.
 
     Returns:
-      (model, params), to be used with `vvae.encode`, `vvae.decode`, ... The latents' published mean
+      (model, params), for use with `vvae.encode`, `vvae.decode`, ... The latents' published mean
       and standard deviation are `model.bottleneck.prior_mean` and `.prior_std`;
       `model.bottleneck.normalize(z)` applies them.
 
     Raises:
-      ValueError: for another class, an unknown setting, a damaged file, or with the list of
-        tensors that are missing, extra and misshapen.
+      ValueError: for another class, an unknown setting, a damaged file, or with the list of tensors
+        that are missing, extra or misshapen.
     """
     model, tensors = _find(Path(path))
     channels = model.shape_HWC[-1]
@@ -49,19 +49,19 @@ def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
 
 
 def load_network(path: str | os.PathLike) -> GridVideoVAE:
-    """Returns the model of published weights alone, without reading its parameters.
+    """Returns the model of published weights without reading its parameters.
 
     Args:
-      path: as of `load_pretrained`.
+      path: as for `load_pretrained`.
 
     Raises:
-      ValueError: as `load_pretrained`, but for damage that the header of a file does not show.
+      ValueError: as `load_pretrained`, except for damage that the header of a file does not show.
     """
     return _find(Path(path))[0]
 
 
 def _find(folder: Path) -> tuple[GridVideoVAE, Any]:
-    """The model of a folder, and where its parameters lie."""
+    """Returns the model of a folder, and where its parameters are stored."""
     record = folders.read_config(folder)
     try:
         family, model = _build(record)
@@ -81,9 +81,9 @@ def save_pretrained(path: str | os.PathLike, model: GridVideoVAE, params: Params
     """Writes weights as a folder that diffusers and `load_pretrained` read.
 
     Args:
-      path: the folder; made if missing.
-      model: of `load_pretrained`, or one of its families.
-      params: its variables. The standardisation must be the identity and the noise scale is not
+      path: the folder; created if missing.
+      model: from `load_pretrained`, or of one of its families.
+      params: its variables. The standardisation must be the identity, and the noise scale is not
         written: published weights have neither.
 
     Raises:
@@ -93,7 +93,7 @@ def save_pretrained(path: str | os.PathLike, model: GridVideoVAE, params: Params
     stats = params["stats"]
     if np.any(stats["mean"]) or np.any(stats["std"] != 1):
         raise ValueError(
-            f"the model standardises videos by {stats}, which published weights cannot say"
+            f"the model standardises videos by {stats}, which published weights cannot store"
         )
     published = {name: leaf for name, leaf in params["params"].items() if name not in _OWN}
     latents = model.bottleneck
@@ -112,7 +112,7 @@ def is_published(path: str | os.PathLike) -> bool:
 
 
 def describe_network(model: GridVideoVAE) -> str:
-    """Returns what a published network is, without its weights, as JSON for `build_network`.
+    """Returns a description of a published network without its weights: JSON for `build_network`.
 
     Raises:
       ValueError: for another model.
@@ -125,7 +125,7 @@ def describe_network(model: GridVideoVAE) -> str:
 
 
 def build_network(text: str) -> GridVideoVAE:
-    """Returns the model that `describe_network` has described.
+    """Returns the model that `describe_network` described.
 
     Raises:
       ValueError: for anything else.
@@ -147,7 +147,7 @@ def _build(record: dict[str, Any]) -> tuple[Any, GridVideoVAE]:
     name = record["_class_name"]
     classes = {name: family for family in _FAMILIES for name in family.DEFAULTS}
     if name not in classes:
-        raise ValueError(f"the class {name!r} cannot be read: only {', '.join(classes)}")
+        raise ValueError(f"cannot read the class {name!r}: only {', '.join(classes)}")
     family = classes[name]
     return family, family.build(folders.fill_settings(record, family.DEFAULTS[name]))
 

@@ -1,19 +1,22 @@
-"""The video VAE of LTX-Video (HaCohen et al. 2024, arXiv:2501.00103, section 2.1).
+"""The video VAE of LTX-Video.
 
-4x4 patches, then convolutions without attention that compress 8x32x32 into 128 channels. The
-encoder is causal; the decoder looks ahead unless the weights say otherwise. Frames are padded in
-time by repetition. All log-variances of a position are one number.
+It starts with 4x4 patches and compresses 8x32x32 into 128 channels with convolutions, without
+attention. The encoder is causal; the decoder looks ahead unless the weights say otherwise. Time is
+padded by repeating frames. All channels of a position share one log-variance.
 
-Later decoders (0.9.1 and on) remove noise as well: they are told how much there is in the latents,
-the timestep (`Decoding.timestep`). That of 0.9.1 adds noise of its own to the activations, one
-value a position for all frames and channels, times a learned scale a channel. Decoding is a
-function of the latents here, so that noise is left out, unless there is a key for it:
-`model.apply(params, z, method="decode", rngs={"noise": key})`.
+Later decoders (0.9.1 and on) also denoise: they are conditioned on a timestep, the noise level of
+the latents (`Decoding.timestep`). That of 0.9.1 adds noise of its own to the activations: one value
+per position for all frames and channels, times a learned scale per channel. Decoding is a function
+of the latents here, so this noise is left out unless a key for it is given: `model.apply(params, z,
+method="decode", rngs={"noise": key})`.
+
+References:
+  HaCohen et al., LTX-Video: Realtime Video Latent Diffusion, 2024, arXiv:2501.00103, section 2.1.
 """
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
@@ -23,14 +26,14 @@ import numpy as np
 
 from vvae.distributions import raise_precision
 from vvae.models.bottleneck import ScaledLatents
-from vvae.models.causal_blocks import Past, chain, prepend_past, stack_frames
+from vvae.models.causal_blocks import Past, chain, preactivate, prepend_past, stack_frames
 from vvae.models.convolutions import down_conv
 from vvae.models.grid import GridVideoVAE
 from vvae.pretrained.layers import (
     LOG_SIGMA,
     SAMPLE_SIZE,
-    EdgeConv,
-    Pointwise,
+    EdgePaddedConv,
+    PointwiseConv,
     StackedConv,
     average_down,
     fold_patches,
@@ -38,16 +41,18 @@ from vvae.pretrained.layers import (
     unfold_patches,
 )
 
+Layer = Callable[[jax.Array, Past], tuple[jax.Array, Past]]
+
 _FIRST, _LATER = "LTXVideoDownBlock3D", "LTXVideo095DownBlock3D"
-# Kind of a step to a coarser resolution -> how much it compresses (time, space).
+# Kind of a step to a coarser resolution -> factors by which it compresses (time, space).
 _STEPS = {"conv": (2, 2), "spatial": (1, 2), "temporal": (2, 1), "spatiotemporal": (2, 2)}
 _NORM_EPSILON = 1e-8
 _NUM_FREQUENCIES = 128
 _LONGEST_PERIOD = 10_000.0
 
 DECODE_TIMESTEP = 0.05
-"""What decoders that are conditioned on a timestep are told, in [0, 1]: the setting of the authors'
-pipelines and of the documentation of diffusers."""
+"""Timestep, in [0, 1], of decoders with timestep conditioning: the value in the authors' pipelines
+and in the documentation of diffusers."""
 
 DEFAULTS = {
     "AutoencoderKLLTXVideo": {
@@ -76,12 +81,12 @@ DEFAULTS = {
         "temporal_compression_ratio": None,
     }
 }
-"""Class -> the settings that its config.json may have, and the values of those that it lacks."""
+"""Class -> the settings that its config.json may have, with their default values."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """The encoder, each tuple from the finest resolution on.
+    """Settings of the encoder; each tuple is finest resolution first.
 
     Attributes:
       widths: channels at each resolution; one more than there are steps if `merged`.
@@ -98,7 +103,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Decoding:
-    """The decoder, each tuple from the finest resolution on.
+    """Settings of the decoder; each tuple is finest resolution first.
 
     Attributes:
       widths: channels at each resolution, before they are divided by `factors`.
@@ -106,10 +111,10 @@ class Decoding:
       steps: whether there is a step before each resolution.
       residual: whether that step has a shortcut.
       factors: what that step divides the channels by.
-      causal: whether nothing looks ahead.
+      causal: whether no frame depends on later latents.
       noisy: whether noise is added at each resolution, and in the middle.
-      timestep: how much noise the decoder is told that its latents have, from 0 to 1; None if it
-        is not told.
+      timestep: noise level of the latents, in [0, 1], that the decoder is conditioned on; None
+        without timestep conditioning.
     """
 
     widths: tuple[int, ...] = (128, 256, 512, 512)
@@ -122,6 +127,25 @@ class Decoding:
     timestep: float | None = None
 
 
+@dataclass(frozen=True)
+class BlockSpec:
+    """Settings that the blocks of an encoder or of a decoder share.
+
+    Attributes:
+      causal: whether no frame depends on later ones.
+      epsilon: of the norms of shortcuts.
+      dtype: of the activations.
+    """
+
+    causal: bool
+    epsilon: float
+    dtype: Any
+
+    def make_conv(self, features: int, name: str) -> EdgePaddedConv:
+        """Makes a 3x3x3 convolution."""
+        return EdgePaddedConv(features=features, causal=self.causal, dtype=self.dtype, name=name)
+
+
 def normalize(x: jax.Array) -> jax.Array:
     """Divides by the root mean square of the channels, at least in float32."""
     h = raise_precision(x)
@@ -130,7 +154,7 @@ def normalize(x: jax.Array) -> jax.Array:
 
 
 class TimestepEmbedding(nn.Module):
-    """Cosines and sines of a timestep, and two dense layers: a scalar -> [features]."""
+    """Embeds a timestep by cosines, sines and two dense layers: a scalar -> [features]."""
 
     features: int
 
@@ -144,7 +168,7 @@ class TimestepEmbedding(nn.Module):
 
 
 def _embed(timestep: jax.Array | None, features: int) -> jax.Array | None:
-    """The embedding of a timestep, under its published name; None if there is no timestep."""
+    """Embeds a timestep, under its published name; returns None without a timestep."""
     if timestep is None:
         return None
     return TimestepEmbedding(features, name="time_embedder.timestep_embedder")(timestep)
@@ -153,9 +177,10 @@ def _embed(timestep: jax.Array | None, features: int) -> jax.Array | None:
 def _read_embedding(
     module: nn.Module, embedding: jax.Array | None, count: int
 ) -> list[Callable[[jax.Array], jax.Array]]:
-    """What an embedding [2 count C] does after each of so many norms: it shifts and scales.
+    """Returns `count` functions that shift and scale activations by an embedding [2 count C].
 
-    Its rows of C numbers have learned offsets; without an embedding nothing is done.
+    The `count` rows of 2 C numbers have learned offsets. Without an embedding, the functions return
+    their argument.
     """
     if embedding is None:
         return [lambda h: h] * count
@@ -172,40 +197,47 @@ def _modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     return h * (1 + scale) + shift
 
 
-class ResBlock(nn.Module):
+class ResBlock(nn.Module, kw_only=True):
     """x + conv(silu(norm(conv(silu(norm(x)))))), x normed and projected if the channels change.
 
-    With an embedding of the timestep [4 C], each norm is followed by a shift and a scale; if it is
-    `noisy`, each convolution by noise.
+    With an embedding of the timestep [4 C], each norm is followed by a shift and a scale. If the
+    block is `noisy`, each convolution is followed by noise.
     """
 
     features: int
-    causal: bool
-    epsilon: float
-    dtype: Any
+    spec: BlockSpec
     noisy: bool = False
 
     @nn.compact
     def __call__(
         self, x: jax.Array, past: Past, embedding: jax.Array | None = None
     ) -> tuple[jax.Array, Past]:
-        before = past or (None, None)
-        settings = (self.features, self.causal, self.dtype)
-        modulate_1, modulate_2 = _read_embedding(self, embedding, 2)
-        h = nn.silu(modulate_1(normalize(x)))
-        h, first = EdgeConv(*settings, name="conv1")(h, before[0])
-        h = self._add_noise(h, "per_channel_scale1")
-        h = nn.silu(modulate_2(normalize(h)))
-        h, second = EdgeConv(*settings, name="conv2")(h, before[1])
-        h = self._add_noise(h, "per_channel_scale2")
+        dtype = self.spec.dtype
+        layers = [
+            preactivate(
+                lambda h, modulate=modulate: modulate(normalize(h)), self._make_noisy_conv(number)
+            )
+            for number, modulate in enumerate(_read_embedding(self, embedding, 2), start=1)
+        ]
+        y, past = chain(layers, x, past)
         if x.shape[-1] != self.features:
-            norm = nn.LayerNorm(self.epsilon, use_fast_variance=False, name="norm3")
-            x = norm(raise_precision(x)).astype(self.dtype)
-            x = Pointwise(self.features, dtype=self.dtype, name="conv_shortcut.conv")(x)
-        return x + h, (first, second)
+            norm = nn.LayerNorm(self.spec.epsilon, use_fast_variance=False, name="norm3")
+            x = norm(raise_precision(x)).astype(dtype)
+            x = PointwiseConv(features=self.features, dtype=dtype, name="conv_shortcut.conv")(x)
+        return x + y, past
+
+    def _make_noisy_conv(self, number: int) -> Layer:
+        """Makes a convolution that adds noise to its output if the block is noisy."""
+        conv = self.spec.make_conv(self.features, f"conv{number}")
+
+        def convolve(h, past):
+            h, past = conv(h, past)
+            return self._add_noise(h, f"per_channel_scale{number}"), past
+
+        return convolve
 
     def _add_noise(self, h_BTHWC: jax.Array, name: str) -> jax.Array:
-        """Adds noise of its own to each position, if the block does and there is a key for it."""
+        """Adds noise of its own to each position, if the block is noisy and there is a key."""
         if not self.noisy:
             return h_BTHWC
         scale = self.param(name, nn.initializers.zeros, (self.features, 1, 1))
@@ -216,7 +248,7 @@ class ResBlock(nn.Module):
         return h_BTHWC + noise_HW[None, None, :, :, None] * scale
 
 
-class StridedConv(nn.Module):
+class StridedConv(nn.Module, kw_only=True):
     """3x3x3 convolution with stride 2; repeats the first frame in front, remembers its last."""
 
     features: int
@@ -226,81 +258,108 @@ class StridedConv(nn.Module):
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         past = jnp.repeat(x_BTHWC[:, :1], 2, axis=1) if past is None else past
         stacked = stack_frames(prepend_past(x_BTHWC, past, 0), stride=2)
-        conv = StackedConv(self.features, _halve_centred, self.dtype, name="conv")
+        conv = StackedConv(
+            features=self.features, convolve=_halve_centred, dtype=self.dtype, name="conv"
+        )
         return conv(stacked), x_BTHWC[:, -1:]
 
 
 def _halve_centred(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves with a 3x3 kernel and stride 2; one zero on every side."""
+    """Convolves with a 3x3 kernel and stride 2, padded with one zero on every side."""
     return down_conv(x_NHWC, jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0))))
 
 
-class MergedDown(nn.Module):
-    """Puts neighbouring positions of a convolution into channels, beside means of them."""
+class SpaceToDepthDown(nn.Module, kw_only=True):
+    """Moves neighbouring positions of a convolution into channels, and adds averages of the input.
+
+    Attributes:
+      features: channels of the result.
+      in_time: number of frames that become one.
+      in_space: number of rows, and of columns, that become one.
+      spec: of the blocks.
+    """
 
     features: int
     in_time: int
     in_space: int
-    dtype: Any
+    spec: BlockSpec
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         if past is None:
             x = jnp.concatenate([x[:, : self.in_time - 1], x], axis=1)
         factor = self.in_time * self.in_space**2
-        conv = EdgeConv(self.features // factor, True, self.dtype, name="conv")
-        y, past = conv(x, past)
-        # Groups of one number: nothing is averaged.
+        y, past = self.spec.make_conv(self.features // factor, "conv")(x, past)
+        # Groups of one number: moves positions into channels, averages nothing.
         y = average_down(y, y.shape[-1] * factor, self.in_time, self.in_space)
         return y + average_down(x, self.features, self.in_time, self.in_space), past
 
 
-class Up(nn.Module):
-    """Spreads the channels of a convolution over 2x2x2 positions."""
+class DepthToSpaceUp(nn.Module, kw_only=True):
+    """Moves the channels of a convolution to 2x2x2 positions.
+
+    Attributes:
+      residual: whether the input, spread in the same way, is added.
+      factor: what the channels are divided by.
+      spec: of the blocks.
+    """
 
     residual: bool
     factor: int
-    causal: bool
-    dtype: Any
+    spec: BlockSpec
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         features = x.shape[-1] // self.factor
-        y, after = EdgeConv(8 * features, self.causal, self.dtype, name="conv")(x, past)
+        y, after = self.spec.make_conv(8 * features, "conv")(x, past)
         y = repeat_up(y, features, 2, 2)
         if self.residual:
-            beside = repeat_up(x, x.shape[-1] // 8, 2, 2)
-            y = y + jnp.tile(beside, (1, 1, 1, 1, 8 // self.factor))
-        # Of the first frame's pair the second is kept.
+            shortcut = repeat_up(x, x.shape[-1] // 8, 2, 2)
+            y = y + jnp.tile(shortcut, (1, 1, 1, 1, 8 // self.factor))
+        # The first frame gives one frame: keep the second of its pair.
         return y[:, 1:] if past is None else y, after
 
 
-class DownBlock(nn.Module):
-    """Residual blocks and, where there is one, the step to the next resolution."""
+class DownBlock(nn.Module, kw_only=True):
+    """Residual blocks and the step to the next resolution, if there is one.
+
+    Attributes:
+      features: channels of the next resolution.
+      depth: number of residual blocks.
+      step, merged: see `Encoding`.
+      spec: of the blocks.
+    """
 
     features: int
     depth: int
     step: str
     merged: bool
-    epsilon: float
-    dtype: Any
+    spec: BlockSpec
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        width = x.shape[-1]
-        layers: list = _make_blocks(self.depth, width, True, self.epsilon, self.dtype)
+        width, spec, name = x.shape[-1], self.spec, "downsamplers.0"
+        layers: list = _make_blocks(self.depth, features=width, spec=spec)
         if self.step == "conv":
-            layers.append(StridedConv(width, self.dtype, name="downsamplers.0"))
+            layers.append(StridedConv(features=width, dtype=spec.dtype, name=name))
         elif self.step:
-            settings = (self.features, *_STEPS[self.step], self.dtype)
-            layers.append(MergedDown(*settings, name="downsamplers.0"))
+            time, space = _STEPS[self.step]
+            settings = {"features": self.features, "in_time": time, "in_space": space}
+            layers.append(SpaceToDepthDown(**settings, spec=spec, name=name))
         if not self.merged and width != self.features:
-            layers.append(ResBlock(self.features, True, self.epsilon, self.dtype, name="conv_out"))
+            layers.append(ResBlock(features=self.features, spec=spec, name="conv_out"))
         return chain(layers, x, past)
 
 
-class UpBlock(nn.Module):
-    """The step from the resolution before, where there is one, and residual blocks."""
+class UpBlock(nn.Module, kw_only=True):
+    """The step from the previous resolution, if there is one, and residual blocks.
+
+    Attributes:
+      features: channels of the residual blocks.
+      depth: number of residual blocks.
+      step, residual, factor, noisy: of this resolution, see `Decoding`.
+      spec: of the blocks.
+    """
 
     features: int
     depth: int
@@ -308,120 +367,117 @@ class UpBlock(nn.Module):
     residual: bool
     factor: int
     noisy: bool
-    causal: bool
-    epsilon: float
-    dtype: Any
+    spec: BlockSpec
 
     @nn.compact
     def __call__(
         self, x: jax.Array, past: Past, timestep: jax.Array | None
     ) -> tuple[jax.Array, Past]:
-        common = (self.features, self.causal, self.epsilon, self.dtype, self.noisy)
+        spec = self.spec
+        common = {"features": self.features, "spec": spec, "noisy": self.noisy}
         layers: list = []
         if x.shape[-1] // self.factor != self.features:
-            layers.append(ResBlock(*common, name="conv_in"))
+            layers.append(ResBlock(**common, name="conv_in"))
         if self.step:
-            settings = (self.residual, self.factor, self.causal, self.dtype)
-            layers.append(Up(*settings, name="upsamplers.0"))
-        layers += _condition(_make_blocks(self.depth, *common), self.features, timestep)
+            settings = {"residual": self.residual, "factor": self.factor}
+            layers.append(DepthToSpaceUp(**settings, spec=spec, name="upsamplers.0"))
+        layers += _condition(_make_blocks(self.depth, **common), self.features, timestep)
         return chain(layers, x, past)
 
 
-class Middle(nn.Module):
+class MidBlock(nn.Module, kw_only=True):
     """Residual blocks at the coarsest resolution."""
 
     depth: int
-    causal: bool
-    epsilon: float
-    dtype: Any
+    spec: BlockSpec
     noisy: bool = False
 
     @nn.compact
     def __call__(
         self, x: jax.Array, past: Past, timestep: jax.Array | None = None
     ) -> tuple[jax.Array, Past]:
-        settings = (x.shape[-1], self.causal, self.epsilon, self.dtype, self.noisy)
-        blocks = _make_blocks(self.depth, *settings)
-        return chain(_condition(blocks, x.shape[-1], timestep), x, past)
+        width = x.shape[-1]
+        blocks = _make_blocks(self.depth, features=width, spec=self.spec, noisy=self.noisy)
+        return chain(_condition(blocks, width, timestep), x, past)
 
 
-def _make_blocks(depth: int, *settings) -> list[ResBlock]:
-    return [ResBlock(*settings, name=f"resnets.{i}") for i in range(depth)]
+def _make_blocks(depth: int, **settings) -> list[ResBlock]:
+    return [ResBlock(**settings, name=f"resnets.{i}") for i in range(depth)]
 
 
-def _condition(
-    blocks: list[ResBlock], width: int, timestep: jax.Array | None
-) -> list[Callable[[jax.Array, Past], tuple[jax.Array, Past]]]:
-    """The blocks, given what they have in common of the timestep."""
+def _condition(blocks: list[ResBlock], width: int, timestep: jax.Array | None) -> list[Layer]:
+    """Returns the blocks with their common embedding of the timestep."""
     embedding = _embed(timestep, 4 * width)
     return [functools.partial(block, embedding=embedding) for block in blocks]
 
 
 def _make_head(
-    features: int, causal: bool, dtype, modulate: Callable[[jax.Array], jax.Array] = lambda h: h
-) -> list:
-    """Norm, what comes after it, SiLU and a convolution whose result is at least float32."""
-    dtype = jnp.promote_types(dtype, jnp.float32)
-    return [
-        lambda x, past: (nn.silu(modulate(normalize(x.astype(dtype)))), ()),
-        EdgeConv(features, causal, dtype, name="conv_out"),
-    ]
+    features: int, spec: BlockSpec, modulate: Callable[[jax.Array], jax.Array] = lambda h: h
+) -> Layer:
+    """Makes norm, `modulate`, SiLU and a convolution whose output is at least float32."""
+    spec = replace(spec, dtype=jnp.promote_types(spec.dtype, jnp.float32))
+    conv = spec.make_conv(features, "conv_out")
+    return preactivate(lambda x: modulate(normalize(x.astype(spec.dtype))), conv)
 
 
-class Encoder(nn.Module):
-    """[B, T, H, W, C] -> [B, t, h, w, features]."""
+class Encoder(nn.Module, kw_only=True):
+    """Maps [B, T, H, W, C] to [B, t, h, w, features]."""
 
     net: Encoding
     patch: int
     features: int
-    epsilon: float
-    dtype: Any
+    spec: BlockSpec
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        net, common = self.net, (self.epsilon, self.dtype)
-        layers: list = [EdgeConv(net.widths[0], True, self.dtype, name="conv_in")]
+        net, spec = self.net, self.spec
         following = (*net.widths[1:], net.widths[-1])
+        layers: list = [spec.make_conv(net.widths[0], "conv_in")]
         for level, step in enumerate(net.steps):
-            settings = (following[level], net.depths[level], step, net.merged, *common)
-            layers.append(DownBlock(*settings, name=f"down_blocks.{level}"))
-        layers.append(Middle(net.depths[-1], True, *common, name="mid_block"))
-        layers += _make_head(self.features, True, self.dtype)
+            settings = {"features": following[level], "depth": net.depths[level]}
+            settings |= {"step": step, "merged": net.merged, "spec": spec}
+            layers.append(DownBlock(**settings, name=f"down_blocks.{level}"))
+        layers.append(MidBlock(depth=net.depths[-1], spec=spec, name="mid_block"))
+        layers.append(_make_head(self.features, spec))
         return chain(layers, fold_patches(x, self.patch), past)
 
 
-class Decoder(nn.Module):
-    """[B, t, h, w, Z] -> [B, T, H, W, channels]."""
+class Decoder(nn.Module, kw_only=True):
+    """Maps [B, t, h, w, Z] to [B, T, H, W, channels]."""
 
     net: Decoding
     patch: int
     channels: int
-    epsilon: float
-    dtype: Any
+    spec: BlockSpec
 
     @nn.compact
     def __call__(self, z: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        net, common = self.net, (self.net.causal, self.epsilon, self.dtype)
-        timestep = self._scale_timestep()
-        middle = Middle(net.depths[-1], *common, net.noisy[-1], name="mid_block")
-        layers: list = [
-            EdgeConv(net.widths[-1], net.causal, self.dtype, name="conv_in"),
-            functools.partial(middle, timestep=timestep),
+        net, spec, timestep = self.net, self.spec, self._scale_timestep()
+        blocks: list = [
+            MidBlock(depth=net.depths[-1], noisy=net.noisy[-1], spec=spec, name="mid_block")
         ]
         for number, level in enumerate(reversed(range(len(net.widths)))):
-            width = net.widths[level] // net.factors[level]
-            settings = (net.depths[level], net.steps[level], net.residual[level])
-            settings += (net.factors[level], net.noisy[level])
-            block = UpBlock(width, *settings, *common, name=f"up_blocks.{number}")
-            layers.append(functools.partial(block, timestep=timestep))
+            settings = {
+                "features": net.widths[level] // net.factors[level],
+                "depth": net.depths[level],
+                "step": net.steps[level],
+                "residual": net.residual[level],
+                "factor": net.factors[level],
+                "noisy": net.noisy[level],
+            }
+            blocks.append(UpBlock(**settings, spec=spec, name=f"up_blocks.{number}"))
         embedding = _embed(timestep, 2 * (net.widths[0] // net.factors[0]))
         (modulate,) = _read_embedding(self, embedding, 1)
-        head = (self.channels * self.patch**2, net.causal, self.dtype)
-        x, past = chain([*layers, *_make_head(*head, modulate)], z, past)
+        layers = [
+            spec.make_conv(net.widths[-1], "conv_in"),
+            *(functools.partial(block, timestep=timestep) for block in blocks),
+            _make_head(self.channels * self.patch**2, spec, modulate),
+        ]
+        x, past = chain(layers, z, past)
         return unfold_patches(x, self.patch), past
 
     def _scale_timestep(self) -> jax.Array | None:
-        """The timestep on the scale that its waves are made for; None if there is none."""
+        """Returns the timestep on the scale of its embedding; None without a timestep."""
         if self.net.timestep is None:
             return None
         scale = self.param("timestep_scale_multiplier", nn.initializers.constant(1000.0), ())
@@ -435,10 +491,10 @@ class LTXVAE(GridVideoVAE):
       shape_HWC: see `GridVideoVAE`.
       encoding: see `Encoding`.
       decoding: see `Decoding`.
-      patch: pixels of a side of the squares that are put into channels.
+      patch: side of the squares of pixels that are moved into channels.
       epsilon: of the norms of shortcuts.
       bottleneck: latents with their published mean and standard deviation.
-      dtype: of the activations; norms, posterior and video are at least float32.
+      dtype: of the activations. Norms, posterior and video are at least float32.
     """
 
     encoding: Encoding = Encoding()
@@ -449,9 +505,19 @@ class LTXVAE(GridVideoVAE):
     dtype: Any = jnp.float32
 
     def setup(self):
-        common = (self.epsilon, self.dtype)
-        self.encoder = Encoder(self.encoding, self.patch, self.bottleneck.channels + 1, *common)
-        self.decoder = Decoder(self.decoding, self.patch, self.shape_HWC[-1], *common)
+        encoder_spec = BlockSpec(causal=True, epsilon=self.epsilon, dtype=self.dtype)
+        self.encoder = Encoder(
+            net=self.encoding,
+            patch=self.patch,
+            features=self.bottleneck.channels + 1,
+            spec=encoder_spec,
+        )
+        self.decoder = Decoder(
+            net=self.decoding,
+            patch=self.patch,
+            channels=self.shape_HWC[-1],
+            spec=replace(encoder_spec, causal=self.decoding.causal),
+        )
         self.setup_likelihood(LOG_SIGMA)
 
     @property
@@ -466,18 +532,18 @@ class LTXVAE(GridVideoVAE):
 
     @property
     def decodes_causally(self) -> bool:
-        """Whether no frame is decoded from later latents."""
+        """Whether every frame is decoded without later latents."""
         return self.decoding.causal
 
     def run_encoder(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        """Frames -> means, and the log-variance of a position for each."""
+        """Maps frames to means and log-variances, one log-variance per position."""
         outputs, past = self.encoder(x_BTHWC, past)
         mean, logvar = outputs[..., :-1], outputs[..., -1:]
         return jnp.concatenate([mean, jnp.broadcast_to(logvar, mean.shape)], axis=-1), past
 
 
 MODEL = LTXVAE
-# Tensors beside the parameters, the mean and the standard deviation of the latents.
+# Names of the tensors with the mean and the standard deviation of the latents.
 BUFFERS = ("latents_mean", "latents_std")
 _ONLY = {
     "patch_size_t": 1,
@@ -487,14 +553,14 @@ _ONLY = {
 
 
 def build(values: dict[str, Any]) -> LTXVAE:
-    """Returns the model of the settings of a config.json, filled up from DEFAULTS.
+    """Returns the model for the settings of a config.json, completed from DEFAULTS.
 
     Raises:
-      ValueError: for settings that no network has.
+      ValueError: for settings that fit no network.
     """
     for name, only in _ONLY.items():
         if values[name] != only:
-            raise ValueError(f"{name}={values[name]!r}: only {only!r} can be read")
+            raise ValueError(f"{name}={values[name]!r}: must be {only!r}")
     if values["in_channels"] != values["out_channels"]:
         raise ValueError(
             f"in_channels={values['in_channels']} and out_channels={values['out_channels']} differ"
@@ -522,7 +588,7 @@ def _build_encoding(values: dict[str, Any]) -> Encoding:
     kinds = set(values["down_block_types"])
     if kinds not in ({_FIRST}, {_LATER}):
         raise ValueError(
-            f"down_block_types={values['down_block_types']!r}: all {_FIRST} or all {_LATER}"
+            f"down_block_types={values['down_block_types']!r}: must be all {_FIRST} or all {_LATER}"
         )
     merged = kinds == {_LATER}
     widths = values["block_out_channels"]
@@ -538,7 +604,8 @@ def _build_encoding(values: dict[str, Any]) -> Encoding:
         )
     steps = tuple(name if step else "" for name, step in zip(names, scaled))
     layers = values["layers_per_block"]
-    return Encoding(widths, (*layers[:count], layers[-1]), steps, merged)
+    depths = (*layers[:count], layers[-1])
+    return Encoding(widths=widths, depths=depths, steps=steps, merged=merged)
 
 
 def _build_decoding(values: dict[str, Any]) -> Decoding:
@@ -565,11 +632,18 @@ def _build_decoding(values: dict[str, Any]) -> Decoding:
     if changes and (is_conditioned or any(noisy)):
         raise ValueError(
             f"decoder_block_out_channels={widths!r} with upsample_factor={factors!r} change "
-            "outside the steps, where neither a timestep nor noise can be given"
+            "outside the steps, where neither timestep conditioning nor noise is possible"
         )
-    timestep = DECODE_TIMESTEP if is_conditioned else None
-    causal = values["decoder_causal"]
-    return Decoding(widths, layers, steps, residual, factors, causal, noisy, timestep)
+    return Decoding(
+        widths=widths,
+        depths=layers,
+        steps=steps,
+        residual=residual,
+        factors=factors,
+        causal=values["decoder_causal"],
+        noisy=noisy,
+        timestep=DECODE_TIMESTEP if is_conditioned else None,
+    )
 
 
 def describe(model: LTXVAE) -> dict[str, Any]:

@@ -1,11 +1,15 @@
-"""VidTok (Tang et al. 2024, arXiv:2412.13061), with Gaussian latents or finite scalars.
+"""VidTok, with Gaussian latents or finite scalars.
 
-Residual blocks of frames and of time take turns; norms per position, one attention within frames.
-Frames are padded in time by repetition, the first one to a whole latent frame. The encoder is
-causal. The decoder doubles time by interpolation, which looks one frame ahead. Weights that are not
-causal (`is_causal` false) are refused.
+Spatial and temporal residual blocks alternate, with LayerNorm over channels and one attention
+within frames. Time is padded by repeating frames, the first one to a whole latent frame. The
+encoder is causal. The decoder doubles time by interpolation, which looks one frame ahead. Weights
+that are not causal (`is_causal` false) are refused.
+
+References:
+  Tang et al., VidTok: A Versatile and Open-Source Video Tokenizer, 2024, arXiv:2412.13061.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,19 +19,27 @@ import jax.numpy as jnp
 
 from vvae.distributions import raise_precision
 from vvae.models.bottleneck import FiniteScalars, ScaledLatents
-from vvae.models.causal_blocks import Past, attend_within_frames, chain, prepend_past, stack_frames
+from vvae.models.causal_blocks import (
+    Past,
+    attend_within_frames,
+    chain,
+    preactivate,
+    prepend_past,
+    stack_frames,
+)
 from vvae.models.grid import GridVideoVAE
 from vvae.pretrained.layers import (
     LOG_SIGMA,
     SAMPLE_SIZE,
-    EdgeConv,
-    FrameConv,
-    Pointwise,
+    EdgePaddedConv,
+    EdgePaddedTemporalConv,
+    PointwiseConv,
+    SpatialConv,
     StackedConv,
-    TimeConv,
-    convolve_frame,
-    double,
-    halve,
+    down_conv_3x3,
+    frame_conv_3x3,
+    interpolate_time,
+    up_conv_3x3,
 )
 
 _LEVELS = 8  # of every finite scalar
@@ -51,19 +63,19 @@ DEFAULTS = {
         "is_causal": True,
     }
 }
-"""Class -> the settings that its config.json may have, and the values of those that it lacks."""
+"""Class -> the settings that its config.json may have, with their default values."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """What encoder and decoder have in common, each tuple from the finest resolution on.
+    """Settings that the encoder and the decoder share; each tuple is finest resolution first.
 
     Attributes:
       widths: channels at each resolution.
       depth: residual blocks at each resolution of the encoder; the decoder has one more.
       down: (in space, in time) of the step after each resolution of the encoder.
       up: (in space, in time) of the step after each resolution of the decoder.
-      base: channels of the first convolution of the encoder.
+      base: channels of the encoder's first convolution.
       dtype: of the activations.
     """
 
@@ -75,8 +87,8 @@ class Network:
     dtype: Any
 
 
-class Norm(nn.Module):
-    """LayerNorm over the channels of a position, computed at least in float32."""
+class Norm(nn.Module, kw_only=True):
+    """LayerNorm over the channels of each position, computed at least in float32."""
 
     dtype: Any
 
@@ -86,20 +98,7 @@ class Norm(nn.Module):
         return norm(raise_precision(x)).astype(self.dtype)
 
 
-class TimeBlock(nn.Module):
-    """3x1x1 convolution of a frame and the two before it, the first one repeated in front."""
-
-    features: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        x = prepend_past(x, jnp.repeat(x[:, :1], 2, axis=1) if past is None else past, 0)
-        conv = TimeConv(self.features, 0, self.dtype, name="conv")
-        return conv(stack_frames(x)), x[:, -2:]
-
-
-class FrameBlock(nn.Module):
+class SpatialResBlock(nn.Module, kw_only=True):
     """Residual block of 3x3 convolutions of each frame. Remembers nothing."""
 
     features: int
@@ -107,19 +106,21 @@ class FrameBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        settings = (self.features, convolve_frame, self.dtype)
-        h = FrameConv(*settings, name="conv1")(nn.silu(Norm(self.dtype, name="norm1")(x)))
-        h = FrameConv(*settings, name="conv2")(nn.silu(Norm(self.dtype, name="norm2")(h)))
+        settings = {"features": self.features, "dtype": self.dtype}
+        h = x
+        for i in (1, 2):
+            h = nn.silu(Norm(dtype=self.dtype, name=f"norm{i}")(h))
+            h = SpatialConv(convolve=frame_conv_3x3, **settings, name=f"conv{i}")(h)
         if x.shape[-1] != self.features:
-            x = Pointwise(self.features, 2, self.dtype, name="nin_shortcut")(x)
+            x = PointwiseConv(num_axes=2, **settings, name="nin_shortcut")(x)
         return x + h, ()
 
 
-class CausalBlock(nn.Module):
-    """Residual block of layers that see a frame and the two before it.
+class CausalResBlock(nn.Module, kw_only=True):
+    """Residual block of convolutions over a frame and the two before it.
 
     Attributes:
-      in_space: whether they see neighbouring rows and columns too.
+      in_space: whether they also convolve rows and columns.
       dtype: of the activations.
     """
 
@@ -128,45 +129,49 @@ class CausalBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        before, features = past or (None, None), x.shape[-1]
-        settings = (features, True, self.dtype) if self.in_space else (features, self.dtype)
-        layer = EdgeConv if self.in_space else TimeBlock
-        h = nn.silu(Norm(self.dtype, name="norm1")(x))
-        h, first = layer(*settings, name="conv1")(h, before[0])
-        h = nn.silu(Norm(self.dtype, name="norm2")(h))
-        h, second = layer(*settings, name="conv2")(h, before[1])
-        return x + h, (first, second)
+        conv = EdgePaddedConv if self.in_space else EdgePaddedTemporalConv
+        layers = [
+            preactivate(
+                Norm(dtype=self.dtype, name=f"norm{i}"),
+                conv(features=x.shape[-1], dtype=self.dtype, name=f"conv{i}"),
+            )
+            for i in (1, 2)
+        ]
+        y, past = chain(layers, x, past)
+        return x + y, past
 
 
-class Attention(nn.Module):
-    """Every position of a frame attends to all positions of that frame. Remembers nothing."""
+class SpatialAttention(nn.Module, kw_only=True):
+    """Residual attention among the positions of each frame. Remembers nothing."""
 
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        channels = x.shape[-1]
-        h = Norm(self.dtype, name="norm")(x)
-        qkv = [Pointwise(channels, dtype=self.dtype, name=f"{name}.conv")(h) for name in "qkv"]
-        h = attend_within_frames(jnp.concatenate(qkv, axis=-1))
-        return x + Pointwise(channels, dtype=self.dtype, name="proj_out.conv")(h), ()
+        conv = functools.partial(PointwiseConv, features=x.shape[-1], dtype=self.dtype)
+        h = Norm(dtype=self.dtype, name="norm")(x)
+        h = jnp.concatenate([conv(name=f"{name}.conv")(h) for name in "qkv"], axis=-1)
+        return x + conv(name="proj_out.conv")(attend_within_frames(h)), ()
 
 
-class FrameResample(nn.Module):
-    """Halves or doubles height and width, by a convolution named `conv`. Remembers nothing."""
+class SpatialResample(nn.Module, kw_only=True):
+    """Halves or doubles height and width with a convolution named `conv`. Remembers nothing."""
 
     convolve: Any
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        return FrameConv(x.shape[-1], self.convolve, self.dtype, name="conv")(x), ()
+        conv = SpatialConv(
+            features=x.shape[-1], convolve=self.convolve, dtype=self.dtype, name="conv"
+        )
+        return conv(x), ()
 
 
-class TimeDown(nn.Module):
-    """2n frames -> n: a mixture of the mean of three frames and a convolution of them.
+class TemporalDown(nn.Module, kw_only=True):
+    """Maps 2n frames to n: mixes the mean of three frames with a convolution of them.
 
-    Frame j sees 2j - 1, 2j and 2j + 1. Remembers its last input.
+    Output frame j depends on the input frames 2j - 1, 2j and 2j + 1. Remembers its last input.
     """
 
     dtype: Any
@@ -177,15 +182,17 @@ class TimeDown(nn.Module):
         x = prepend_past(x, x[:, :1] if past is None else past, 0)
         stacked = stack_frames(x, stride=2)
         mean = stacked.reshape(*stacked.shape[:-1], 3, -1).mean(-2)
-        y = StackedConv(x.shape[-1], convolve_frame, self.dtype, name="conv.conv")(stacked)
-        return share * mean + (1.0 - share) * y, x[:, -1:]
+        conv = StackedConv(
+            features=x.shape[-1], convolve=frame_conv_3x3, dtype=self.dtype, name="conv.conv"
+        )
+        return share * mean + (1.0 - share) * conv(stacked), x[:, -1:]
 
 
-class TimeUp(nn.Module):
-    """n frames -> 2n: a mixture of an interpolation and a convolution of it.
+class TemporalUp(nn.Module, kw_only=True):
+    """Maps n frames to 2n: mixes an interpolation with a convolution of it.
 
     Attributes:
-      first: so many frames are interpolated apart from those after them.
+      first: number of frames at the start that are interpolated separately from the later ones.
       dtype: of the activations.
     """
 
@@ -197,7 +204,7 @@ class TimeUp(nn.Module):
         share = _mix(self)
         parts = [part for part in (x[:, : self.first], x[:, self.first :]) if part.shape[1]]
         x = jnp.concatenate([interpolate_time(part) for part in parts], axis=1)
-        y, _ = EdgeConv(x.shape[-1], True, self.dtype, name="conv")(x, None)
+        y, _ = EdgePaddedConv(features=x.shape[-1], dtype=self.dtype, name="conv")(x, None)
         return share * x + (1.0 - share) * y, ()
 
 
@@ -206,91 +213,81 @@ def _mix(module: nn.Module) -> jax.Array:
     return nn.sigmoid(factor).astype(module.dtype).reshape(1, 1, 1, 1, 1)
 
 
-def interpolate_time(x_BTHWC: jax.Array) -> jax.Array:
-    """Doubles the frames linearly: frame j gives 1/4 (j - 1) + 3/4 j and 3/4 j + 1/4 (j + 1).
-
-    Beyond the ends the outermost frames are repeated.
-    """
-    before = jnp.concatenate([x_BTHWC[:, :1], x_BTHWC[:, :-1]], axis=1)
-    after = jnp.concatenate([x_BTHWC[:, 1:], x_BTHWC[:, -1:]], axis=1)
-    pairs = jnp.stack([0.25 * before + 0.75 * x_BTHWC, 0.75 * x_BTHWC + 0.25 * after], axis=2)
-    return pairs.reshape(x_BTHWC.shape[0], -1, *x_BTHWC.shape[2:])
+def _make_conv(name: str, features: int, dtype) -> EdgePaddedConv:
+    return EdgePaddedConv(features=features, dtype=dtype, name=name)
 
 
 def _make_middle(dtype) -> list[nn.Module]:
-    """Layers at the coarsest resolution."""
+    """Makes the layers at the coarsest resolution."""
     return [
-        CausalBlock(True, dtype, name="mid.block_1"),
-        Attention(dtype, name="mid.attn_1"),
-        CausalBlock(True, dtype, name="mid.block_2"),
+        CausalResBlock(in_space=True, dtype=dtype, name="mid.block_1"),
+        SpatialAttention(dtype=dtype, name="mid.attn_1"),
+        CausalResBlock(in_space=True, dtype=dtype, name="mid.block_2"),
     ]
 
 
-def _make_level(name: str, level: int, width: int, depth: int, dtype) -> list[nn.Module]:
-    """Blocks of frames and of time in turn; `name` is that of the list of levels."""
+def _make_level(path: str, width: int, depth: int, dtype) -> list[nn.Module]:
+    """Makes alternating spatial and temporal blocks; `path` is "down.LEVEL" or "up.LEVEL"."""
+    side, level = path.split(".")
     return [
         block
         for i in range(depth)
         for block in (
-            FrameBlock(width, dtype, name=f"{name}.{level}.block.{i}"),
-            CausalBlock(False, dtype, name=f"{name}_temporal.{level}.block.{i}"),
+            SpatialResBlock(features=width, dtype=dtype, name=f"{side}.{level}.block.{i}"),
+            CausalResBlock(in_space=False, dtype=dtype, name=f"{side}_temporal.{level}.block.{i}"),
         )
     ]
 
 
-def _make_head(features: int, dtype) -> list:
-    """Norm, SiLU and a convolution whose result is at least float32."""
+def _make_head(features: int, dtype):
+    """Makes norm, SiLU and a convolution whose output is at least float32."""
     dtype = jnp.promote_types(dtype, jnp.float32)
-    norm = Norm(dtype, name="norm_out")
-    return [
-        lambda x, past: (nn.silu(norm(x)), ()),
-        EdgeConv(features, True, dtype, name="conv_out"),
-    ]
+    return preactivate(Norm(dtype=dtype, name="norm_out"), _make_conv("conv_out", features, dtype))
 
 
-class Encoder(nn.Module):
-    """[B, T, H, W, C] -> [B, t, h, w, features]."""
+class Encoder(nn.Module, kw_only=True):
+    """Maps [B, T, H, W, C] to [B, t, h, w, features]."""
 
     net: Network
     features: int
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        net = self.net
-        layers: list = [EdgeConv(net.base, True, net.dtype, name="conv_in")]
+        net, dtype = self.net, self.net.dtype
+        layers: list = [_make_conv("conv_in", net.base, dtype)]
         for level, (width, (in_space, in_time)) in enumerate(zip(net.widths, net.down)):
-            layers += _make_level("down", level, width, net.depth, net.dtype)
+            layers += _make_level(f"down.{level}", width, net.depth, dtype)
             if in_space:
                 name = f"down.{level}.downsample"
-                layers.append(FrameResample(halve, net.dtype, name=name))
+                layers.append(SpatialResample(convolve=down_conv_3x3, dtype=dtype, name=name))
             if in_time:
-                layers.append(TimeDown(net.dtype, name=f"down_temporal.{level}.downsample"))
-        layers += [*_make_middle(net.dtype), *_make_head(self.features, net.dtype)]
+                name = f"down_temporal.{level}.downsample"
+                layers.append(TemporalDown(dtype=dtype, name=name))
+        layers += [*_make_middle(dtype), _make_head(self.features, dtype)]
         return chain(layers, x, past)
 
 
-class Decoder(nn.Module):
-    """[B, t, h, w, Z] -> [B, T + f_t - 1, H, W, channels], the first frame repeated in front."""
+class Decoder(nn.Module, kw_only=True):
+    """Maps [B, t, h, w, Z] to [B, T + f_t - 1, H, W, channels]; the first frame is repeated."""
 
     net: Network
     channels: int
 
     @nn.compact
     def __call__(self, z: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        net, first = self.net, 1
-        layers: list = [
-            EdgeConv(net.widths[-1], True, net.dtype, name="conv_in"),
-            *_make_middle(net.dtype),
-        ]
+        net, dtype, first = self.net, self.net.dtype, 1
+        layers: list = [_make_conv("conv_in", net.widths[-1], dtype), *_make_middle(dtype)]
         for level in reversed(range(len(net.widths))):
-            layers += _make_level("up", level, net.widths[level], net.depth + 1, net.dtype)
+            layers += _make_level(f"up.{level}", net.widths[level], net.depth + 1, dtype)
             in_space, in_time = net.up[level]
             if in_space:
-                layers.append(FrameResample(double, net.dtype, name=f"up.{level}.upsample"))
+                name = f"up.{level}.upsample"
+                layers.append(SpatialResample(convolve=up_conv_3x3, dtype=dtype, name=name))
             if in_time:
-                layers.append(TimeUp(first, net.dtype, name=f"up_temporal.{level}.upsample"))
+                name = f"up_temporal.{level}.upsample"
+                layers.append(TemporalUp(first=first, dtype=dtype, name=name))
                 first *= 2
-        layers += _make_head(self.channels, net.dtype)
+        layers.append(_make_head(self.channels, dtype))
         return chain(layers, z, past)
 
 
@@ -300,12 +297,11 @@ class VidTokVAE(GridVideoVAE):
     Attributes:
       shape_HWC: see `GridVideoVAE`.
       base: channels that `multiples` multiply.
-      multiples: of the channels at each resolution, the finest first.
-      depth: see `Network`.
-      down, up: see `Network`.
-      bottleneck: Gaussian latents, of which no mean and standard deviation are published, or finite
+      multiples: of the channels at each resolution, finest first.
+      depth, down, up: see `Network`.
+      bottleneck: Gaussian latents, without a published mean and standard deviation, or finite
         scalars.
-      dtype: of the activations; norms, posterior and video are at least float32.
+      dtype: of the activations. Norms, posterior and video are at least float32.
     """
 
     base: int = 128
@@ -323,9 +319,16 @@ class VidTokVAE(GridVideoVAE):
 
     def setup(self):
         widths = tuple(self.base * multiple for multiple in self.multiples)
-        net = Network(widths, self.depth, self.down, self.up, self.base, self.dtype)
-        self.encoder = Encoder(net, self.bottleneck.num_outputs)
-        self.decoder = Decoder(net, self.shape_HWC[-1])
+        net = Network(
+            widths=widths,
+            depth=self.depth,
+            down=self.down,
+            up=self.up,
+            base=self.base,
+            dtype=self.dtype,
+        )
+        self.encoder = Encoder(net=net, features=self.bottleneck.num_outputs)
+        self.decoder = Decoder(net=net, channels=self.shape_HWC[-1])
         self.setup_likelihood(LOG_SIGMA)
 
     @property
@@ -340,32 +343,32 @@ class VidTokVAE(GridVideoVAE):
 
     @property
     def decodes_causally(self) -> bool:
-        """False: doubled frames are interpolated between two."""
+        """False: the decoder interpolates between frames."""
         return False
 
     def run_encoder(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        """Frames -> outputs; the first frame is repeated to a whole latent frame."""
+        """Maps frames to outputs; repeats the first frame to a whole latent frame."""
         if past is None:
             first = jnp.repeat(x_BTHWC[:, :1], self.temporal_compression - 1, axis=1)
             x_BTHWC = jnp.concatenate([first, x_BTHWC], axis=1)
         return self.encoder(x_BTHWC, past)
 
     def run_decoder(self, z_BthwZ: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        """Latents -> frames, without the repetitions of the first one."""
+        """Maps latents to frames, without the repetitions of the first one."""
         x, past = self.decoder(z_BthwZ, past)
         return x[:, self.temporal_compression - 1 :], past
 
 
 MODEL = VidTokVAE
-# Tensors beside the parameters, the mean and the standard deviation of the latents: none here.
+# Names of the tensors with the mean and the standard deviation of the latents: none here.
 BUFFERS = ()
 
 
 def build(values: dict[str, Any]) -> VidTokVAE:
-    """Returns the model of the settings of a config.json, filled up from DEFAULTS.
+    """Returns the model for the settings of a config.json, completed from DEFAULTS.
 
     Raises:
-      ValueError: for settings that no network has, or of one that is not causal.
+      ValueError: for settings that fit no network, or of a network that is not causal.
     """
     if not values["is_causal"]:
         raise ValueError("is_causal=False: only causal weights can be read")
@@ -379,7 +382,7 @@ def build(values: dict[str, Any]) -> VidTokVAE:
     if any(sum(step[i] for step in down) != sum(step[i] for step in up) for i in (0, 1)):
         raise ValueError(
             "spatial_ds, tempo_ds, spatial_us and tempo_us: the decoder must double as often as "
-            f"the encoder halves, not {down} and {up} (in space, in time; the finest first)"
+            f"the encoder halves, not {down} and {up} (in space, in time; finest first)"
         )
     return VidTokVAE(
         shape_HWC=(*SAMPLE_SIZE, values["in_channels"]),
@@ -393,7 +396,7 @@ def build(values: dict[str, Any]) -> VidTokVAE:
 
 
 def _read_steps(values, suffix: str, in_space, in_time) -> tuple[tuple[bool, bool], ...]:
-    """Returns (in space, in time) for each level; a level that keeps its size keeps its time."""
+    """Returns (in space, in time) for each level; time changes only where the size does."""
     spatial, temporal = values[f"spatial_{suffix}"], values[f"tempo_{suffix}"]
     spatial = in_space if spatial is None else spatial
     temporal = in_time if temporal is None else temporal
@@ -401,7 +404,7 @@ def _read_steps(values, suffix: str, in_space, in_time) -> tuple[tuple[bool, boo
     if set(temporal) - set(spatial) or set(spatial) - set(levels):
         raise ValueError(
             f"tempo_{suffix}={tuple(temporal)} must be among spatial_{suffix}={tuple(spatial)}, "
-            f"and these among the levels 0 to {levels[-1]}"
+            f"which must be among the levels 0 to {levels[-1]}"
         )
     return tuple((level in spatial, level in temporal) for level in levels)
 

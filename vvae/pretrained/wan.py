@@ -1,9 +1,13 @@
 """The video VAE of Wan 2.1 and 2.2, and of Qwen-Image (one frame of the network of Wan 2.1).
 
-Wan 2.1 (Wan Team 2025, arXiv:2503.20314, section 4.1) compresses 4x8x8 into 16 channels by causal
-convolutions, norms per position and one attention within frames. Wan 2.2 begins with 2x2 patches,
-compresses 4x16x16 into 48 channels and has a shortcut without parameters around each resolution.
-Causal in both directions: latent frame 0 is frame 0 alone, latent frame i the four after 4 i - 4.
+Wan 2.1 compresses 4x8x8 into 16 channels with causal convolutions, RMSNorm and one attention within
+frames. Wan 2.2 starts with 2x2 patches, compresses 4x16x16 into 48 channels and has a
+parameter-free shortcut around each resolution. Both are causal in both directions: latent frame 0
+is frame 0 alone, latent frame i the four frames after frame 4 i - 4.
+
+References:
+  Wan Team, Wan: Open and Advanced Large-Scale Video Generative Models, 2025, arXiv:2503.20314,
+  section 4.1.
 """
 
 from dataclasses import dataclass
@@ -14,23 +18,23 @@ import jax
 import jax.numpy as jnp
 
 from vvae.models.bottleneck import ScaledLatents
-from vvae.models.causal_blocks import CausalConv, Past, attend_within_frames, chain
+from vvae.models.causal_blocks import CausalConv, Past, attend_within_frames, chain, preactivate
 from vvae.models.grid import GridVideoVAE
 from vvae.pretrained.layers import (
     LOG_SIGMA,
     SAMPLE_SIZE,
-    FrameConv,
-    Pointwise,
-    TimeConv,
-    UnitNorm,
+    PointwiseConv,
+    RMSNorm,
+    SpatialConv,
+    TemporalConv,
     average_down,
-    double,
-    double_time,
+    down_conv_3x3,
     fold_patches,
-    halve,
-    halve_time,
     repeat_up,
+    temporal_down,
+    temporal_up,
     unfold_patches,
+    up_conv_3x3,
 )
 
 _MEAN = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508)
@@ -62,19 +66,19 @@ DEFAULTS = {
     },
     "AutoencoderKLQwenImage": _COMMON | {"input_channels": 3},
 }
-"""Class -> the settings that its config.json may have, and the values of those that it lacks."""
+"""Class -> the settings that its config.json may have, with their default values."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """What encoder and decoder have in common.
+    """Settings that the encoder and the decoder share.
 
     Attributes:
-      multiples: of the channels at each resolution, the finest first.
+      multiples: of the channels at each resolution, finest first.
       depth: residual blocks at each resolution of the encoder; the decoder has one more.
-      in_time: whether each step to a coarser resolution halves time too.
+      in_time: whether each step to a coarser resolution also halves time.
       residual: whether each resolution has a shortcut around it (Wan 2.2).
-      patch: pixels of a side of the squares that are put into channels; 1 for none.
+      patch: side of the squares of pixels that are moved into channels; 1 for none.
       dtype: of the activations.
     """
 
@@ -86,39 +90,42 @@ class Network:
     dtype: Any
 
 
-class ResBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), x by a matrix where the channels change."""
+class ResBlock(nn.Module, kw_only=True):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), x projected if the channels change."""
 
     features: int
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        before = past or (None, None)
-        h = nn.silu(UnitNorm(dtype=self.dtype, name="norm1")(x))
-        h, first = CausalConv(self.features, self.dtype, name="conv1")(h, before[0])
-        h = nn.silu(UnitNorm(dtype=self.dtype, name="norm2")(h))
-        h, second = CausalConv(self.features, self.dtype, name="conv2")(h, before[1])
+        settings = {"features": self.features, "dtype": self.dtype}
+        layers = [
+            preactivate(
+                RMSNorm(dtype=self.dtype, name=f"norm{i}"), CausalConv(**settings, name=f"conv{i}")
+            )
+            for i in (1, 2)
+        ]
+        y, past = chain(layers, x, past)
         if x.shape[-1] != self.features:
-            x = Pointwise(self.features, dtype=self.dtype, name="conv_shortcut")(x)
-        return x + h, (first, second)
+            x = PointwiseConv(**settings, name="conv_shortcut")(x)
+        return x + y, past
 
 
-class Attention(nn.Module):
-    """Every position of a frame attends to all positions of that frame; remembers nothing."""
+class SpatialAttention(nn.Module, kw_only=True):
+    """Residual attention among the positions of each frame. Remembers nothing."""
 
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        channels = x.shape[-1]
-        h = UnitNorm(2, self.dtype, name="norm")(x)
-        h = Pointwise(3 * channels, 2, self.dtype, name="to_qkv")(h)
+        channels, settings = x.shape[-1], {"num_axes": 2, "dtype": self.dtype}
+        h = RMSNorm(**settings, name="norm")(x)
+        h = PointwiseConv(features=3 * channels, **settings, name="to_qkv")(h)
         h = attend_within_frames(h)
-        return x + Pointwise(channels, 2, self.dtype, name="proj")(h), ()
+        return x + PointwiseConv(features=channels, **settings, name="proj")(h), ()
 
 
-class Middle(nn.Module):
+class MidBlock(nn.Module, kw_only=True):
     """Residual block, attention, residual block."""
 
     features: int
@@ -127,30 +134,30 @@ class Middle(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         layers = [
-            ResBlock(self.features, self.dtype, name="resnets.0"),
-            Attention(self.dtype, name="attentions.0"),
-            ResBlock(self.features, self.dtype, name="resnets.1"),
+            ResBlock(features=self.features, dtype=self.dtype, name="resnets.0"),
+            SpatialAttention(dtype=self.dtype, name="attentions.0"),
+            ResBlock(features=self.features, dtype=self.dtype, name="resnets.1"),
         ]
         return chain(layers, x, past)
 
 
-class Halve(nn.Module):
-    """Halves height and width, and time where in_time says so; keeps the channels."""
+class Downsample(nn.Module, kw_only=True):
+    """Halves height and width, and time if `in_time` is set; keeps the channels."""
 
     in_time: bool
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        channels = x.shape[-1]
-        x = FrameConv(channels, halve, self.dtype, name="resample.1")(x)
+        settings = {"features": x.shape[-1], "dtype": self.dtype}
+        x = SpatialConv(convolve=down_conv_3x3, **settings, name="resample.1")(x)
         if not self.in_time:
             return x, ()
-        return halve_time(TimeConv(channels, dtype=self.dtype, name="time_conv"), x, past)
+        return temporal_down(TemporalConv(**settings, name="time_conv"), x, past)
 
 
-class Double(nn.Module):
-    """Doubles time where in_time says so, then height and width."""
+class Upsample(nn.Module, kw_only=True):
+    """Doubles time if `in_time` is set, then height and width."""
 
     features: int
     in_time: bool
@@ -160,84 +167,86 @@ class Double(nn.Module):
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         after: Past = ()
         if self.in_time:
-            conv = TimeConv(2 * x.shape[-1], dtype=self.dtype, name="time_conv")
-            x, after = double_time(conv, x, past)
-        return FrameConv(self.features, double, self.dtype, name="resample.1")(x), after
+            conv = TemporalConv(features=2 * x.shape[-1], dtype=self.dtype, name="time_conv")
+            x, after = temporal_up(conv, x, past)
+        conv = SpatialConv(
+            features=self.features, convolve=up_conv_3x3, dtype=self.dtype, name="resample.1"
+        )
+        return conv(x), after
 
 
 def _make_blocks(features: int, depth: int, dtype) -> list[nn.Module]:
-    return [ResBlock(features, dtype, name=f"resnets.{i}") for i in range(depth)]
+    return [ResBlock(features=features, dtype=dtype, name=f"resnets.{i}") for i in range(depth)]
 
 
-class ResidualDown(nn.Module):
-    """Residual blocks, halved if there is a step, beside means of what they have read."""
+class ResidualDownBlock(nn.Module, kw_only=True):
+    """Residual blocks and a step, if there is one, plus a shortcut of averages of the input.
+
+    Attributes:
+      features: channels of the residual blocks.
+      depth: number of residual blocks.
+      in_time: whether the step also halves time; None for no step.
+      dtype: of the activations.
+    """
 
     features: int
     depth: int
-    step: bool
-    in_time: bool
+    in_time: bool | None
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        layers = _make_blocks(self.features, self.depth, self.dtype)
-        if self.step:
-            layers.append(Halve(self.in_time, self.dtype, name="downsampler"))
+        layers, (time, space) = _make_blocks(self.features, self.depth, self.dtype), (1, 1)
+        if self.in_time is not None:
+            layers.append(Downsample(in_time=self.in_time, dtype=self.dtype, name="downsampler"))
+            time, space = 1 + self.in_time, 2
         y, past = chain(layers, x, past)
-        return y + average_down(x, self.features, 1 + self.in_time, 1 + self.step), past
+        return y + average_down(x, self.features, time, space), past
 
 
-class ResidualUp(nn.Module):
-    """Residual blocks, doubled if there is a step, beside repetitions of what they have read."""
+class UpBlock(nn.Module, kw_only=True):
+    """Residual blocks, then the step to the next finer resolution, if there is one.
+
+    Attributes:
+      features: channels of the residual blocks. The step halves them, unless it is residual.
+      depth: number of residual blocks.
+      in_time: whether the step also doubles time; None for no step.
+      residual: whether a shortcut of repeated inputs is added to the step's output (Wan 2.2).
+      dtype: of the activations.
+    """
 
     features: int
     depth: int
-    step: bool
-    in_time: bool
+    in_time: bool | None
+    residual: bool
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         layers = _make_blocks(self.features, self.depth, self.dtype)
-        if not self.step:
+        if self.in_time is None:
             return chain(layers, x, past)
-        layers.append(Double(self.features, self.in_time, self.dtype, name="upsampler"))
+        width, name = self.features // 2, "upsamplers.0"
+        if self.residual:
+            width, name = self.features, "upsampler"
+        layers.append(Upsample(features=width, in_time=self.in_time, dtype=self.dtype, name=name))
         y, after = chain(layers, x, past)
-        beside = repeat_up(x, self.features, 1 + self.in_time, 2)
-        # Of the first frame's pair the second is kept.
-        return y + (beside[:, self.in_time :] if past is None else beside), after
+        if not self.residual:
+            return y, after
+        shortcut = repeat_up(x, self.features, 1 + self.in_time, 2)
+        # The first frame gives one frame: keep the second of its pair.
+        return y + (shortcut[:, self.in_time :] if past is None else shortcut), after
 
 
-class Up(nn.Module):
-    """Residual blocks, doubled with half the channels if there is a step."""
-
-    features: int
-    depth: int
-    step: bool
-    in_time: bool
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        layers = _make_blocks(self.features, self.depth, self.dtype)
-        if self.step:
-            half = self.features // 2
-            layers.append(Double(half, self.in_time, self.dtype, name="upsamplers.0"))
-        return chain(layers, x, past)
-
-
-def _make_head(features: int, dtype) -> list:
-    """Norm, SiLU and a convolution whose result is at least float32."""
+def _make_head(features: int, dtype):
+    """Makes norm, SiLU and a convolution whose output is at least float32."""
     dtype = jnp.promote_types(dtype, jnp.float32)
-    norm = UnitNorm(dtype=dtype, name="norm_out")
-    return [
-        lambda x, past: (nn.silu(norm(x)), ()),
-        CausalConv(features, dtype, name="conv_out"),
-    ]
+    conv = CausalConv(features=features, dtype=dtype, name="conv_out")
+    return preactivate(RMSNorm(dtype=dtype, name="norm_out"), conv)
 
 
-class Encoder(nn.Module):
-    """[B, T, H, W, C] -> [B, t, h, w, features]."""
+class Encoder(nn.Module, kw_only=True):
+    """Maps [B, T, H, W, C] to [B, t, h, w, features]."""
 
     net: Network
     base: int
@@ -247,38 +256,36 @@ class Encoder(nn.Module):
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         net = self.net
         widths = [self.base * multiple for multiple in net.multiples]
-        layers = [CausalConv(self.base, net.dtype, name="conv_in")]
-        layers += self._make_residual(widths) if net.residual else self._make_plain(widths)
-        layers.append(Middle(widths[-1], net.dtype, name="mid_block"))
-        layers += _make_head(self.features, net.dtype)
+        levels = list(zip(widths, (*net.in_time, None), strict=True))
+        layers = [
+            CausalConv(features=self.base, dtype=net.dtype, name="conv_in"),
+            *(self._make_residual(levels) if net.residual else self._make_plain(levels)),
+            MidBlock(features=widths[-1], dtype=net.dtype, name="mid_block"),
+            _make_head(self.features, net.dtype),
+        ]
         return chain(layers, fold_patches(x, net.patch), past)
 
-    def _make_residual(self, widths: list[int]) -> list[nn.Module]:
-        net, steps = self.net, (*self.net.in_time, None)
+    def _make_residual(self, levels: list[tuple[int, bool | None]]) -> list[nn.Module]:
+        common = {"depth": self.net.depth, "dtype": self.net.dtype}
         return [
-            ResidualDown(
-                width,
-                net.depth,
-                in_time is not None,
-                bool(in_time),
-                net.dtype,
-                name=f"down_blocks.{level}",
-            )
-            for level, (width, in_time) in enumerate(zip(widths, steps, strict=True))
+            ResidualDownBlock(features=width, in_time=in_time, **common, name=f"down_blocks.{i}")
+            for i, (width, in_time) in enumerate(levels)
         ]
 
-    def _make_plain(self, widths: list[int]) -> list[nn.Module]:
-        net, layers = self.net, []
-        for width, in_time in zip(widths, (*net.in_time, None), strict=True):
-            for _ in range(net.depth):
-                layers.append(ResBlock(width, net.dtype, name=f"down_blocks.{len(layers)}"))
+    def _make_plain(self, levels: list[tuple[int, bool | None]]) -> list[nn.Module]:
+        dtype, layers = self.net.dtype, []
+        for width, in_time in levels:
+            for _ in range(self.net.depth):
+                name = f"down_blocks.{len(layers)}"
+                layers.append(ResBlock(features=width, dtype=dtype, name=name))
             if in_time is not None:
-                layers.append(Halve(in_time, net.dtype, name=f"down_blocks.{len(layers)}"))
+                name = f"down_blocks.{len(layers)}"
+                layers.append(Downsample(in_time=in_time, dtype=dtype, name=name))
         return layers
 
 
-class Decoder(nn.Module):
-    """[B, t, h, w, Z] -> [B, T, H, W, channels] in [-1, 1]."""
+class Decoder(nn.Module, kw_only=True):
+    """Maps [B, t, h, w, Z] to [B, T, H, W, channels] in [-1, 1]."""
 
     net: Network
     base: int
@@ -288,16 +295,18 @@ class Decoder(nn.Module):
     def __call__(self, z: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         net = self.net
         widths = [self.base * multiple for multiple in reversed(net.multiples)]
-        layers = [
-            CausalConv(widths[0], net.dtype, name="conv_in"),
-            Middle(widths[0], net.dtype, name="mid_block"),
+        levels = zip(widths, (*reversed(net.in_time), None), strict=True)
+        common = {"depth": net.depth + 1, "residual": net.residual, "dtype": net.dtype}
+        blocks = [
+            UpBlock(features=width, in_time=in_time, **common, name=f"up_blocks.{i}")
+            for i, (width, in_time) in enumerate(levels)
         ]
-        block = ResidualUp if net.residual else Up
-        steps = (*reversed(net.in_time), None)
-        for level, (width, in_time) in enumerate(zip(widths, steps, strict=True)):
-            settings = (net.depth + 1, in_time is not None, bool(in_time), net.dtype)
-            layers.append(block(width, *settings, name=f"up_blocks.{level}"))
-        layers += _make_head(self.channels * net.patch**2, net.dtype)
+        layers = [
+            CausalConv(features=widths[0], dtype=net.dtype, name="conv_in"),
+            MidBlock(features=widths[0], dtype=net.dtype, name="mid_block"),
+            *blocks,
+            _make_head(self.channels * net.patch**2, net.dtype),
+        ]
         x, past = chain(layers, z, past)
         return jnp.clip(unfold_patches(x, net.patch), -1.0, 1.0), past
 
@@ -308,13 +317,9 @@ class WanVAE(GridVideoVAE):
     Attributes:
       shape_HWC: see `GridVideoVAE`.
       base: channels that `multiples` multiply, of the encoder and of the decoder.
-      multiples: see `Network`.
-      depth: see `Network`.
-      in_time: see `Network`.
-      residual: see `Network`.
-      patch: see `Network`.
+      multiples, depth, in_time, residual, patch: see `Network`.
       bottleneck: latents with their published mean and standard deviation.
-      dtype: of the activations; norms, posterior and video are at least float32.
+      dtype: of the activations. Norms, posterior and video are at least float32.
     """
 
     base: tuple[int, int] = (96, 96)
@@ -331,16 +336,23 @@ class WanVAE(GridVideoVAE):
     def setup(self):
         if len(self.in_time) != len(self.multiples) - 1:
             raise ValueError(
-                f"in_time={self.in_time}: one for each step between the resolutions of "
-                f"multiples={self.multiples} is needed"
+                f"in_time={self.in_time}: must have one value for each step between the "
+                f"resolutions of multiples={self.multiples}"
             )
         net = Network(
-            self.multiples, self.depth, self.in_time, self.residual, self.patch, self.dtype
+            multiples=self.multiples,
+            depth=self.depth,
+            in_time=self.in_time,
+            residual=self.residual,
+            patch=self.patch,
+            dtype=self.dtype,
         )
-        self.encoder = Encoder(net, self.base[0], self.bottleneck.num_outputs)
-        self.quant_conv = Pointwise(self.bottleneck.num_outputs, dtype=self.dtype)
-        self.post_quant_conv = Pointwise(self.bottleneck.channels, dtype=self.dtype)
-        self.decoder = Decoder(net, self.base[1], self.shape_HWC[-1])
+        encoder_base, decoder_base = self.base
+        channels, num_outputs = self.bottleneck.channels, self.bottleneck.num_outputs
+        self.encoder = Encoder(net=net, base=encoder_base, features=num_outputs)
+        self.quant_conv = PointwiseConv(features=num_outputs, dtype=self.dtype)
+        self.post_quant_conv = PointwiseConv(features=channels, dtype=self.dtype)
+        self.decoder = Decoder(net=net, base=decoder_base, channels=self.shape_HWC[-1])
         self.setup_likelihood(LOG_SIGMA)
 
     @property
@@ -359,25 +371,25 @@ class WanVAE(GridVideoVAE):
         return ("encoder", "quant_conv")
 
     def run_encoder(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        """Frames -> mean and log-variance."""
+        """Maps frames to mean and log-variance."""
         outputs, past = self.encoder(x_BTHWC, past)
         return self.quant_conv(outputs), past
 
     def run_decoder(self, z_BthwZ: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        """Latents -> frames."""
+        """Maps latents to frames."""
         return self.decoder(self.post_quant_conv(z_BthwZ), past)
 
 
 MODEL = WanVAE
-# Tensors beside the parameters, the mean and the standard deviation of the latents: none here.
+# Names of the tensors with the mean and the standard deviation of the latents: none here.
 BUFFERS = ()
 
 
 def build(values: dict[str, Any]) -> WanVAE:
-    """Returns the model of the settings of a config.json, filled up from DEFAULTS.
+    """Returns the model for the settings of a config.json, completed from DEFAULTS.
 
     Raises:
-      ValueError: for settings that no network has, or that diffusers itself cannot run.
+      ValueError: for settings that fit no network, or that diffusers itself cannot run.
     """
     inputs = values["in_channels"] if "in_channels" in values else values["input_channels"]
     outputs, patch = values.get("out_channels", inputs), values.get("patch_size") or 1

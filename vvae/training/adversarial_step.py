@@ -20,22 +20,22 @@ from vvae.training.step import (
     step_key,
 )
 
-# (variables, batch, key, step) -> (loss, metrics, fake video).
+# (variables, batch, key, step) -> (loss, metrics, reconstructed video).
 ReconstructFn = Callable[[dict[str, Any], Batch, jax.Array, jax.Array], tuple]
 
 
 @dataclasses.dataclass(frozen=True)
 class Adversary:
-    """What a model is trained against.
+    """The critic that a model is trained against.
 
     Attributes:
       score: (critic's parameters, video in [-1, 1]) -> scores of patches.
-      to_real: batch -> the video that the critic compares with, in [-1, 1].
-      last_kernel: parameters of the model -> the kernel that its weight is found by.
+      to_real: batch -> the real video, in [-1, 1].
+      last_kernel: parameters of the model -> the kernel whose gradients determine the weight.
       tx: the critic's optimizer.
-      weight: of the critic in the model's loss, in units of the other terms' gradient.
+      weight: of the critic in the model's loss, relative to the gradient of the other terms.
       lecam: weight of the LeCam penalty in the critic's loss.
-      start: first step, counted from 0, that it takes part in.
+      start: first step, counted from 0, in which the critic takes part.
     """
 
     score: Callable[[Any, jax.Array], jax.Array]
@@ -59,20 +59,22 @@ def adversarial_step(
     num_micro_batches: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Makes one update of the model and one of its critic, by the same forward pass.
+    """Makes one update of the model and one of its critic, from the same forward pass.
 
-    The critic's weight is computed from gradients that are averaged over the batch, so that it
-    depends on neither the devices nor the micro-batches.
+    The critic's weight is computed from gradients averaged over the whole batch, so that it depends
+    on neither the devices nor the micro-batches.
 
     Args:
-      state: with a critic; donated where the caller compiles it so.
-      batch, tx, seed, ema_decay, num_micro_batches, axis_name: as in `train_step`.
-      reconstruct_fn: the model's loss without the critic, its metrics and what it decodes.
+      state: with a critic; donated if the caller compiles it so.
+      batch: as in `train_step`.
+      reconstruct_fn: returns the model's loss without the critic, its metrics and its
+        reconstruction.
       adversary: the critic.
+      tx, seed, ema_decay, num_micro_batches, axis_name: as in `train_step`.
 
     Returns:
       The next state and metrics, as `train_step`, with "critic_loss", "critic_real", "critic_fake"
-      (mean scores) and "critic_weight". A step in which anything is not finite leaves both as they
+      (mean scores) and "critic_weight". If anything is not finite, model and critic stay as they
       were.
     """
     key = step_key(seed, state.step)
@@ -108,7 +110,7 @@ def _compute_gradients(
     adversary: Adversary,
     batch: Batch,
 ) -> tuple[dict[str, Any], Metrics]:
-    """Gradients of the model's own loss, of deceiving the critic, and of the critic's loss."""
+    """Computes the gradients of the model's loss, of `deceive_loss` and of the critic's loss."""
 
     def judge_model(params: Any):
         variables = {"params": params, "stats": state.stats}

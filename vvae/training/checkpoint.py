@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, each leaf with its digest; the only user of Orbax.
+"""Checkpoints of a training run, with a digest of each leaf; the only user of Orbax.
 
 A checkpoint holds host arrays, so it knows nothing of devices or processes: a run saved on eight
 devices continues on one.
@@ -24,31 +24,31 @@ from vvae.training.state import TrainState
 
 _STEP_NAMES = ocp.path.step.standard_name_format(step_prefix="step", step_format_fixed_length=8)
 _MAX_MESSAGE = 300
-# A damaged checkpoint has another one before it, even where the newest is the best.
+# If one of these is damaged there is another, even if the newest is also the best.
 _NUM_NEWEST = 2
 _RECORD_KEYS = {"extra", "extra_digest", "leaf_digests", "metrics", "metrics_digest"}
-# Before the metrics had a digest, they lay in a file of their own.
+# Older records have no metrics: they were in a file of their own, without a digest.
 _OLD_RECORD_KEYS = _RECORD_KEYS - {"metrics", "metrics_digest"}
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged or not written; the message starts with its path."""
+    """A checkpoint is missing, damaged or cannot be written; the message starts with its path."""
 
 
 class DamagedError(CheckpointError):
     """A checkpoint is not what was saved.
 
     Attributes:
-      whole_step: step of the newest other checkpoint, which has been read and is whole; None where
-        there is none.
+      whole_step: step of the newest other checkpoint that was read and found intact; None if there
+        is none.
     """
 
     def __init__(self, damage: str, whole_step: int | None):
-        """Says what is damaged, and what to do."""
-        advice = "no other checkpoint is whole: begin again, with another --workdir"
+        """Describes the damage and what to do."""
+        advice = "no other checkpoint is intact: start again with another --workdir"
         if whole_step is not None:
             advice = (
-                f"step {whole_step} is whole: --checkpoint.fallback true goes on from it, "
+                f"step {whole_step} is intact: --checkpoint.fallback true continues from it, "
                 f"--which {whole_step} evaluates it"
             )
         super().__init__(f"{damage}; {advice}")
@@ -56,7 +56,13 @@ class DamagedError(CheckpointError):
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held: number of updates done, state of NumPy arrays, extra values."""
+    """The content of a checkpoint.
+
+    Attributes:
+      step: number of updates done.
+      state: of NumPy arrays.
+      extra: the extra values that were saved with it.
+    """
 
     step: int
     state: TrainState
@@ -66,8 +72,8 @@ class Restored(NamedTuple):
 class Checkpointer:
     """The checkpoints of one directory: the newest two, to continue from, and the best.
 
-    A context manager: leaving it waits until all that was saved is on disk. With several processes,
-    all of them make the same calls with the same values.
+    A context manager: leaving it waits until everything is on disk. With several processes, all of
+    them make the same calls with the same values.
     """
 
     def __init__(
@@ -79,16 +85,16 @@ class Checkpointer:
         """Opens a directory.
 
         Args:
-          directory: made where missing, unless read only.
-          keep_best_metric: name of the metric by which a checkpoint is the best; higher is better.
+          directory: created if missing, unless read_only.
+          keep_best_metric: name of the metric that ranks checkpoints; higher is better.
           read_only: for a directory that another process may be writing.
         """
         logging.getLogger("absl").setLevel(logging.ERROR)
         self.directory = Path(directory).resolve()
         self._metric = keep_best_metric
-        self._saved_metrics: dict[int, dict] = {}  # of this process; their files come later
-        # The metrics are in our record, not in Orbax's file: that has no digest, and a damaged one
-        # keeps Orbax from opening the directory.
+        self._saved_metrics: dict[int, dict] = {}  # of this process; the files appear later
+        # The metrics are in our record, not in Orbax's own file, which has no digest and, if it is
+        # damaged, keeps Orbax from opening the directory.
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_NewestAndBest(self._rank),
             step_name_format=_STEP_NAMES,
@@ -114,20 +120,20 @@ class Checkpointer:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Steps of the checkpoints, rising."""
+        """Steps of the checkpoints, increasing."""
         return tuple(sorted(self._manager.all_steps()))
 
     @property
     def latest_step(self) -> int | None:
-        """Step of the newest checkpoint, None where there is none."""
+        """Step of the newest checkpoint; None if there is none."""
         return max(self.steps, default=None)
 
     @property
     def best_step(self) -> int | None:
-        """Step with the highest finite value of the metric, None where no checkpoint has one.
+        """Step with the highest finite value of the metric; None if no checkpoint has one.
 
         Raises:
-          DamagedError: the metrics of a checkpoint cannot be read.
+          DamagedError: if the metrics of a checkpoint cannot be read.
         """
         ranked = [(self._rank(step), step) for step in self.steps]
         rank, step = max(ranked, default=(-math.inf, None))
@@ -137,7 +143,7 @@ class Checkpointer:
         """Returns the metrics saved with a step; None stands for a value that was not finite.
 
         Raises:
-          DamagedError: they cannot be read, or are not what was saved.
+          DamagedError: if they cannot be read, or are not what was saved.
         """
         if step not in self._saved_metrics:
             with self._offer_whole(step):
@@ -154,18 +160,18 @@ class Checkpointer:
     ) -> None:
         """Saves a checkpoint in the background.
 
-        The state is copied before the call returns, so that its buffers may be donated at once.
+        The state is copied before the call returns, so its buffers may be donated immediately.
 
         Args:
-          step: number of updates done, equal to `state.step`; higher than every saved one.
+          step: number of updates done, equal to `state.step`; higher than every saved step.
           state: on the host or placed on devices.
-          extra: what else continuing needs, such as the loader's position: JSON values.
+          extra: JSON values that are also needed to continue, such as the loader's position.
           metrics: name -> value.
           wait: whether to return only when the checkpoint is on disk.
 
         Raises:
-          CheckpointError: this or an earlier checkpoint could not be written.
-          ValueError: `step` is not `state.step`, or `extra` holds what JSON cannot.
+          CheckpointError: if this or an earlier checkpoint could not be written.
+          ValueError: if `step` is not `state.step`, or `extra` holds values that JSON cannot.
         """
         host_state = jax.tree.map(np.array, state)
         if host_state.step != step:
@@ -193,17 +199,17 @@ class Checkpointer:
                 self._manager.wait_until_finished()
         if not saved:
             raise CheckpointError(
-                f"{path}: not written, because step {self.latest_step} is there already"
+                f"{path}: not written, because step {self.latest_step} already exists"
             )
 
     def find_step(self, which: str | int) -> int:
-        """Returns the step that "latest", "best" or a number means.
+        """Returns the step that "latest", "best" or a number refers to.
 
         Raises:
-          CheckpointError: there is none.
+          CheckpointError: if there is none.
         """
         if not self.steps:
-            raise CheckpointError(f"{self.directory}: no checkpoint there: train first")
+            raise CheckpointError(f"{self.directory}: holds no checkpoint: train first")
         if which == "latest":
             return self.latest_step
         if which == "best":
@@ -225,12 +231,12 @@ class Checkpointer:
 
         Args:
           which: "latest", "best" or a step.
-          abstract_state: a TrainState whose leaves have the expected shape and dtype, such as
-            `jax.eval_shape` gives.
+          abstract_state: a TrainState whose leaves have the expected shapes and dtypes, such as
+            `jax.eval_shape` returns.
 
         Raises:
-          DamagedError: it is damaged; the leaf or the file is named.
-          CheckpointError: there is none, or its leaves are not those of `abstract_state`.
+          DamagedError: if it is damaged; names the leaf or the file.
+          CheckpointError: if there is none, or its leaves do not match `abstract_state`.
         """
         step = self.find_step(which)
         raw_state, extra = self._read(step)
@@ -243,15 +249,15 @@ class Checkpointer:
         return Restored(step, state, extra)
 
     def restore_variables(self, which: str | int, ema: bool = True) -> dict[str, Any]:
-        """Restores the variables of the model alone, {"params": ..., "stats": ...}, to the host.
+        """Restores only the variables of the model, {"params": ..., "stats": ...}, to the host.
 
         Args:
           which: "latest", "best" or a step.
-          ema: whether to take the averaged parameters.
+          ema: whether to return the averaged parameters.
 
         Raises:
-          DamagedError: it is damaged; the leaf or the file is named.
-          CheckpointError: there is none.
+          DamagedError: if it is damaged; names the leaf or the file.
+          CheckpointError: if there is none.
         """
         params = "ema_params" if ema else "params"
         raw_state, _ = self._read(self.find_step(which), (params, "stats"))
@@ -286,7 +292,7 @@ class Checkpointer:
 
     @contextlib.contextmanager
     def _offer_whole(self, step: int) -> Iterator[None]:
-        """Turns an error inside into a DamagedError that names the newest other whole step."""
+        """Turns an error inside into a DamagedError that names the newest other intact step."""
         try:
             with _convert_errors(self._find_path(step), "the checkpoint is damaged"):
                 yield
@@ -295,7 +301,7 @@ class Checkpointer:
 
     def _find_whole(self, damaged: int) -> int | None:
         for step in sorted(set(self.steps) - {damaged}, reverse=True):
-            with contextlib.suppress(Exception):  # Orbax raises bare Exceptions too.
+            with contextlib.suppress(Exception):  # Orbax also raises bare Exceptions
                 self._read_parts(step, None)
                 return step
         return None
@@ -323,39 +329,39 @@ class Checkpointer:
         path = self._find_path(step)
         if found.keys() != expected.keys():
             raise CheckpointError(
-                f"{path}: the checkpoint is of another model or optimizer: it lacks "
+                f"{path}: the checkpoint belongs to another model or optimizer: it lacks "
                 f"{_list_names(expected.keys() - found.keys())} and has in addition "
                 f"{_list_names(found.keys() - expected.keys())}"
             )
         for name, leaf in expected.items():
             if (found[name].shape, found[name].dtype) != (leaf.shape, leaf.dtype):
                 raise CheckpointError(
-                    f"{path}: the checkpoint is of another model or optimizer: {name} is "
+                    f"{path}: the checkpoint belongs to another model or optimizer: {name} is "
                     f"{found[name].dtype}{list(found[name].shape)} there, not "
                     f"{leaf.dtype}{list(leaf.shape)}"
                 )
 
 
 class _NewestAndBest:
-    """Which checkpoints Orbax keeps.
+    """The policy that tells Orbax which checkpoints to keep.
 
-    Not best_fn with max_to_keep, which deletes the newest checkpoint when it is not among the best,
-    so that a run would go on from an older one.
+    Not best_fn with max_to_keep, which deletes the newest checkpoint if it is not among the best,
+    so that a run would continue from an older one.
     """
 
     def __init__(self, rank: Callable[[int], float]):
-        """Ranks the steps, the best highest; one that cannot be ranked raises CheckpointError."""
+        """Takes the rank of a step, higher for better; `rank` may raise CheckpointError."""
         self._rank = rank
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        """Returns for each checkpoint, in the order of their steps, whether it is kept."""
+        """Returns whether to keep each checkpoint, in the order of their steps."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         ranks = {}
         for step in steps:
             with contextlib.suppress(CheckpointError):
                 ranks[step] = self._rank(step)
         best = max(ranks, key=lambda step: (ranks[step], step), default=None)
-        # What is damaged is not ours to delete.
+        # Keep checkpoints without a rank: damaged ones are the user's to delete.
         return [step in steps[-_NUM_NEWEST:] or step == best or step not in ranks for step in steps]
 
 
@@ -364,16 +370,16 @@ def _convert_errors(path: Path, problem: str) -> Iterator[None]:
     """Turns an error into a CheckpointError of one line."""
     try:
         yield
-    except Exception as error:  # Orbax raises bare Exceptions too.
+    except Exception as error:  # Orbax also raises bare Exceptions
         text = " ".join(f"{error}".split())
-        # Orbax says so at the end of a long text.
-        full = "No space left on device; make room there, and the same command goes on"
+        # Orbax mentions a full disk only at the end of a long text.
+        full = "No space left on device; free some space, and the same command continues the run"
         reason = full if "No space left" in text else text[:_MAX_MESSAGE] or type(error).__name__
         raise CheckpointError(f"{path}: {problem}: {reason}") from error
 
 
 def _name_leaves(tree: Any) -> dict[str, Any]:
-    """Returns name -> leaf; a TrainState and the dictionaries Orbax stores it as name alike."""
+    """Returns name -> leaf, with the same names for a TrainState and for what Orbax stores."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree.leaves_with_path(tree)
@@ -389,13 +395,13 @@ def _read_record(path: Path) -> dict[str, Any]:
     """Returns the record of a checkpoint.
 
     Raises:
-      OSError, ValueError: it cannot be read, or is not what was saved.
+      OSError, ValueError: if it cannot be read, or is not what was saved.
     """
     file = path / "record" / "metadata"  # where Orbax writes it
     try:
         record = json.loads(file.read_text())
     except ValueError as error:
-        raise ValueError(f"record/metadata is no JSON: {error}") from error
+        raise ValueError(f"record/metadata is not JSON: {error}") from error
     if not isinstance(record, dict) or set(record) not in (_RECORD_KEYS, _OLD_RECORD_KEYS):
         raise ValueError("record/metadata is not what was saved (its entries differ)")
     for part in ("extra", "metrics"):
@@ -413,7 +419,7 @@ def _read_metrics(path: Path) -> dict[str, float | None]:
 
 
 def _verify(raw_state: dict, digests: dict[str, str], parts: tuple[str, ...] | None) -> None:
-    """Raises ValueError where a leaf is missing or is not what was saved."""
+    """Raises ValueError if a leaf is missing or is not what was saved."""
     leaves = _name_leaves(raw_state)
     expected = {name for name in digests if parts is None or name.split("/")[0] in parts}
     if differing := expected ^ leaves.keys():
@@ -434,16 +440,16 @@ def _digest_json(value: Any) -> str:
 
 
 def _to_json(value: Any) -> Any:
-    """Returns plain Python values; Orbax fails on a NumPy scalar, and only in the background."""
+    """Returns plain Python values; Orbax fails on NumPy scalars, and only in the background."""
 
     def convert(item: Any) -> Any:
         if not hasattr(item, "item"):
-            raise ValueError(f"{item!r} in the extra values of a checkpoint is no JSON value")
+            raise ValueError(f"{item!r} in the extra values of a checkpoint is not a JSON value")
         return item.item()
 
     return json.loads(json.dumps(value, default=convert))
 
 
 def _to_finite(value: float) -> float | None:
-    """Returns a Python float, None where it is not finite, which JSON cannot write."""
+    """Returns a Python float, or None for a value that is not finite, which JSON cannot hold."""
     return float(value) if math.isfinite(value) else None

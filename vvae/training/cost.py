@@ -1,8 +1,8 @@
-"""What a compiled training step costs: FLOPs, counted in its jaxpr, and memory, by its compiler.
+"""The cost of a compiled training step: FLOPs counted in its jaxpr, memory from its compiler.
 
-The compiler's own count of FLOPs takes the body of a loop once, however often it runs, and micro-
-batches, recurrences and blocks are loops here. So the products are counted in the jaxpr, where the
-number of rounds is known; without loops both counts agree (tested).
+The compiler's own FLOP count takes the body of a loop once, however often it runs; but
+micro-batches, recurrences and residual blocks are loops here. So the products are counted in the
+jaxpr, where the number of iterations is known. Without loops both counts agree (tested).
 """
 
 import math
@@ -17,18 +17,18 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 @dataclass(frozen=True)
 class StepCost:
-    """Of one step: floating-point operations over all devices, and bytes on each device."""
+    """Cost of one step: floating-point operations over all devices, and bytes on each device."""
 
     flops: int
     bytes: int
 
 
 def measure_step(step, state: Any, batch: Any) -> StepCost:
-    """Compiles a step, unless it is already, and returns what it costs.
+    """Compiles a step, unless it is compiled already, and returns its cost.
 
     Args:
       step: from `Runner.compile_step`; calling it with such arguments does not compile it again.
-      state: placed, which does not donate it, or `Runner.describe_state`.
+      state: placed (it is not donated), or from `Runner.describe_state`.
       batch: placed.
     """
     memory = step.lower(state, batch).compile().memory_analysis()
@@ -38,15 +38,15 @@ def measure_step(step, state: Any, batch: Any) -> StepCost:
 
 
 def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
-    """Counts the FLOPs of matrix products and convolutions, a multiplication and an addition as 2.
+    """Counts the FLOPs of matrix products and convolutions; a multiply-add counts as 2.
 
-    Convolutions count in their direct form: where a platform has a lowering of its own, that of all
-    others is taken, and products with padding or between the entries of a dilated array are not
-    counted. What is computed again in a backward pass counts again. A function that is mapped over
-    devices counts once a device.
+    Convolutions count in their direct form: if a platform has its own lowering, that of the other
+    platforms is counted. Products with padding, or with the zeros between the entries of a dilated
+    array, do not count. Recomputation in the backward pass counts again. A function mapped over
+    devices counts once per device.
 
     Raises:
-      ValueError: for products in a loop of which the number of rounds is not known.
+      ValueError: for products in a loop whose number of iterations is unknown.
     """
     return sum(_count_equation(equation) for equation in jaxpr.eqns)
 
@@ -75,7 +75,7 @@ def _find_jaxprs(params: dict[str, Any]) -> Iterator[ClosedJaxpr | Jaxpr]:
 
 
 def _count_branches(params: dict[str, Any]) -> int:
-    """The branch for platforms that have none of their own; else the most expensive one."""
+    """Counts the default branch of a choice by platform; else the most expensive branch."""
     counts = [count_flops(branch) for branch in params["branches"]]
     platforms = params.get("branches_platforms") or ()
     return counts[platforms.index(None)] if None in platforms else max(counts)
@@ -108,7 +108,7 @@ def _count_convolution(equation) -> int:
 def _count_pairs(
     size: int, taps: int, outputs: int, stride: int, padding: int, dilation: tuple[int, int]
 ) -> int:
-    """Pairs of an output and a tap, along an axis, that meet an entry of the input."""
+    """Counts the pairs of an output and a tap, along an axis, that meet an entry of the input."""
     starts = np.arange(outputs)[:, None] * stride - padding
     positions = starts + np.arange(taps)[None, :] * dilation[1]
     inside = (positions >= 0) & (positions <= (size - 1) * dilation[0])

@@ -1,4 +1,4 @@
-"""Estimates what a training takes before it begins, by formulas: nothing is compiled."""
+"""Estimates time and memory of a training before it starts, by formula: nothing is compiled."""
 
 import functools
 import time
@@ -8,16 +8,16 @@ import jax.numpy as jnp
 
 from vvae.models.frame_cost import FrameCost
 
-# Share of the matrix-product rate that a training step reaches on two CPU cores: 0.40 for the
-# default network, 0.34 and 0.37 for causal ones, measured in turns with the products while others
-# used the cores too; the estimate is meant to be right within a factor of 1.5.
+# Fraction of the matrix-product rate that a training step reaches on two CPU cores: 0.40 for the
+# default network, 0.34 and 0.37 for causal ones, measured in turns with the products on a shared
+# machine. The estimate is meant to be right within a factor of 1.5.
 _EFFICIENCY = 0.45
-# A step that computes next to nothing: dispatch, batch, progress bar.
+# Overhead of a step: dispatch, batch, progress bar.
 _STEP_SECONDS = 0.01
 _PARAMETER_COPIES = 6  # params, moving average, two moments, gradient, update
 
-# FLOP/s of dense bfloat16 matrix products, by a part of jax's name of the device, the longer names
-# first; sources in docs/scaling.md.
+# FLOP/s of dense bfloat16 matrix products, by a part of JAX's device name, longer names first.
+# docs/scaling.md lists the sources.
 _PUBLISHED_PEAKS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -49,7 +49,7 @@ def estimate_bytes(cost: FrameCost, num_parameters: int, num_frames: int) -> int
 
 @functools.cache
 def measure_rate(size: int = 1024, repeats: int = 3) -> float:
-    """FLOP/s of float32 matrix products on all local devices together, measured once."""
+    """Measures the FLOP/s of float32 matrix products on all local devices together, once."""
     multiply = jax.jit(lambda a: a @ a)
     a = jnp.ones((size, size))
     multiply(a).block_until_ready()
@@ -64,9 +64,9 @@ def measure_rate(size: int = 1024, repeats: int = 3) -> float:
 
 
 def find_peak() -> float:
-    """FLOP/s of matrix products on the devices of all processes together.
+    """Returns the FLOP/s of matrix products on the devices of all processes together.
 
-    The published one in bfloat16 of accelerators that are known, else as `measure_rate` does.
+    For known accelerators this is the published rate in bfloat16, else that of `measure_rate`.
     """
     kind = jax.devices()[0].device_kind
     for name, flops in _PUBLISHED_PEAKS.items():

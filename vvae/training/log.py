@@ -15,7 +15,7 @@ class MetricsLog:
     """Appends lines to metrics.jsonl, and to TensorBoard if a writer is given."""
 
     def __init__(self, path, tensorboard=None):
-        """Opens `path` for appending; `tensorboard` has an add_scalar(name, value, step)."""
+        """Appends to `path`; `tensorboard` has a method add_scalar(name, value, step)."""
         self._path = Path(path)
         self._tensorboard = tensorboard
 
@@ -26,21 +26,21 @@ class MetricsLog:
             with self._path.open("a") as file:
                 file.write(json.dumps({"step": step, "kind": kind} | finite) + "\n")
         except OSError as error:
-            # A write, unlike an open, fails without the name of the file.
+            # The error of a write, unlike that of an open, does not name the file.
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
     def cut_after(self, step: int) -> None:
-        """Drops the lines of steps after `step`, which a run that continues will write anew."""
+        """Drops the lines of steps after `step`, which a continued run writes again."""
         if self._path.exists():
             kept = [line for line in read_metrics(self._path) if line["step"] <= step]
             write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def read_metrics(path) -> list[dict]:
-    """Reads metrics.jsonl; a last line that was cut off by the end of the process is left out."""
+    """Reads metrics.jsonl; ignores a last line that was cut off when the process ended."""
     rows = []
     for line in Path(path).read_text().splitlines():
         try:
@@ -61,10 +61,10 @@ def open_tensorboard(folder):
 
 
 class Progress:
-    """A bar with step, speed, loss and KL in nats/clip, and the time left."""
+    """A progress bar with step, speed, loss and KL in nats per clip, and the remaining time."""
 
     def __init__(self, first_step: int, num_steps: int, disable: bool):
-        """Starts at first_step of num_steps; `disable` prints nothing."""
+        """Starts at first_step of num_steps; prints nothing with `disable`."""
         self._bar = tqdm(
             total=num_steps,
             initial=first_step,
@@ -78,11 +78,11 @@ class Progress:
         self._start, self._steps, self._waited = None, 0, 0.0
 
     def advance(self, loss: float, kl: float, speed: str) -> None:
-        """Counts one step, which compiles the first time, so that it only starts the clock.
+        """Counts one step. The first one includes compilation, so it only starts the clock.
 
         Args:
           loss, kl: in nats per clip.
-          speed: of the steps before, in words.
+          speed: of the previous steps, in words.
         """
         if self._start is None:
             self._start = time.perf_counter()
@@ -93,12 +93,12 @@ class Progress:
         self._bar.update()
 
     def exclude(self, seconds: float) -> None:
-        """Takes time that was not spent on steps, such as a validation, out of the rate."""
+        """Excludes time that was not spent on steps, such as a validation, from the rate."""
         if self._start is not None:
             self._start += seconds
 
     def add_wait(self, seconds: float) -> None:
-        """Counts time in which no step ran, because the next batch was not there."""
+        """Adds time in which no step ran because the next batch was not ready."""
         if self._start is not None:
             self._waited += seconds
 
@@ -109,7 +109,7 @@ class Progress:
 
     @property
     def waiting_share(self) -> float:
-        """Share of that time in which no step ran for want of a batch."""
+        """Fraction of that time in which no step ran because no batch was ready."""
         return self._waited / self._elapsed if self._steps else 0.0
 
     @property
@@ -121,5 +121,5 @@ class Progress:
         self._bar.write(text)
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Closes the bar and leaves it on the screen."""
         self._bar.close()

@@ -1,4 +1,4 @@
-"""Settings -> learning-rate schedule and optax transformation."""
+"""Makes the learning-rate schedule and the optax transformation."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import optax
 def make_schedule(
     learning_rate: float, warmup_steps: int, total_steps: int, final_fraction: float
 ) -> optax.Schedule:
-    """Makes a linear warm-up from 0 followed by a cosine decay (Loshchilov and Hutter 2017).
+    """Makes a linear warm-up from 0 followed by a cosine decay.
 
     Args:
       learning_rate: the highest, reached at `warmup_steps`.
@@ -24,7 +24,10 @@ def make_schedule(
       Step -> learning rate.
 
     Raises:
-      ValueError: a setting is out of its range.
+      ValueError: if a setting is out of its range.
+
+    References:
+      Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017.
     """
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
@@ -51,22 +54,24 @@ def make_optimizer(
     fast: Mapping[str, float] | None = None,
     frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Makes AdamW (Loshchilov and Hutter 2019); without weight decay it is Adam.
+    """Makes AdamW; without weight decay it is Adam.
 
     Args:
       schedule: step -> learning rate.
-      clip_norm: gradients of a larger global norm are scaled down to it; None never clips.
-      weight_decay: times the learning rate, subtracted from the parameters named `kernel`.
-      b1: decay of the gradient's average.
-      b2: decay of the squared gradient's average.
-      fast: name of a parameter -> multiplier of its learning rate. Adam moves every scalar by
-        about the learning rate a step, which is slow for a learned noise scale such as
-        `log_sigma`.
-      frozen: names of top-level modules whose parameters stay as they are, to the last bit.
+      clip_norm: gradients with a larger global norm are scaled down to it; None never clips.
+      weight_decay: of the parameters named `kernel`; multiplied by the learning rate.
+      b1: decay of the moving average of the gradient.
+      b2: decay of the moving average of the squared gradient.
+      fast: name of a parameter -> factor on its learning rate. Adam moves every scalar by about the
+        learning rate per step, which is slow for a learned noise scale such as `log_sigma`.
+      frozen: names of top-level modules whose parameters stay unchanged, to the last bit.
 
     Returns:
-      The transformation. Its `init` raises ValueError where a name in `fast` is no parameter, or
-      one in `frozen` no module.
+      The transformation. Its `init` raises ValueError if a name in `fast` is not a parameter, or
+      one in `frozen` not a module.
+
+    References:
+      Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019.
     """
     moving = optax.chain(
         optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
@@ -77,7 +82,7 @@ def make_optimizer(
     )
     if not frozen:
         return moving
-    # What is frozen is not seen at all: it adds nothing to the norm that is clipped.
+    # Partition outside the chain, so that frozen gradients do not count in the clipped norm.
     return optax.partition(
         {"moving": moving, "frozen": optax.set_to_zero()},
         functools.partial(_label_frozen, tuple(frozen)),
@@ -87,7 +92,7 @@ def make_optimizer(
 def _label_frozen(frozen: tuple[str, ...], params: Any) -> Any:
     if missing := sorted(set(frozen) - set(params)):
         raise ValueError(
-            f"frozen names {', '.join(missing)}, which is no module: choose from "
+            f"frozen names {', '.join(missing)}, which is not a module: choose from "
             f"{', '.join(sorted(params))}"
         )
     labels = {name: "frozen" if name in frozen else "moving" for name in params}
@@ -111,7 +116,7 @@ def _scale_by_name(multipliers: Mapping[str, float]) -> optax.GradientTransforma
         names = {_name_leaf(path) for path, _ in jax.tree.leaves_with_path(params)}
         if unknown := sorted(set(multipliers) - names):
             raise ValueError(
-                f"fast names {', '.join(unknown)}, which is no parameter: "
+                f"fast names {', '.join(unknown)}, which is not a parameter: "
                 f"choose from {', '.join(sorted(names))}"
             )
         return optax.EmptyState()

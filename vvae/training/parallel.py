@@ -1,7 +1,7 @@
 """Runs pure functions on many devices: `jax.pmap`, or jit over a mesh, behind one interface.
 
-The only place that names them. Both keep one copy of the state on every device and give each device
-an equal part of the batch; they agree to rounding (tested). A runner is made once:
+The only module that names them. Both keep one copy of the state on every device and give each
+device an equal share of the batch; they agree up to rounding (tested). Usage:
 
     runner = make_runner("pmap")
     step = runner.compile_step(functools.partial(train_step, loss_fn=..., ...))
@@ -31,13 +31,13 @@ CompiledStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
 class Runner:
-    """Where states and batches live; see `PmapRunner` and `MeshRunner` for how functions run."""
+    """Placement of states and batches; `PmapRunner` and `MeshRunner` define how functions run."""
 
     def __init__(self, devices: Sequence[jax.Device], mesh_devices: Sequence[jax.Device]):
         """Lays out the devices.
 
         Args:
-          devices: all of the run.
+          devices: all devices of the run.
           mesh_devices: those among them that one array spans.
         """
         self.devices = tuple(devices)
@@ -52,17 +52,17 @@ class Runner:
 
     @property
     def num_local_devices(self) -> int:
-        """Number of devices of this process; its part of a batch is a multiple of it."""
+        """Number of devices of this process; its share of a batch is a multiple of it."""
         return len(_keep_local(self.devices))
 
     def place_state(self, state: Any) -> Any:
         """Copies a tree of arrays, such as a TrainState or the variables, to every device."""
-        # Through NumPy, because device_put may share the buffer of an array that is already there,
-        # and donating the copy would delete the caller's array.
+        # Copy through NumPy: device_put may share the buffer of an array that is already on the
+        # device, and donating the copy would delete the caller's array.
         return jax.device_put(jax.tree.map(np.asarray, state), self._replicated)
 
     def describe_state(self, abstract_state: Any) -> Any:
-        """Returns the shapes and dtypes of a tree as those of what `place_state` makes of it."""
+        """Returns the shapes, dtypes and shardings of a tree after `place_state`."""
         return jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._replicated),
             abstract_state,
@@ -73,14 +73,14 @@ class Runner:
         return jax.tree.map(np.array, tree)
 
     def share_flag(self, flag: bool) -> Callable[[], bool]:
-        """Begins to find out whether a flag is set in any process.
+        """Starts to find out whether a flag is set in any process.
 
-        All processes make the same calls between the same steps. The answer comes from the devices
-        in their order of work, so that asking before a step and reading after it waits for nothing
-        but the step before.
+        All processes make the same calls between the same steps. The devices compute the answer in
+        order with the steps, so asking before a step and reading the answer after it waits only for
+        the previous step.
 
         Returns:
-          What waits for the answer, which is the same in every process.
+          A function that waits for the answer, which is the same in every process.
         """
         if jax.process_count() == 1:
             return lambda: flag
@@ -97,7 +97,7 @@ class Runner:
 
 
 class PmapRunner(Runner):
-    """`jax.pmap`: each device runs the function on its own part of the batch."""
+    """Runs functions by `jax.pmap`: each device computes its own share of the batch."""
 
     def __init__(self, devices: Sequence[jax.Device]):
         super().__init__(devices, mesh_devices=_keep_local(devices))
@@ -109,9 +109,9 @@ class PmapRunner(Runner):
         )
 
     def describe_state(self, abstract_state: Any) -> Any:
-        """As `Runner.describe_state`; over several processes a placed tree of zeros.
+        """Describes a placed tree, or with several processes returns one of zeros.
 
-        There `jax.pmap` lowers for arrays alone.
+        With several processes `jax.pmap` lowers only for arrays, not for shapes.
         """
         if jax.process_count() == 1:
             return super().describe_state(abstract_state)
@@ -119,10 +119,10 @@ class PmapRunner(Runner):
         return self.place_state(zeros)
 
     def place_batch(self, batch: Any) -> Any:
-        """Copies this process' part of a batch, arrays [B, ...], to its devices.
+        """Copies this process' share of a batch, arrays [B, ...], to its devices.
 
         Raises:
-          ValueError: B is not a multiple of the number of devices.
+          ValueError: if B is not a multiple of the number of devices.
         """
         self._check_batch(batch)
         shards = jax.tree.map(lambda a: a.reshape(self.num_local_devices, -1, *a.shape[1:]), batch)
@@ -131,10 +131,10 @@ class PmapRunner(Runner):
     def compile_step(self, step_fn: Callable) -> CompiledStep:
         """Compiles (state, batch, axis_name=...) -> (state, metrics) for placed arguments.
 
-        The state given to the compiled function is donated.
+        The compiled function donates its state.
         """
-        # The state is passed and returned as one value that every device has a copy of, which
-        # pmean of the gradients keeps equal.
+        # The state is passed and returned as one replicated value; the pmean of the gradients
+        # keeps its copies equal.
         return jax.pmap(
             functools.partial(step_fn, axis_name=_AXIS),
             axis_name=_AXIS,
@@ -145,13 +145,13 @@ class PmapRunner(Runner):
         )
 
     def map_eval(self, fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        """Runs a function of examples on all devices.
+        """Maps a function of examples over all devices.
 
         Args:
-          fn: (variables, batch) -> tree of arrays [B, ...], each example from itself alone.
+          fn: (variables, batch) -> tree of arrays [B, ...]; each example depends only on itself.
 
         Returns:
-          (placed variables, this process' NumPy part of the batch) -> the tree as NumPy arrays,
+          (placed variables, this process' NumPy share of the batch) -> the tree as NumPy arrays,
           with the examples of all processes, in order.
         """
 
@@ -169,17 +169,17 @@ class PmapRunner(Runner):
 
 
 class MeshRunner(Runner):
-    """jit over a mesh: the function is written for the whole batch and the compiler divides it."""
+    """Runs functions by jit over a mesh: they take the whole batch and the compiler divides it."""
 
     def __init__(self, devices: Sequence[jax.Device]):
         super().__init__(devices, mesh_devices=devices)
         self._any = jax.jit(jnp.any, out_shardings=self._replicated)
 
     def place_batch(self, batch: Any) -> Any:
-        """Copies this process' part of a batch, arrays [B, ...], to its devices.
+        """Copies this process' share of a batch, arrays [B, ...], to its devices.
 
         Raises:
-          ValueError: B is not a multiple of the number of devices.
+          ValueError: if B is not a multiple of the number of devices.
         """
         self._check_batch(batch)
         return jax.tree.map(
@@ -189,7 +189,7 @@ class MeshRunner(Runner):
     def compile_step(self, step_fn: Callable) -> CompiledStep:
         """Compiles (state, batch) -> (state, metrics) for placed arguments.
 
-        The state given to the compiled function is donated.
+        The compiled function donates its state.
         """
         return jax.jit(
             step_fn,
@@ -199,7 +199,7 @@ class MeshRunner(Runner):
         )
 
     def map_eval(self, fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        """As `PmapRunner.map_eval`."""
+        """Maps a function of examples over all devices; see `PmapRunner.map_eval`."""
         compiled = jax.jit(
             fn,
             in_shardings=(self._replicated, self._sharded),
@@ -216,20 +216,20 @@ def make_runner(kind: str, devices: Sequence[jax.Device] | None = None) -> PmapR
 
     Args:
       kind: "pmap" or "mesh".
-      devices: of all processes; every device there is by default.
+      devices: of all processes; all devices by default.
 
     Raises:
-      ValueError: the kind is unknown.
+      ValueError: if the kind is unknown.
     """
     if kind not in _RUNNERS:
-        raise ValueError(f"no way to run in parallel is named {kind!r}: choose pmap or mesh")
+        raise ValueError(f"unknown kind of parallelism {kind!r}: choose pmap or mesh")
     return _RUNNERS[kind](jax.devices() if devices is None else devices)
 
 
 def prefetch(items: Iterable[Any], place: Callable[[Any], Any], depth: int = 2) -> Iterator[Any]:
     """Yields `place(item)` in order, placed up to `depth` items ahead.
 
-    Placing only starts a copy, so the next batches travel to the devices while one is used.
+    Placing only starts a copy, so the next batches travel to the devices while one is in use.
     """
     placed = collections.deque()
     for item in items:
@@ -257,9 +257,9 @@ class Lookahead:
 
 
 def run_ahead(function: Callable, *arguments: Any) -> concurrent.futures.Future:
-    """Begins to call a function in a thread of its own; a process waits for it at its end.
+    """Starts to call a function in its own thread; the process waits for it before it exits.
 
-    Compiling leaves Python to others for most of its time.
+    Compilation releases the GIL most of the time.
     """
     thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="vvae-ahead")
     future = thread.submit(function, *arguments)

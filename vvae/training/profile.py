@@ -20,7 +20,7 @@ class StepProfile:
     """
 
     def __init__(self, steps: tuple[int, int] | None, folder: Path):
-        """Traces from the first to the last of `steps`, or nothing, into `folder`."""
+        """Traces from the first to the last of `steps`, or nothing if it is None, into `folder`."""
         self._steps, self._folder = steps, Path(folder)
         self._is_running = False
 
@@ -31,7 +31,7 @@ class StepProfile:
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Marks the work inside as a step; the first traced step starts the trace."""
+        """Marks the code inside as a step; the first traced step starts the trace."""
         if self._steps is None or not self._steps[0] <= number <= self._steps[1]:
             yield
             return
@@ -42,20 +42,21 @@ class StepProfile:
             yield
 
     def is_due(self, step: int) -> bool:
-        """Whether the trace ends with this step."""
+        """Returns whether the trace ends with this step."""
         return self._is_running and step == self._steps[1]
 
     def write(self) -> Path:
-        """Ends the trace with what has run so far, and returns its folder."""
+        """Ends the trace, writes what ran until now, and returns its folder."""
         self._is_running = False
         jax.profiler.stop_trace()
         return self._folder
 
 
 def _without_python() -> jax.profiler.ProfileOptions:
-    """Returns options without a trace of Python, whose calls slow the steps and fill the file.
+    """Returns options that do not trace Python calls.
 
-    Perfetto's file ends after a million events.
+    Tracing them slows the steps, and those of a validation fill the trace: Perfetto's file ends
+    after a million events.
     """
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0

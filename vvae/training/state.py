@@ -1,4 +1,4 @@
-"""What a training step reads and returns: arrays only."""
+"""The state that a training step takes and returns: only arrays."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class CriticState:
     Attributes:
       params: of the critic, float32.
       opt_state: of its own optax transformation.
-      mean_real, mean_fake: scalars, moving averages of its scores (`vvae.adversarial`).
+      mean_real, mean_fake: scalars, moving averages of its scores (`vvae.objectives.adversarial`).
     """
 
     params: Any
@@ -29,12 +29,13 @@ class TrainState:
     """The state of training, a pytree of arrays.
 
     Attributes:
-      step: int32 scalar, the number of steps done; those that are not finite update nothing else.
+      step: int32 scalar, the number of steps done. Steps that are not finite count too, but update
+        nothing else.
       params: learned parameters, float32.
       stats: the untrained collection of the model, such as {"mean": [H, W, C], "std": []}.
       opt_state: state of the optax transformation.
       ema_params: exponential moving average of `params`, of the same structure.
-      critic: None where there is none.
+      critic: None without a critic.
     """
 
     step: jax.Array
@@ -48,7 +49,13 @@ class TrainState:
 def init_critic(params: Any, tx: optax.GradientTransformation) -> CriticState:
     """Returns the state of a critic before the first step."""
     zero = jnp.zeros((), jnp.float32)
-    return CriticState(params, tx.init(params), zero, jnp.copy(zero))
+    return CriticState(
+        params=params,
+        opt_state=tx.init(params),
+        mean_real=zero,
+        # A copy, because no buffer can be donated twice.
+        mean_fake=jnp.copy(zero),
+    )
 
 
 def init_state(
@@ -57,13 +64,13 @@ def init_state(
     tx: optax.GradientTransformation,
     critic: CriticState | None = None,
 ) -> TrainState:
-    """Returns the state before the first step; the average starts at `params`."""
+    """Returns the state before the first step; the moving average starts at `params`."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         stats=stats,
         opt_state=tx.init(params),
-        # A copy, because a step donates its state and no buffer can be donated twice.
+        # A copy, because a step donates its state, and no buffer can be donated twice.
         ema_params=jax.tree.map(jnp.copy, params),
         critic=critic,
     )
@@ -74,6 +81,6 @@ def variables(state: TrainState, ema: bool = False) -> dict[str, Any]:
 
     Args:
       state: of one training run.
-      ema: whether to take the averaged parameters.
+      ema: whether to return the averaged parameters.
     """
     return {"params": state.ema_params if ema else state.params, "stats": state.stats}

@@ -1,4 +1,4 @@
-"""One update of the parameters as a pure function, the only place with a collective (pmean)."""
+"""One update of the parameters as a pure function; the only place with a collective (pmean)."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Metrics = dict[str, jax.Array]
 # (variables, batch, key, step) -> (loss, metrics), means over the examples of the batch.
 LossFn = Callable[[dict[str, Any], Batch, jax.Array, jax.Array], tuple[jax.Array, Metrics]]
 
-# Initialisation and training draw from different streams of the one seed.
+# Initialisation and training draw from different streams of the same seed.
 _TRAINING_STREAM = 1
 
 
@@ -33,27 +33,27 @@ def train_step(
     """Makes one update.
 
     Args:
-      state: donated where the caller compiles it so.
-      batch: arrays [B, ...], the part of this device under pmap.
+      state: donated if the caller compiles it so.
+      batch: arrays [B, ...]; under pmap this device's share.
       loss_fn: (variables, batch, key, step) -> (loss, metrics): float scalars, means over the
         examples of the batch it is given. The key is the same for all devices and micro-batches;
         the loss folds each example's number, `batch["index"]`, into it, so that the noise depends
         on neither.
       tx: the optimizer.
       seed: of the run.
-      ema_decay: of the averaged parameters, in [0, 1); reached by min(ema_decay,
-        (1 + step) / (10 + step)), so that the average forgets the initial values.
+      ema_decay: of the averaged parameters, in [0, 1). The decay used is min(ema_decay, (1 + step)
+        / (10 + step)), so that the average forgets the initial values.
       num_micro_batches: number of micro-batches whose gradients are computed one after another and
         averaged; divides B.
-      axis_name: name of the pmap axis to average over; None where the batch is the whole one.
+      axis_name: name of the pmap axis to average over; None if the batch is the whole one.
 
     Returns:
       The next state and the metrics of `loss_fn`, with "loss", "grad_norm" (before clipping) and
-      "finite". Where the loss or the gradient is not finite, "finite" is 0 and the state is
-      returned as it was, but for its step, so that the next one has another batch and key.
+      "finite". If the loss or the gradient is not finite, "finite" is 0 and only the step of the
+      state advances, so that the next step has another batch and key.
 
     Raises:
-      ValueError: B is not a multiple of `num_micro_batches`.
+      ValueError: if B is not a multiple of `num_micro_batches`.
     """
     key = step_key(seed, state.step)
 
@@ -83,7 +83,7 @@ def step_key(seed: int, step: jax.Array) -> jax.Array:
 
 
 def choose_state(finite: jax.Array, updated: TrainState, before: TrainState) -> TrainState:
-    """Returns the updated state, or the one before it, but for the step, if it is not finite."""
+    """Returns the updated state if it is finite, else the previous one with the updated step."""
     kept = before.replace(step=updated.step)
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept)
 
@@ -101,7 +101,7 @@ def average_micro_batches(
     if num_micro_batches == 1:
         return compute(batch)
     micro_batches = _split_batch(batch, num_micro_batches)
-    compute = jax.jit(compute, inline=True)  # is traced once, for its shapes and for the loop
+    compute = jax.jit(compute, inline=True)  # traced once, for its shapes and for the loop
 
     def add(total: Any, micro_batch: Batch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, compute(micro_batch)), None
@@ -131,7 +131,7 @@ def _split_batch(batch: Batch, num_micro_batches: int) -> Batch:
 def apply_gradients(
     state: TrainState, grads: Any, tx: optax.GradientTransformation, ema_decay: float
 ) -> TrainState:
-    """Returns the state after an update of the model by these gradients."""
+    """Returns the state after an update of the model with these gradients."""
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))

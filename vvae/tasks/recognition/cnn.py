@@ -56,7 +56,7 @@ class Conv3D(nn.Module):
         padded = jnp.pad(x_BTHWC, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
         taps = [padded[:, t : t + num_frames : time_stride] for t in range(3)]
         stacked = jnp.concatenate(taps, axis=-1)
-        y = DownConv(features)(stacked.reshape(-1, *stacked.shape[2:]))
+        y = DownConv(features=features)(stacked.reshape(-1, *stacked.shape[2:]))
         return y.reshape(*stacked.shape[:2], *y.shape[1:])
 
 
