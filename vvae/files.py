@@ -67,6 +67,22 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, text)
 
 
+def allocate(path: str | os.PathLike) -> None:
+    """Gives a file its whole room on the disk, where the system can.
+
+    A process that writes into a memory map of a sparse file is killed when the disk is full.
+
+    Raises:
+      OSError: naming the file, if there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def remove_leftovers(path: str | os.PathLike) -> None:
     """Removes what killed processes left of writing `path`. No other process may be writing it."""
     path = Path(path)
