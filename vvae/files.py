@@ -68,12 +68,12 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def allocate(path: str | os.PathLike) -> None:
-    """Gives a file its whole room on the disk, where the system can.
+    """Reserves the disk space of a file of holes, where the system supports it.
 
-    A process that writes into a memory map of a sparse file is killed when the disk is full.
+    Without it, a full disk kills a process that writes to the file through a memory map.
 
     Raises:
-      OSError: naming the file, if there is no room.
+      OSError: naming the file, if the disk is full.
     """
     if hasattr(os, "posix_fallocate"):
         try:

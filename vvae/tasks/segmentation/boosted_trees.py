@@ -1,9 +1,9 @@
-"""Boosted trees that are saved as what they were fitted to, and fitted again when they are loaded.
+"""Boosted trees that are saved as their training examples, and fitted again when they are loaded.
 
-scikit-learn has no public way to save fitted trees but pickle, which runs code. skops, which reads
-them without, has to trust the nodes of a file: numbers out of range there make scikit-learn read
-foreign memory. It also names private classes, which another scikit-learn does not have. To fit
-again takes about a second and gives the same trees.
+scikit-learn saves fitted trees by pickle alone, and reading a pickle can run any code. skops runs
+none, but it cannot check the indices of nodes in a file, and scikit-learn reads memory out of
+bounds where they are wrong. Its files also name private classes, which differ between versions of
+scikit-learn. Fitting again takes seconds and gives the same trees.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ class Examples:
     """What trees are fitted to.
 
     Attributes:
-      edge_XE: float64, ascending for each feature: the quantiles of the examples.
-      code_NX: uint8, the features as trees see them: how many edges are below each.
+      edge_XE: float64, the quantiles of each feature over the examples, ascending.
+      code_NX: uint8, how many edges are below each feature, which is all that the trees see.
       label_N: the class of each example.
       seed: of the fit.
     """
@@ -41,7 +41,7 @@ class Trees:
 
 
 def make_examples(feature_NX: np.ndarray, label_N: np.ndarray, seed: int) -> Examples:
-    """Makes examples of features, float [N, X], whose classes are known."""
+    """Makes examples from features, float [N, X], and their classes, int [N]."""
     shares = np.linspace(0, 1, NUM_BINS + 1)[1:-1]
     edge_EX = np.quantile(feature_NX, shares, axis=0, method="averaged_inverted_cdf")
     edge_XE = np.ascontiguousarray(edge_EX.T)

@@ -10,11 +10,11 @@
       videos.parquet       a row a video: row (v), path, label, group, split, clips
       extraction.json      what was computed, and how far it is
 
-Memory does not grow with the number of clips: while the extraction runs, each array is a .npy file
-in the folder `unfinished`, of its full size from the beginning, into which the rows are written
-part by part. A part counts once extraction.json, which is written after it, says so; whatever an
-interrupted extraction has left behind the last such part is overwritten. At the end the arrays are
-copied into features.npz; on the way there the disk holds them twice.
+Memory does not grow with the number of clips. While the extraction runs, each array is a .npy file
+of its full size in the folder `unfinished`, and its rows are written part by part. A part counts
+once extraction.json, which is written after it, says so; an extraction that goes on writes over
+whatever follows the last such part. At the end the arrays are copied into features.npz, so that the
+disk holds them twice for a while.
 """
 
 import collections
@@ -231,8 +231,8 @@ def _start_anew(folder: Path, plan: dict[str, Any]) -> None:
 def _remove_unfinished(folder: Path) -> None:
     """Removes the arrays beside the archive, and what a killed process left half written."""
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-    for path in folder.glob("*.npy"):  # of versions that kept the arrays there
-        path.unlink()
+    for name in ARRAYS:  # where older versions kept them
+        (folder / f"{name}.npy").unlink(missing_ok=True)
     for name in (*INDEXES, ARCHIVE, RECORD):
         remove_leftovers(folder / name)
 
