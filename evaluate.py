@@ -337,7 +337,7 @@ def evaluate_run(
     from vvae.tasks.result import format_result, write_result
 
     if "features" in tasks:
-        from vvae.tasks.storage.features import require_pyarrow
+        from vvae.tasks.storage.feature_index import require_pyarrow
 
         require_pyarrow()
     run = open_run(workdir)

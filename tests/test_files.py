@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 
 from vvae import figures, video
-from vvae.files import TEMPORARY_SUFFIX, remove_leftovers, replacing, write_json, write_text
+from vvae.files import (
+    TEMPORARY_SUFFIX,
+    allocate,
+    remove_leftovers,
+    replacing,
+    write_json,
+    write_text,
+)
 from vvae.tasks.csv_files import open_csv
 from vvae.tasks.npz_files import save_fields
 from vvae.tasks.probe import Probe
@@ -134,6 +141,16 @@ def test_errors_name_the_file_and_not_the_temporary_one(tmp_path):
         (tmp_path / "other").read_text()
     assert caught.value.filename == str(tmp_path / "other")
     assert list_names(tmp_path) == []
+
+
+def test_a_sparse_file_gets_its_room_and_keeps_its_content(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"begin")
+    os.truncate(path, 2**22)
+    assert path.stat().st_blocks * 512 < 2**22
+    allocate(path)
+    assert path.stat().st_blocks * 512 >= 2**22 == path.stat().st_size
+    assert path.read_bytes()[:6] == b"begin\0"
 
 
 def test_a_link_stays_a_link(tmp_path):

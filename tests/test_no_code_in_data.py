@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vvae.data.cache import open_codes
+from vvae.tasks.segmentation import boundaries
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [ROOT / "train.py", ROOT / "evaluate.py", *sorted((ROOT / "vvae").rglob("*.py"))]
@@ -97,4 +98,19 @@ def test_a_cache_entry_of_objects_is_refused_and_not_run(tmp_path):
     np.save(tmp_path / "entry.npy", payload, allow_pickle=True)
     with pytest.raises(ValueError, match="Python objects in dtype"):
         open_codes(str(tmp_path / "entry.npy"))
+    assert not (tmp_path / "was_here").exists()
+
+
+@pytest.mark.parametrize("name", ["precision_SZZ", "examples.edge_XE", "examples.label_N"])
+def test_a_detector_of_objects_is_refused_and_not_run(tmp_path, name):
+    path, numbers = tmp_path / "boundaries.npz", np.zeros((40, 2))
+    arrays = {"precision_SZZ": numbers, "threshold": 0.5, "examples.seed": 0}
+    arrays |= {"examples.edge_XE": numbers.T, "examples.code_NX": numbers.astype(np.uint8)}
+    arrays |= {"examples.label_N": np.arange(40) % 2}
+    np.savez(path, **arrays)
+    boundaries.load_detector(path)
+    arrays[name] = np.array([Payload(tmp_path / "was_here")], dtype=object)
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match="holds no detector of boundaries"):
+        boundaries.load_detector(path)
     assert not (tmp_path / "was_here").exists()

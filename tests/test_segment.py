@@ -251,22 +251,35 @@ def test_training_videos_without_boundaries_are_refused():
 
 
 @pytest.mark.parametrize("classes", [(0, 1), (0, 2), (0, 1, 2)])
-def test_trees_as_arrays_give_the_probabilities_of_scikit_learn(classes):
+def test_trees_on_codes_give_the_probabilities_of_trees_on_features(classes):
     rng = np.random.default_rng(len(classes))
-    train, new = rng.normal(size=(400, 5)), rng.normal(size=(900, 5))
+    # Each of 100 values four times: as many bins for either, with edges that are values themselves.
+    values = np.sort(rng.normal(size=100))
+    train = np.stack([rng.permutation(np.repeat(values, 4)) for _ in range(5)], axis=1)
+    new = rng.choice(values, (900, 5))
     label = np.array(classes)[
         np.digitize(train[:, 0] * train[:, 1], [-0.2, 0.3][: len(classes) - 1])
     ]
-    classifier = HistGradientBoostingClassifier(max_depth=4, max_iter=30, random_state=0)
-    found = boosted_trees.take_trees(classifier.fit(train, label))
-    assert found.class_K.tolist() == list(classes)
-    # On a threshold itself: it belongs to the left.
-    new[:200] = found.threshold_M[:200, None]
-    expected = classifier.predict_proba(new)
-    np.testing.assert_allclose(
-        boosted_trees.predict_probabilities(found, new), expected, atol=1e-14
-    )
+    trees = boosted_trees.fit_trees(boosted_trees.make_examples(train, label, seed=0))
+    plain = HistGradientBoostingClassifier(
+        max_depth=4, max_iter=80, learning_rate=0.1, early_stopping=False, random_state=0
+    ).fit(train, label)
+    expected = plain.predict_proba(new)
+    for k, number in enumerate(classes):
+        found = boosted_trees.predict_probability(trees, new, number)
+        np.testing.assert_allclose(found, expected[:, k], atol=1e-14)
     assert expected.std(axis=0).min() > 0.05
+
+
+def test_edges_are_quantiles_and_what_is_on_one_is_below_it():
+    feature = np.random.default_rng(0).permutation(np.arange(1020.0))[:, None]
+    examples = boosted_trees.make_examples(feature, np.zeros(1020, int), seed=0)
+    assert examples.edge_XE.shape == (1, 254) and examples.code_NX.dtype == np.uint8
+    assert np.bincount(examples.code_NX[:, 0]).tolist() == [4] * 255
+    edge = examples.edge_XE[0, 9]
+    beside = np.array([[edge], [np.nextafter(edge, np.inf)], [-np.inf], [np.inf]])
+    found = boosted_trees.encode_features(examples.edge_XE, beside)
+    assert found.tolist() == [[9], [10], [0], [254]]
 
 
 def test_a_saved_detector_is_the_same_bit_by_bit(detector, tmp_path):
@@ -282,6 +295,33 @@ def test_a_saved_detector_is_the_same_bit_by_bit(detector, tmp_path):
         ValueError, match=r"none.npz holds no detector of boundaries \(no such file\); run"
     ):
         boundaries.load_detector(tmp_path / "none.npz")
+
+
+def test_a_file_that_holds_no_detector_is_told_in_one_line(detector, tmp_path):
+    path = tmp_path / "boundaries.npz"
+    boundaries.save_detector(path, detector)
+    whole = dict(np.load(path))
+    code, label = whole["examples.code_NX"], whole["examples.label_N"]
+    changes = [
+        {"examples.code_NX": code[:-1]},
+        {"examples.code_NX": code[:, :-1]},
+        {"examples.code_NX": code[0]},
+        {"examples.label_N": np.full_like(label, boundaries.CUT)},
+        {"examples.label_N": np.where(label == boundaries.NONE, boundaries.FADE, label)},
+        {"examples.label_N": label.astype(str)},
+        {"examples.seed": np.array(-1)},
+        {"examples.edge_XE": whole["examples.edge_XE"][0]},
+    ]
+    contents = [whole | change for change in changes]
+    # Versions that saved the trees themselves.
+    contents.append({"precision_SZZ": whole["precision_SZZ"], "trees.root_E": np.zeros(1, int)})
+    for content in contents:
+        np.savez(path, **content)
+        with pytest.raises(ValueError) as caught:
+            boundaries.load_detector(path)
+        message = str(caught.value)
+        assert message.startswith(f"{path} holds no detector of boundaries (")
+        assert message.endswith("); run the task segment on the videos of the run first")
 
 
 def test_long_vectors_are_measured_by_their_length_alone(tmp_path):

@@ -67,6 +67,22 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, text)
 
 
+def allocate(path: str | os.PathLike) -> None:
+    """Reserves the disk space of a file of holes, where the system supports it.
+
+    Without it, a full disk kills a process that writes to the file through a memory map.
+
+    Raises:
+      OSError: naming the file, if the disk is full.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def remove_leftovers(path: str | os.PathLike) -> None:
     """Removes what killed processes left of writing `path`. No other process may be writing it."""
     path = Path(path)

@@ -20,11 +20,15 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier
-from threadpoolctl import threadpool_limits
 
 from vvae.tasks.npz_files import load_fields, save_fields
-from vvae.tasks.segmentation.boosted_trees import Trees, predict_probabilities, take_trees
+from vvae.tasks.segmentation.boosted_trees import (
+    Examples,
+    Trees,
+    fit_trees,
+    make_examples,
+    predict_probability,
+)
 from vvae.tasks.segmentation.joined_videos import Transition
 
 # (width, gap): medians over [t + gap, t + gap + width) and [t - gap - width, t - gap).
@@ -223,16 +227,9 @@ def fit_detector(videos: Sequence[tuple[np.ndarray, Sequence[Transition]]], seed
 
 def _fit_trees(features, references, seed: int) -> Trees:
     labels = [label_frames(len(f), transitions) for f, transitions in zip(features, references)]
-    classifier = HistGradientBoostingClassifier(
-        max_depth=4, max_iter=80, learning_rate=0.1, early_stopping=False, random_state=seed
-    )
-    # A second of work on one thread; threads that wait for busy processors make it a minute.
-    with threadpool_limits(1, user_api="openmp"):
-        classifier.fit(
-            np.concatenate([f[label >= 0] for f, label in zip(features, labels)]),
-            np.concatenate([label[label >= 0] for label in labels]),
-        )
-    return take_trees(classifier)
+    feature_NX = np.concatenate([f[label >= 0] for f, label in zip(features, labels)])
+    label_N = np.concatenate([label[label >= 0] for label in labels])
+    return fit_trees(make_examples(feature_NX, label_N, seed))
 
 
 def _choose_threshold(features, references, seed: int) -> float:
@@ -278,8 +275,7 @@ def label_frames(num_frames: int, transitions: Sequence[Transition]) -> np.ndarr
 
 def score_features(trees: Trees, feature_FX: np.ndarray) -> np.ndarray:
     """Probability that a boundary is at each frame, [F]."""
-    probability_FK = predict_probabilities(trees, feature_FX)
-    return 1.0 - probability_FK[:, list(trees.class_K).index(NONE)]
+    return 1.0 - predict_probability(trees, feature_FX, NONE)
 
 
 def score_frames(detector: Detector, z_FZ: np.ndarray) -> np.ndarray:
@@ -310,19 +306,34 @@ def detect_boundaries(detector: Detector, z_FZ: np.ndarray) -> list[int]:
 # --- on disk --------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Saved:
+    """What is kept of a detector: what its trees are fitted to, instead of the trees."""
+
+    precision_SZZ: np.ndarray
+    examples: Examples
+    threshold: float
+
+
 def save_detector(path: str | os.PathLike, detector: Detector) -> None:
     """Writes a detector as .npz; no pickle."""
-    save_fields(path, detector)
+    save_fields(path, _Saved(detector.precision_SZZ, detector.trees.examples, detector.threshold))
 
 
 def load_detector(path: str | os.PathLike) -> Detector:
-    """Reads a detector.
+    """Reads a detector and fits its trees again.
 
     Raises:
       ValueError: if there is no such file or it does not hold a detector.
     """
-    remedy = "run the task segment on the videos of the run first"
-    return load_fields(path, Detector, "detector of boundaries", remedy)
+    what, remedy = "detector of boundaries", "run the task segment on the videos of the run first"
+    saved = load_fields(path, _Saved, what, remedy)
+    try:
+        trees = fit_trees(saved.examples)
+        score_features(trees, np.zeros((1, saved.examples.code_NX.shape[1])))
+    except (ValueError, TypeError, IndexError) as error:
+        raise ValueError(f"{path} holds no {what} ({error}); {remedy}") from error
+    return Detector(saved.precision_SZZ, trees, saved.threshold)
 
 
 # --- how well boundaries are found ---------------------------------------------------------------

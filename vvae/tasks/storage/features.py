@@ -10,15 +10,14 @@
       videos.parquet       a row a video: row (v), path, label, group, split, clips
       extraction.json      what was computed, and how far it is
 
-Memory does not grow with the number of clips: each array is a .npy file of its own that is appended
-to part by part, and a part counts once extraction.json, which is written after it, says so. What an
-interrupted extraction has left is overwritten from the last such part on. At the end the arrays go,
-as they are, into features.npz; on the way there the disk holds them twice.
+Memory does not grow with the number of clips. While the extraction runs, each array is a .npy file
+of its full size in the folder `unfinished`, and its rows are written part by part. A part counts
+once extraction.json, which is written after it, says so; an extraction that goes on writes over
+whatever follows the last such part. At the end the arrays are copied into features.npz, so that the
+disk holds them twice for a while.
 """
 
 import collections
-import contextlib
-import dataclasses
 import functools
 import itertools
 import json
@@ -28,7 +27,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,38 +35,28 @@ import numpy as np
 from vvae import processes
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
-from vvae.extras import require_extra
-from vvae.files import remove_leftovers, replacing, write_json
+from vvae.files import allocate, remove_leftovers, replacing, write_json
 from vvae.measure.mapping import map_clips
 from vvae.models import contract
 from vvae.models.digest import digest_params
 from vvae.tasks.pooling import get_pooling
 from vvae.tasks.result import Result
+from vvae.tasks.storage.feature_index import (
+    Part,
+    require_pyarrow,
+    write_frame_index,
+    write_video_index,
+)
 
 FOLDER = "features"
+UNFINISHED = "unfinished"
 RECORD = "extraction.json"
 PART_CLIPS = 1024
-_COPY_BYTES = 2**20
 CLIP_ARRAYS = ("frame_mean", "frame_logvar", "clip_mean", "clip_logvar", "clip_pooled")
 VIDEO_ARRAY = "video_pooled"
 ARRAYS = (*CLIP_ARRAYS, VIDEO_ARRAY)
 ARCHIVE = "features.npz"
 INDEXES = ("index.parquet", "videos.parquet")
-
-
-def require_pyarrow() -> None:
-    """Raises ValueError, which says what to install, where pyarrow is missing."""
-    require_extra("pyarrow.parquet", "features", "the task features, which writes Parquet,")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """Clips start, ..., stop - 1 of a split, which are rows row, row + 1, ... of the arrays."""
-
-    split: str
-    start: int
-    stop: int
-    row: int
 
 
 def store_features(
@@ -120,28 +109,28 @@ def store_features(
         np.array([_is_complete(folder, plan), _read_progress(folder, plan)], np.int64)
     )
     if complete:
-        _remove_arrays(folder)
+        _remove_unfinished(folder)
         return _describe(dataset, plan, resumed=total)
-    latents = _encode_parts(
-        functools.partial(encode, params), dataset, parts, int(done), batch_size
-    )
+    todo = [part for part in parts if part.row >= done]
+    latents = _encode_parts(functools.partial(encode, params), dataset, todo, batch_size)
     if not processes.is_first():
         collections.deque(latents, maxlen=0)  # its share of the work
         return _describe(dataset, plan, resumed=int(done))
     if done == 0:
         _start_anew(folder, plan)
-    with _open_arrays(folder, plan, int(done)) as files:
-        for written, arrays in latents:
-            _append(files, arrays)
-            write_json(folder / RECORD, {**plan, "clips_done": written, "complete": False})
-            if on_part is not None:
-                on_part(written, total)
+    for part, arrays in zip(todo, latents):
+        _write_rows(folder, part.row, arrays)
+        written = part.row + part.stop - part.start
+        write_json(folder / RECORD, {**plan, "clips_done": written, "complete": False})
+        if on_part is not None:
+            on_part(written, total)
     _write_video_vectors(folder, dataset)
-    _write_index(folder / INDEXES[0], dataset, parts)
-    _write_video_index(folder / INDEXES[1], dataset)
-    _pack(folder)
+    write_frame_index(folder / INDEXES[0], dataset, parts)
+    write_video_index(folder / INDEXES[1], dataset)
+    with replacing(folder / ARCHIVE) as target, open(target, "wb") as file:
+        np.savez(file, **{name: _open_array(folder, name, "r") for name in ARRAYS})
     write_json(folder / RECORD, {**plan, "clips_done": total, "complete": True})
-    _remove_arrays(folder)
+    _remove_unfinished(folder)
     return _describe(dataset, plan, resumed=int(done))
 
 
@@ -170,7 +159,7 @@ def make_encoder(model, pooling: str) -> Callable:
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def _plan_parts(dataset: Dataset, batch_size: int, part_clips: int) -> list[_Part]:
+def _plan_parts(dataset: Dataset, batch_size: int, part_clips: int) -> list[Part]:
     if part_clips < 1 or batch_size < 1:
         raise ValueError(
             f"part_clips={part_clips}, batch_size={batch_size}: both must be greater than 0"
@@ -181,7 +170,7 @@ def _plan_parts(dataset: Dataset, batch_size: int, part_clips: int) -> list[_Par
     for split, clips in dataset.splits.items():
         for start in range(0, len(clips), size):
             stop = min(start + size, len(clips))
-            parts.append(_Part(split, start, stop, row))
+            parts.append(Part(split, start, stop, row))
             row += stop - start
     if not parts:
         raise ValueError(f"{dataset.root} has no clip to extract features from")
@@ -221,120 +210,81 @@ def _read_record(folder: Path, plan: dict[str, Any]) -> tuple[int, bool]:
 def _read_progress(folder: Path, plan: dict[str, Any]) -> int:
     """Returns how many clips are on disk already; 0 if they are of another plan, or damaged."""
     done, _ = _read_record(folder, plan)
-    enough = all(
-        (folder / f"{name}.npy").is_file()
-        and (folder / f"{name}.npy").stat().st_size >= _find_offset(plan, name, done)
-        for name in CLIP_ARRAYS
-    )
-    return done if enough else 0
+    try:
+        found = {name: list(_open_array(folder, name, "r").shape) for name in CLIP_ARRAYS}
+    except (OSError, ValueError):
+        return 0
+    expected = {name: [plan["num_clips"], *plan["shapes"][name]] for name in CLIP_ARRAYS}
+    return done if found == expected else 0
 
 
 def _start_anew(folder: Path, plan: dict[str, Any]) -> None:
-    """Removes what the folder holds of another extraction, the record first, writes headers."""
-    for name in (RECORD, ARCHIVE, *INDEXES, *(f"{name}.npy" for name in ARRAYS)):
+    """Removes what the folder holds of another extraction, the record first; makes the arrays."""
+    for name in (RECORD, ARCHIVE, *INDEXES):
         (folder / name).unlink(missing_ok=True)
+    _remove_unfinished(folder)
+    (folder / UNFINISHED).mkdir()
     for name in CLIP_ARRAYS:
-        with open(folder / f"{name}.npy", "wb") as file:
-            _write_header(file, (plan["num_clips"], *plan["shapes"][name]))
+        _create_array(folder, name, (plan["num_clips"], *plan["shapes"][name]))
 
 
-def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Writes the header of a .npy file of float32; until all rows follow, np.load refuses it."""
-    header = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-def _find_offset(plan: dict[str, Any], name: str, row: int) -> int:
-    """Returns where a row begins in its file, bytes."""
-    shape = (plan["num_clips"], *plan["shapes"][name])
-    return _header_bytes(shape) + 4 * row * math.prod(shape[1:])
-
-
-def _header_bytes(shape: tuple[int, ...]) -> int:
-    class Counter:
-        size = 0
-
-        def write(self, data):
-            self.size += len(data)
-
-    counter = Counter()
-    _write_header(counter, shape)
-    return counter.size
-
-
-@contextlib.contextmanager
-def _open_arrays(folder: Path, plan: dict[str, Any], done: int) -> Iterator[dict[str, BinaryIO]]:
-    """Opens the arrays for appending, without what follows the last part that counts."""
-    with contextlib.ExitStack() as stack:
-        files = {}
-        for name in CLIP_ARRAYS:
-            file = stack.enter_context(open(folder / f"{name}.npy", "r+b"))
-            file.truncate(_find_offset(plan, name, done))
-            file.seek(0, os.SEEK_END)
-            files[name] = file
-        yield files
+def _remove_unfinished(folder: Path) -> None:
+    """Removes the arrays beside the archive, and what a killed process left half written."""
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    for name in ARRAYS:  # where older versions kept them
+        (folder / f"{name}.npy").unlink(missing_ok=True)
+    for name in (*INDEXES, ARCHIVE, RECORD):
+        remove_leftovers(folder / name)
 
 
 def _encode_parts(
-    encode: Callable, dataset: Dataset, parts: list[_Part], done: int, batch_size: int
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Yields (clips done with it, arrays of the part) for the parts that are to do."""
+    encode: Callable, dataset: Dataset, parts: list[Part], batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the arrays of each part."""
     for part in parts:
-        if part.row >= done:
-            clips = dataset.splits[part.split].select(np.arange(part.start, part.stop))
-            arrays = map_clips(lambda b: encode(b["video"], b["mask"]), clips, batch_size)
-            yield part.row + len(clips), arrays
+        clips = dataset.splits[part.split].select(np.arange(part.start, part.stop))
+        yield map_clips(lambda b: encode(b["video"], b["mask"]), clips, batch_size)
 
 
-def _append(files: dict[str, BinaryIO], latents: dict[str, np.ndarray]) -> None:
-    """Adds a part to the arrays and makes sure that it is on disk."""
-    for name, file in files.items():
-        file.write(np.ascontiguousarray(latents[name], "<f4").tobytes())
-    for file in files.values():
-        file.flush()
-        os.fsync(file.fileno())
+# --- arrays on disk -------------------------------------------------------------------------------
 
 
-# --- videos and indexes ---------------------------------------------------------------------------
+def _create_array(folder: Path, name: str, shape: tuple[int, ...]) -> np.memmap:
+    path = folder / UNFINISHED / f"{name}.npy"
+    array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    allocate(path)
+    return array
+
+
+def _open_array(folder: Path, name: str, mode: str) -> np.memmap:
+    return np.load(folder / UNFINISHED / f"{name}.npy", mmap_mode=mode)
+
+
+def _write_rows(folder: Path, first: int, latents: dict[str, np.ndarray]) -> None:
+    """Writes a part into the arrays and makes sure that it is on disk."""
+    for name in CLIP_ARRAYS:
+        array = _open_array(folder, name, "r+")
+        array[first : first + len(latents[name])] = latents[name]
+        array.flush()
 
 
 def _write_video_vectors(folder: Path, dataset: Dataset) -> None:
     """Writes the mean of the pooled vectors of each video's clips that have a valid frame."""
-    pooled_NF = np.load(folder / "clip_pooled.npy", mmap_mode="r")
+    pooled_NF = _open_array(folder, "clip_pooled", "r")
     num_videos = sum(len(clips.videos) for clips in dataset.splits.values())
-    with replacing(folder / f"{VIDEO_ARRAY}.npy") as part, open(part, "wb") as file:
-        _write_header(file, (num_videos, pooled_NF.shape[1]))
-        row = 0
-        for clips in dataset.splits.values():
-            used_N = clips.mask_NT.any(axis=1)
-            for rows in _group_by_video(clips):
-                counted = row + rows[used_N[rows]]
-                total_F = np.zeros(pooled_NF.shape[1])
-                for clip in counted:  # one at a time: a long video has many
-                    total_F += pooled_NF[clip]
-                file.write((total_F / len(counted)).astype("<f4").tobytes())
-            row += len(clips)
-
-
-def _pack(folder: Path) -> None:
-    """Writes all arrays into one archive, uncompressed, a block of bytes at a time."""
-    with replacing(folder / ARCHIVE) as part, zipfile.ZipFile(part, "w") as archive:
-        for name in ARRAYS:
-            # The default date is fixed, so that the same arrays make the same file.
-            entry = zipfile.ZipInfo(f"{name}.npy")
-            with (
-                open(folder / entry.filename, "rb") as source,
-                archive.open(entry, "w", force_zip64=True) as target,
-            ):
-                shutil.copyfileobj(source, target, _COPY_BYTES)
-
-
-def _remove_arrays(folder: Path) -> None:
-    """Removes the files that the archive holds, and what a killed process left half written."""
-    for name in ARRAYS:
-        (folder / f"{name}.npy").unlink(missing_ok=True)
-    for name in (f"{VIDEO_ARRAY}.npy", *INDEXES, ARCHIVE, RECORD):
-        remove_leftovers(folder / name)
+    video_VF = _create_array(folder, VIDEO_ARRAY, (num_videos, pooled_NF.shape[1]))
+    first_clip = video = 0
+    for clips in dataset.splits.values():
+        used_N = clips.mask_NT.any(axis=1)
+        for rows in _group_by_video(clips):
+            counted = first_clip + rows[used_N[rows]]
+            total_F = np.zeros(pooled_NF.shape[1])
+            for clip in counted:  # one at a time: a long video has many
+                total_F += pooled_NF[clip]
+            video_VF[video] = total_F / len(counted)
+            video += 1
+        first_clip += len(clips)
+    video_VF.flush()
 
 
 def _group_by_video(clips: Clips) -> Iterator[np.ndarray]:
@@ -342,70 +292,6 @@ def _group_by_video(clips: Clips) -> Iterator[np.ndarray]:
     bounds = np.searchsorted(clips.video_index_N, np.arange(len(clips.videos) + 1))
     for start, stop in itertools.pairwise(bounds):
         yield np.arange(start, stop)
-
-
-def _write_index(path: Path, dataset: Dataset, parts: list[_Part]) -> None:
-    """Writes a row a valid frame, a group of rows a part."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema(
-        [
-            ("row", pa.int64()),
-            ("step", pa.int32()),
-            ("path", pa.string()),
-            ("clip", pa.int32()),
-            ("frame", pa.int32()),
-            ("time", pa.float64()),
-            ("label", pa.string()),
-            ("split", pa.string()),
-        ]
-    )
-    with replacing(path) as part_path, pq.ParquetWriter(part_path, schema) as writer:
-        for part in parts:
-            columns = _list_frames(dataset.splits[part.split], part)
-            writer.write_table(pa.table(columns, schema=schema))
-
-
-def _list_frames(clips: Clips, part: _Part) -> dict[str, Any]:
-    own = slice(part.start, part.stop)
-    clip_F, step_F = np.nonzero(clips.mask_NT[own])
-    videos = [clips.videos[v] for v in clips.video_index_N[own][clip_F]]
-    return {
-        "row": part.row + clip_F,
-        "step": step_F.astype(np.int32),
-        "path": [video.name for video in videos],
-        "clip": clips.position_N[own][clip_F],
-        "frame": clips.frame_NT[own][clip_F, step_F],
-        "time": clips.time_NT[own][clip_F, step_F],
-        "label": [video.label for video in videos],
-        "split": [part.split] * len(videos),
-    }
-
-
-def _write_video_index(path: Path, dataset: Dataset) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = [
-        (video, split, int(count))
-        for split, clips in dataset.splits.items()
-        for video, count in zip(
-            clips.videos, np.bincount(clips.video_index_N, minlength=len(clips.videos))
-        )
-    ]
-    table = pa.table(
-        {
-            "row": pa.array(range(len(rows)), pa.int64()),
-            "path": pa.array([video.name for video, _, _ in rows], pa.string()),
-            "label": pa.array([video.label for video, _, _ in rows], pa.string()),
-            "group": pa.array([video.group for video, _, _ in rows], pa.string()),
-            "split": pa.array([split for _, split, _ in rows], pa.string()),
-            "clips": pa.array([count for _, _, count in rows], pa.int32()),
-        }
-    )
-    with replacing(path) as part_path:
-        pq.write_table(table, part_path)
 
 
 def _describe(dataset: Dataset, plan: dict[str, Any], resumed: int) -> Result:

@@ -18,7 +18,7 @@ import numpy as np
 
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
-from vvae.files import replacing, write_json
+from vvae.files import allocate, replacing, write_json
 from vvae.inference.statistics import ChannelMoments, as_json
 from vvae.measure.examples import name_clips
 from vvae.measure.mapping import map_clips
@@ -113,6 +113,7 @@ def _write_split(encode, clips: Clips, path: Path, batch_size: int, moments) -> 
             if array is None:
                 shape = (len(clips), *found["z"].shape[1:])
                 array = np.lib.format.open_memmap(part, "w+", np.float32, shape)
+                allocate(part)
             array[start : start + len(chosen)] = found["z"]
             masks.append(found["mask"])
             if moments is not None:
