@@ -248,7 +248,7 @@ MEMORY = """
 import re, sys
 import jax, numpy as np
 from tests.tiny_causal import make_model, make_variables
-from vvae import streaming
+from vvae.inference import streaming
 from vvae.models import contract
 
 model = make_model(shape_HWC=(8, 8, 3), attention=False)
