@@ -25,7 +25,7 @@ MODULES = {
 }
 CALLS = {"eval", "exec", "__import__", "system", "popen"}
 EXCEPTIONS = {
-    ("vvae/config_files.py", "exec"),  # configs/*.py: the user's own code, given on the command line
+    ("vvae/config_files.py", "exec"),  # configs/*.py: the user's own code, which they name
     ("vvae/data/workers.py", "pickle"),  # between a process and the workers that it has started
     (
         "vvae/objectives/lpips.py",
