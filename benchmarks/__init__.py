@@ -1,1 +1,1 @@
-"""Programs that measure vvae beside a peer, in one run, and print ratios."""
+"""Programs that measure vvae against a peer in the same run, and print ratios."""

@@ -1,7 +1,7 @@
-"""Runs the programs that measure speed, one after the other: python -m benchmarks
+"""Runs the programs that measure speed, one after another: python -m benchmarks
 
-Each has its own `--help`. What reads data or trains for long (scoreboard, gestures, planted, soak,
-performers_difficulty) is run by itself.
+Each has its own `--help`. Those that read data or train for long (scoreboard, gestures, planted,
+soak, performers_difficulty) are run separately.
 """
 
 import subprocess

@@ -1,8 +1,8 @@
-"""How far an accelerator's ELBO and gradient are from the CPU's, for the same network and clips.
+"""Compares an accelerator's ELBO and gradient with the CPU's, for the same network and clips.
 
     python -m benchmarks.agreement
 
-Two models with fresh parameters and random clips; on the accelerator in float32 and by its default
+Two models with fresh parameters and random clips; on the accelerator in float32 and in its default
 precision (TF32 on NVIDIA's, bfloat16 products on TPUs). Needs an accelerator.
 """
 
@@ -24,7 +24,7 @@ CLIPS, FRAMES = 4, 8
 
 
 def main() -> int:
-    """Prints a line for each model and precision; returns 1 without an accelerator."""
+    """Prints a line per model and precision; returns 1 without an accelerator."""
     accelerator = jax.devices()[0]
     if accelerator.platform == "cpu":
         print("jax has found no accelerator: there is nothing to compare")
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def differentiate(model, device, precision: str | None) -> tuple[float, np.ndarray]:
-    """Returns the ELBO (nats per clip, mean over the batch) and its gradient, flat."""
+    """Returns the ELBO (nats per clip, mean over the batch) and its gradient, flattened."""
     shape = (CLIPS, FRAMES, *model.shape_HWC)
     video = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     with jax.default_device(device), jax.default_matmul_precision(precision or "default"):

@@ -1,12 +1,12 @@
-"""Frames per second of the second and later epochs, which come from the cache of decoded clips.
+"""Frames per second of the second and later epochs, read from the cache of decoded clips.
 
     python -m benchmarks.cached_epochs [--clips 1000 10000] [--seconds 10] [--json FILE]
 
 For each number of clips: writes that many .npy videos of 16 frames of 64x64x3 (copies of one
 another), fills the cache and draws shuffled training batches: a first epoch, in which each entry is
-compared with its digest, then more for some seconds. Beside it: the rate of copying as many bytes
-from memory to memory, which is the limit. Memory is what the process has grown by in the later
-epochs (resident, without pages of files).
+checked against its digest, then more for some seconds. For comparison: the rate of copying the same
+number of bytes from memory to memory, which is the limit. Memory is the growth of the process in
+the later epochs (resident, without pages of files).
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measure_copying(num_batches: int = 200) -> float:
-    """Frames per second when a batch is copied out of 64 others in memory."""
+    """Returns the frames per second of copying a batch out of 64 others in memory."""
     source = np.zeros((64, BATCH, FRAMES, SIZE, SIZE, 3), np.uint8)
     source[:] = np.arange(64, dtype=np.uint8)[:, None, None, None, None, None]
     target = np.empty_like(source[0])
@@ -59,7 +59,7 @@ def measure_copying(num_batches: int = 200) -> float:
 
 
 def measure_epochs(num_clips: int, seconds: float) -> dict:
-    """Rates of the first epoch and of later ones, and the growth of memory in these."""
+    """Returns the rates of the first epoch and of later ones, and their growth of memory."""
     with tempfile.TemporaryDirectory() as name:
         folder, cache = Path(name) / "videos", Path(name) / "cache"
         folder.mkdir()
@@ -91,7 +91,7 @@ def measure_epochs(num_clips: int, seconds: float) -> dict:
 
 
 def _read_memory() -> int:
-    """Bytes of memory that belong to this process alone (Linux)."""
+    """Returns the bytes of memory that belong to this process alone (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024

@@ -1,19 +1,19 @@
-"""Forward and backward of a residual block of CausalVideoVAE, beside PyTorch and plain Flax.
+"""Times forward and backward of a residual block of CausalVideoVAE, PyTorch and plain Flax.
 
     pip install '.[bench]'
     python -m benchmarks.causal_block [--repeats 9] [--threads 2] [--json FILE]
 
-The block is x + conv(silu(norm(conv(silu(norm(x)))))) with causal 3x3x3 convolutions and the norm
-of each position, as `vvae.models.causal_blocks.ResBlock` computes it, in float32, at the sizes of
-the two finest resolutions of CausalVideoVAE small for clips of 17x64x64x3. A step is the gradient
-of the mean square of the output by the input and by all parameters. Rows alternate in one process:
-  vvae            ResBlock
-  plain Flax      the same with nn.Conv (benchmarks/plain_flax.py)
-  PyTorch         benchmarks/torch_causal_twin.py: the same with conv3d, eager, channels_last_3d;
-                  and as it is stored by default
-  torch.compile   conv3d, channels_last_3d, compiled
+The block is x + conv(silu(norm(conv(silu(norm(x)))))) with causal 3x3x3 convolutions and RMSNorm,
+as in `vvae.models.causal_blocks.ResBlock`, in float32, at the sizes of the two finest resolutions
+of CausalVideoVAE small for clips of 17x64x64x3. A step is the gradient of the mean square of the
+output with respect to the input and all parameters. Rows alternate in one process:
+    vvae            ResBlock
+    plain Flax      the same with nn.Conv (benchmarks/plain_flax.py)
+    PyTorch         benchmarks/torch_causal_twin.py: the same with conv3d, eager, in
+                    channels_last_3d and in PyTorch's default memory layout
+    torch.compile   conv3d, channels_last_3d, compiled
 
-All give the same output (checked), of the same FLOPs. Times are medians over repeats.
+All give the same output (checked) with the same FLOPs. Times are medians over repeats.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class Case:
 
     @property
     def gigaflops(self) -> float:
-        """Of the two convolutions, forward and backward, which costs two forward."""
+        """GFLOP of the two convolutions, forward and backward (two forward passes)."""
         *positions, channels = self.shape_BTHWC
         return 3 * 2 * 2 * KERNEL**3 * channels**2 * float(np.prod(positions)) / 1e9
 
@@ -59,7 +59,7 @@ def make_inputs(case: Case) -> tuple[np.ndarray, dict]:
 
 
 def compile_jax(function: Callable, *arguments) -> Callable[[], None]:
-    """Returns a function that runs a compiled one on trees of arrays and waits for it."""
+    """Compiles a function, and returns one that runs it on trees of arrays and waits for it."""
     arguments = jax.tree.map(jnp.asarray, arguments)
     compiled = jax.jit(function).lower(*arguments).compile()
     return lambda: jax.block_until_ready(compiled(*arguments))
@@ -76,18 +76,18 @@ def make_jax(apply: Callable, params, x: np.ndarray) -> tuple[np.ndarray, Callab
 
 
 def make_vvae(x: np.ndarray, params):
-    """See `make_jax`."""
+    """Makes the row of vvae; see `make_jax`."""
     return make_jax(lambda params, x: BLOCK.apply({"params": params}, x, None)[0], params, x)
 
 
 def make_plain(x: np.ndarray, params):
-    """See `make_jax`."""
+    """Makes the row of plain Flax; see `make_jax`."""
     with use_plain_layers():
         return make_vvae(x, params)
 
 
 def make_torch(x: np.ndarray, params, layout, compiled: bool = False):
-    """See `make_jax`; in a memory layout of PyTorch."""
+    """Makes a row of PyTorch in a memory layout; see `make_jax`."""
     block = TorchResBlock(x.shape[-1]).to(memory_format=layout)
     torch_twin.load_flax(block, params)
     video = torch.from_numpy(np.moveaxis(x, -1, 1).copy()).contiguous(memory_format=layout)

@@ -1,17 +1,17 @@
-"""Where the time of the 3x3x3 convolutions of CausalVideoVAE goes, beside XLA's own and PyTorch's.
+"""Profiles the 3x3x3 convolutions of CausalVideoVAE, beside XLA's own and PyTorch's.
 
     pip install '.[bench]'
     python -m benchmarks.convolutions [--repeats 9] [--threads 2] [--json FILE]
 
 For the sizes of `benchmarks.causal_block` and that of configs/causal_small.py, in float32: the
-convolution, its gradient by the input and by the kernel, each alone, as `layers.conv_3x3` computes
-them on a CPU, as XLA's own convolution and as PyTorch's conv3d (channels_last_3d); and the norm
-and SiLU before it, forward and backward. GFLOP/s count the direct form, of which Winograd's
-products need 4/9.
+convolution and its gradients by the input and by the kernel, each alone, as `convolutions.conv_3x3`
+computes them on a CPU, as XLA's own convolution and as PyTorch's conv3d (channels_last_3d); and the
+norm and SiLU before it, forward and backward. GFLOP/s count the direct form; Winograd's products
+need 4/9 of it.
 
-Below them is what bounds vvae: the rate of one large matrix product, and that of the products that
-a block of tiles consists of, [tiles, 3 C] x [3 C, C], whose inputs lie in the cache. Rows alternate
-in one process; times are medians over repeats.
+Below them are the bounds on vvae: the rate of one large matrix product, and that of the products of
+a block of tiles, [tiles, 3 C] x [3 C, C], whose inputs are in the cache. Rows alternate in one
+process; times are medians over repeats.
 """
 
 from collections.abc import Callable
@@ -30,12 +30,12 @@ from vvae.models import causal_blocks
 from vvae.models.convolutions import conv_3x3, native_conv_3x3
 
 SIZES = (*CASES, Case((8, 5, 8, 8, 64)))
-TILES = 1024  # of a block of convolutions_cpu_3x3
+TILES = 1024  # tiles in a block of convolutions_cpu_3x3
 LEAD = KERNEL - 1
 
 
 def list_jax(convolve: Callable, x: np.ndarray, kernel: np.ndarray) -> dict[str, Callable]:
-    """Part of a training step -> what runs it: forward, by input, by kernel."""
+    """Returns part of a training step -> a function that runs it: forward, by input, by kernel."""
     y = np.ones_like(x)
 
     def pull(x, kernel, y, number):
@@ -54,7 +54,7 @@ def lay_out(array: np.ndarray) -> torch.Tensor:
 
 
 def list_torch(x: np.ndarray, kernel: np.ndarray) -> dict[str, Callable]:
-    """As `list_jax`; the frames before the first are there already."""
+    """Returns the parts of `list_jax` in PyTorch; the frames are padded in time beforehand."""
     first = np.zeros_like(x[:, :LEAD])
     video = lay_out(np.moveaxis(np.concatenate([first, x], axis=1), -1, 1))
     weight = lay_out(kernel.transpose(4, 3, 0, 1, 2))
@@ -73,7 +73,7 @@ def list_torch(x: np.ndarray, kernel: np.ndarray) -> dict[str, Callable]:
 
 
 def list_activations(x: np.ndarray) -> dict[str, Callable]:
-    """Row -> norm and SiLU, forward and backward."""
+    """Returns row -> norm and SiLU, forward and backward."""
     norm, channels = causal_blocks.Norm(), x.shape[-1]
     params = norm.init(jax.random.key(0), x[:1, :1])
 
@@ -91,7 +91,7 @@ def list_activations(x: np.ndarray) -> dict[str, Callable]:
 
 
 def measure_case(case: Case, repeats: int) -> dict[str, dict[str, Timing]]:
-    """Part -> row -> what it takes."""
+    """Returns part -> row -> its timing."""
     rng, channels = np.random.default_rng(0), case.shape_BTHWC[-1]
     x = rng.standard_normal(case.shape_BTHWC, np.float32)
     kernel = rng.standard_normal((KERNEL,) * 3 + (channels,) * 2, np.float32)
@@ -108,14 +108,14 @@ def measure_case(case: Case, repeats: int) -> dict[str, dict[str, Timing]]:
 
 
 def measure_products(channels: int, repeats: int) -> dict[str, float]:
-    """GFLOP/s of one large product, and of the sixteen of a block."""
+    """Returns GFLOP/s of one large product, and of the sixteen products of a block."""
     size, inner, rounds = 2048, KERNEL * channels, 16
     square, rng = np.ones((size, size), np.float32), np.random.default_rng(0)
     tiles = rng.standard_normal((rounds, TILES, inner), np.float32)
     kernels = rng.standard_normal((rounds, inner, channels), np.float32)
 
     def multiply(tiles, kernels):
-        # Again and again in a loop, as blocks follow one another.
+        # In a loop, as blocks follow one another.
         def body(total, _):
             factor = 1 + 0 * total[0, 0]
             products = [factor * v @ u for v, u in zip(tiles, kernels)]

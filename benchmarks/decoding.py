@@ -3,15 +3,15 @@
     pip install '.[bench,vision]' decord torchcodec
     python -m benchmarks.decoding [--frames 600] [--repeats 5] [--json FILE]
 
-Writes H.264 videos of a moving texture, 320x240 and 1280x720, one for each core, and reads them at
-64x64 and 128x128: every library in as many processes as there are cores, a file each, with one
-thread in a process, which is how vvae fills its cache; and one file alone with as many threads.
-Rows alternate in each repeat; medians. Resizing is not the same: vvae takes area means, OpenCV
-INTER_AREA, decord swscale's bicubic, torchcodec PyTorch's antialiased bilinear.
+Writes H.264 videos of a moving texture, 320x240 and 1280x720, one per core, and reads them at 64x64
+and 128x128. Every library runs in as many processes as there are cores, one file and one thread
+each, which is how vvae fills its cache; and reads one file alone with as many threads. Rows
+alternate in each repeat; medians. Resizing differs: vvae takes area means, OpenCV INTER_AREA,
+decord swscale's bicubic, torchcodec PyTorch's antialiased bilinear.
 
-The last table is of clips of 16 frames at random places of a long video: vvae decodes it once from
-beginning to end, then reads clips from its cache; torchcodec and decord seek. Libraries that are
-not installed, or cannot be loaded, are named as not run.
+The last table is for clips of 16 frames at random places of a long video: vvae decodes it once from
+start to end, then reads clips from its cache; torchcodec and decord seek. Libraries that are not
+installed, or cannot be loaded, are reported as not run.
 """
 
 import argparse
@@ -39,13 +39,13 @@ NUM_CLIPS = 64
 
 
 def read_vvae(path: str, size: tuple[int, int], threads: int) -> int:
-    """Reads and resizes all frames by vvae; returns their number. It chooses its own threads."""
+    """Reads and resizes all frames with vvae, which chooses its threads; returns their number."""
     del threads
     return sum(1 for _ in iterate_frames(path, size))
 
 
 def read_opencv(path: str, size: tuple[int, int], threads: int) -> int:
-    """The same by OpenCV."""
+    """Reads and resizes all frames with OpenCV; returns their number."""
     import cv2
 
     cv2.setNumThreads(threads)
@@ -61,7 +61,7 @@ def read_opencv(path: str, size: tuple[int, int], threads: int) -> int:
 
 
 def read_decord(path: str, size: tuple[int, int], threads: int) -> int:
-    """The same by decord."""
+    """Reads and resizes all frames with decord; returns their number."""
     import decord
 
     reader = decord.VideoReader(path, width=size[1], height=size[0], num_threads=threads)
@@ -69,7 +69,7 @@ def read_decord(path: str, size: tuple[int, int], threads: int) -> int:
 
 
 def read_torchcodec(path: str, size: tuple[int, int], threads: int) -> int:
-    """The same by torchcodec."""
+    """Reads and resizes all frames with torchcodec; returns their number."""
     import torch
     from torch.nn.functional import interpolate
     from torchcodec.decoders import VideoDecoder
@@ -120,7 +120,7 @@ def main() -> None:
 
 
 def _find_problem(package: str) -> str | None:
-    """Why a library cannot be used here; None if it can."""
+    """Returns why a library cannot be used here; None if it can."""
     try:
         importlib.import_module(package)
     except (ImportError, OSError, RuntimeError) as error:
@@ -129,7 +129,7 @@ def _find_problem(package: str) -> str | None:
 
 
 def _write_videos(folder: Path, shape: tuple[int, int], num_frames: int) -> list[str]:
-    """One video for each core: a smooth texture that moves, with noise."""
+    """Writes one video per core: a moving smooth texture with noise."""
     paths = []
     for number in range(os.cpu_count() or 1):
         rng = np.random.default_rng(number)
@@ -149,7 +149,7 @@ def _write_videos(folder: Path, shape: tuple[int, int], num_frames: int) -> list
 def measure_whole_files(
     paths: Sequence[str], shape, size, names: Sequence[str], repeats: int
 ) -> list[dict]:
-    """Frames per second of all files in parallel, and of one alone."""
+    """Returns the frames per second of all files in parallel, and of one alone."""
     cores = len(paths)
     title = f"{shape[1]}x{shape[0]} to {size[1]}x{size[0]}"
     with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
@@ -172,7 +172,7 @@ def _read_all(pool, read: Callable, paths: Sequence[str], size) -> int:
 
 
 def measure_random_clips(path: str, size, names: Sequence[str], repeats: int) -> list[dict]:
-    """Clips per second from random places of a long video."""
+    """Returns the clips per second from random places of a long video."""
     folder = Path(path).parent / "one"
     folder.mkdir()
     (folder / "long.mp4").hardlink_to(path)
@@ -228,7 +228,7 @@ def _seek_decord(path: str, size, starts: Sequence[int]) -> int:
 
 
 def _time_in_turn(ways: dict[str, Callable[[], int]], repeats: int) -> dict[str, float]:
-    """Items per second of each way, by the median over repeats after one that does not count."""
+    """Returns the items per second of each way, medians over repeats after a warm-up."""
     counts: dict[str, int] = {}
 
     def run(name: str) -> None:

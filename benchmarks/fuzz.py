@@ -2,20 +2,20 @@
 
     python -m benchmarks.fuzz --clips CLIPS [--files 2000] [--size 24 32] [--seconds 30]
 
-CLIPS is a folder of small videos of many formats; files of up to 60 kB are mutated, beside .npy
-arrays and a .gif animation that are made here: bits flipped, bytes overwritten, cut, pieces doubled
-or removed, and header fields changed to promise 60,000x60,000 pixels or 10^9 frames. Mutant number
-n is drawn from n alone. Every file must end in frames or in a VideoError:
+CLIPS is a folder of small videos of many formats. Files of up to 60 kB are mutated, as are
+generated .npy arrays and a .gif animation: bits are flipped, bytes overwritten, the end cut off,
+pieces doubled or removed, and header fields changed to promise 60,000x60,000 pixels or 10^9 frames.
+Mutant number n depends on n alone. Every file must end in frames or in a VideoError:
 
 - no worker process dies, none takes longer than --seconds, none needs more than --megabytes;
-- nothing is invented: the frames of a cut file are frames of the whole one, in their order (a file
-  cut between two packets may lack one before the last: frames are not stored in the order of
-  display); and what is read is the same when memory that nobody has written holds other bytes
-  (every file is read twice, under MALLOC_PERTURB_ of glibc with two values).
+- nothing is invented: the frames of a truncated file are frames of the intact one, in order (a file
+  cut between two packets may lack one before the last, since frames are not stored in display
+  order); and the result does not depend on uninitialised memory (every file is read twice, with two
+  values of glibc's MALLOC_PERTURB_).
 
-With --size frames are resized, as for training, which most are before they become RGB. Prints what
-came of the files, names every failure, keeps its file in --keep, and writes its part of
-benchmarks/results/fuzz.json. Exit status 1 if there is a failure.
+With --size frames are resized, as for training, mostly before they become RGB. Prints the outcomes,
+names every failure, keeps its file in --keep, and writes its part of benchmarks/results/fuzz.json.
+Exits with status 1 if there is a failure.
 """
 
 import argparse
@@ -47,12 +47,13 @@ PERTURBATIONS = ("85", "170")
 
 @dataclass(frozen=True)
 class Mutant:
-    """A file to read, and what was done to what.
+    """A file to read, and how it was made.
 
     Attributes:
-      path, number: of the mutant.
-      source: name of the whole file.
-      kind: what was done.
+      path: of the mutant.
+      number: of the mutant.
+      source: name of the intact file.
+      kind: how the file was changed.
     """
 
     path: str
@@ -63,13 +64,13 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a worker read.
+    """The result of a worker that read a file.
 
     Attributes:
-      digests: of each frame, in their order.
+      digests: of each frame, in order.
       error: the reason of the VideoError that ended it; None if the file was read to its end.
-      fault: any other error, which there must not be.
-      megabytes: the most memory that the process held meanwhile, with all that it is.
+      fault: any other error, which must not happen.
+      megabytes: peak memory of the whole process meanwhile.
     """
 
     digests: tuple[str, ...]
@@ -117,7 +118,7 @@ def main() -> int:
 
 
 def find_sources(clips: Path, folder: Path) -> list[Path]:
-    """Returns small whole videos of many formats, with arrays and animations made in a folder."""
+    """Returns small intact videos of many formats, with arrays and animations made in a folder."""
     rng = np.random.default_rng(0)
     np.save(folder / "gray.npy", rng.integers(0, 256, (12, 24, 32), np.uint8))
     np.save(folder / "rgb.npy", rng.integers(0, 256, (8, 18, 20, 3), np.uint8))
@@ -172,21 +173,21 @@ def cut(data: bytearray, rng: np.random.Generator) -> bytes:
 
 
 def remove_piece(data: bytearray, rng: np.random.Generator) -> bytes:
-    """Removes up to a tenth."""
+    """Removes up to a tenth of the file."""
     start = rng.integers(0, len(data))
     del data[start : start + rng.integers(1, len(data) // 10 + 2)]
     return bytes(data)
 
 
 def double_piece(data: bytearray, rng: np.random.Generator) -> bytes:
-    """Doubles up to a tenth."""
+    """Doubles up to a tenth of the file."""
     start = rng.integers(0, len(data))
     end = start + rng.integers(1, len(data) // 10 + 2)
     return bytes(data[:end] + data[start:])
 
 
 def promise_size(data: bytearray, rng: np.random.Generator) -> bytes:
-    """Writes 60,000 over numbers that may be a side of the frame, in the first or last 4 kB."""
+    """Writes 60,000 over numbers that may be a frame's side, in the first or last 4 kB."""
     side = int(HUGE_SIDE)
     forms = ((2, "big"), (2, "little"), (4, "little"), (4, "big"))
     size, order = forms[rng.integers(len(forms))]
@@ -231,9 +232,9 @@ MUTATIONS = tuple(
 
 
 def read(path: str, size: tuple[int, int] | None = None) -> Reading:
-    """Reads a file to its end or to the error, keeping no frame; resized to a size."""
+    """Reads a file to its end or to the error, resized to a size, without keeping frames."""
     digests, error, fault = [], None, None
-    Path("/proc/self/clear_refs").write_text("5")  # the highest resident size begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak resident size
     try:
         for _, frame in iterate_frames(path, size, MAX_PIXELS):
             digests.append(hashlib.sha256(repr(frame.shape).encode() + frame.tobytes()).hexdigest())
@@ -249,7 +250,7 @@ def read(path: str, size: tuple[int, int] | None = None) -> Reading:
 def read_all(
     sources: list[Path], mutants: list[Mutant], options: argparse.Namespace
 ) -> tuple[list[tuple[Mutant, str]], Counter, float]:
-    """Reads every mutant twice; returns failures, how often what came of it, most megabytes."""
+    """Reads every mutant twice; returns failures, counts of outcomes, and the peak memory in MB."""
     whole = {path.name: read(str(path), options.size).digests for path in sources}
     readings = [_read_under(value, mutants, options) for value in PERTURBATIONS]
     failures, outcomes = [], Counter()
@@ -291,7 +292,7 @@ def judge(
 
 
 def _are_among(digests: tuple[str, ...], whole: tuple[str, ...]) -> bool:
-    """Whether these frames are frames of the whole file, in its order."""
+    """Whether these frames are frames of the intact file, in its order."""
     rest = iter(whole)
     return all(digest in rest for digest in digests)
 
@@ -299,7 +300,7 @@ def _are_among(digests: tuple[str, ...], whole: tuple[str, ...]) -> bool:
 def _read_under(
     perturbation: str, mutants: list[Mutant], options: argparse.Namespace
 ) -> list[Reading | WorkerError]:
-    os.environ["MALLOC_PERTURB_"] = perturbation  # read by the workers when they start
+    os.environ["MALLOC_PERTURB_"] = perturbation  # the workers read it when they start
     paths = [mutant.path for mutant in mutants]
     work = functools.partial(read, size=options.size)
     readings = dict(run_in_workers(work, paths, options.workers, options.seconds))
@@ -307,7 +308,7 @@ def _read_under(
 
 
 if __name__ == "__main__":
-    # Workers import what they run, which a program's own functions cannot be.
+    # Workers import the function that they run, so it cannot be part of the main program.
     from benchmarks import fuzz
 
     sys.exit(fuzz.main())

@@ -1,11 +1,11 @@
-"""Gesture recognition, cross-validated by environment: latents beside raw frames, PCA, random nets.
+"""Gesture recognition, cross-validated by environment: latents, raw frames, PCA, random networks.
 
     python benchmarks/gestures.py --data.path GESTURES [--seeds 3] [--folds 8] [--view VIEW]
 
-In every fold the VAE, its standardisation and its PCA start see the training folds and the videos
-without one of the ten labels (split `extra`) only. The probe is the one of `evaluate.py classify`;
-its C, its scaling and how the latents are pooled are chosen by cross-validation inside the training
-folds, for the trained and the random network alike. Prints top-1, writes
+In every fold the VAE, its standardisation and its PCA start see only the training folds and the
+videos without one of the ten labels (split `extra`). The probe is that of `evaluate.py classify`.
+Its C, its scaling and the pooling of latents are chosen by cross-validation inside the training
+folds, for the trained and the random network alike. Prints top-1 and writes
 benchmarks/results/gestures_VIEW.json.
 """
 
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def configure(view: str | None = None, num_steps: int | None = None) -> Config:
-    """Returns configs/gestures.py, with another view or number of steps if one is given."""
+    """Returns configs/gestures.py, with another view or number of steps if given."""
     config = load_config_file(Path(__file__).resolve().parent.parent / "configs" / "gestures.py")
     data = dataclasses.replace(config.data, view=view or config.data.view)
     steps = num_steps or config.train.num_steps
@@ -91,7 +91,7 @@ def configure(view: str | None = None, num_steps: int | None = None) -> Config:
 
 
 def open_videos(config: Config, folder: str) -> Dataset:
-    """Opens all videos as one split, as the settings say."""
+    """Opens all videos as one split, with these settings."""
     cache = runtime.cache_folder() / "clips"
     return open_unsplit(
         folder,
@@ -103,13 +103,13 @@ def open_videos(config: Config, folder: str) -> Dataset:
 
 
 def _is_labelled(clips: Clips) -> np.ndarray:
-    """Whether each clip's video carries one of the ten gestures, bool [N]."""
+    """Returns whether each clip's video has one of the ten labels, bool [N]."""
     labelled_V = np.array([video.label not in UNLABELLED for video in clips.videos])
     return labelled_V[clips.video_index_N]
 
 
 def find_folds(clips: Clips, num_folds: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Returns (train, extra, test) clip numbers of each fold; environments are never cut."""
+    """Returns the (train, extra, test) clip indices of each fold; environments are never split."""
     group_N = np.array([clips.videos[v].group for v in clips.video_index_N])
     labelled = np.nonzero(_is_labelled(clips))[0]
     extra = np.nonzero(~_is_labelled(clips))[0]
@@ -125,7 +125,7 @@ def _score_stated_split(config: Config, dataset: Dataset, options) -> dict:
 
 
 def _score_folds(config: Config, dataset: Dataset, folds, num_seeds: int) -> dict:
-    """Top-1 over all test videos of the folds; mean and standard deviation over seeds."""
+    """Returns top-1 over all test videos of the folds: mean and standard deviation over seeds."""
     accuracy = {}
     for seed in range(num_seeds):
         correct = {}
@@ -144,7 +144,7 @@ def _score_folds(config: Config, dataset: Dataset, folds, num_seeds: int) -> dic
 
 
 def _score_fold(config: Config, dataset: Dataset, own, extra, test, seed: int) -> dict:
-    """Method -> whether each test video is recognised."""
+    """Returns method -> whether each test video is recognised."""
     clips = dataset.splits[UNSPLIT]
     seen, fitted, held_out = (clips.select(ids) for ids in ([*own, *extra], own, test))
     model, params = train(config, dataset, seen, seed)
@@ -162,7 +162,7 @@ def _score_fold(config: Config, dataset: Dataset, own, extra, test, seed: int) -
 
 
 def list_fixed_methods(seen: Clips, num_components: int) -> dict[str, list[Extractor]]:
-    """Features that do not depend on a seed."""
+    """Returns features that do not depend on a seed."""
     pca = fit_frame_pca(seen, num_components, 0)
 
     def read_raw(clips: Clips) -> VideoFeatures:
@@ -201,7 +201,7 @@ def _flatten(array: np.ndarray) -> np.ndarray:
 
 
 def _judge(extractors: list[Extractor], fitted: Clips, held_out: Clips) -> np.ndarray:
-    """Whether each held-out video is recognised, by the features that are best inside `fitted`."""
+    """Returns whether each held-out video is recognised, with the features `judge_best` chooses."""
     candidates = [extractor(fitted) for extractor in extractors]
     scores_VK, names, label_V = judge_best(candidates, [e(held_out) for e in extractors])
     return names[scores_VK.argmax(axis=1)] == label_V
@@ -210,7 +210,7 @@ def _judge(extractors: list[Extractor], fitted: Clips, held_out: Clips) -> np.nd
 def judge_best(
     fitted: Sequence[VideoFeatures], held_out: Sequence[VideoFeatures]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Recognises by the features, among these, that are best by cross-validation inside `fitted`.
+    """Recognises with the features, among these, that are best by cross-validation inside `fitted`.
 
     Returns:
       Probabilities of the held-out videos [V, K], the classes [K], and the true ones [V].

@@ -1,12 +1,12 @@
-"""How hard the built-in data set is: what tells its actions apart, and what does not.
+"""How hard the built-in data set is: what distinguishes its actions, and what does not.
 
     python benchmarks/performers_difficulty.py [--seeds 3] [--epochs 14]
 
-Recognises the actions of unseen performers (gray, 32x32, 16 frames) from the middle frame, from a
-random frame, from PCA of all frames in their order, from a plain convolutional network and from the
-encoder of SequentialVAE with random weights, and from the true joints, each by logistic regression;
-and with a small supervised 3-D convolutional network. Prints top-1, writes
-benchmarks/results/performers_difficulty.json. A few minutes on 2 cores.
+Recognises the actions of unseen performers (gray, 32x32, 16 frames) by logistic regression on the
+middle frame, a random frame, PCA of all frames in order, a plain convolutional network and the
+encoder of SequentialVAE with random weights, and the true joints; and by a small supervised 3-D
+convolutional network. Prints top-1 and writes benchmarks/results/performers_difficulty.json. Takes
+a few minutes on 2 cores.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def _summarize(name: str, values: list[float]) -> dict:
 
 
 def _read_frames(train: Clips, test: Clips, seeds) -> dict[str, list[float]]:
-    """Top-1 from PCA of the middle frame, of a random frame, and of all frames in their order."""
+    """Returns top-1 from PCA of the middle frame, of a random frame, and of all frames in order."""
     pca = fit_frame_pca(train, NUM_COMPONENTS, seed=0)
 
     def read(choose) -> float:
@@ -118,7 +118,7 @@ class FrameConv(nn.Module):
 
 
 def _read_random_conv(train: Clips, test: Clips, seed: int) -> float:
-    """Top-1 from an untrained plain convolutional network, its frames in their order."""
+    """Returns top-1 from an untrained plain convolutional network, its frames in order."""
     mean_HWC, std = pixel_statistics(train)
     model = FrameConv()
     params = model.init(jax.random.key(seed), mean_HWC[None])
@@ -132,7 +132,7 @@ def _read_random_conv(train: Clips, test: Clips, seed: int) -> float:
 
 
 def _read_random_encoder(config: Config, train: Clips, test: Clips, seed: int) -> float:
-    """Top-1 from the latents of an untrained SequentialVAE, pooled as `evaluate.py` pools them."""
+    """Returns top-1 from the latents of an untrained SequentialVAE, pooled as in `evaluate.py`."""
     model = build.build_model(config)
     mean_HWC, std = pixel_statistics(train)
     stats = {"mean": jnp.asarray(mean_HWC), "std": jnp.float32(std)}
@@ -143,7 +143,7 @@ def _read_random_encoder(config: Config, train: Clips, test: Clips, seed: int) -
 
 
 def _trace(clips: Clips) -> np.ndarray:
-    """The true joints of each clip, in pixels, in the order of time: [N, T * J * 2]."""
+    """Returns the true joints of each clip, in pixels, in order of time: [N, T * J * 2]."""
     takes = (clips.videos[video].metadata for video in clips.video_index_N)
     joints = [
         trace_joints(clips.videos[video].label, int(take["performer"]), int(take["take"]))[1]
@@ -153,22 +153,24 @@ def _trace(clips: Clips) -> np.ndarray:
 
 
 def _probe(train_NF: np.ndarray, test_NF: np.ndarray, train: Clips, test: Clips) -> float:
-    """Top-1 on test of multinomial logistic regression on standardised features."""
+    """Returns top-1 on test of multinomial logistic regression on standardised features."""
     probe = make_pipeline(
         StandardScaler(), LogisticRegression(C=REGULARIZATION, max_iter=300, tol=1e-3)
     )
-    with threadpool_limits(1):  # the matrices are small: more threads wait for each other
+    with threadpool_limits(
+        1
+    ):  # the matrices are small: more threads would only wait for each other
         probe.fit(train_NF, train.label_N)
     return float(probe.score(test_NF, test.label_N))
 
 
 def _scale(video: jax.Array) -> jax.Array:
-    """uint8 -> float32 in [-1, 1]."""
+    """Scales uint8 to float32 in [-1, 1]."""
     return video.astype(jnp.float32) / 127.5 - 1.0
 
 
 def _train_conv3d(dataset: Dataset, num_epochs: int, seed: int) -> float:
-    """Top-1 on test of a network trained on the labels, with shifts and changes of brightness."""
+    """Returns top-1 on test of a network trained on the labels, with shifts and brightness."""
     clips = cnn.gather_labelled(dataset, "test", dataset.class_names, seed)
     num_steps = num_epochs * len(clips.train) // cnn.BATCH
     network = cnn.train_network(clips, len(dataset.class_names), num_steps=num_steps, seed=seed)

@@ -1,4 +1,4 @@
-"""Flax's own convolutions in the place of vvae's, of the same parameters under the same names."""
+"""Flax's own convolutions in place of vvae's, with the same parameters under the same names."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from vvae.models import causal, causal_blocks, sequential_blocks
 
 
 class PlainDownConv(nn.Module):
-    """nn.Conv in the place of vvae's DownConv."""
+    """nn.Conv in place of vvae's DownConv."""
 
     features: int
     dtype: Any = jnp.float32
@@ -26,7 +26,7 @@ class PlainDownConv(nn.Module):
 
 
 class PlainUpConv(nn.Module):
-    """nn.ConvTranspose in the place of vvae's UpConv."""
+    """nn.ConvTranspose in place of vvae's UpConv."""
 
     features: int
     dtype: Any = jnp.float32
@@ -42,7 +42,7 @@ class PlainUpConv(nn.Module):
 
 
 class PlainCausalConv(nn.Module):
-    """nn.Conv in the place of vvae's CausalConv, for whole videos."""
+    """nn.Conv in place of vvae's CausalConv, for whole videos."""
 
     features: int
     dtype: Any = jnp.float32
@@ -60,13 +60,13 @@ class PlainCausalConv(nn.Module):
         nn.share_scope(self, self.conv)
 
     def __call__(self, x_BTHWC, past):
-        """See `CausalConv`; there is no past, and nothing is remembered."""
+        """Convolves as `CausalConv`, without a past and without remembering anything."""
         return self.conv(x_BTHWC), past
 
 
 @contextlib.contextmanager
 def use_plain_layers() -> Iterator[None]:
-    """Within it, vvae's models are traced with flax's convolutions."""
+    """Makes vvae's models use Flax's convolutions when they are traced inside this context."""
     with (
         mock.patch.multiple(sequential_blocks, DownConv=PlainDownConv, UpConv=PlainUpConv),
         mock.patch.object(causal, "CausalConv", PlainCausalConv),

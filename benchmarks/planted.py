@@ -1,13 +1,13 @@
-"""Plants anomalies into the held-out normal videos of a run, to choose by without test videos.
+"""Plants anomalies in the held-out normal videos of a run, to make choices without test videos.
 
     python -m benchmarks.planted --workdir RUN --out FOLDER [--copies 6] [--seed 0]
     python evaluate.py anomaly --workdir RUN --data.path FOLDER
 
-Writes the validation videos as they are and copies of them, with a manifest.csv whose column
-`abnormal` says where each copy was changed: in a square in which something moves, for two to five
-seconds at 10 frames/s, the video plays 1.5 to 2.2 times as fast, or is 1.5 to 2 times as large.
-Nothing else changes. What such anomalies favour is speed and size; a choice made by them is biased
-to these, but never to a test video.
+Writes the validation videos unchanged and copies of them, with a manifest.csv whose column
+`abnormal` says where each copy was changed: in a square with motion, for two to five seconds at 10
+frames/s, the video plays 1.5 to 2.2 times as fast, or is 1.5 to 2 times as large. Nothing else
+changes. Such anomalies favour scores of speed and size; a choice made with them is biased towards
+these, but never towards a test video.
 """
 
 import argparse
@@ -24,8 +24,8 @@ KINDS = ("faster", "larger")
 LENGTHS = (20, 50)
 SPEEDS = (1.5, 2.2)
 SCALES = (1.5, 2.0)
-SIDES = (0.22, 0.45)  # of the square, as a share of the frame's height
-MARGIN = 16  # frames at the beginning that stay normal: scores may look back
+SIDES = (0.22, 0.45)  # side of the square, as a fraction of the frame's height
+MARGIN = 16  # frames at the start that stay normal, since scores may look back
 
 
 def main() -> None:
@@ -90,7 +90,7 @@ def plant(frames_FHWC: np.ndarray, kind: str, rng) -> tuple[np.ndarray, int, int
 
 
 def _find_motion(frames_FHWC: np.ndarray, side: int, rng) -> tuple[int, int]:
-    """Draws a square in which much changes: the best of some, so that it is not always the same."""
+    """Draws a square with much change: the best of several, so that it is not always the same."""
     change_HW = np.abs(np.diff(frames_FHWC.astype(np.float32), axis=0)).mean(axis=(0, 3))
     height, width = change_HW.shape
     corners = rng.integers(0, (height - side, width - side), (8, 2))

@@ -1,10 +1,10 @@
-"""How much does bfloat16 change? One trained model with float32 and with bfloat16 activations.
+"""Measures how much bfloat16 changes: one trained model with float32 and bfloat16 activations.
 
     python -m benchmarks.precision --workdir RUN [--clips 32]
 
-Takes the parameters of a run, the same clips and the same noise through both; parameters,
-posteriors, norms and sums are float32 in either case. Prints a table in Markdown: values in
-float32, and how far those in bfloat16 are from them.
+Runs the parameters of a run on the same clips with the same noise in both precisions; parameters,
+posteriors, norms and sums are float32 in both. Prints a table in Markdown: values in float32, and
+the difference of those in bfloat16.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def measure(model, params, batch: dict) -> dict:
-    """Returns what one precision gives: scores by clip, posterior means, frames, gradient."""
+    """Returns the results of one precision: scores by clip, posterior means, frames, gradient."""
     key = jax.random.key(0)
     scores = jax.jit(functools.partial(measure_batch, model, key))(params, batch)
     frames = jax.jit(functools.partial(contract.reconstruct, model))(
@@ -77,7 +77,7 @@ def measure(model, params, batch: dict) -> dict:
 
 
 def compare(exact: dict, rounded: dict) -> list[tuple[str, str, str]]:
-    """Returns (what, its value in float32, how far bfloat16 is from that)."""
+    """Returns (what, its value in float32, the difference in bfloat16)."""
     rows = [_compare_means("ELBO, nats/clip", exact["elbo"], rounded["elbo"])]
     for level, kl_B in exact["kl"].items():
         rows.append(_compare_means(f"KL of {level}, nats/clip", kl_B, rounded["kl"][level]))

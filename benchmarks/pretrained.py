@@ -5,14 +5,13 @@
 
 Writes a Wan 2.1 of full size with random weights, loads it in two processes, one with vvae and one
 with diffusers (eager PyTorch, float32), and lets them encode and decode the same video in turn.
-Both go through it a latent frame at a time: diffusers always does, vvae by
+Both process one latent frame at a time: diffusers always does, vvae with
 `vvae.inference.streaming`. The first turn of each, in which vvae compiles, is not counted. Prints
 the medians of seconds and of processor seconds over the repeats, the peak memory of each process
-from its start (VmHWM, so Linux; loading and compiling included), ratios, and how far the results
-differ. Writes benchmarks/results/pretrained.json.
+since its start (VmHWM, so Linux; loading and compiling included), ratios, and the differences of
+the results. Writes benchmarks/results/pretrained.json.
 
-On a machine that others use too seconds are those of waiting as well; there processor seconds are
-the ones to compare.
+On a shared machine, seconds include waiting: compare processor seconds there.
 """
 
 import argparse
@@ -34,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    """Measures and prints both, or is one of the two processes."""
+    """Measures and prints both, or acts as one of the two processes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -110,7 +109,7 @@ def _run(arguments: list[str], options, folder: Path) -> subprocess.Popen:
 
 
 def _serve(run, folder: Path, name: str) -> None:
-    """Runs once for each line that comes in, and writes the last result."""
+    """Runs once per line of input, and writes the last result."""
     results = None
     for _ in sys.stdin:
         start, processor = time.perf_counter(), time.process_time()
@@ -136,7 +135,7 @@ def _make_video(options) -> np.ndarray:
 
 
 def write_weights(options) -> None:
-    """Writes the folder of a Wan 2.1 with diffusers' own random start."""
+    """Writes the folder of a Wan 2.1 with diffusers' own random initialisation."""
     import diffusers
     import torch
 
@@ -145,7 +144,7 @@ def write_weights(options) -> None:
 
 
 def serve_vvae(options) -> None:
-    """Encodes and decodes in pieces."""
+    """Encodes and decodes in chunks."""
     import jax
 
     from vvae.inference import streaming
@@ -169,7 +168,7 @@ def serve_vvae(options) -> None:
 
 
 def serve_diffusers(options) -> None:
-    """Encodes and decodes as its pipelines do."""
+    """Encodes and decodes as the pipelines of diffusers do."""
     import diffusers
     import torch
 

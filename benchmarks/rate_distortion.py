@@ -2,24 +2,25 @@
 
     python -m benchmarks.rate_distortion --workdir RUN --data.path VIDEOS
 
-Every clip of the test split whose frames are all real is coded by itself, by all methods:
+All methods code every clip of the test split without masked frames, each clip by itself:
 
-vae         posterior means in steps of so many posterior standard deviations, `inference.coding`
-pca_blocks  principal components of blocks of f_t x f_s x f_s pixels, the blocks of a latent
-pca_frames  principal components of whole blocks of f_t frames
-h264        libx264, yuv420p and yuv444p, preset slow, one clip a stream
-jpeg        each frame by itself, 4:2:0 and 4:4:4, Huffman tables made for it
+    vae         posterior means, with steps in units of the posterior's standard deviation
+                (`vvae.inference.coding`)
+    pca_blocks  principal components of blocks of f_t x f_s x f_s pixels, the blocks of a latent
+    pca_frames  principal components of whole blocks of f_t frames
+    h264        libx264, yuv420p and yuv444p, preset slow, one clip per stream
+    jpeg        each frame by itself, 4:2:0 and 4:4:4, with optimised Huffman tables
 
-Both PCAs are fitted to the training split, one basis for first frames and one for the blocks after
-them, as the VAE has it; coefficients are quantised in one step for all components (which is best
-at high rates: reverse water-filling) and coded under the very tables of the VAE, those of a
-normal distribution, with the variance of the training split. The number of components that are
-kept is chosen in hindsight, at every rate, for the PCA alone.
+Both PCAs are fitted to the training split, one basis for first frames and one for the later blocks,
+as in the VAE. Their coefficients are quantised with one step for all components (which is best at
+high rates: reverse water-filling) and coded with the same tables as the VAE's, those of a normal
+distribution, with the variance of the training split. The number of components is chosen in
+hindsight, at every rate, for the PCA only.
 
 Bits are -log2 P of the codes for vae and pca (a file of `compress` is at most a few per cent
-longer), all slices but no parameter sets or SEI for H.264, and the scan of a JPEG file without
-headers and tables: what is left out is in favour of H.264 and JPEG. PSNR is the mean over the
-frames of a video, then over videos, of RGB or gray codes.
+longer), all slices but no parameter sets or SEI for H.264, and the scan without headers and tables
+for JPEG: the omissions favour H.264 and JPEG. PSNR is the mean over the frames of a video, then
+over videos, of RGB or gray codes.
 """
 
 import argparse
@@ -51,7 +52,7 @@ from vvae.models.ppca import BlockPCA
 from vvae.run import open_run
 
 STEPS = (1.4, 2.0, 2.8, 3.4, 4.0, 4.8, 5.6, 8.0)
-PCA_STEPS = tuple(float(s) for s in np.geomspace(32, 362, 8))  # 8-bit units
+PCA_STEPS = tuple(float(s) for s in np.geomspace(32, 362, 8))  # in 8-bit units
 KEPT = (8, 16, 32, 64, 128)
 CRFS = tuple(range(20, 50, 3))
 QUALITIES = (1, 3, 6, 10, 15, 22, 30, 45, 60, 75)
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--data.path", dest="data_path", required=True)
     parser.add_argument("--split", default="test")
-    # "best" is by the ELBO, which a KL of another weight does not maximise.
+    # "best" is by the ELBO, which training with another KL weight does not maximise.
     parser.add_argument("--which", default="latest", help="checkpoint: latest, best or a step")
     parser.add_argument("--picture", type=Path, default=Path("docs/rate_distortion.png"))
     options = parser.parse_args()
@@ -119,7 +120,7 @@ class Score:
         self._video_index_N = video_index_N
 
     def __call__(self, bits: float, decoded_NTHWC: np.ndarray, setting: str) -> Point:
-        """Bits of all clips together, and their frames in 8-bit units, rounded here."""
+        """Takes the bits of all clips together, and their frames in 8-bit units, unrounded."""
         codes = np.rint(np.clip(decoded_NTHWC, 0, 255)).astype(np.uint8)
         error = np.square(codes.astype(np.float32) - self.video_NTHWC).mean(axis=(2, 3, 4))
         psnr_NT = np.asarray(psnr_from_mse(error))
@@ -128,7 +129,7 @@ class Score:
 
 
 def measure_vae(model, params, score: Score) -> list[Point]:
-    """One point a step: codes under the prior's table, each clip with steps of its own."""
+    """Returns one point per step; each clip has steps of its own."""
     encode = jax.jit(lambda x: contract.encode(model, params, x))
     shape_THW = score.video_NTHWC.shape[1:4]
     decode = jax.jit(lambda z: contract.decode(model, params, z, shape_THW))
@@ -152,7 +153,7 @@ def measure_vae(model, params, score: Score) -> list[Point]:
 
 @dataclasses.dataclass
 class PcaCodec:
-    """Blocks of one shape, and what is known of them from training."""
+    """A codec for blocks of one shape, fitted to the training split."""
 
     pca: BlockPCA
     coefficients_NK: np.ndarray
@@ -174,7 +175,7 @@ class PcaCodec:
 
 
 def measure_block_pca(train: Clips, block_shape, score: Score) -> list[Point]:
-    """The best points over steps and numbers of components."""
+    """Returns the best points over steps and numbers of components."""
     frames, rows, columns = block_shape
     video = score.video_NTHWC
     shapes = ((1, rows, columns), block_shape)
@@ -188,7 +189,7 @@ def measure_block_pca(train: Clips, block_shape, score: Score) -> list[Point]:
         codecs.append(PcaCodec(pca, centred @ pca.components_DD.T))
 
     def decode(step: float, kept: int) -> Point:
-        # A first frame has one value where a block has f_t: of the same step a quarter of the
+        # A first frame has one value where a block has f_t: at the same step, a quarter of the
         # components is worth keeping, and its errors count once, not f_t times.
         first = codecs[0].code(step, max(1, kept // frames if kept >= 96 else kept))
         later = codecs[1].code(step, kept)
@@ -203,7 +204,7 @@ def measure_block_pca(train: Clips, block_shape, score: Score) -> list[Point]:
 
 
 def measure_frame_pca(train: Clips, frames: int, score: Score) -> list[Point]:
-    """PCA of whole frames: of the first one, and of blocks of the frames after it."""
+    """Codes whole frames by PCA: the first one, and blocks of the later ones."""
     whole = keep_whole(train)
     videos = whole.read(np.arange(len(whole)))
     codecs = []
@@ -221,12 +222,12 @@ def measure_frame_pca(train: Clips, frames: int, score: Score) -> list[Point]:
         setting = f"step {step:.1f}, {kept} components"
         return score(first[0] + later[0], np.concatenate(pieces, axis=1), setting)
 
-    steps = [8.0 * step for step in PCA_STEPS[::3]]  # of far fewer and larger coefficients
+    steps = [8.0 * step for step in PCA_STEPS[::3]]  # for far fewer and larger coefficients
     return upper_hull([decode(step, kept) for step in steps for kept in (96, 500)])
 
 
 def fit_wide_pca(blocks_ND: np.ndarray) -> BlockPCA:
-    """PCA of fewer examples than dimensions, by the products of examples; up to 500 components."""
+    """Fits PCA of fewer examples than dimensions, by their inner products; up to 500 components."""
     mean_D = blocks_ND.mean(axis=0, dtype=np.float64)
     centred = blocks_ND.astype(np.float32) - mean_D.astype(np.float32)
     values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
@@ -237,10 +238,10 @@ def fit_wide_pca(blocks_ND: np.ndarray) -> BlockPCA:
 
 
 def upper_hull(points: list[Point]) -> list[Point]:
-    """Returns the points above all lines between others.
+    """Returns the points above all lines between others, by increasing rate and PSNR.
 
-    By rising rate and rising PSNR. What lies between two settings is so given the benefit of the
-    line between them, as a finer grid of settings would give it.
+    A rate between two settings thus gets the benefit of the line between them, as with a finer grid
+    of settings.
     """
     kept = []
     for point in sorted(points, key=lambda p: (p.rate, -p.psnr)):
@@ -255,7 +256,7 @@ def upper_hull(points: list[Point]) -> list[Point]:
 
 
 def _slope(first: Point, second: Point) -> float:
-    """dB by the rate; infinite between equal rates."""
+    """Returns dB per rate; infinite between equal rates."""
     distance = second.rate - first.rate
     return (second.psnr - first.psnr) / distance if distance else math.inf
 
@@ -264,7 +265,7 @@ def _slope(first: Point, second: Point) -> float:
 
 
 def measure_h264(score: Score) -> list[Point]:
-    """The best points over rate factors and chroma formats."""
+    """Returns the best points over rate factors and chroma formats."""
     points = []
     for pixel_format in ("yuv420p", "yuv444p"):
         for crf in CRFS:
@@ -298,13 +299,13 @@ def _code_h264(video_THWC: np.ndarray, crf: int, pixel_format: str) -> tuple[int
 
 
 def count_slices(stream: bytes) -> int:
-    """Bytes of the slices of an H.264 stream: NAL units of types 1 and 5, without start codes."""
+    """Counts the bytes of the slices of an H.264 stream: NAL units 1 and 5, without start codes."""
     units = stream.replace(b"\x00\x00\x00\x01", b"\x00\x00\x01").split(b"\x00\x00\x01")[1:]
     return sum(len(unit) for unit in units if unit[0] & 31 in (1, 5))
 
 
 def measure_jpeg(score: Score) -> list[Point]:
-    """The best points over qualities and chroma formats."""
+    """Returns the best points over qualities and chroma formats."""
     points = []
     for subsampling in ("4:2:0", "4:4:4"):
         for quality in QUALITIES:
@@ -327,7 +328,7 @@ def _code_jpeg(frame_HWC: np.ndarray, quality: int, subsampling: str) -> tuple[i
 
 
 def count_scan(data: bytes) -> int:
-    """Bytes of the entropy-coded scan of a baseline JPEG: between its header and the end marker."""
+    """Counts the bytes of a baseline JPEG's entropy-coded scan, between header and end marker."""
     start = data.index(b"\xff\xda")
     length = int.from_bytes(data[start + 2 : start + 4], "big")
     return len(data) - (start + 2 + length) - 2
@@ -337,7 +338,7 @@ def count_scan(data: bytes) -> int:
 
 
 def gain_at(curve: list[Point], point: Point) -> float | None:
-    """dB by which a point is above a curve at its rate; None beyond the curve's ends."""
+    """Returns by how many dB a point is above a curve at its rate; None beyond the curve's ends."""
     rates = [p.rate for p in curve]
     if not rates[0] <= point.rate <= rates[-1]:
         return None

@@ -1,12 +1,11 @@
-"""How much faster than real time a video is read: from the file to latents, and to scores.
+"""Measures how much faster than real time a video is read, from the file to latents and to scores.
 
     python -m benchmarks.reading [--frames 1500] [--repeats 3]
 
-Writes a video of moving noise, 320x240 at 25 frames/s, and reads it at 64x64 under gray by the
-default network with random weights: decoded, resized and encoded clip by clip (`latents`, what
-`features` and `classify` do), and scored frame after frame (`surprise`, what `anomaly` does live).
-Decoding is counted, compilation is not. Medians over repeats; writes
-benchmarks/results/reading.json.
+Writes a video of moving noise, 320x240 at 25 frames/s, and reads it at 64x64 with the view gray and
+the default network with random weights. It is decoded, resized and encoded clip by clip (`latents`,
+as in `features` and `classify`), and scored frame by frame (`surprise`, as in live `anomaly`).
+Decoding counts, compilation does not. Prints medians; writes benchmarks/results/reading.json.
 """
 
 import argparse
@@ -100,7 +99,7 @@ def _make_scorer(model, params):
 
 
 def _measure(path: Path, read, repeats: int) -> float:
-    """Median seconds from the file to the end of reading."""
+    """Returns the median seconds from the file to the end of reading."""
     clips = decode_clips(path, FORMAT)
     read(clips.codes_NTHWC, clips.mask_NT)  # compiles
     seconds = []

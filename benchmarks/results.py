@@ -1,4 +1,4 @@
-"""Rows of a scoreboard: measured seed by seed, summarised, written as JSON, read back."""
+"""Rows of a scoreboard: measured for each seed, summarised, written as JSON, read back."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ class Board:
       data: the data set, in words.
       headlines: names of the rows that were chosen beforehand; one of the family vae.
       published: figures of others with their protocol and source.
-      columns: the metrics that the README's table shows, in their order.
+      columns: metrics in the README's table, in order.
     """
 
     task: str
@@ -36,13 +36,13 @@ class Board:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a board is asked to measure.
+    """A request to measure a board.
 
     Attributes:
-      data_path: folder of the data; None for built-in ones.
+      data_path: folder of the data; None for built-in data.
       seed: of everything random.
       folder: for run directories.
-      num_steps: training steps, instead of those of the configurations; None for these.
+      num_steps: training steps; None for those of the configurations.
     """
 
     data_path: str | None
@@ -53,16 +53,16 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """One row in one seed.
+    """One row for one seed.
 
     Attributes:
       row: its name.
       family: vae (quantities of a trained VAE alone), fusion (with untrained scores), baseline, or
-        control (knows nothing of what can be seen).
-      metrics: name -> value; None where it was not run.
+        control (does not see the content).
+      metrics: name -> value; None if not run.
       seconds: wall time of training and measuring.
-      parameters: numbers that training fits by gradients; 0 for none.
-      frames_per_second: of training, where there is one.
+      parameters: numbers fitted by gradients; 0 for none.
+      frames_per_second: of training, if there is one.
       machine: what it was measured on.
     """
 
@@ -76,15 +76,15 @@ class Measurement:
 
 
 def summarize(board: Board, measured: Sequence[tuple[int, Measurement]], command: str) -> dict:
-    """Mean and standard deviation over seeds, in the order in which rows were first measured.
+    """Computes means and standard deviations over seeds, in the order of measurement.
 
     Args:
       board: the task.
       measured: (seed, row) pairs; rows that depend on no seed are measured once.
-      command: what repeats it.
+      command: the command that repeats the measurement.
 
     Raises:
-      ValueError: if a headline was not measured, or the vae has not exactly one.
+      ValueError: if a headline was not measured, or the family vae has not exactly one.
     """
     by_row: dict[str, list[tuple[int, Measurement]]] = {}
     for seed, measurement in measured:
@@ -127,8 +127,10 @@ def _summarize_row(name: str, found: Sequence[tuple[int, Measurement]], board: B
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
-    """Mean and standard deviation over seeds (N - 1), which one seed does not have; None of both
-    where it was not run."""
+    """Returns mean and standard deviation (N - 1) over seeds.
+
+    A single seed has no standard deviation; both are None if it was not run.
+    """
     if None in values:
         return {"mean": None, "std": None}
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None

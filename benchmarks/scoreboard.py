@@ -4,9 +4,10 @@
     python -m benchmarks.scoreboard tables
 
 TASK is ped2, gestures, performers, clusters or shots; the first two need the folder of the data.
-Rows are measured by the commands that a user types, seed by seed; a task that was stopped goes on
-where it was when it is started again with the same --folder. `tables` writes the README's tables
-from the files that there are.
+Rows are measured by the commands that a user types, seed by seed. A task that was stopped continues
+where it was if it is started again with the same --folder. `tables` writes the README's tables from
+the existing files.
+
 """
 
 import argparse
@@ -81,7 +82,7 @@ def measure_task(options: argparse.Namespace) -> dict:
 
 
 def _measure_seed(module, options: argparse.Namespace, seed: int) -> list[Measurement]:
-    """Measures a seed, or reads what an earlier start has measured of it."""
+    """Measures a seed, or reads the measurements of an earlier start."""
     known = options.folder / f"{options.task}-{seed}.json"
     if known.is_file():
         return [Measurement(**row) for row in json.loads(known.read_text())]
@@ -94,7 +95,7 @@ def _measure_seed(module, options: argparse.Namespace, seed: int) -> list[Measur
 
 
 def _describe_machine() -> str:
-    """Returns the kind of the first device that jax has, and how many CPU cores may be used."""
+    """Returns the kind of JAX's first device, and the number of usable CPU cores."""
     runtime.prepare_jax()
     import jax
 

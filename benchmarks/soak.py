@@ -1,18 +1,17 @@
-"""Does a long training grow, and does it survive being killed? Of a real train.py.
+"""Soak tests of the real train.py: does a long training grow, and does it survive being killed?
 
     python -m benchmarks.soak [--steps 20000]
     python -m benchmarks.soak --kills 100 [--at_once 2]
 
-The first trains configs/tiny.py on noise with a validation and a checkpoint every hundredth of the
-way, and looks at the process (/proc, so Linux) whenever metrics.jsonl has new lines: memory, open
-files, threads, steps per second, and the processor's time for a step, which other programs of the
-machine change less. Prints the medians of the second and of the last quarter of the way and the
-growth between them; the first quarter is warm-up, the evaluation at the end is not looked at.
+The first trains configs/tiny.py on noise, with a validation and a checkpoint after every hundredth
+of the steps, and inspects the process (/proc, so Linux) whenever metrics.jsonl has new lines:
+memory, open files, threads, steps per second, and the processor time per step, which depends less
+on other programs. Prints the medians of the second and of the last quarter of the steps and the
+growth between them; the first quarter is warm-up, and the final evaluation is not measured.
 
-The second trains a smaller network once without a kill, then again and again, each time killed
-(SIGKILL) at random moments of its life and started again until it is finished, and compares: the
-SHA-256 of every array of the last checkpoint, every line of metrics.jsonl without its timings, and
-what was evaluated.
+The second trains a smaller network once without a kill, then repeatedly: each training is killed
+(SIGKILL) at random moments and restarted until it is finished. It compares the SHA-256 of every
+array of the last checkpoint, every line of metrics.jsonl without its timings, and the evaluation.
 
 Both write their part of benchmarks/results/soak.json.
 """
@@ -42,7 +41,7 @@ UNITS = {"memory": "MB", "steps_per_second": "1/s", "processor_ms_per_step": "ms
 
 
 def main() -> int:
-    """Does the one or the other. Returns the exit status: 1 if a killed run has differed."""
+    """Runs one of the two. Returns the exit status: 1 if a killed run differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--kills", type=int, help="kill trainings so many times instead")
@@ -72,7 +71,7 @@ def _report_growth(samples: list[dict[str, float]], steps: int) -> None:
 
 
 def _store(part: dict) -> None:
-    """Writes what was measured now beside what the file says of the rest."""
+    """Merges the new measurements into the file."""
     path = RESULTS / "soak.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(known | part, indent=2) + "\n")
@@ -146,7 +145,7 @@ def _look_at(pid: int) -> dict[str, float]:
     status = dict(
         line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line
     )
-    # The name of the program, in brackets, may hold spaces; user and system time are 14 and 15.
+    # The program's name, in brackets, may hold spaces; user and system time are fields 14 and 15.
     times = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
     return {
         "processor": sum(map(int, times)) / os.sysconf("SC_CLK_TCK"),
@@ -172,12 +171,13 @@ TIMING = ("frames_per_second", "flop_utilization", "data_wait")
 
 
 def kill_trainings(folder: Path, num_kills: int, at_once: int) -> dict:
-    """Kills trainings so many times; returns what came of it.
+    """Kills trainings, and returns the outcome.
 
     Args:
       folder: an empty one.
-      num_kills: over all trainings, each of which ends after the kill that completes the number.
-      at_once: trainings beside each other.
+      num_kills: over all trainings, each of which finishes after the kill that completes the
+        number.
+      at_once: number of concurrent trainings.
     """
     videos = _write_videos(folder / "videos")
     started = time.monotonic()
@@ -213,7 +213,7 @@ def _report_kills(found: dict) -> int:
 
 
 class _Killer:
-    """Says when to kill: so many times in all, at moments that are uniform over a whole life."""
+    """Decides when to kill: a given number of times, at moments uniform over a whole run."""
 
     def __init__(self, num_kills: int, seconds: float):
         self._left, self._seconds = num_kills, seconds
@@ -221,7 +221,7 @@ class _Killer:
         self._random = np.random.default_rng(0)
 
     def draw(self) -> float | None:
-        """Returns the seconds until the kill of the next start; None if all are done."""
+        """Returns the seconds until the kill of the next start; None if all kills are done."""
         with self._lock:
             if self._left == 0:
                 return None
@@ -229,13 +229,13 @@ class _Killer:
             return self._random.uniform(0, self._seconds)
 
     def give_back(self) -> None:
-        """Says that the last kill came too late: the training was finished."""
+        """Reports that the last kill came too late: the training had finished."""
         with self._lock:
             self._left += 1
 
 
 def _train_killed(folder: Path, videos: Path, killer: _Killer, expected: dict) -> list[dict]:
-    """Trains from the beginning to the end until no kill is left; each training is killed."""
+    """Trains from start to finish until no kill is left; each training is killed."""
     runs = []
     for number in itertools.count():
         place, steps = folder.with_name(f"{folder.name}_{number}"), []
@@ -270,7 +270,7 @@ def _start(place: Path, videos: Path) -> subprocess.Popen:
 
 
 def _read_result(workdir: Path) -> dict:
-    """What a finished training has come to."""
+    """Returns the result of a finished training."""
     latest = max((workdir / "checkpoints").glob("step_*"))
     record = json.loads((latest / "record" / "metadata").read_text())
     rows = [

@@ -21,12 +21,12 @@ _CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 @dataclass(frozen=True)
 class Case(abc.ABC):
-    """A model of both libraries, and the batch of a training step.
+    """A model in both libraries, and the batch of a training step.
 
     Attributes:
       name: for people, and for the command line.
       config: settings of the model, its loss, the clips and the batch.
-      micro_batches: clips at a time that are measured; divisors of the batch.
+      micro_batches: measured micro-batch sizes in clips; divisors of the batch.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Case(abc.ABC):
 
     @property
     def num_frames(self) -> int:
-        """Frames of a batch."""
+        """Frames in a batch."""
         return math.prod(self.video_shape[:2])
 
     def make_model(self):
@@ -49,17 +49,17 @@ class Case(abc.ABC):
 
     @abc.abstractmethod
     def twin_makers(self) -> dict[str, Callable[[], Twin]]:
-        """Returns a function that makes the twin, for each memory layout that may be the faster.
+        """Returns a function that makes the twin, for each memory layout that may be the fastest.
 
-        The names begin with PyTorch. The first one's twin is compiled as well.
+        The names begin with PyTorch. The twin of the first one is also compiled.
         """
 
     @abc.abstractmethod
     def count_flops(self, variables) -> tuple[int, int]:
-        """FLOPs of encoding and decoding a clip, from the shapes of vvae's arrays.
+        """Counts the FLOPs of encoding and decoding a clip, from the shapes of vvae's arrays.
 
         Returns:
-          (in kernels over several rows and columns, in all); a multiply-add counts as two.
+          (in kernels over several rows and columns, in total); a multiply-add counts as two.
         """
 
 
@@ -67,7 +67,7 @@ class SequentialCase(Case):
     """SequentialVAE with the prior "static", which has a twin."""
 
     def twin_makers(self) -> dict[str, Callable[[], Twin]]:
-        """See `Case`."""
+        """Returns the twins; see `Case`."""
 
         def make() -> Twin:
             model, shape_HWC = self.config.model, self.video_shape[2:]
@@ -78,10 +78,10 @@ class SequentialCase(Case):
         return {"PyTorch": make}
 
     def count_flops(self, variables) -> tuple[int, int]:
-        """See `Case`.
+        """Counts the FLOPs; see `Case`.
 
-        Every kernel is used once a frame, but: the image convolutions once a position of their
-        smaller grid, the clip encoder's head and the prior once a clip.
+        Every kernel is used once per frame, except that image convolutions are used once per
+        position of their smaller grid, and the clip encoder's head and the prior once per clip.
         """
         length, *shape_HW = self.video_shape[1:4]
         spatial, dense = 0, 0
@@ -100,7 +100,7 @@ class CausalCase(Case):
     """CausalVideoVAE with the stem "pca" and without attention, which has a twin."""
 
     def twin_makers(self) -> dict[str, Callable[[], Twin]]:
-        """See `Case`."""
+        """Returns the twins; see `Case`."""
 
         def make(layout: torch.memory_format) -> Twin:
             causal = self.config.causal
@@ -121,16 +121,16 @@ class CausalCase(Case):
         }
 
     def count_flops(self, variables) -> tuple[int, int]:
-        """See `Case`.
+        """Counts the FLOPs; see `Case`.
 
-        Every kernel is used once a latent, but that of the first latent frame, and the components
-        of blocks twice: on the way in and on the way out.
+        Every kernel is used once per latent, except that of the first latent frame, and the
+        components of blocks, which are used twice: for encoding and for decoding.
         """
         t, h, w = self.make_model().grid_shape(self.video_shape[1:4])
         spatial, dense = 0, 2 * 2 * variables["stats"]["basis"]["components"].size * t * h * w
         for names, array in _find_kernels(variables["params"]):
             flops = 2 * array.size * h * w * (1 if names[-2] == "first" else t)
-            if array.ndim > 2:  # blocks of the same shape are stacked in an axis more
+            if array.ndim > 2:  # blocks of the same shape are stacked along an extra axis
                 spatial += flops
             else:
                 dense += flops
@@ -153,7 +153,7 @@ def make_sequential(
     num_frames: int,
     micro_batches: tuple[int, ...],
 ) -> SequentialCase:
-    """Returns a case of square frames; the other settings are the default ones."""
+    """Returns a case of square frames; the other settings are the defaults."""
     config = Config(
         name="train_step",
         data=Data(view=view, height=side, width=side, num_frames=num_frames),

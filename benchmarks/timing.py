@@ -1,4 +1,4 @@
-"""Steps of several programs in one process, timed in turn."""
+"""Times steps of several programs in one process, in turn."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def write_results(path: Path | None, results: list[dict]) -> None:
-    """Writes figures as JSON with what they were measured on, if there is a path."""
+    """Writes figures as JSON, with the machine they were measured on, if there is a path."""
     if path is None:
         return
     import jax
@@ -34,14 +34,14 @@ def write_results(path: Path | None, results: list[dict]) -> None:
 
 @dataclass(frozen=True)
 class Timing:
-    """Median seconds of a step: on the clock, and of processor time over all threads."""
+    """Median seconds of a step: wall time, and processor time over all threads."""
 
     wall_s: float
     cpu_s: float
 
 
 def measure(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, Timing]:
-    """Times each step, all of them run in turn in each repeat."""
+    """Times each step; each repeat runs all of them in turn."""
     for run in steps.values():
         run()
     timings: dict[str, list[Timing]] = {name: [] for name in steps}
@@ -57,6 +57,6 @@ def measure(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, Tim
 
 
 def find_peer(timings: dict[str, Timing]) -> Timing:
-    """Returns the faster memory layout of eager PyTorch, whose rows begin with its name."""
+    """Returns the timing of the faster memory layout of eager PyTorch."""
     eager = [timing for name, timing in timings.items() if name.startswith("PyTorch")]
     return min(eager, key=lambda timing: timing.wall_s)

@@ -1,7 +1,7 @@
-"""CausalVideoVAE written in PyTorch: for the stem "pca", without attention, norm "position".
+"""CausalVideoVAE in PyTorch: for the stem "pca", RMSNorm (norm "position"), without attention.
 
 Arrays of the networks are [B, C, t, h, w], and outside of them [B, t, h, w, C]. The twin is made in
-one of PyTorch's two memory layouts: in channels_last_3d these are the same memory.
+one of PyTorch's two memory layouts; in channels_last_3d these are the same memory.
 """
 
 import math
@@ -19,26 +19,26 @@ EPSILON = 1e-6  # of the norm
 
 
 class CausalConv(nn.Conv3d):
-    """3x3x3 convolution of a frame and the two before it."""
+    """3x3x3 convolution over a frame and the two before it."""
 
     def __init__(self, channels: int, features: int):
         super().__init__(channels, features, KERNEL, padding=(0, KERNEL // 2, KERNEL // 2))
 
     def forward(self, x_BCTHW):
-        """[B, C, T, H, W] -> [B, features, T, H, W]."""
-        # The frames before the first by hand, all other zeros by the convolution: the fastest way.
+        """Maps [B, C, T, H, W] to [B, features, T, H, W]."""
+        # Pad time by hand and rows and columns in the convolution: the fastest way.
         return super().forward(F.pad(x_BCTHW, (0, 0, 0, 0, KERNEL - 1, 0)))
 
 
 class Norm(nn.Module):
-    """Root mean square over the channels of each position."""
+    """RMSNorm over the channels of each position."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.norm = nn.RMSNorm(channels, eps=EPSILON)
 
     def forward(self, x_BCTHW):
-        """Keeps the shape and the memory layout."""
+        """Normalises; keeps the shape and the memory layout."""
         return self.norm(x_BCTHW.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
 
@@ -51,7 +51,7 @@ class ResBlock(nn.Module):
         self.conv_0, self.conv_1 = CausalConv(channels, channels), CausalConv(channels, channels)
 
     def forward(self, x_BCTHW):
-        """Keeps the shape."""
+        """Applies the block; keeps the shape."""
         h = self.conv_0(F.silu(self.norm_0(x_BCTHW)))
         return x_BCTHW + self.conv_1(F.silu(self.norm_1(h)))
 
@@ -64,26 +64,26 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(ResBlock(channels) for _ in range(depth))
 
     def forward(self, x_BCTHW):
-        """Keeps the shape."""
+        """Applies the blocks; keeps the shape."""
         for block in self.blocks:
             x_BCTHW = block(x_BCTHW)
         return x_BCTHW
 
 
 class Head(nn.Module):
-    """norm, SiLU and a convolution."""
+    """Norm, SiLU and a convolution."""
 
     def __init__(self, channels: int, features: int):
         super().__init__()
         self.norm, self.conv = Norm(channels), CausalConv(channels, features)
 
     def forward(self, x_BCTHW):
-        """[B, C, T, H, W] -> [B, features, T, H, W]."""
+        """Maps [B, C, T, H, W] to [B, features, T, H, W]."""
         return self.conv(F.silu(self.norm(x_BCTHW)))
 
 
 class TemporalTaps(nn.Module):
-    """A linear map of the last NUM_TAPS latent frames, the newest first; one for the first."""
+    """A linear map of the last NUM_TAPS latent frames, newest first; another one for the first."""
 
     def __init__(self, channels: int, features: int):
         super().__init__()
@@ -91,7 +91,7 @@ class TemporalTaps(nn.Module):
         self.later = nn.Linear(NUM_TAPS * channels, features)
 
     def forward(self, x_BthwC):
-        """[B, t, h, w, C] -> [B, t, h, w, features]."""
+        """Maps [B, t, h, w, C] to [B, t, h, w, features]."""
         length = x_BthwC.shape[1]
         x = F.pad(x_BthwC, (0, 0, 0, 0, 0, 0, NUM_TAPS - 1, 0))
         starts = range(NUM_TAPS - 1, -1, -1)
@@ -111,7 +111,7 @@ class BlockBasis(nn.Module):
         self.register_buffer("scale", torch.ones(num_components))
 
     def analyse(self, x_BTHWC):
-        """Standardised video [B, 1 + n frames, H, W, C] -> components [B, 1 + n, h, w, K]."""
+        """Maps standardised video [B, 1 + n frames, H, W, C] to components [B, 1 + n, h, w, K]."""
         frames, rows, columns = self.block_shape
         first = x_BTHWC[:, :1].expand(-1, frames, -1, -1, -1)
         blocks = torch.cat([first, x_BTHWC[:, 1:]], dim=1)
@@ -120,7 +120,7 @@ class BlockBasis(nn.Module):
         return (blocks - self.mean) @ self.components.T / self.scale
 
     def synthesize(self, c_BthwK):
-        """The way back; the first frame is the mean of its block's."""
+        """Inverts `analyse`; the first frame is the mean of its block."""
         blocks = (c_BthwK * self.scale) @ self.components + self.mean
         x = blocks.unflatten(4, (*self.block_shape, self.channels)).permute(0, 1, 4, 2, 5, 3, 6, 7)
         x = x.flatten(1, 2).flatten(2, 3).flatten(3, 4)
@@ -185,7 +185,7 @@ class TorchCausalVideoVAE(torch_twin.Twin):
         self.to(memory_format=layout)
 
     def encode(self, x_BTHWC):
-        """Standardised videos -> mean and log-variance of q(z | x), [B, t, h, w, Z]."""
+        """Maps standardised videos to mean and log-variance of q(z | x), [B, t, h, w, Z]."""
         components = self.basis.analyse(x_BTHWC)
         outputs = self._run(self.encoder, components) + self.linear_encoder(components)
         return torch_twin.split_gaussian(outputs)

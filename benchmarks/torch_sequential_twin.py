@@ -1,4 +1,4 @@
-"""SequentialVAE written in PyTorch: for prior="static" and otherwise the default settings.
+"""SequentialVAE in PyTorch: for prior="static" and otherwise the default settings.
 
 Arrays are [N, C, H, W] in channels_last memory, PyTorch's fast layout for convolutions on CPUs.
 """
@@ -60,7 +60,7 @@ class TorchSequentialVAE(torch_twin.Twin):
         self.to(memory_format=torch.channels_last)
 
     def encode(self, x_BTHWC):
-        """Standardised videos -> mean, log-variance of q(z | x) [B, T, Z] and q(w | x) [B, W]."""
+        """Maps standardised videos to mean, log-variance of q(z | x) [B, T, Z], q(w | x) [B, W]."""
         batch, length = x_BTHWC.shape[:2]
         h = x_BTHWC.flatten(0, 1).permute(0, 3, 1, 2)
         for i in range(self.num_levels):

@@ -1,7 +1,7 @@
-"""What the models written in PyTorch have in common, to be measured beside vvae's (extra `bench`).
+"""What the models in PyTorch share, to be measured beside vvae's (extra `bench`).
 
-A twin is the same function of the same parameters, for the settings it is made with and all frames
-valid. Its modules bear the names of vvae's, by which `load_flax` takes over their arrays.
+A twin is the same function of the same parameters, for its settings and for videos without masked
+frames. Its modules have the names of vvae's, by which `load_flax` copies their arrays.
 """
 
 import abc
@@ -17,7 +17,7 @@ LOGVAR_LIMIT = 14.0
 
 
 class Twin(nn.Module, abc.ABC):
-    """A model in PyTorch that vvae has too."""
+    """A PyTorch version of one of vvae's models."""
 
     @abc.abstractmethod
     def reconstruct(self, video_BTHWC: torch.Tensor) -> list[torch.Tensor]:
@@ -25,20 +25,23 @@ class Twin(nn.Module, abc.ABC):
 
         Returns:
           Means and log-variances of each level of the posterior, then the mean video in [-1, 1]
-          units: the leaves of what vvae gives, in their order.
+          units: the leaves of vvae's result, in order.
         """
 
     @abc.abstractmethod
     def loss(self, video_BTHWC: torch.Tensor, draw: Callable = torch.randn_like) -> torch.Tensor:
-        """-E[log p(x | z)] + beta KL of uint8 videos, nats per clip, mean over the batch.
+        """Computes the loss, -E[log p(x | z)] + beta KL of uint8 videos.
 
         Args:
           video_BTHWC: uint8.
           draw: mean of a posterior -> standard normal noise of its shape.
+
+        Returns:
+          Nats per clip, mean over the batch.
         """
 
     def load_flax(self, variables) -> None:
-        """Takes over the variables of vvae's model: params as parameters, stats as buffers."""
+        """Copies the variables of vvae's model: params as parameters, stats as buffers."""
         load_flax(self, variables["params"] | variables["stats"])
 
 
@@ -48,12 +51,12 @@ def load_flax(module: nn.Module, arrays) -> None:
 
 
 def make_adam(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    """The fastest Adam that PyTorch has on CPUs."""
+    """Returns the fastest Adam of PyTorch on CPUs."""
     return torch.optim.Adam(model.parameters(), learning_rate, fused=True)
 
 
 def train_step(compute_loss, optimizer: torch.optim.Optimizer, video_BTHWC) -> torch.Tensor:
-    """Makes one update by the loss of a video and returns it."""
+    """Makes one update with the loss of a video, and returns the loss."""
     optimizer.zero_grad(set_to_none=True)
     loss = compute_loss(video_BTHWC)
     loss.backward()
@@ -73,27 +76,28 @@ def split_gaussian(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def sample(mean, logvar, draw: Callable) -> torch.Tensor:
-    """Reparametrised sample; draw gives the noise."""
+    """Draws a reparametrised sample; `draw` gives the noise."""
     return mean + torch.exp(0.5 * logvar) * draw(mean)
 
 
 def kl(q_mean, q_logvar, p_mean, p_logvar) -> torch.Tensor:
-    """Elementwise KL(q || p) of Gaussians, nats."""
+    """Computes the elementwise KL(q || p) of Gaussians, in nats."""
     ratio = torch.exp(q_logvar - p_logvar)
     distance = (q_mean - p_mean).square() * torch.exp(-p_logvar)
     return 0.5 * (p_logvar - q_logvar + ratio + distance - 1.0)
 
 
 def standard_kl(mean, logvar) -> torch.Tensor:
-    """Elementwise KL to N(0, 1), nats."""
+    """Computes the elementwise KL to N(0, 1), in nats."""
     return 0.5 * (mean.square() + torch.exp(logvar) - logvar - 1.0)
 
 
 def log_likelihood(x_BTHWC, mean_BTHWC, log_sigma, log_std) -> torch.Tensor:
-    """Log-density of videos over their 8-bit values, nats per clip, [B].
+    """Computes the log-density of videos over their 8-bit values, in nats per clip, [B].
 
     Args:
-      x_BTHWC, mean_BTHWC: standardised videos, and the means of their distribution.
+      x_BTHWC: standardised videos.
+      mean_BTHWC: the means of their distribution.
       log_sigma: the learned parameter, a number.
       log_std: log of what the videos were divided by, in [-1, 1] units; a number, or [C].
     """
@@ -105,10 +109,10 @@ def log_likelihood(x_BTHWC, mean_BTHWC, log_sigma, log_std) -> torch.Tensor:
 
 
 def _name_arrays(module: nn.Module, tree, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields (name in the twin, array) of each array of a part of vvae's variables."""
+    """Yields (name in the twin, array) for each array of a part of vvae's variables."""
     for name, value in tree.items():
         if not isinstance(value, dict):
-            # Only PyTorch's own layers call a parameter otherwise: a kernel and a norm's scale.
+            # Only PyTorch's own layers name parameters differently: a kernel and a norm's scale.
             is_weight = not hasattr(module, name)
             array = _to_torch_layout(module, np.array(value)) if is_weight else np.array(value)
             yield f"{prefix}{'weight' if is_weight else name}", torch.from_numpy(array)
@@ -117,7 +121,7 @@ def _name_arrays(module: nn.Module, tree, prefix: str = "") -> Iterator[tuple[st
         if not isinstance(part, nn.ModuleList):
             yield from _name_arrays(part, value, f"{prefix}{name}.")
             continue
-        # vvae scans over equal blocks, whose arrays are stacked.
+        # vvae scans over equal blocks and stacks their arrays.
         for number, block in enumerate(part):
             one = _take(value, number)
             yield from _name_arrays(block, one, f"{prefix}{name}.{number}.")
@@ -130,7 +134,7 @@ def _take(tree, number: int):
 
 
 def _to_torch_layout(module: nn.Module, array: np.ndarray) -> np.ndarray:
-    """Kernels are [.., in, out] in flax; PyTorch wants [out, in, ..], transposed [in, out, ..]."""
+    """Reorders kernels: flax has [.., in, out], PyTorch [out, in, ..], transposed [in, out, ..]."""
     if array.ndim < 2:
         return array
     if isinstance(module, nn.ConvTranspose2d):

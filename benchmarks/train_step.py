@@ -4,23 +4,24 @@
     python -m benchmarks.train_step [--only CASE ...] [--repeats 9] [--threads 2] [--json FILE]
 
 Cases (`benchmarks/step_cases.py`): SequentialVAE on batches of 128 frames of 64x64x3 and of 256 of
-32x32x1, and CausalVideoVAE with the settings of configs/causal_small.py. Rows, alternating in one
-process, all in float32, on the accelerator if there is one (there in TF32 where the library does
-so: PyTorch is told to, as XLA does it by itself):
-  vvae              the step of `train.py`, with Adam: averaged parameters, norm of the gradient; in
-                    micro-batches of several sizes, and as a whole batch
-  plain Flax        the same step on the whole batch with flax's convolutions
-                    (benchmarks/plain_flax.py)
-  PyTorch           benchmarks/torch_*_twin.py, eager, fused Adam; without averaged parameters,
-                    without a norm and without recomputed blocks. In channels_last memory; where
-                    the default layout may be faster, in that too: the faster one is the peer
-  torch.compile     the same, its loss and gradient compiled by torch.compile
+32x32x1, and CausalVideoVAE with the settings of configs/causal_small.py. Rows alternate in one
+process, all in float32, on the accelerator if there is one (there in TF32 if the library uses it:
+PyTorch is told to, XLA does so by default):
+    vvae              the step of `train.py` with Adam, averaged parameters and the gradient's norm;
+                      in micro-batches of several sizes, and as a whole batch
+    plain Flax        the same step on the whole batch with Flax's convolutions
+                      (benchmarks/plain_flax.py)
+    PyTorch           benchmarks/torch_*_twin.py, eager, fused Adam; without averaged parameters,
+                      the norm, and rematerialised blocks. In channels_last memory; where the
+                      default layout may be faster, also in that: the faster one is the peer
+    torch.compile     the same, with loss and gradient compiled by torch.compile
 
 The twins are checked first: equal outputs and losses for the same parameters, equal parameter
 counts and FLOPs, at least 80 % of them in kernels over several rows and columns. Times are medians
-over repeats. On a machine that others use too, threads wait for each other: there only ratios mean
-something, and those of processor time on one core most of all
-(`taskset -c 0 python -m benchmarks.train_step --threads 1`).
+over repeats. On a shared machine, threads wait for each other: only ratios are meaningful there,
+most of all those of processor time on one core:
+
+    taskset -c 0 python -m benchmarks.train_step --threads 1
 """
 
 from collections.abc import Callable
@@ -54,26 +55,26 @@ LEARNING_RATE = 1e-3
 OUTPUT_TOLERANCE = 1e-4
 LOSS_TOLERANCE = 1e-5  # relative
 SMALLEST_SPATIAL_SHARE = 0.8
-# In the place of every standard normal number, where networks are compared.
+# Replaces every standard normal number where networks are compared.
 NOISE = 0.7
 
 
 class Outputs(NamedTuple):
-    """What a network computes of a batch: see `Twin.reconstruct`, and the loss with noise NOISE."""
+    """What a network computes for a batch: see `Twin.reconstruct`, and the loss with NOISE."""
 
     arrays: list[np.ndarray]
     loss: float
 
 
 def make_jax_step(case: Case, variables, micro_batch: int, video: np.ndarray) -> Callable[[], None]:
-    """Returns a function that makes one update of vvae's own training step and waits for it."""
+    """Returns a function that makes one update with vvae's own training step and waits for it."""
     model, tx = case.make_model(), optax.adam(LEARNING_RATE)
     counts = {
         "num_steps": case.config.train.num_steps,
         "num_micro_batches": len(video) // micro_batch,
     }
     step = make_step(model, tx, case.config, **counts)
-    # A copy, which the first update may overwrite.
+    # A copy, because the first update donates it.
     variables = jax.tree.map(jnp.array, variables)
     state = init_state(variables["params"], variables["stats"], tx)
     batch = make_batch(video)
@@ -90,7 +91,7 @@ def make_jax_step(case: Case, variables, micro_batch: int, video: np.ndarray) ->
 
 
 def make_batch(video: np.ndarray) -> dict[str, jax.Array]:
-    """Returns what a step reads of uint8 clips [B, T, H, W, C]."""
+    """Returns the batch of a step for uint8 clips [B, T, H, W, C]."""
     return {
         "video": jnp.asarray(video),
         "mask": jnp.ones(video.shape[:2], bool),
@@ -99,13 +100,13 @@ def make_batch(video: np.ndarray) -> dict[str, jax.Array]:
 
 
 def make_plain_flax_step(case: Case, variables, video: np.ndarray) -> Callable[[], None]:
-    """Returns `make_jax_step` on the whole batch with flax's own convolutions."""
+    """Returns `make_jax_step` on the whole batch with Flax's own convolutions."""
     with use_plain_layers():
         return make_jax_step(case, variables, len(video), video)
 
 
 def make_torch_step(twin: Twin, compute_loss, video: np.ndarray) -> Callable[[], None]:
-    """Returns a function that makes one update of the twin by its loss and waits for it."""
+    """Returns a function that makes one update of the twin with its loss and waits for it."""
     optimizer = torch_twin.make_adam(twin, LEARNING_RATE)
     video_BTHWC = torch.from_numpy(video).to(next(twin.parameters()).device)
 
@@ -118,7 +119,7 @@ def make_torch_step(twin: Twin, compute_loss, video: np.ndarray) -> Callable[[],
 def make_steps(
     case: Case, variables, video: np.ndarray, device: str
 ) -> dict[str, Callable[[], None]]:
-    """Returns the rows of the table: what makes one update, from these variables on."""
+    """Returns the rows of the table: functions that make one update of these variables."""
     steps = {}
     for name, make_twin in case.twin_makers().items():
         twin = make_loaded(make_twin, variables).to(device)
@@ -149,7 +150,7 @@ def find_trained_micro_batch(case: Case) -> int:
 
 
 def check_twins(case: Case, variables, video: np.ndarray) -> dict[str, float]:
-    """Asserts that both libraries make the same network of the variables; returns its size.
+    """Asserts that both libraries make the same network from the variables; returns its size.
 
     Returns:
       num_parameters; forward_flops of one frame; spatial_share of them in kernels over several rows
@@ -174,7 +175,7 @@ def check_twins(case: Case, variables, video: np.ndarray) -> dict[str, float]:
 
 
 def run_twin(twin: Twin, video: np.ndarray) -> tuple[Outputs, int]:
-    """Returns what a twin computes of a batch, and the FLOPs of its loss, counted as it runs."""
+    """Returns what a twin computes for a batch, and the FLOPs of its loss, counted as it runs."""
     video_BTHWC = torch.from_numpy(video)
     with torch.no_grad():
         arrays = [array.numpy() for array in twin.reconstruct(video_BTHWC)]
@@ -184,7 +185,7 @@ def run_twin(twin: Twin, video: np.ndarray) -> tuple[Outputs, int]:
 
 
 def run_vvae(case: Case, variables, batch) -> Outputs:
-    """Returns what vvae's model computes of a batch."""
+    """Returns what vvae's model computes for a batch."""
     model, beta = case.make_model(), case.config.objective.beta
     sample = distributions.sample_gaussian
 
@@ -204,7 +205,7 @@ def run_vvae(case: Case, variables, batch) -> Outputs:
 
 
 def assert_same(name: str, found: Outputs, expected: Outputs) -> None:
-    """Raises AssertionError, with the name in it, if two networks compute something else."""
+    """Raises AssertionError, naming the case, if two networks compute different results."""
     for a, b in zip(found.arrays, expected.arrays, strict=True):
         error = np.abs(a - b).max()
         assert error < OUTPUT_TOLERANCE, f"{name}: the outputs differ by {error:.1e}"
@@ -226,7 +227,7 @@ def run_case(case: Case, repeats: int, device: str) -> dict:
 
 def print_table(case: Case, size: dict[str, float], timings: dict[str, Timing]) -> None:
     """Prints what `check_twins` and `measure` returned."""
-    # A backward pass costs two forward ones.
+    # A backward pass costs two forward passes.
     gigaflops = 3e-9 * size["forward_flops"] * case.num_frames
     print(
         f"\n{case.name}, batches of {case.num_frames} frames: {size['num_parameters']:,} "
@@ -251,7 +252,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="CASE")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    # What XLA does on NVIDIA's accelerators unless it is told otherwise.
+    # XLA's default on NVIDIA's accelerators.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     chosen = [case for case in CASES if case.name in args.only]

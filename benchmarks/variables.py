@@ -1,4 +1,4 @@
-"""Variables for networks that are compared."""
+"""Random variables for networks that are compared."""
 
 import math
 from collections.abc import Callable
@@ -10,10 +10,10 @@ DEVIATION = np.float32(0.1)  # of biases and their like, and of what is near 1
 
 
 def draw_variables(init: Callable[[jax.Array], dict]) -> dict:
-    """Draws arrays for a network. None is 0 or 1, which could hide a fault in another network.
+    """Draws arrays for a network. None is 0 or 1, which could hide an error in the other network.
 
     Args:
-      init: key -> variables of flax; looked at for its shapes alone.
+      init: key -> variables of Flax; only their shapes are used.
 
     Returns:
       The same tree of NumPy arrays, float32.

@@ -25,7 +25,7 @@ def test_the_first_one_stops_by_default_and_says_everything():
 
 def test_so_many_in_a_row_are_skipped_and_a_finite_one_begins_anew():
     guard = FiniteGuard(2)
-    assert "there was no finite step before" in guard.reject(1, BAD, "a")
+    assert "there was no finite step since this start" in guard.reject(1, BAD, "a")
     assert "skipped, 2 so far" in guard.reject(2, BAD, "b")
     guard.accept(3, {"loss": 1.0})
     guard.reject(4, BAD, "c")

@@ -1,4 +1,4 @@
-"""Which parameters a file was made with."""
+"""Digest that identifies the parameters of a model in the files made with them."""
 
 import hashlib
 from typing import Any
@@ -10,7 +10,8 @@ import numpy as np
 def digest_params(params: Any) -> bytes:
     """Returns the SHA-256 of the names, shapes, dtypes and values of all variables of a model.
 
-    Files of coded latents hold it: what it is of must not change.
+    Note:
+      Files of coded latents store it, so what it digests must not change.
     """
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

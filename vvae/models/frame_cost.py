@@ -28,7 +28,7 @@ class FrameCost:
 def measure_sequential(
     shape_HWC: tuple[int, int, int], widths: tuple[int, ...], hidden: int
 ) -> FrameCost:
-    """Returns the cost of a frame of SequentialVAE, whose attributes the arguments are."""
+    """Returns the cost of a frame of a SequentialVAE with these attributes."""
     height, width, channels = shape_HWC
     multiplications, count = 0, height * width * channels
     for features in widths:

@@ -179,7 +179,7 @@ def _read_embedding(
 ) -> list[Callable[[jax.Array], jax.Array]]:
     """Returns `count` functions that shift and scale activations by an embedding [2 count C].
 
-    The `count` rows of 2 C numbers have learned offsets. Without an embedding, the functions return
+    The 2 count rows of C numbers get learned offsets. Without an embedding, the functions return
     their argument.
     """
     if embedding is None:

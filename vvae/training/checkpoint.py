@@ -39,8 +39,7 @@ class DamagedError(CheckpointError):
     """A checkpoint is not what was saved.
 
     Attributes:
-      whole_step: step of the newest other checkpoint that was read and found intact; None if there
-        is none.
+      whole_step: newest other step that was read and is intact; None if there is none.
     """
 
     def __init__(self, damage: str, whole_step: int | None):
@@ -56,13 +55,7 @@ class DamagedError(CheckpointError):
 
 
 class Restored(NamedTuple):
-    """The content of a checkpoint.
-
-    Attributes:
-      step: number of updates done.
-      state: of NumPy arrays.
-      extra: the extra values that were saved with it.
-    """
+    """Content of a checkpoint: number of updates done, state of NumPy arrays, extra values."""
 
     step: int
     state: TrainState
