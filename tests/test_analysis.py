@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asking import ask
 from sklearn.linear_model import LogisticRegression
 from tiny_vae import draw_variables
 
@@ -29,6 +30,7 @@ from vvae.metrics.table import format_number, format_table
 from vvae.models import contract
 from vvae.models.sequential import Latents, SequentialPosterior, SequentialVAE
 from vvae.objectives.elbo import elbo
+from vvae.tasks import options
 from vvae.tasks import probe as probes
 from vvae.tasks.pooling import (
     POOLINGS,
@@ -45,7 +47,7 @@ from vvae.tasks.pooling import (
 from vvae.tasks.quality import density, generate
 from vvae.tasks.quality import reconstruct as reconstruction
 from vvae.tasks.random_params import randomize_params
-from vvae.tasks.recognition import classify
+from vvae.tasks.recognition import classify, label
 from vvae.tasks.result import Result, as_json, format_result, write_result
 from vvae.video import probe as probe_video
 
@@ -413,7 +415,7 @@ def test_numbers_have_four_digits():
 @pytest.fixture(scope="module")
 def reconstructed(dataset, params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reconstruct")
-    return reconstruction.reconstruct(MODEL, params, dataset, folder, batch_size=4), folder
+    return reconstruction.answer(ask(MODEL, params, dataset, folder), options.Reconstruct()), folder
 
 
 def test_reconstruct_measures_what_a_slow_computation_does(reconstructed, dataset, params):
@@ -465,7 +467,9 @@ def test_small_frames_have_no_ssim():
 @pytest.fixture(scope="module")
 def measured(dataset, params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("density")
-    return density.density(MODEL, params, dataset, folder, batch_size=4, num_samples=6), folder
+    return density.answer(
+        ask(MODEL, params, dataset, folder, num_samples=6), options.Density()
+    ), folder
 
 
 def test_density_is_the_elbo_of_every_clip(measured, dataset, params):
@@ -514,9 +518,8 @@ def test_bits_per_dim_are_given_only_where_they_mean_something(dataset):
 @pytest.fixture(scope="module")
 def classified(dataset, params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("classify")
-    return classify.classify(
-        MODEL, params, dataset, folder, batch_size=4, pooling="ordered"
-    ), folder
+    question = ask(MODEL, params, dataset, folder, pooling="ordered")
+    return classify.answer(question, options.Classify()), folder
 
 
 def test_classes_of_brightness_are_recognised_and_chance_is_chance(classified):
@@ -538,7 +541,8 @@ def test_saved_probe_labels_new_videos(classified, dataset, params):
     probe = probes.load_probe(folder / "probe.npz")
     clips = dataset.splits["val"]
     path = folder / "labels.csv"
-    assert classify.label_videos(MODEL, params, probe, clips, path, batch_size=2) == 3
+    question = ask(MODEL, params, dataset, folder, split="val", batch_size=2)
+    assert label.label_videos(question, probe, path) == 3
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == [video.name for video in clips.videos]
@@ -602,7 +606,7 @@ def test_traversal_changes_one_dimension_of_the_clip_latent(params):
 
 
 def test_generate_writes_every_picture_and_scores_predictions(dataset, params, tmp_path):
-    result = generate.generate(MODEL, params, dataset, tmp_path, batch_size=4)
+    result = generate.answer(ask(MODEL, params, dataset, tmp_path), options.Generate())
     kinds = ("samples", "interpolation", "traversal", "traversal_prior", "prediction")
     assert set(result.files) == {f"{kind}.{end}" for kind in kinds for end in ("png", "mp4")}
     for kind in kinds:
@@ -624,12 +628,13 @@ def test_generate_writes_every_picture_and_scores_predictions(dataset, params, t
 def test_clips_of_one_frame_have_no_prediction(dataset, params, tmp_path):
     clip_format = ClipFormat("gray", 16, 16, Sampling(num_frames=1))
     single = open_dataset(dataset.root, clip_format, Decoding(Cache(tmp_path, 2**28)))
-    result = generate.generate(MODEL, params, single, tmp_path, batch_size=8)
+    question = ask(MODEL, params, single, tmp_path, batch_size=8)
+    result = generate.answer(question, options.Generate())
     assert result.rows == {} and "Prediction is left out" in result.notes[0]
-    summary = reconstruction.reconstruct(MODEL, params, single, tmp_path, batch_size=8).rows["vae"]
+    summary = reconstruction.answer(question, options.Reconstruct()).rows["vae"]
     assert "psnr" in summary and "difference_mse" not in summary
 
 
 def test_a_missing_split_is_named(dataset, params, tmp_path):
     with pytest.raises(ValueError, match="no split 'holdout' to evaluate on; it has train, val"):
-        density.density(MODEL, params, dataset, tmp_path, batch_size=2, split="holdout")
+        density.answer(ask(MODEL, params, dataset, tmp_path, split="holdout"), options.Density())

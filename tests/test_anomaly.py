@@ -6,6 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from asking import ask
 from sklearn.mixture import GaussianMixture
 from tiny_vae import make_variables
 
@@ -31,12 +32,14 @@ from vvae.tasks.anomaly import anomaly, intervals
 from vvae.tasks.anomaly import scorer as scorers
 from vvae.tasks.anomaly.controls import average_blocks
 from vvae.tasks.anomaly.scores import begin_live, max_block, score_stream, step_live
+from vvae.tasks.anomaly.streams import ScoreSettings, compute_streamed
+from vvae.tasks.options import Anomaly
 from vvae.tasks.random_params import randomize_params
 from vvae.video import probe as probe_video
 
 MODEL = SequentialVAE((16, 16, 1), widths=(4,), hidden=8, latent_dim=3, clip_latent_dim=2)
 FORMAT = ClipFormat("gray", 16, 16, Sampling(num_frames=4))
-OPTIONS = {"batch_size": 3, "block": 4, "num_samples": 2, "regret_steps": 1}
+SETTINGS = {"batch_size": 3, "anomaly_block": 4, "regret_steps": 1}
 ABNORMAL = {"test/0.npy": "5-7", "test/1.npy": ""}
 
 
@@ -154,7 +157,8 @@ def answered(tmp_path_factory, params):
     root, out = tmp_path_factory.mktemp("videos"), tmp_path_factory.mktemp("eval")
     write_videos(root)
     dataset = open_videos(root, tmp_path_factory.mktemp("cache"))
-    return anomaly.anomaly(MODEL, params, dataset, out, **OPTIONS), dataset, out
+    question = ask(MODEL, params, dataset, out, **SETTINGS)
+    return anomaly.answer(question, Anomaly()), dataset, out
 
 
 def test_a_planted_anomaly_is_found_and_every_frame_judged(answered):
@@ -193,7 +197,8 @@ def test_saved_scorer_gives_identical_scores_wherever_a_video_lies(answered, par
         np.testing.assert_array_equal(again[name], score_F, err_msg=name)
         own_F = score_F[frames.video_F == 1]
         np.testing.assert_allclose(single[name], own_F, rtol=1e-4, atol=1e-4, err_msg=name)
-    result = anomaly.detect(MODEL, params, scorer, new, tmp_path, batch_size=3, split=UNSPLIT)
+    question = ask(MODEL, params, new, tmp_path, batch_size=3, split=UNSPLIT, is_new=True)
+    result = anomaly.judge(question, scorer)
     assert set(result.rows["fusion"]) == {"alarm_rate"}
     for stage in ("intervals", "videos"):
         lines = (tmp_path / f"anomaly_{stage}.csv").read_text().replace("\n", "\ntest/")
@@ -203,7 +208,7 @@ def test_saved_scorer_gives_identical_scores_wherever_a_video_lies(answered, par
 
 def test_live_scores_are_those_of_windows_and_of_the_whole_video(answered, params):
     clips = answered[1].splits["test"]
-    offline = scorers.compute_streamed(MODEL, params, clips, 4, batch_size=2)
+    offline = compute_streamed(MODEL, params, clips, 4, batch_size=2)
     frames = intervals.list_frames(clips)
     own = frames.video_F == 0
     codes_FHWC = clips.read(np.arange(len(clips)))[frames.clip_F, frames.position_F][own]
@@ -236,7 +241,7 @@ def test_streamed_scores_do_not_look_ahead(params):
 
 def test_the_random_encoder_is_the_knn_of_the_same_network_untrained(answered, params):
     dataset = answered[1]
-    settings = scorers.ScoreSettings(block=4, num_samples=2, regret_steps=1, seed=3)
+    settings = ScoreSettings(block=4, num_samples=2, regret_steps=1, seed=3)
     fresh = randomize_params(MODEL, params, 3)
     splits = dataset.splits["train"], dataset.splits["test"]
     reference = scorers.fit_reference(MODEL, params, splits[0], settings, 3)
@@ -263,7 +268,7 @@ def test_mixture_and_neighbours_agree_with_scikit_learn_and_brute_force():
 def test_without_known_intervals_there_are_verdicts_and_no_auroc(params, tmp_path):
     write_videos(tmp_path / "videos", marked=False)
     dataset = open_videos(tmp_path / "videos", tmp_path / "cache")
-    result = anomaly.anomaly(MODEL, params, dataset, tmp_path, **OPTIONS)
+    result = anomaly.answer(ask(MODEL, params, dataset, tmp_path, **SETTINGS), Anomaly())
     assert set(result.rows["fusion"]) == {"alarm_rate"}
     assert any("AUROC is left out" in note for note in result.notes)
     assert (tmp_path / "anomaly_intervals.csv").exists()
@@ -274,11 +279,11 @@ def test_abnormal_training_videos_and_other_bad_input_are_refused(answered, para
     dataset = open_videos(tmp_path / "videos", tmp_path / "cache")
     split = next(k for k in ("train", "val") if "train/0.npy" in str(dataset.splits[k].videos))
     with pytest.raises(ValueError, match=f"train/0.npy, in the split {split}, has abnormal frames"):
-        anomaly.anomaly(MODEL, params, dataset, tmp_path, **OPTIONS)
+        anomaly.answer(ask(MODEL, params, dataset, tmp_path, **SETTINGS), Anomaly())
     with pytest.raises(ValueError, match="cannot be measured on val"):
-        anomaly.anomaly(MODEL, params, answered[1], tmp_path, split="val", **OPTIONS)
+        anomaly.fit(ask(MODEL, params, answered[1], tmp_path, split="val", **SETTINGS))
     with pytest.raises(ValueError, match="anomaly_score='luck' is not one of"):
-        anomaly.anomaly(MODEL, params, answered[1], tmp_path, headline="luck", **OPTIONS)
+        anomaly.fit(ask(MODEL, params, answered[1], tmp_path, anomaly_score="luck", **SETTINGS))
     (tmp_path / "broken.npz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"broken\.npz holds no anomaly scorer"):
         scorers.load_scorer(tmp_path / "broken.npz")

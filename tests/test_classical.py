@@ -6,12 +6,14 @@ import math
 import cv2
 import numpy as np
 import pytest
+from asking import ask
 from sklearn.cluster import KMeans
 
 from vvae import config as settings
 from vvae.data.dataset import Cache, Decoding, open_dataset
 from vvae.data.sampling import ClipFormat, Sampling
 from vvae.tasks import probe as probes
+from vvae.tasks.options import Classify
 from vvae.tasks.pooling import VideoFeatures, average_by_video
 from vvae.tasks.recognition import classical, classify, cnn
 from vvae.video import write_video
@@ -273,8 +275,7 @@ def test_shuffled_labels_give_chance():
 
 
 def test_names_agree_with_the_settings():
-    assert classify.DEFAULT_BASELINES == settings.DEFAULT_BASELINES
-    special = {*classify.DEFAULT_BASELINES, "shuffled_labels", "cnn", *classify.NOT_RUN}
+    special = {*settings.DEFAULT_BASELINES, "shuffled_labels", "cnn", *classify.NOT_RUN}
     assert set(settings.BASELINES) == special | set(classical.FEATURES)
     with pytest.raises(ValueError, match=r"evaluate.baselines='hogg': is not among random_encoder"):
         settings.Evaluate(baselines=("hogg",))
@@ -289,9 +290,8 @@ def test_rows_of_classify(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(cnn, "MIN_STEPS", 30)
     model = SequentialVAE(shape_HWC=(24, 24, 1), widths=(4,), latent_dim=3, clip_latent_dim=2)
     params = init_variables(model, jax.random.key(0))
-    result = classify.classify(
-        model, params, dataset, tmp_path, batch_size=4, baselines=settings.BASELINES
-    )
+    question = ask(model, params, dataset, tmp_path)
+    result = classify.answer(question, Classify(settings.BASELINES))
     wanted = {f"{n}/{c}" for n in classical.FEATURES for c in ("linear", "knn")}
     wanted |= {
         f"{n}/{c}" for n in ("vae", "random_encoder", "frame_pca") for c in ("linear", "knn")
@@ -308,5 +308,5 @@ def test_rows_of_classify(dataset, tmp_path, monkeypatch):
     assert f"{facts['num_parameters']:,} parameters" in card["method"]
     assert f"{facts['num_steps']} of {facts['max_steps']} steps" in card["method"]
     assert result.rows["cnn"]["top1"].value == 1.0
-    few = classify.classify(model, params, dataset, tmp_path, batch_size=4, baselines=())
+    few = classify.answer(question, Classify(()))
     assert set(few.rows) == {"vae/linear", "vae/knn"} and few.notes == ()

@@ -10,15 +10,19 @@ import imageio.v3 as iio
 import jax
 import numpy as np
 import pytest
+from asking import ask
 from tiny_vae import draw_variables
 
 from vvae import distributions as dist
+from vvae.config import Data
 from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset, open_unsplit
 from vvae.models import contract
 from vvae.models.digest import digest_params
 from vvae.models.sequential import SequentialVAE
+from vvae.tasks import options
 from vvae.tasks.clustering import cluster as clustering
-from vvae.tasks.clustering import mixtures
+from vvae.tasks.clustering import mixtures, pictures
+from vvae.tasks.clustering.mixtures import Grouping
 from vvae.tasks.pooling import extract, make_encoder, pool_ordered
 from vvae.tasks.storage import search
 from vvae.tasks.storage.features import ARRAYS, FOLDER, store_features
@@ -74,16 +78,8 @@ def store(dataset, params, folder, stop_at=None, pooling="ordered", batch_size=3
         if done == stop_at:
             raise StoppedError
 
-    return store_features(
-        MODEL,
-        params,
-        dataset,
-        folder,
-        batch_size=batch_size,
-        pooling=pooling,
-        part_clips=3,
-        on_part=on_part,
-    )
+    question = ask(MODEL, params, dataset, folder, batch_size=batch_size, pooling=pooling)
+    return store_features(question, part_clips=3, on_part=on_part)
 
 
 def read_files(folder):
@@ -302,7 +298,8 @@ def test_responsibilities_are_those_of_the_prior(dataset, params):
 @pytest.fixture(scope="module")
 def clustered(dataset, params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster")
-    result = clustering.cluster(MODEL, params, dataset, folder, batch_size=3, pooling="ordered")
+    question = ask(MODEL, params, dataset, folder, batch_size=3, pooling="ordered")
+    result = clustering.answer(question, options.Cluster())
     return result, folder
 
 
@@ -332,8 +329,8 @@ def test_classes_of_brightness_are_found_and_cards_stay_comparable(clustered, da
 def test_the_sheet_of_few_videos_shows_them_in_full_size(dataset, tmp_path):
     clips = dataset.splits["val"]
     numbers = np.arange(len(clips.videos))
-    grouping = clustering.Grouping(numbers, numbers, np.eye(len(numbers)), len(numbers), "")
-    clustering._draw_sheet(tmp_path / "sheet.png", "x", grouping, clips, CLASSES)
+    grouping = Grouping(numbers, numbers, np.eye(len(numbers)), len(numbers), "")
+    pictures.draw_sheet(tmp_path / "sheet.png", "x", grouping, clips, CLASSES)
     image = iio.imread(tmp_path / "sheet.png")[..., :3]
     # Videos are of 16x16 pixels below 231, each shown as 6x6 of the picture, 3 frames a video.
     assert np.all(image < 240, axis=-1).sum() >= len(numbers) * 3 * 96 * 96
@@ -351,7 +348,8 @@ def test_clusters_do_not_know_the_labels_nor_the_measured_videos(clustered, data
     )
     other = folder / "other"
     other.mkdir()
-    clustering.cluster(MODEL, params, changed, other, batch_size=3, pooling="ordered")
+    question = ask(MODEL, params, changed, other, batch_size=3, pooling="ordered")
+    clustering.answer(question, options.Cluster())
     tables = []
     for place in (folder, other):
         with open(place / "cluster.csv", newline="") as file:
@@ -371,9 +369,8 @@ def test_without_labels_there_are_sizes_alone(root, dataset, params, tmp_path):
     )
     data = dataclasses.replace(new, splits={"train": unlabelled, **new.splits})
     plain = {**params, "params": {k: v for k, v in params["params"].items() if "mixture" not in k}}
-    result = clustering.cluster(
-        PLAIN, plain, data, tmp_path, batch_size=3, pooling="ordered", split="all"
-    )
+    question = ask(PLAIN, plain, data, tmp_path, batch_size=3, pooling="ordered", split="all")
+    result = clustering.answer(question, options.Cluster())
     assert "mixture_prior" not in result.rows
     assert set(result.rows["pooled/gmm"]) == {"num_clusters", "used_clusters", "largest_share"}
     by_number = result.details["bic"]["pooled"]
@@ -385,7 +382,7 @@ def test_without_labels_there_are_sizes_alone(root, dataset, params, tmp_path):
 
 def test_a_prior_that_has_collapsed_is_told():
     zeros = np.zeros(5, int)
-    grouping = clustering.Grouping(zeros, zeros, np.zeros((5, 4)), 4, "x")
+    grouping = Grouping(zeros, zeros, np.zeros((5, 4)), 4, "x")
     assert "COLLAPSED" in clustering._judge_prior(grouping)
     spread = dataclasses.replace(grouping, train_V=np.array([0, 1, 1, 2, 2]))
     assert clustering._judge_prior(spread).startswith("3 of 4")
@@ -394,18 +391,12 @@ def test_a_prior_that_has_collapsed_is_told():
 # --- search ---------------------------------------------------------------------------------------
 
 
-def find(dataset, params, folder, query, count=3, open_file=None):
-    return search.search(
-        MODEL,
-        params,
-        dataset,
-        folder,
-        query=query,
-        count=count,
-        open_file=open_file,
-        batch_size=3,
-        pooling="ordered",
+def find(dataset, params, folder, query, count=3):
+    data = Data(
+        height=16, width=16, num_frames=4, workers=0, cache_dir=str(folder / "cache"), cache_gb=0.2
     )
+    question = ask(MODEL, params, dataset, folder, batch_size=3, data=data, pooling="ordered")
+    return search.answer(question, options.Search(query, count))
 
 
 def test_a_planted_duplicate_is_found_first_and_the_query_is_not(dataset, params, tmp_path):
@@ -426,14 +417,11 @@ def test_a_file_outside_of_the_data_set_finds_its_like(root, dataset, params, tm
     copy = tmp_path / "mine:1.npy"
     np.save(copy, np.load(root / "test/light/2.npy")[:4])
 
-    def open_file(path):
-        return open_folder(path, tmp_path / "cache", open_unsplit).splits["all"]
-
-    result = find(dataset, params, tmp_path, str(copy), open_file=open_file)
+    result = find(dataset, params, tmp_path, str(copy))
     best = result.details["hits"][0]
     assert (best["name"], best["clip"], best["similarity"]) == ("test/light/2.npy", 0, 1.0)
     assert result.details["query"]["split"] is None
-    inside = find(dataset, params, tmp_path, str(root / "test/light/2.npy"), open_file=open_file)
+    inside = find(dataset, params, tmp_path, str(root / "test/light/2.npy"))
     assert inside.details["query"]["split"] == "test"
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from asking import ask
 from scipy.stats import norm
 from tiny_causal import make_variables, make_video
 
@@ -25,6 +26,7 @@ from vvae.models.bottleneck import Codes, FiniteScalars, GaussianLatents
 from vvae.models.digest import digest_params
 from vvae.models.sequential import SequentialVAE
 from vvae.run import create_run
+from vvae.tasks.options import Density
 from vvae.tasks.quality import density
 from vvae.tasks.storage import compress as compressing
 from vvae.training.checkpoint import Checkpointer
@@ -456,7 +458,10 @@ def test_the_digest_is_that_of_files_written_before():
         (["density", "decompress", "a", "--workdir", "r"], "decompress takes two files"),
         (["compress", "a", "b"], "give the run to evaluate: --workdir RUN"),
         (["compress", "a", "b", "--workdir", "r", "--step", "0"], "--step=0.0: must be positive"),
-        (["decompress", "a", "b", "--workdir", "r", "--step", "1"], "--step is an option of comp"),
+        (
+            ["decompress", "a", "b", "--workdir", "r", "--step", "1"],
+            "--step is an option of compress, not of dec",
+        ),
         (["density", "--workdir", "r", "--lossless"], "--lossless is an option of decompress"),
     ],
 )
@@ -480,9 +485,8 @@ def test_density_has_both_rates_beside_each_other(levels, brightness_folder, tmp
         Decoding(Cache(tmp_path, 10**9), num_workers=1),
     )
     _, model, params = make_model("gray", temporal_compression=2, levels=levels)
-    row = density.density(
-        model, params, dataset, tmp_path, batch_size=4, num_samples=1, split="val"
-    ).rows["vae"]
+    question = ask(model, params, dataset, tmp_path, split="val", num_samples=1)
+    row = density.answer(question, Density()).rows["vae"]
     clips = dataset.splits["val"]
     expected_kl = row["kl_grid"].value / math.log(2)
     assert row["kl_bits"].value == pytest.approx(expected_kl, rel=1e-5)

@@ -133,7 +133,7 @@ def test_the_program_prints_and_writes_without_loading_jax(tmp_path):
         (["density", "compare", "a"], "compare takes two runs"),
         (["density", "--workdir", "a", "--out", "x"], "--out is an option of compare"),
         (["search", "--workdir", "a"], "needs --query VIDEO"),
-        (["density", "--workdir", "a", "--query", "x"], "needs --query VIDEO"),
+        (["density", "--workdir", "a", "--query", "x"], "--query is an option of search, not of"),
         (["search", "--workdir", "a", "--query", "x", "--count", "0"], "--count=0"),
     ],
 )

@@ -91,10 +91,11 @@ def test_none_is_a_word_where_a_setting_has_it(option):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ("--optim.learning_rat 3", "Perhaps you meant: --optim.learning-rate"),
-        ("--optim.learning_rate abc", "could not convert string to float: 'abc'"),
+        ("--optim.learning_rat 3", "did you mean --optim.learning_rate?"),
+        ("--optim.learning-rat=3", "did you mean --optim.learning_rate?"),
         ("--data.height 31", "data.height=31: must be a multiple of 8"),
-        ("--data.sampling windwos", "invalid choice 'windwos'"),
+        ("--model.hidden -1", "model.hidden=-1: must be greater than 0"),
+        ("--no.such.setting 1", "no option '--no.such.setting'; --help lists them all"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, text):
@@ -102,6 +103,29 @@ def test_wrong_arguments_are_one_line(arguments, text):
         parse_settings(arguments.split(), Config())
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("--optim.learning_rate abc", "--optim.learning_rate: could not convert string to float"),
+        ("--data.sampling windwos", "invalid choice 'windwos' for argument '--data.sampling'"),
+        ("--data.flip maybe", "invalid choice 'maybe' for argument '--data.flip'"),
+        ("--data.height", "Missing value for argument '--data.height'"),
+    ],
+)
+def test_values_of_another_type_are_refused_by_name(arguments, text, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stop:
+        parse_settings(arguments.split(), Config())
+    assert stop.value.code == 2 and text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["true", "True"])
+def test_words_are_spelt_plainly_or_as_in_python(word):
+    config = parse_settings(["--data.flip", word, "--train.accumulate", "none"], Config())
+    assert config.data.flip is True and config.train.accumulate is None
+    assert parse_settings(["--data.flip", "false"], config).data.flip is False
 
 
 def test_a_missing_configuration_names_those_there_are():

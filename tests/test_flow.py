@@ -368,9 +368,9 @@ def test_clipped_values_are_described(tmp_path):
 
 
 def test_opening_new_videos_prints_what_is_left_out_unknown_and_clipped(tmp_path, capsys):
-    import evaluate
     from vvae.config import Config, Data
     from vvae.run import Run
+    from vvae.tasks.question import open_videos
 
     (tmp_path / "new" / "odd").mkdir(parents=True)
     write_moving(tmp_path / "new" / "odd" / "a.mp4", 3, (64, 64), right=11)
@@ -378,8 +378,8 @@ def test_opening_new_videos_prints_what_is_left_out_unknown_and_clipped(tmp_path
     data = Data(view="flow", height=64, width=64, num_frames=3, workers=0)
     config = Config(data=dataclasses.replace(data, cache_dir=str(tmp_path / "cache")))
     run = Run(tmp_path, config, {}, ("walk",))
-    opened = evaluate._open_data(run, str(tmp_path / "new"))
+    opened, _ = open_videos(run, str(tmp_path / "new"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("left out, cannot be read: odd/b.mp4: ")
     assert lines[1] == "data: 2 videos have the label 'odd', which is not a class"
-    assert "flow values" in lines[2] and opened.dataset.num_clipped > 100
+    assert "flow values" in lines[2] and opened.num_clipped > 100

@@ -1,18 +1,22 @@
 """Statistics of latents in closed form, and the export of a folder's latents."""
 
+import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asking import ask
 from tiny_causal import make_named, make_video
 
 import vvae
+from vvae.config_files import to_dict
 from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset
 from vvae.inference.statistics import ChannelMoments, as_json, read_statistics
 from vvae.models import contract
-from vvae.tasks.storage.latents import export_latents
+from vvae.tasks.options import Latents
+from vvae.tasks.storage import latents
 
 
 def measure(parts):
@@ -75,16 +79,8 @@ def dataset(tmp_path):
 
 def test_export_holds_the_latents_their_statistics_and_what_made_them(tmp_path, dataset):
     model, params = make_named("local")
-    settings = {"model": {"kind": "causal"}}
-    result = export_latents(
-        model,
-        params,
-        dataset,
-        tmp_path,
-        batch_size=2,
-        settings=settings,
-        statistics_split="train",
-    )
+    question = ask(model, params, dataset, tmp_path, batch_size=2, seed=3)
+    result = latents.answer(question, Latents())
     assert set(result.files) == {
         *(f"latents/{split}.npy" for split in dataset.splits),
         "latents/latents.json",
@@ -109,18 +105,12 @@ def test_export_holds_the_latents_their_statistics_and_what_made_them(tmp_path, 
     np.testing.assert_allclose(statistics.mean_Z, flat.mean(0), rtol=1e-10)
     np.testing.assert_allclose(statistics.std_Z, flat.std(0), rtol=1e-10)
     assert statistics.count == len(flat)
-    assert record["settings"] == settings and record["data"] == dataset.fingerprint
+    assert (
+        record["settings"] == to_dict(question.run.config) and record["data"] == dataset.fingerprint
+    )
     assert statistics.provenance["params"] == record["params"]
     with pytest.raises(ValueError, match="has no split 'other'"):
-        export_latents(
-            model,
-            params,
-            dataset,
-            tmp_path,
-            batch_size=2,
-            settings={},
-            statistics_split="other",
-        )
+        latents.answer(dataclasses.replace(question, split="other", is_new=True), Latents())
 
 
 @pytest.mark.parametrize(

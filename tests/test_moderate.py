@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from asking import ask
 from scipy import stats
 from tiny_vae import make_variables
 
@@ -38,7 +39,7 @@ from vvae.tasks.result import write_result
 
 MODEL = SequentialVAE((16, 16, 1), widths=(4,), hidden=8, latent_dim=3, clip_latent_dim=2)
 FORMAT = ClipFormat("gray", 16, 16, Sampling(num_frames=4))
-OPTIONS = {"batch_size": 3, "false_positive_rate": 0.1}
+SETTINGS = {"batch_size": 3, "false_positive_rate": 0.1}
 NUM_TRAIN, NUM_TEST, NUM_FRAMES, FLASH = 8, 4, 12, range(8, 12)
 
 
@@ -245,7 +246,7 @@ def read_csv(path):
 def answered(tmp_path_factory, params, dataset):
     out = tmp_path_factory.mktemp("eval")
     marks = marked_videos.mark_class(dataset, "flash", 5, "test", seed=0)
-    return moderating.moderate(MODEL, params, dataset, out, marks, **OPTIONS), out, marks
+    return moderating.moderate(ask(MODEL, params, dataset, out, **SETTINGS), marks), out, marks
 
 
 def test_a_declared_class_is_found_with_its_frames(answered):
@@ -300,7 +301,7 @@ def test_marks_of_a_file_do_what_the_class_does(tmp_path, answered, params, data
     path = tmp_path / "marks.csv"
     path.write_text("path,label\n" + "".join(f"{r['path']},{r['label']}\n" for r in rows))
     given = marked_videos.read_marks(path, dataset)
-    again = moderating.moderate(MODEL, params, dataset, tmp_path, given, **OPTIONS)
+    again = moderating.moderate(ask(MODEL, params, dataset, tmp_path, **SETTINGS), given)
     for name in ("threshold", "slope", "offset"):
         assert again.details[name] == pytest.approx(result.details[name])
     assert again.rows["vae"]["recall"].card["num_videos"] == 3
@@ -311,7 +312,7 @@ def test_marks_of_a_file_do_what_the_class_does(tmp_path, answered, params, data
 def test_without_marks_of_the_split_nothing_is_measured(tmp_path, answered, params, dataset):
     marks = {n: flag for n, flag in answered[2].unwanted.items() if n.startswith("train/")}
     given = marked_videos.Marks(marks, "", "by hand")
-    result = moderating.moderate(MODEL, params, dataset, tmp_path, given, **OPTIONS)
+    result = moderating.moderate(ask(MODEL, params, dataset, tmp_path, **SETTINGS), given)
     assert result.rows == {}
     assert any("Nothing is measured" in note for note in result.notes)
     assert (tmp_path / "moderate_highest.png").exists()
@@ -321,9 +322,8 @@ def test_a_run_that_sees_whole_videos_gives_verdicts_and_no_intervals(
     tmp_path, answered, params, dataset, cache
 ):
     whole = ClipFormat("gray", 16, 16, Sampling(num_frames=4, mode="whole"))
-    decoding = Decoding(Cache(cache, 2**28))
-    videos = open_dataset(dataset.root, whole, decoding)
-    result = moderating.moderate(MODEL, params, videos, tmp_path, answered[2], **OPTIONS)
+    videos = open_dataset(dataset.root, whole, Decoding(Cache(cache, 2**28)))
+    result = moderating.moderate(ask(MODEL, params, videos, tmp_path, **SETTINGS), answered[2])
     assert result.rows["vae"]["recall"].value == 1.0
     assert "moderate_intervals.csv" not in result.files
     assert not (tmp_path / "moderate_intervals.csv").exists()
@@ -336,9 +336,8 @@ def test_new_videos_get_the_verdicts_of_the_saved_detector(
     detector = detectors.load_detector(answered[1] / "moderate.npz")
     write_videos(tmp_path / "new", ("flash", "strange"), 2, seed=9)
     new = open_new(tmp_path / "new", cache, dataset.class_names)
-    result = moderating.apply_detector(
-        MODEL, params, detector, new, tmp_path, batch_size=3, split=UNSPLIT
-    )
+    question = ask(MODEL, params, new, tmp_path, batch_size=3, split=UNSPLIT, is_new=True)
+    result = moderating.apply_detector(question, detector)
     # The class `strange` is not known to the run, so that nobody knows whether it is unwanted.
     assert result.rows["vae"]["recall"].card["num_videos"] == 2
     assert result.rows["vae"]["recall"].value == 1.0
@@ -346,9 +345,7 @@ def test_new_videos_get_the_verdicts_of_the_saved_detector(
     verdicts = {row["path"]: row["verdict"] for row in read_csv(tmp_path / "moderate.csv")}
     assert verdicts["flash/0.npy"] == "unwanted" and verdicts["strange/0.npy"] == "wanted"
     by_hand = dataclasses.replace(detector, unwanted_class="")
-    result = moderating.apply_detector(
-        MODEL, params, by_hand, new, tmp_path, batch_size=3, split=UNSPLIT
-    )
+    result = moderating.apply_detector(question, by_hand)
     assert result.rows == {}
 
 
@@ -388,7 +385,7 @@ def test_classes_that_cannot_be_learned_are_named(tmp_path, params, dataset):
         marked_videos.mark_class(dataset, "flash", 9, "test", seed=0)
     nothing = marked_videos.Marks({"test/calm/0.npy": False}, "", "marks of a.csv")
     with pytest.raises(ValueError, match=r"no training video is marked \(marks of a.csv\)"):
-        moderating.moderate(MODEL, params, dataset, tmp_path, nothing, **OPTIONS)
+        moderating.moderate(ask(MODEL, params, dataset, tmp_path, **SETTINGS), nothing)
 
 
 def test_the_report_names_the_command_with_its_options(tmp_path):
@@ -406,7 +403,7 @@ def test_the_report_names_the_command_with_its_options(tmp_path):
     [
         (["moderate"], "give one of them"),
         (["moderate", "--unwanted", "a", "--marks", "b"], "give one of them"),
-        (["density", "--unwanted", "a"], "are options of moderate on the run's own videos"),
+        (["density", "--unwanted", "a"], "--unwanted is an option of moderate, not of density"),
         (["moderate", "--marks", "a", "--data.path", "b"], "are options of moderate on the run's"),
         (["moderate", "--marks", "a", "--num_marks", "3"], "--num_marks is an option of"),
         (["moderate", "--unwanted", "a", "--num_marks", "1"], "--num_marks=1: must be at least 2"),

@@ -2,10 +2,10 @@
 
 import os
 
-import evaluate
 from vvae.config import Config
 from vvae.run import Run
 from vvae.tasks.answer_folder import open_folder, read_source
+from vvae.tasks.question import choose_folder
 
 
 def make_place(*parts):
@@ -51,8 +51,8 @@ def test_names_that_are_not_utf_8_and_the_root_have_a_folder(tmp_path):
 def test_the_program_says_where_answers_go_if_the_name_is_taken(tmp_path, capsys):
     run = Run(tmp_path, Config(), {}, ())
     places = [make_place(tmp_path, where, "new") for where in "ab"]
-    assert evaluate._choose_folder(run, None) == tmp_path / "eval"
-    folders = [evaluate._choose_folder(run, place) for place in places]
+    assert choose_folder(run, None) == tmp_path / "eval"
+    folders = [choose_folder(run, place) for place in places]
     assert folders == [tmp_path / "eval" / "new", tmp_path / "eval" / "new-2"]
     assert capsys.readouterr().out == (
         f"note: {folders[0]} holds answers about {places[0]}: these go to {folders[1]}\n"

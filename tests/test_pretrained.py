@@ -328,7 +328,10 @@ def test_reconstruct_measures_published_weights(copy_of, videos, capsys):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["density", "--pretrained", "W", "--data.path", "D"], "published weights answer"),
+        (
+            ["density", "--pretrained", "W", "--data.path", "D"],
+            "--pretrained is an option of recon",
+        ),
         (["reconstruct", "--pretrained", "W"], "published weights answer reconstruct"),
         (
             ["reconstruct", "--workdir", "R", "--data.height", "8"],

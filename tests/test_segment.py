@@ -7,6 +7,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from asking import ask
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from vvae import figures
@@ -15,7 +16,14 @@ from vvae.data.performers import VERSION, render_clip
 from vvae.metrics.cards import compare
 from vvae.models.contract import init_variables
 from vvae.models.sequential import SequentialVAE
-from vvae.tasks.segmentation import boosted_trees, boundaries, foreground, pyscenedetect, segment
+from vvae.tasks.segmentation import (
+    boosted_trees,
+    boundaries,
+    foreground,
+    pyscenedetect,
+    segment,
+    shots,
+)
 from vvae.tasks.segmentation import joined_videos as material
 from vvae.tasks.segmentation.joined_videos import Transition
 from vvae.video import read_frames
@@ -422,8 +430,8 @@ def segmented(tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
     dataset = open_dataset(root, clip_format, Decoding(Cache(cache, 2**28)))
     folder = tmp_path_factory.mktemp("out")
-    run = (*make_model((16, 16, 1)), dataset, folder)
-    return segment.segment(*run, batch_size=4, num_joined=1), folder, dataset
+    question = ask(*make_model((16, 16, 1)), dataset, folder)
+    return segment.segment(question, num_joined=1), folder, dataset
 
 
 def test_every_row_has_the_same_cards_and_the_rivals_say_whether_they_ran(segmented):
@@ -462,7 +470,8 @@ def test_the_saved_detector_finds_the_same_shots_without_training_videos(segment
     test_only = dataclasses.replace(dataset, splits={"all": dataset.splits["test"]})
     detector = boundaries.load_detector(folder / segment.DETECTOR_FILE)
     model = make_model((16, 16, 1))
-    result = segment.apply_detector(*model, detector, test_only, tmp_path, split="all")
+    question = ask(*model, test_only, tmp_path, split="all", is_new=True)
+    result = shots.find_shots(question, detector)
     text = (tmp_path / "segments.csv").read_text()
     assert text == (folder / "segments.csv").read_text() and "test/0.npy,12,29," in text
     assert result.rows == {} and result.files == ("segments.csv", "segments.png")
@@ -498,14 +507,14 @@ def test_videos_of_files_are_encoded_in_chunks_as_a_whole(segmented, monkeypatch
     clip_format = ClipFormat("difference", 16, 16, Sampling(num_frames=4))
     dataset = open_unsplit(tmp_path, clip_format, Decoding(Cache(tmp_path / "c", 2**28)))
     clips = dataset.splits["all"]
-    monkeypatch.setattr(segment, "CHUNK_WINDOWS", 2)
+    monkeypatch.setattr(shots, "CHUNK_WINDOWS", 2)
 
     def encode(some, factor):
         def flatten(video):
             return np.asarray(video, np.float32).reshape(*video.shape[:2], -1)
 
-        return segment.encode_frames(flatten, clips, some, factor)
+        return shots.encode_frames(flatten, clips, some, factor)
 
-    latent, number, time = segment._encode_video(encode, clips, str(tmp_path / "long.npy"))
+    latent, number, time = shots._encode_video(encode, clips, str(tmp_path / "long.npy"))
     np.testing.assert_array_equal(latent[1:], encode(read_frames(tmp_path / "long.npy")[1], 1)[1:])
     assert number.tolist() == list(range(23)) and len(time) == 23

@@ -14,10 +14,11 @@ from vvae.data.tiles import cut_tiles, join_tiles
 from vvae.models import contract
 from vvae.models.contract import init_variables
 from vvae.models.sequential import SequentialVAE, begin_stream
-from vvae.tasks.anomaly import anomaly, intervals
+from vvae.tasks.anomaly import intervals, pictures
 from vvae.tasks.anomaly import scorer as scorers
 from vvae.tasks.anomaly.controls import fit_untrained, score_controls
 from vvae.tasks.anomaly.scores import score_stream
+from vvae.tasks.anomaly.streams import ScoreSettings
 
 MODEL = SequentialVAE(
     (4, 4, 1), widths=(), hidden=8, latent_dim=2, clip_latent_dim=0, prior="standard", linear=False
@@ -76,7 +77,7 @@ def test_tiles_that_do_not_fill_the_frames_are_refused(dataset, size):
 
 def test_a_frame_has_the_largest_score_of_its_tiles(dataset, params):
     clips = dataset.splits["test"]
-    settings = scorers.ScoreSettings(block=4, num_samples=2, regret_steps=1)
+    settings = ScoreSettings(block=4, num_samples=2, regret_steps=1)
     reference = scorers.fit_reference(MODEL, params, dataset.splits["train"], settings, 5)
     frames, scores = scorers.compute_scores(MODEL, params, reference, settings, clips, 5)
     for video in range(2):
@@ -92,7 +93,7 @@ def test_a_frame_has_the_largest_score_of_its_tiles(dataset, params):
 
 def test_heat_of_tiles_is_the_surprise_of_each_tile(dataset, params):
     clips = dataset.splits["test"]
-    heat_NTHW = anomaly.compute_heat(MODEL, params, clips, 5)
+    heat_NTHW = pictures.compute_heat(MODEL, params, clips, 5)
     assert heat_NTHW.shape == (len(clips), 4, 8, 12)
     tile = clips.read([0])[:, :, 4:, 8:]
     _, scores = score_stream(
@@ -161,4 +162,4 @@ def test_a_run_of_tiles_trains_and_finds_what_is_strange(dataset, tmp_path, caps
     assert "tiles" in str(answer["rows"]["iwae"]["macro"])
     capsys.readouterr()
     with pytest.raises(ValueError, match="'classify': needs whole frames"):
-        evaluate.evaluate_run(tmp_path / "run", ["classify"])
+        evaluate.main(["classify", "--workdir", str(tmp_path / "run")])

@@ -1,4 +1,4 @@
-"""Command lines: settings from the arguments, and errors of one line."""
+"""Command lines: options read by tyro, and errors of one line."""
 
 import argparse
 import contextlib
@@ -7,13 +7,13 @@ import difflib
 import errno
 import io
 import os
-import re
 import signal
 import sys
 import traceback
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 
@@ -25,42 +25,88 @@ INTERRUPTED = 130
 NUMERICAL_ERROR = 3
 TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: run it again
 _ROOT = Path(__file__).resolve().parent.parent
-_PLAIN_WORDS = {"true": "True", "false": "False", "none": "None"}
-PROCESS_OPTIONS = tuple(
-    f"--parallel.{name}" for name in ("coordinator", "num_processes", "process_id", "timeout")
-)
+_PLAIN_WORDS = {bool: {"true": True, "false": False}, type(None): {"none": None}}
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _read_plain_words(info) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """Lets tyro read true, false and none beside Python's True, False and None."""
+    if info.type not in _PLAIN_WORDS:
+        return None
+    plain = _PLAIN_WORDS[info.type]
+    values = plain | {str(value): value for value in plain.values()}
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(plain) + "}",
+        instance_from_str=lambda words: values[words[0]],
+        is_instance=lambda value: isinstance(value, info.type),
+        str_from_instance=lambda value: [str(value).lower()],
+        choices=tuple(values),
+    )
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessOptions:
+    """Which of several processes this one is: options of a start, not settings of the run."""
+
+    coordinator: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="HOST:PORT",
+            help="of the first of several processes, or auto: docs/distributed.md",
+        ),
+    ] = None
+    num_processes: Annotated[
+        int | None, tyro.conf.arg(metavar="N", help="how many processes there are")
+    ] = None
+    process_id: Annotated[
+        int | None, tyro.conf.arg(metavar="K", help="which of them this one is, from 0")
+    ] = None
+    timeout: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="SECONDS", help="all end after so long without a sign of one of them (60)"
+        ),
+    ] = None
+
+    def group(self) -> Group | None:
+        """Returns the group of processes; None for a run of one process.
+
+        Raises:
+          ValueError: for an option without --parallel.coordinator, or values that do not fit.
+        """
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if given and self.coordinator is None:
+            raise ValueError(
+                f"--parallel.{next(iter(given))} needs --parallel.coordinator HOST:PORT"
+            )
+        return Group(**given) if given else None
+
+
+PROCESS_OPTIONS = tuple(f"--parallel.{field.name}" for field in dataclasses.fields(ProcessOptions))
 
 
 def add_process_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of a run of several processes; they are of a start, not of the run."""
-    help_texts = (
-        ("HOST:PORT", "of the first of several processes, or auto: docs/distributed.md"),
-        ("N", "how many processes there are"),
-        ("K", "which of them this one is, from 0"),
-        ("SECONDS", "without a sign of one process after which all end (60)"),
-    )
-    for name, (metavar, text) in zip(PROCESS_OPTIONS, help_texts):
-        spellings = (name, name.replace("_", "-")) if "_" in name else (name,)
+    """Adds `ProcessOptions` to an argparse parser."""
+    hints = typing.get_type_hints(ProcessOptions, include_extras=True)
+    for name, hint in zip(PROCESS_OPTIONS, hints.values(), strict=True):
+        text = hint.__metadata__[0]
+        spellings = dict.fromkeys((name, name.replace("_", "-")))
         kind = str if name.endswith("coordinator") else int
-        parser.add_argument(*spellings, dest=name, type=kind, metavar=metavar, help=text)
+        parser.add_argument(*spellings, dest=name, type=kind, metavar=text.metavar, help=text.help)
 
 
 def read_group(options: argparse.Namespace) -> Group | None:
-    """Returns what `add_process_options` has read; None for a run of one process.
+    """Returns the group of processes, from the options of `add_process_options`."""
+    fields = {name.removeprefix("--parallel."): getattr(options, name) for name in PROCESS_OPTIONS}
+    return ProcessOptions(**fields).group()
 
-    Raises:
-      ValueError: for an option without --parallel.coordinator, or values that do not fit.
-    """
-    coordinator, num_processes, process_id, timeout = (
-        getattr(options, name) for name in PROCESS_OPTIONS
-    )
-    if coordinator is None:
-        for name in PROCESS_OPTIONS[1:]:
-            if getattr(options, name) is not None:
-                raise ValueError(f"{name} needs --parallel.coordinator HOST:PORT")
-        return None
-    given = {} if timeout is None else {"timeout": timeout}
-    return Group(coordinator, num_processes, process_id, **given)
+
+# --- options -------------------------------------------------------------------------------------
 
 
 def parse_settings(
@@ -70,69 +116,118 @@ def parse_settings(
 
     Args:
       arguments: `--section.name value ...`; hyphens and underscores are the same.
-      default: where all other settings come from.
+      default: the values of all other settings.
       description: shown by --help, before the list of settings.
-      options: names of the program's other options, which a misspelt one may stand for.
+      options: names of the program's other options, which a misspelt word may stand for.
 
     Raises:
-      ValueError: for an unknown setting (with the closest one), a value of another type or out of
-        range; in one line.
-      SystemExit: with status 0, after --help.
+      ValueError: for an unknown setting, naming the closest one, and for a value out of range.
+      SystemExit: with status 0 after --help; with status 2 after tyro's message about a value of
+        another type.
     """
-    for word in arguments:
-        if word.startswith("--") and difflib.get_close_matches(word, options, n=1, cutoff=0.8):
-            raise ValueError(describe_unknown("option", word, options))
-    arguments = _spell_values(arguments)
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                Config,
-                args=arguments,
-                default=default,
-                description=description,
-                config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ValueError(_one_line(complaint.getvalue())) from None
+    known = (*list_options(Config), *options, "--help")
+    for word in filter(is_option, arguments):
+        if name_option(word) not in known:
+            raise ValueError(describe_unknown("option", name_option(word), known))
+    markers = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
+    return _call_tyro(Config, arguments, default=default, description=description, config=markers)
 
 
-def _spell_values(arguments: list[str]) -> list[str]:
-    """Returns the arguments with true, false and none as Python has them, where they mean that."""
-    choices, option, spelt = _find_choices(Config), "", []
-    for word in arguments:
-        option = word if word.startswith("--") else option
-        is_choice = word in choices.get(option.replace("-", "_"), ())
-        spelt.append(word if is_choice else _PLAIN_WORDS.get(word, word))
-    return spelt
+def parse_options(parts: Sequence[type], arguments: Sequence[str], program: str) -> tuple:
+    """Reads the options of one command, whose help shows them together.
+
+    Args:
+      parts: dataclasses with the options; a field without a default is a positional argument.
+      arguments: their values, of known options.
+      program: name of the command, for the help.
+
+    Returns:
+      An instance of each part.
+
+    Raises:
+      ValueError: from the parts' own checks.
+      SystemExit: as `parse_settings`.
+    """
+    fields = [
+        (f"part{number}", Annotated[part, tyro.conf.arg(name="")])
+        for number, part in enumerate(parts)
+    ]
+    whole = dataclasses.make_dataclass("Options", fields, frozen=True)
+    description = parts[-1].__doc__
+    markers = (
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.PositionalRequiredArgs,
+        tyro.conf.DisallowNone,  # an option is left out instead
+    )
+    found = _call_tyro(whole, arguments, prog=program, description=description, config=markers)
+    return tuple(getattr(found, name) for name, _ in fields)
 
 
-def _find_choices(section: type, prefix: str = "__") -> dict[str, tuple]:
-    """Returns option -> its words, of every setting that is one of several; with underscores."""
-    found = {}
-    for name, hint in typing.get_type_hints(section).items():
+def list_options(part: type, prefix: str = "--") -> dict[str, Any]:
+    """Returns option -> type of its value, of a dataclass and those inside it.
+
+    Fields without a default are positional arguments and left out.
+    """
+    hints, found = typing.get_type_hints(part), {}
+    for field in dataclasses.fields(part):
+        name, hint = prefix + field.name, hints[field.name]
         if dataclasses.is_dataclass(hint):
-            found |= _find_choices(hint, f"{prefix}{name}.")
-        elif typing.get_origin(hint) is typing.Literal:
-            found[prefix + name] = typing.get_args(hint)
+            found |= list_options(hint, f"{name}.")
+        elif field.default is not dataclasses.MISSING:
+            found[name] = hint
     return found
 
 
+def is_option(word: str) -> bool:
+    """Whether a word of a command line is the name of a long option."""
+    return word.startswith("--")
+
+
+def name_option(word: str) -> str:
+    """Returns the name of an option as `list_options` spells it, without a value after `=`."""
+    return "--" + word[2:].partition("=")[0].replace("-", "_")
+
+
+def _call_tyro(kind: type, arguments: Sequence[str], **options):
+    """Calls `tyro.cli`, but raises an error of vvae's own checks as it is.
+
+    tyro catches a ValueError, prints it in a frame and exits, so that the error is among the
+    causes of the SystemExit. What tyro itself has to say is printed whole.
+    """
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(
+                kind, args=arguments, registry=_REGISTRY, use_underscores=True, **options
+            )
+    except SystemExit as stop:
+        cause = stop
+        while cause.__context__ is not None:
+            cause = cause.__context__
+        if isinstance(cause, ValueError) and _is_for_user(cause):
+            raise cause from None
+        sys.stderr.write(message.getvalue())
+        raise
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
 def run_main(main: Callable[[list[str]], int], end: Callable[[int], None] = sys.exit) -> None:
-    """Runs a program: its status is the exit status; what the user can mend is one line, status 2.
+    """Runs a program and calls `end` with its exit status.
 
-    Ctrl-C where nothing can be saved is one line and status 130; SIGTERM is status 75, by which a
-    scheduler knows that the same command goes on.
+    An error that vvae raises on purpose (ValueError, MemoryError, or OSError of a file) is printed
+    as one line, with status 2. A FloatingPointError (a loss that is not finite) is one line and
+    status 3. Ctrl-C where nothing can be saved is one line and status 130. SIGTERM is status 75,
+    which tells a scheduler to run the same command again. Any other error is a fault of the
+    program and keeps its traceback; so does every error if the environment sets VVAE_TRACEBACK.
 
-    An error that vvae raised on purpose (ValueError, MemoryError, or OSError of a file) is printed
-    as one line; a FloatingPointError (a loss that is not finite) is one line and status 3; any
-    other error is a fault of the program and keeps its traceback, as every one does where the
-    environment sets VVAE_TRACEBACK. `end` is called with the status.
+    Args:
+      main: arguments of the command line -> exit status.
+      end: called at the end.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TEMPORARY_FAILURE))
-    # Names of files that are no UTF-8 can be printed so, with escapes.
+    # Names of files that are not UTF-8 are printed with escapes.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main(sys.argv[1:])
@@ -151,14 +246,18 @@ def run_main(main: Callable[[list[str]], int], end: Callable[[int], None] = sys.
     end(status)
 
 
-def describe_unknown(kind: str, word: str, known) -> str:
-    """Returns "no KIND 'WORD', did you mean ...?", with the closest of the known words."""
+def describe_unknown(kind: str, word: str, known: Sequence[str]) -> str:
+    """Returns "no KIND 'WORD'; did you mean ...?", with the closest of the known words."""
     close = difflib.get_close_matches(word, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+    if close:
+        hint = f"did you mean {close[0]}?"
+    else:
+        hint = f"choose from {', '.join(known)}" if len(known) <= 20 else "--help lists them all"
     return f"no {kind} {word!r}; {hint}"
 
 
 def _is_for_user(error: Exception) -> bool:
+    """Whether an error was raised by vvae itself, or names a file."""
     if isinstance(error, OSError):
         return error.filename is not None or _is_full(error)
     frames = traceback.extract_tb(error.__traceback__)
@@ -166,14 +265,5 @@ def _is_for_user(error: Exception) -> bool:
 
 
 def _is_full(error: Exception) -> bool:
+    """Whether an error says that a disk is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _one_line(box: str) -> str:
-    """Returns the message of tyro's framed text, without frame, rule and pointer to --help."""
-    text = re.sub(r"[╭╮╰╯│]", " ", box)
-    lines = [re.sub(r"─+", " ", line).strip() for line in text.splitlines()[1:]]
-    message = " ".join(line for line in lines if line)
-    message = message.split("For full helptext")[0].split("Argument helptext")[0]
-    message = re.sub(r"Error parsing Config: ", "", message)
-    return " ".join(message.split())

@@ -10,20 +10,44 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+
+@dataclass(frozen=True)
+class Task:
+    """A question to a trained model: where it is answered, and what it needs.
+
+    Attributes:
+      module: module of `vvae.tasks` with the function `answer(question, options)`.
+      options: class of its options in `vvae.tasks.options`.
+      sequential: whether a SequentialVAE can answer it.
+      grid: whether models with a grid of latents can (model.kind=causal or published).
+      tiles: whether it can be answered from tiles of frames (data.tile).
+      training_clips: whether it reads the training clips of the run, even for new videos.
+      package: optional package that it needs; the extra named after the task installs it.
+    """
+
+    module: str
+    options: str
+    sequential: bool = True
+    grid: bool = False
+    tiles: bool = False
+    training_clips: bool = False
+    package: str | None = None
+
+
+TASKS = {
+    "reconstruct": Task("quality.reconstruct", "Reconstruct", grid=True, training_clips=True),
+    "density": Task("quality.density", "Density", grid=True, tiles=True),
+    "classify": Task("recognition.classify", "Classify"),
+    "generate": Task("quality.generate", "Generate"),
+    "features": Task("storage.features", "Features", package="pyarrow"),
+    "cluster": Task("clustering.cluster", "Cluster", training_clips=True),
+    "search": Task("storage.search", "Search"),
+    "anomaly": Task("anomaly.anomaly", "Anomaly", tiles=True),
+    "segment": Task("segmentation.segment", "Segment"),
+    "moderate": Task("moderation.moderate", "Moderate"),
+    "latents": Task("storage.latents", "Latents", sequential=False, grid=True),
+}
 DEFAULT_TASKS = ("reconstruct", "density", "classify", "generate")
-TASKS = (
-    *DEFAULT_TASKS,
-    "features",
-    "cluster",
-    "search",
-    "anomaly",
-    "segment",
-    "moderate",
-    "latents",
-)
-TILE_TASKS = ("density", "anomaly")
-GRID_TASKS = ("reconstruct", "density", "latents")
-ONLY_GRID_TASKS = ("latents",)
 
 DEFAULT_BASELINES = ("random_encoder", "frame_pca", "chance")
 BASELINES = (
@@ -392,7 +416,7 @@ class Evaluate:
     """What is measured after training, and by evaluate.py without a task."""
 
     tasks: tuple[str, ...] = _runtime(DEFAULT_TASKS)
-    """Among reconstruct, density, classify, generate, features, cluster, anomaly, segment."""
+    """Tasks of evaluate.py, which lists them with --help."""
     finetune_steps: int = _runtime(0)
     """classify: largest number of steps of supervised fine-tuning of the encoder; 0 for none."""
     num_samples: int = _runtime(50)
@@ -502,17 +526,17 @@ class Config:
     def check_tasks(self, tasks):
         """Raises ValueError for a task that the model or tiles of frames cannot answer."""
         if self.model.kind == "sequential":
-            for task in tasks:
-                known = task not in ONLY_GRID_TASKS
-                require(known, "evaluate.tasks", task, "needs model.kind=causal or published")
+            answered, rule = _list_tasks("sequential"), "needs model.kind=causal or published"
         else:
-            rule = f"model.kind={self.model.kind} answers {', '.join(GRID_TASKS)} so far"
-            for task in tasks:
-                require(task in GRID_TASKS, "evaluate.tasks", task, rule)
-        rule = f"needs whole frames, and data.tile={self.data.tile} cuts them; of tiles there are "
-        rule += ", ".join(TILE_TASKS)
+            answered = _list_tasks("grid")
+            rule = f"model.kind={self.model.kind} answers {', '.join(answered)} so far"
         for task in tasks:
-            known = self.data.tile is None or task in TILE_TASKS
+            require(task in answered, "evaluate.tasks", task, rule)
+        of_tiles = _list_tasks("tiles")
+        rule = f"needs whole frames, and data.tile={self.data.tile} cuts them; of tiles there are "
+        rule += ", ".join(of_tiles)
+        for task in tasks:
+            known = self.data.tile is None or task in of_tiles
             require(known, "evaluate.tasks", task, rule)
 
     def _check_likelihood(self):
@@ -530,6 +554,11 @@ class Config:
         if likelihood == "discretized_logistic":
             rule = "model.likelihood=discretized_logistic needs 8-bit values: gray or rgb"
             require(view in ("gray", "rgb"), "data.view", view, rule)
+
+
+def _list_tasks(ability: str) -> list[str]:
+    """Returns the tasks of which a field of `Task` is true."""
+    return [name for name, task in TASKS.items() if getattr(task, ability)]
 
 
 def identity(config, prefix: str = "") -> dict[str, Any]:

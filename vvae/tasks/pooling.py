@@ -16,6 +16,11 @@ from vvae.models.sequential import SequentialPosterior
 NUM_TIMES = 16
 
 
+def scale_by_uncertainty(latents: Gaussian) -> jax.Array:
+    """Returns posterior means in units of their standard deviations."""
+    return latents.mean * jnp.exp(-0.5 * latents.logvar)
+
+
 def pool_clip(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
     """The mean of the clip latent w, [B, W]."""
     del mask_BT  # w has been inferred from the valid frames
@@ -31,7 +36,7 @@ def pool_ordered(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Arra
     frames.) The times reach from the first valid frame to the last; between two frames the values
     are interpolated linearly. Zeros for a clip without a valid frame.
     """
-    return _join(_sample_times(_scale_by_uncertainty(posterior.frame), mask_BT))
+    return _join(_sample_times(scale_by_uncertainty(posterior.frame), mask_BT))
 
 
 def pool_means(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
@@ -54,7 +59,7 @@ def pool_dynamics(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Arr
     A linear classifier cannot tell fast from slow where the phase of a movement varies: the mean
     of z_t over phases is the same. The sizes |z_{t+1} - z_t| can.
     """
-    return _join_steps(_sample_times(_scale_by_uncertainty(posterior.frame), mask_BT))
+    return _join_steps(_sample_times(scale_by_uncertainty(posterior.frame), mask_BT))
 
 
 def pool_steps(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
@@ -63,7 +68,7 @@ def pool_steps(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
     For signed views such as `difference`: what moves there is bright or dark by chance, so that
     the sign of a latent says nothing of the class, and its changes do.
     """
-    return _measure_steps(_sample_times(_scale_by_uncertainty(posterior.frame), mask_BT))
+    return _measure_steps(_sample_times(scale_by_uncertainty(posterior.frame), mask_BT))
 
 
 def _join_steps(z_BSZ: jax.Array) -> jax.Array:
@@ -76,10 +81,6 @@ def _measure_steps(z_BSZ: jax.Array) -> jax.Array:
 
 def _join(z_BSZ: jax.Array) -> jax.Array:
     return z_BSZ.reshape(z_BSZ.shape[0], -1)
-
-
-def _scale_by_uncertainty(frame: Gaussian) -> jax.Array:
-    return frame.mean * jnp.exp(-0.5 * frame.logvar)
 
 
 def _sample_times(z_BTZ: jax.Array, mask_BT: jax.Array) -> jax.Array:
@@ -146,20 +147,32 @@ class VideoFeatures:
     name_V: np.ndarray
 
 
-def make_encoder(model, pooling: str) -> Callable:
-    """Returns a jitted function (params, batch) -> [B, F], to be shared by all calls of `extract`.
+def make_encoder(model, pooling: str | Callable) -> Callable:
+    """Returns a jitted function (params, video_BTHWC, mask_BT) -> what is made of the posterior.
+
+    Share it between calls, so that it is compiled once.
+
+    Args:
+      model: a SequentialVAE.
+      pooling: name of a pooling, for vectors [B, F]; or a function (posterior, mask_BT) -> pytree.
 
     Raises:
       ValueError: for an unknown pooling.
     """
-    pool = get_pooling(pooling)
+    read = get_pooling(pooling) if isinstance(pooling, str) else pooling
 
     @jax.jit
     def encode(params, video_BTHWC, mask_BT):
-        posterior = contract.encode(model, params, video_BTHWC, mask_BT)
-        return pool(posterior, mask_BT)
+        return read(contract.encode(model, params, video_BTHWC, mask_BT), mask_BT)
 
     return encode
+
+
+def encode_clips(encoder: Callable, params, clips: Clips, batch_size: int):
+    """Applies an encoder of `make_encoder` to clips; returns its pytree with arrays [N, ...]."""
+    return map_clips(
+        lambda batch: encoder(params, batch["video"], batch["mask"]), clips, batch_size
+    )
 
 
 def extract(encoder: Callable, params, clips: Clips, batch_size: int) -> VideoFeatures:
@@ -171,10 +184,7 @@ def extract(encoder: Callable, params, clips: Clips, batch_size: int) -> VideoFe
       clips: one split.
       batch_size: clips that are encoded at a time.
     """
-    clip_NF = map_clips(
-        lambda batch: encoder(params, batch["video"], batch["mask"]), clips, batch_size
-    )
-    return average_by_video(clip_NF, clips)
+    return average_by_video(encode_clips(encoder, params, clips, batch_size), clips)
 
 
 def average_by_video(clip_NF: np.ndarray, clips: Clips) -> VideoFeatures:

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from vvae.tasks.npz_files import load_fields, save_fields
 
+PROBE_FILE = "probe.npz"
 REGULARIZATIONS = tuple(float(c) for c in np.logspace(-4, 0, 5))
 SCALINGS = ("each", "one")
 MAX_FOLDS = 4

@@ -35,6 +35,17 @@ class Result:
     files: tuple[str, ...] = ()
 
 
+def record_options(result: Result, options: Mapping[str, Any]) -> Result:
+    """Adds the options that an answer came from, for the command in the report.
+
+    Args:
+      result: the answer.
+      options: option -> value; those that are None are left out.
+    """
+    words = [str(word) for option in options.items() if option[1] is not None for word in option]
+    return dataclasses.replace(result, details={**result.details, "options": words})
+
+
 def write_result(result: Result, folder: str | os.PathLike) -> Path:
     """Writes FOLDER/TASK.json: values with their cards, finite numbers or null; returns its path.
 

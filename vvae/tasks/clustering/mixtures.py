@@ -41,6 +41,24 @@ class Clusters:
     bic: float | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Grouping:
+    """Clusters of the videos of both splits.
+
+    Attributes:
+      train_V, test_V: int64 cluster of each video.
+      rating_VK: how well each measured video suits each cluster; the highest is its own.
+      num_clusters: K.
+      text: what was clustered, and how, in words.
+    """
+
+    train_V: np.ndarray
+    test_V: np.ndarray
+    rating_VK: np.ndarray
+    num_clusters: int
+    text: str
+
+
 def fit_gmm(
     train_NF: np.ndarray, num_clusters: int, seed: int, num_starts: int = NUM_STARTS
 ) -> Clusters:

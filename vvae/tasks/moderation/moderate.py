@@ -1,16 +1,13 @@
 """Unwanted content, learned from a handful of marked videos: what is it worth, and where is it?"""
 
 import dataclasses
-import os
+import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vvae.data.clips import Clips
-from vvae.data.dataset import Dataset
-from vvae.measure.mapping import map_clips
 from vvae.measure.pca import fit_frame_pca, middle_frames, project_frames
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.detection import auroc, average_precision, measure_alarms, measure_calibration
@@ -21,13 +18,24 @@ from vvae.tasks.moderation.detector import (
     Fit,
     Marked,
     fit_detector,
+    load_detector,
     save_detector,
     to_probability,
 )
-from vvae.tasks.moderation.marked_videos import Marks, find_class, select_marked, write_marks
-from vvae.tasks.pooling import make_encoder
+from vvae.tasks.moderation.marked_videos import (
+    DEFAULT_NUM_MARKS,
+    Marks,
+    find_class,
+    mark_class,
+    read_marks,
+    select_marked,
+    write_marks,
+)
+from vvae.tasks.options import Moderate
+from vvae.tasks.pooling import encode_clips, make_encoder
+from vvae.tasks.question import Question
 from vvae.tasks.random_params import randomize_params
-from vvae.tasks.result import Result, describe_data, require_split
+from vvae.tasks.result import Result, record_options
 
 MARKS_FILE = "moderate_marks.csv"
 BY_VIDEO = "over marked videos; the score of a video is the highest of its windows"
@@ -43,86 +51,102 @@ DEFINITIONS = {
 }
 
 
-def moderate(
-    model,
-    params,
-    dataset: Dataset,
-    folder: str | os.PathLike,
-    marks: Marks,
-    *,
-    batch_size: int,
-    split: str = "test",
-    seed: int = 0,
-    pooling: str = "dynamics",
-    false_positive_rate: float = 0.01,
-) -> Result:
+def answer(question: Question, options: Moderate) -> Result:
+    """Finds unwanted content: by the saved detector in new videos, by a new one in the run's.
+
+    Raises:
+      ValueError: if a split is missing, there are too few marks (`fit_detector`), or there is no
+        detector for new videos.
+    """
+    if question.is_new:
+        return apply_detector(question, load_detector(question.find_fitted(DETECTOR_FILE)))
+    result = moderate(question, _read_marks(question, options))
+    asked = {
+        "--unwanted": options.unwanted,
+        "--num_marks": options.num_marks,
+        "--marks": options.marks,
+    }
+    return record_options(result, asked)
+
+
+def _read_marks(question: Question, options: Moderate) -> Marks:
+    """Returns the marks that the options state."""
+    if options.marks is not None:
+        return read_marks(options.marks, question.dataset)
+    if options.unwanted is None:
+        raise ValueError("it learns from --unwanted CLASS or from --marks FILE.csv: name the task")
+    count = options.num_marks or DEFAULT_NUM_MARKS
+    return mark_class(
+        question.dataset, options.unwanted, count, split=question.split, seed=question.seed
+    )
+
+
+def moderate(question: Question, marks: Marks) -> Result:
     """Learns unwanted content from marks, measures it, and writes verdicts and intervals.
 
+    Learns from what is marked in `train` and measures what is marked in the split; every video of
+    the split gets a verdict. Writes moderate.npz, CSV files and pictures.
+
     Args:
-      model: a SequentialVAE.
-      params: its variables.
-      dataset: what is marked in `train` is learned from, what is marked in `split` is measured on;
-        every video of `split` gets a verdict.
-      folder: where moderate.npz, the CSV files and pictures go; must exist.
-      marks: of `marks.read_marks` or `marks.mark_class`.
-      batch_size: clips at a time.
-      split: which split is judged.
-      seed: of random weights, of PCA and of resamples.
-      pooling: how the latents of a window become one vector, see `features.POOLINGS`.
-      false_positive_rate: stated share of wanted videos that are called unwanted.
+      question: the videos.
+      marks: of `read_marks` or `mark_class`.
 
     Raises:
       ValueError: if a split is missing or there are too few marks, see `fit_detector`.
     """
-    if split == "train":
+    settings, folder, seed = question.settings, question.folder, question.seed
+    if question.split == "train":
         raise ValueError("moderate cannot be measured on train, which it is fitted to")
-    train, clips = (_drop_empty(require_split(dataset, name)) for name in ("train", split))
+    train, clips = _drop_empty(question.train), _drop_empty(question.clips)
     marked_V, _ = select_marked(train, marks.unwanted)
     if not marked_V.any():
         raise ValueError(f"no training video is marked ({marks.text}): moderate learns from them")
     learned = train.select(np.flatnonzero(marked_V[train.video_index_N]))
     truth = {v.name: marks.unwanted[v.name] for v in clips.videos if v.name in marks.unwanted}
-    context = _describe(dataset, split, learned, marks, truth, false_positive_rate)
-    methods = _list_methods(model, params, train, pooling, batch_size, seed)
+    context = _describe(question, learned, marks, truth)
     fits, judgements, rows = {}, {}, {}
-    for name, (extract, text) in methods.items():
+    for name, (extract, text) in _list_methods(question, train).items():
         if name != "vae" and not truth:
             continue  # nothing to compare
         marked = _gather(extract(learned), learned, marks)
-        fits[name] = fit_detector(marked, false_positive_rate, pooling, marks.unwanted_class)
+        fits[name] = fit_detector(
+            marked, settings.false_positive_rate, settings.pooling, marks.unwanted_class
+        )
         judgements[name] = judge(fits[name].detector, extract(clips), clips)
         if truth:
             chosen = f"logistic regression, C={fits[name].regularization:g} by held-out groups"
             card = {**context, METHOD: f"{text}; {chosen}"}
             rows[name] = _measure(fits[name].detector, judgements[name], truth, card)
-    fit, folder = fits["vae"], Path(folder)
+    fit = fits["vae"]
     if truth:
         rows["chance"] = _measure_chance(fit.detector, clips, truth, context)
     save_detector(folder / DETECTOR_FILE, fit.detector)
     write_marks(folder / MARKS_FILE, learned, marks)
-    answer = write_answer(fit.detector, judgements["vae"], truth, rows, folder, seed)
+    result = write_answer(fit.detector, judgements["vae"], truth, rows, folder, seed)
     return dataclasses.replace(
-        answer,
-        details={**answer.details, "held_out_marks": _describe_fit(fit, learned, marks)},
-        notes=(*_note_marks(train, learned, truth, marks), *answer.notes),
-        files=(DETECTOR_FILE, MARKS_FILE, *answer.files),
+        result,
+        details={**result.details, "held_out_marks": _describe_fit(fit, learned, marks)},
+        notes=(*_note_marks(train, learned, truth, marks), *result.notes),
+        files=(DETECTOR_FILE, MARKS_FILE, *result.files),
     )
 
 
 def _list_methods(
-    model, params, train: Clips, pooling: str, batch_size: int, seed: int
+    question: Question, train: Clips
 ) -> dict[str, tuple[Callable[[Clips], np.ndarray], str]]:
     """Returns name -> (clips -> one vector a window, what it is in words)."""
-    encoder = make_encoder(model, pooling)
-    pca = fit_frame_pca(train, model.latent_dim + model.clip_latent_dim, seed)
-    fresh = randomize_params(model, params, seed)
+    model, pooling = question.model, question.settings.pooling
+    pca = fit_frame_pca(train, model.latent_dim + model.clip_latent_dim, question.seed)
+    fresh = randomize_params(model, question.params, question.seed)
+    encode = functools.partial(encode_clips, make_encoder(model, pooling))
+    batch_size = question.batch_size
     random = f"latents of the same network with random weights, pooling {pooling}"
     return {
         "vae": (
-            lambda clips: _encode(encoder, params, clips, batch_size),
+            lambda clips: encode(question.params, clips, batch_size),
             f"latents, pooling {pooling}",
         ),
-        "random_encoder": (lambda clips: _encode(encoder, fresh, clips, batch_size), random),
+        "random_encoder": (lambda clips: encode(fresh, clips, batch_size), random),
         "frame_pca": (
             lambda clips: project_frames(pca, middle_frames(clips, np.arange(len(clips)))),
             f"PCA of the middle frame of each window, {len(pca.components_KD)} components",
@@ -130,48 +154,33 @@ def _list_methods(
     }
 
 
-def apply_detector(
-    model,
-    params,
-    detector: Detector,
-    dataset: Dataset,
-    folder: str | os.PathLike,
-    *,
-    batch_size: int,
-    split: str,
-    seed: int = 0,
-) -> Result:
-    """Applies a saved detector to the videos of a split; writes verdicts, intervals and pictures.
+def apply_detector(question: Question, detector: Detector) -> Result:
+    """Applies a saved detector to videos; writes verdicts, intervals and pictures.
 
-    It is measured where a class was declared unwanted and videos are labelled with classes that the
-    run knows. Arguments as `moderate`.
+    It is measured if a class was declared unwanted and the videos are labelled with classes that
+    the run knows.
     """
-    clips = _drop_empty(require_split(dataset, split))
-    encoder = make_encoder(model, detector.probe.pooling)
-    judgement = judge(detector, _encode(encoder, params, clips, batch_size), clips)
+    clips = _drop_empty(question.clips)
+    encoder = make_encoder(question.model, detector.probe.pooling)
+    feature_NF = encode_clips(encoder, question.params, clips, question.batch_size)
+    judgement = judge(detector, feature_NF, clips)
     truth, rows = {}, {}
     if detector.unwanted_class:
-        truth = find_class(clips, dataset.class_names, detector.unwanted_class)
+        truth = find_class(clips, question.dataset.class_names, detector.unwanted_class)
     if truth:
-        context = describe_data(dataset, split) | {
+        context = question.describe_data() | {
             "num_videos": len(truth),
             "num_unwanted": sum(truth.values()),
             "false_positive_rate": detector.rate,
             METHOD: f"latents, pooling {detector.probe.pooling}; saved detector",
         }
         rows["vae"] = _measure(detector, judgement, truth, context)
-    return write_answer(detector, judgement, truth, rows, Path(folder), seed)
+    return write_answer(detector, judgement, truth, rows, question.folder, question.seed)
 
 
 def _drop_empty(clips: Clips) -> Clips:
     """Leaves out windows without a valid frame."""
     return clips.select(np.flatnonzero(clips.mask_NT.any(axis=1)))
-
-
-def _encode(encoder, params, clips: Clips, batch_size: int) -> np.ndarray:
-    return map_clips(
-        lambda batch: encoder(params, batch["video"], batch["mask"]), clips, batch_size
-    )
 
 
 def _gather(feature_NF: np.ndarray, clips: Clips, marks: Marks) -> Marked:
@@ -183,15 +192,16 @@ def _gather(feature_NF: np.ndarray, clips: Clips, marks: Marks) -> Marked:
 # --- numbers --------------------------------------------------------------------------------------
 
 
-def _describe(dataset: Dataset, split: str, learned: Clips, marks: Marks, truth, rate: float):
+def _describe(question: Question, learned: Clips, marks: Marks, truth) -> dict[str, Any]:
+    """Returns the part of the metric cards that is the same for all methods."""
     _, learned_V = select_marked(learned, marks.unwanted)
-    return describe_data(dataset, split) | {
+    return question.describe_data() | {
         "num_videos": len(truth),
         "num_unwanted": sum(truth.values()),
         "marks": marks.text,
         "num_unwanted_marks": int(learned_V.sum()),
         "num_wanted_marks": int((~learned_V).sum()),
-        "false_positive_rate": rate,
+        "false_positive_rate": question.settings.false_positive_rate,
     }
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import numpy as np
 
 from vvae import figures
 from vvae.data.clips import Clips
-from vvae.data.dataset import Dataset
 from vvae.data.views import View
 from vvae.inference import coding
 from vvae.measure import collapse
@@ -20,10 +18,12 @@ from vvae.measure.examples import name_clips, spread_evenly
 from vvae.measure.levels import Level, collect_levels, measure_batch
 from vvae.measure.mapping import map_clips
 from vvae.metrics.cards import METHOD, Metric, make_metric
-from vvae.models import contract
 from vvae.models.grid import GridVideoVAE
 from vvae.objectives.elbo import iwae
-from vvae.tasks.result import Result, describe_clips, describe_data, require_split
+from vvae.tasks.options import Density
+from vvae.tasks.pooling import encode_clips, make_encoder
+from vvae.tasks.question import Question
+from vvae.tasks.result import Result, describe_clips
 
 MAX_CHUNK = 10
 IWAE_CLIPS = 16
@@ -41,58 +41,41 @@ LIKELIHOODS = {
 }
 
 
-def density(
-    model,
-    params,
-    dataset: Dataset,
-    folder: str | os.PathLike,
-    *,
-    batch_size: int,
-    num_samples: int = 50,
-    split: str = "test",
-    seed: int = 0,
-) -> Result:
+def answer(question: Question, options: Density) -> Result:
     """Measures ELBO, IWAE, bits/dim, KL by level and dimension, active units and information.
 
-    Args:
-      model: a vvae model.
-      params: its variables.
-      dataset: `split` is measured.
-      folder: where density_kl.png goes; must exist.
-      batch_size: clips at a time.
-      num_samples: K of IWAE, which is measured on up to 16 clips spread over the split.
-      split: which split is measured.
-      seed: of all noise.
+    Writes density_kl.png. IWAE is measured on up to 16 clips spread over the split.
 
     Raises:
       ValueError: if the split is missing.
     """
-    clips = require_split(dataset, split)
-    key = jax.random.key(seed)
+    del options
+    question = question.cut_tiles()
+    model, clips = question.model, question.clips
+    key = jax.random.key(question.seed)
     measure = jax.jit(functools.partial(measure_batch, model, key))
-    measured = map_clips(lambda batch: measure(params, batch), clips, batch_size)
-    context = describe_data(dataset, split) | {
+    measured = map_clips(lambda batch: measure(question.params, batch), clips, question.batch_size)
+    context = question.describe_data() | {
         "likelihood": LIKELIHOODS[model.likelihood],
         METHOD: "vae",
     }
     levels = collect_levels(model, measured, clips.mask_NT)
     chosen_ids = spread_evenly(np.arange(len(clips)), IWAE_CLIPS)
     chosen = clips.select(chosen_ids)
-    bound = _measure_iwae(
-        model, params, chosen, jax.random.fold_in(key, 1), num_samples, batch_size
-    )
+    bound = _measure_iwae(question, chosen, jax.random.fold_in(key, 1))
     bound["elbo"] = measured["elbo"][chosen_ids].astype(np.float64)
     row = _summarize_bound(measured, clips, context)
     if isinstance(model, GridVideoVAE):
-        row |= _measure_rates(model, params, clips, batch_size, context)
+        row |= _measure_rates(question, context)
+    num_samples = question.settings.num_samples
     row |= _summarize_iwae(bound, num_samples, context | describe_clips(chosen))
     for name, level in levels.items():
-        row |= _summarize_level(name, level, seed, context)
+        row |= _summarize_level(name, level, question.seed, context)
     active = {name: level.active_Z for name, level in levels.items()}
     collapsed, verdict = collapse.describe_collapse(
         active, measured["squared_error"].sum(), measured["squared_deviation"].sum()
     )
-    _draw_kl(Path(folder) / "density_kl.png", levels)
+    _draw_kl(question.folder / "density_kl.png", levels)
     return Result(
         task="density",
         rows={"vae": row},
@@ -124,12 +107,11 @@ def _summarize_bound(measured, clips: Clips, context) -> dict[str, Metric]:
     return row | summarize_bits(elbo_N, clips, context)
 
 
-def _measure_rates(
-    model: GridVideoVAE, params, clips: Clips, batch_size: int, context
-) -> dict[str, Metric]:
-    """Two rates of a grid of latents: by the ELBO, and of its codes."""
-    encode = jax.jit(functools.partial(contract.encode, model))
-    grid = map_clips(lambda batch: encode(params, batch["video"], batch["mask"]), clips, batch_size)
+def _measure_rates(question: Question, context) -> dict[str, Metric]:
+    """Measures two rates of a grid of latents: that of the ELBO, and that of its codes."""
+    model, clips = question.model, question.clips
+    encoder = make_encoder(model, lambda posterior, mask_BT: posterior)
+    grid = encode_clips(encoder, question.params, clips, question.batch_size)
     mask_Nt = np.asarray(model.latent_mask(jnp.asarray(clips.mask_NT)))
     kl_N = np.asarray(coding.kl_bits(model.bottleneck, grid, mask_Nt), np.float64)
     coded_N = coding.coded_bits(model.bottleneck, grid, mask_Nt)
@@ -190,10 +172,9 @@ def _summarize_level(name: str, level: Level, seed: int, context) -> dict[str, M
     }
 
 
-def _measure_iwae(
-    model, params, clips: Clips, key, num_samples: int, batch_size: int
-) -> dict[str, np.ndarray]:
-    """The fields of `objectives.Bound` for each clip, float64 [N]."""
+def _measure_iwae(question: Question, clips: Clips, key: jax.Array) -> dict[str, np.ndarray]:
+    """Returns the fields of `objectives.Bound` for each clip, float64 [N]."""
+    model, num_samples = question.model, question.settings.num_samples
     chunk = max(c for c in range(1, MAX_CHUNK + 1) if num_samples % c == 0)
 
     @jax.jit
@@ -201,9 +182,9 @@ def _measure_iwae(
         return iwae(model, params, video_BTHWC, key, num_samples, mask_BT, chunk, index_B)
 
     bound = map_clips(
-        lambda batch: measure(params, batch["video"], batch["mask"], batch["index"]),
+        lambda batch: measure(question.params, batch["video"], batch["mask"], batch["index"]),
         clips,
-        min(batch_size, len(clips)),
+        min(question.batch_size, len(clips)),
     )
     return {name: values_N.astype(np.float64) for name, values_N in bound._asdict().items()}
 

@@ -1,7 +1,6 @@
 """What the model imagines: samples, paths between clips, traversals, and continuations."""
 
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 
 from vvae import figures
 from vvae.data.clips import Clips
-from vvae.data.dataset import Dataset
 from vvae.data.views import View, view_to_rgb
 from vvae.measure.examples import (
     choose_examples,
@@ -25,8 +23,10 @@ from vvae.measure.mapping import map_clips
 from vvae.metrics.cards import METHOD, Metric
 from vvae.models import contract
 from vvae.models.sequential import Latents, predict
-from vvae.tasks.pooling import make_encoder
-from vvae.tasks.result import Result, describe_clips, describe_data, require_split
+from vvae.tasks.options import Generate
+from vvae.tasks.pooling import encode_clips, make_encoder
+from vvae.tasks.question import Question
+from vvae.tasks.result import Result, describe_clips
 
 NUM_SAMPLES = 8
 NUM_STEPS = 7
@@ -71,46 +71,32 @@ def traverse(decode: Callable, latents: Latents, dimension: int, value_S: jax.Ar
     return decode(Latents(jnp.repeat(latents.frame, count, axis=0), clip_SW))
 
 
-def generate(
-    model,
-    params,
-    dataset: Dataset,
-    folder: str | os.PathLike,
-    *,
-    batch_size: int,
-    split: str = "test",
-    seed: int = 0,
-) -> Result:
+def answer(question: Question, options: Generate) -> Result:
     """Draws samples, interpolations, traversals and predictions, and measures the predictions.
 
-    Args:
-      model: a SequentialVAE.
-      params: its variables.
-      dataset: `split` gives the clips to start from.
-      folder: where a PNG and an mp4 of each go; must exist.
-      batch_size: clips at a time.
-      split: which split is used.
-      seed: of all noise.
+    Writes a picture and a video of each.
 
     Raises:
       ValueError: if the split is missing.
     """
-    clips, folder = require_split(dataset, split), Path(folder)
-    key = jax.random.key(seed)
+    del options
+    model, params, clips, folder = question.model, question.params, question.clips, question.folder
+    key = jax.random.key(question.seed)
     examples = clips.select(choose_examples(clips, NUM_EXAMPLES))
     latents = _infer(model, params, examples.read(np.arange(len(examples))), examples.mask_NT)
     measured = clips.select(spread_evenly(np.arange(len(clips)), MAX_MEASURED_CLIPS))
     _draw_samples(folder, model, params, key, clips)
     _draw_interpolation(folder, model, params, latents, examples)
-    clip_latents_NW = _infer_clip_latents(model, params, measured, batch_size)
+    encoder = make_encoder(model, "clip")
+    clip_latents_NW = encode_clips(encoder, params, measured, question.batch_size)
     _draw_traversals(folder, model, params, latents, examples, clip_latents_NW)
     pictures = ["samples", "interpolation", "traversal", "traversal_prior"]
     rows, notes = {}, ()
     num_context = clips.mask_NT.shape[1] // 2
     if num_context:
         predictors = _make_predictors(model, params, key, clips.mask_NT.shape[1] - num_context)
-        context = describe_data(dataset, split) | describe_clips(measured)
-        rows = _score_predictions(predictors, measured, num_context, batch_size, context)
+        context = question.describe_data() | describe_clips(measured)
+        rows = _score_predictions(predictors, measured, num_context, question.batch_size, context)
         _draw_predictions(folder, predictors, examples, num_context)
         pictures.append("prediction")
     else:
@@ -195,13 +181,6 @@ def _draw_interpolation(folder: Path, model, params, latents: Latents, clips: Cl
     )
     rows = {f"{names[0]}  to  {names[-1]}": videos_STHWC}
     figures.write_grid_video(folder / "interpolation.mp4", rows, measure_fps(clips))
-
-
-def _infer_clip_latents(model, params, clips: Clips, batch_size: int) -> np.ndarray:
-    encoder = make_encoder(model, "clip")
-    return map_clips(
-        lambda batch: encoder(params, batch["video"], batch["mask"]), clips, batch_size
-    )
 
 
 def _draw_traversals(folder, model, params, latents: Latents, clips: Clips, clip_NW) -> None:

@@ -1,6 +1,5 @@
 """How well does the model give videos back? Beside the mean frame and PCA with as many numbers."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import numpy as np
 
 from vvae import figures
 from vvae.data.clips import Clips
-from vvae.data.dataset import Dataset
 from vvae.measure.examples import choose_examples, measure_fps
 from vvae.measure.frames import (
     compare_videos,
@@ -29,54 +27,32 @@ from vvae.metrics.frames import (
 )
 from vvae.models import contract
 from vvae.models.causal import CausalVideoVAE
-from vvae.tasks.result import Result, describe_data, require_split
+from vvae.tasks.options import Reconstruct
+from vvae.tasks.question import Question
+from vvae.tasks.result import Result
 
 NUM_EXAMPLES = 4
 
 
-def reconstruct(
-    model,
-    params,
-    dataset: Dataset,
-    folder: str | os.PathLike,
-    *,
-    batch_size: int,
-    split: str = "test",
-    seed: int = 0,
-    lpips_nets: tuple[str, ...] = (),
-) -> Result:
+def answer(question: Question, options: Reconstruct) -> Result:
     """Measures and shows reconstructions from posterior means.
 
-    Args:
-      model: a vvae model.
-      params: its variables.
-      dataset: its `train` split fits the PCA, `split` is measured.
-      folder: where reconstruct.png, reconstruct.mp4 and reconstruct_positions.png go; must exist.
-      batch_size: clips at a time.
-      split: which split is measured.
-      seed: of the PCA's solver and sampling.
-      lpips_nets: networks of the perceptual distances that are measured; views gray and rgb.
+    Writes reconstruct.png, reconstruct.mp4 and reconstruct_positions.png. PCA is fitted to the
+    training clips.
 
     Raises:
       ValueError: if a split is missing, or LPIPS cannot be measured.
     """
-    clips, train = require_split(dataset, split), require_split(dataset, "train")
+    del options  # published weights have become a question
+    clips, model = question.clips, question.model
     num_numbers = model.count_numbers(clips.clip_format.clip_shape[0])
-    pca = fit_frame_pca(train, num_numbers, seed)
-    decode = jax.jit(
-        lambda params, video, mask: contract.to_codes(
-            contract.reconstruct(model, params, video, mask)
-        )
-    )
-
-    def run_model(batch):
-        return decode(params, batch["video"], batch["mask"])
-
-    methods = {"vae": run_model, **_baselines(pca)}
+    pca = fit_frame_pca(question.train, num_numbers, question.seed)
+    methods = {"vae": _make_decoder(question), **_baselines(pca)}
     scores = {
-        name: _score_split(run, clips, batch_size, lpips_nets) for name, run in methods.items()
+        name: _score_split(run, clips, question.batch_size, question.settings.lpips)
+        for name, run in methods.items()
     }
-    context = describe_data(dataset, split)
+    context = question.describe_data()
     rows = {
         name: summarize_frames(
             scores[name], clips.mask_NT, clips.video_index_N, {**context, METHOD: text}
@@ -85,11 +61,11 @@ def reconstruct(
     }
     if isinstance(model, CausalVideoVAE):
         for name, row in rows.items():
-            row |= _measure_seams(model, methods[name], clips, batch_size, row["psnr"].card)
-            row |= _measure_gap(scores[name]["psnr"], clips, row["psnr"].card)
-    folder = Path(folder)
-    _draw_positions(folder / "reconstruct_positions.png", scores, clips)
-    _draw_examples(folder, run_model, clips, batch_size)
+            card = row["psnr"].card
+            row |= _measure_seams(model, methods[name], clips, question.batch_size, card)
+            row |= _measure_gap(scores[name]["psnr"], clips, card)
+    _draw_positions(question.folder / "reconstruct_positions.png", scores, clips)
+    _draw_examples(question.folder, methods["vae"], clips, question.batch_size)
     positions = {
         name: {metric: position_means(v, mask_of(metric, clips.mask_NT)) for metric, v in s.items()}
         for name, s in scores.items()
@@ -101,6 +77,16 @@ def reconstruct(
         notes=_write_notes(scores["vae"], context),
         files=("reconstruct.png", "reconstruct.mp4", "reconstruct_positions.png"),
     )
+
+
+def _make_decoder(question: Question) -> Callable:
+    """Returns batch -> float codes of the reconstructions; compiled once."""
+    decode = jax.jit(
+        lambda params, video, mask: contract.to_codes(
+            contract.reconstruct(question.model, params, video, mask)
+        )
+    )
+    return lambda batch: decode(question.params, batch["video"], batch["mask"])
 
 
 def _baselines(pca: FramePCA) -> dict[str, Callable]:

@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +11,27 @@ from sklearn.metrics import confusion_matrix
 
 from vvae import figures
 from vvae.data.clips import NO_LABEL, Clips
-from vvae.data.dataset import Dataset
 from vvae.measure.pca import FramePCA, fit_frame_pca, middle_frames, project_frames
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.classification import mean_class_accuracy, top_k_accuracy
 from vvae.tasks import probe as probes
-from vvae.tasks.csv_files import open_csv
+from vvae.tasks.options import Classify
 from vvae.tasks.pooling import VideoFeatures, average_by_video, extract, make_encoder
 from vvae.tasks.probe import Probe
+from vvae.tasks.question import Question
 from vvae.tasks.random_params import randomize_params
 from vvae.tasks.recognition import classical, cnn
 from vvae.tasks.recognition.few_labels import measure_few_labels
 from vvae.tasks.recognition.finetune import finetune, score_videos
+from vvae.tasks.recognition.label import label_new_videos
 from vvae.tasks.recognition.predictions import write_mistakes, write_predictions
-from vvae.tasks.result import Result, describe_data, require_split
+from vvae.tasks.result import Result
 
-PROBE_FILE = "probe.npz"
 PREDICTIONS_FILE = "classify_predictions.csv"
 MISTAKES_FILE = "classify_mistakes.png"
+CONFUSION_FILE = "classify_confusion.png"
 FEW_LABELS_FILE = "classify_few_labels.png"
 MIN_CLASS_VIDEOS = 2
-DEFAULT_BASELINES = ("random_encoder", "frame_pca", "chance")
 # Why a baseline that was asked for is not there.
 NOT_RUN = {"surf": "not run: the wheels of OpenCV leave SURF out, because it was patented"}
 BY_VIDEO = "over videos; features of a video's clips are averaged"
@@ -133,99 +132,52 @@ def count_confusions(scores_VK: np.ndarray, label_V: np.ndarray) -> np.ndarray:
     return confusion_matrix(label_V, scores_VK.argmax(axis=1), labels=classes_K)
 
 
-def classify(
-    model,
-    params,
-    dataset: Dataset,
-    folder: str | os.PathLike,
-    *,
-    batch_size: int,
-    pooling: str = "dynamics",
-    split: str = "test",
-    seed: int = 0,
-    baselines: Sequence[str] = DEFAULT_BASELINES,
-    finetune_steps: int = 0,
-) -> Result:
-    """Measures recognition from latents, beside random weights, single-frame PCA and chance.
+def answer(question: Question, options: Classify) -> Result:
+    """Measures recognition from latents beside baselines; labels new videos by the saved probe.
 
-    Args:
-      model: a SequentialVAE.
-      params: its variables.
-      dataset: the probe learns from `train`, `split` is measured.
-      folder: where probe.npz and classify_confusion.png go; must exist.
-      batch_size: clips at a time.
-      pooling: how the latents of a clip become one vector, see `features.POOLINGS`.
-      split: which split is measured.
-      seed: of the random weights, of PCA, of vocabularies, of shuffled labels and of the cnn.
-      finetune_steps: most steps of supervised training of the encoder, from the weights of the run
-        (row vae_finetuned) and from fresh ones (row supervised); 0 leaves both out.
-      baselines: further rows: random_encoder, frame_pca, chance, shuffled_labels (the probe on the
-        latents learns labels that were given to the wrong videos), cnn (a 3-D convolutional network
-        that learns from the labels alone), surf, and the names of `classical.FEATURES`.
+    The probe learns from the training clips. Writes the probe, a confusion matrix, the curve of few
+    labels, predictions and mistakes; for new videos classify.csv.
 
     Raises:
-      ValueError: if a split or labels are missing, see `match_labels`, or OpenCV, where a baseline
-        needs it.
+      ValueError: if a split or labels are missing (`match_labels`), if a baseline needs OpenCV and
+        it is missing, or if there is no probe for new videos.
     """
-    train, test = require_split(dataset, "train"), require_split(dataset, split)
-    labels = match_labels(train.label_V, test.label_V, dataset.class_names)
-    context = describe_data(dataset, split) | {
+    if question.is_new:
+        return label_new_videos(question)
+    pooling = question.settings.pooling
+    baselines = question.settings.baselines if options.baselines is None else options.baselines
+    train, test = question.train, question.clips
+    labels = match_labels(train.label_V, test.label_V, question.dataset.class_names)
+    context = question.describe_data() | {
         "classes": list(labels.class_names),
         "num_videos": int(labels.test_V.sum()),
         "num_train_videos": int(labels.train_V.sum()),
     }
-    encoder = make_encoder(model, pooling)
-    weights = {"vae": (params, _describe_latents("posterior means", pooling))}
-    if "random_encoder" in baselines:
-        text = _describe_latents("posterior means of the same network with random weights", pooling)
-        weights["random_encoder"] = (randomize_params(model, params, seed), text)
-    extracted = {
-        name: _Features(*(extract(encoder, w, clips, batch_size) for clips in (train, test)), text)
-        for name, (w, text) in weights.items()
-    }
-    if "frame_pca" in baselines:
-        extracted["frame_pca"] = _extract_pca(model, train, test, seed)
-    for name in baselines:
-        if name in classical.FEATURES:
-            extracted[name] = _extract_classical(name, train, test, seed)
+    extracted = _extract_features(question, baselines)
     judged = {name: _judge(features, labels, pooling) for name, features in extracted.items()}
-    rows = {
-        f"{name}/{classifier}": score_recognition(
-            scores_VK,
-            labels.test_label_V,
-            {**context, METHOD: f"{extracted[name].text}; {text}"},
-        )
-        for name, judgement in judged.items()
-        for classifier, (scores_VK, text) in judgement.scores.items()
-    }
-    if finetune_steps:
-        starts = {"vae_finetuned": params, "supervised": randomize_params(model, params, seed)}
-        for name, start in starts.items():
-            settings = {"pooling": pooling, "batch_size": batch_size, "seed": seed}
-            rows[name] = _score_finetuned(
-                model, start, train, test, labels, settings, finetune_steps, context
-            )
+    rows = _score_probes(extracted, judged, labels, context)
+    if question.settings.finetune_steps:
+        rows |= _score_finetuned(question, labels, context)
     if "shuffled_labels" in baselines:
-        rows["shuffled_labels/linear"] = _score_shuffled(
-            extracted["vae"], labels, pooling, seed, context
-        )
+        row = _score_shuffled(extracted["vae"], labels, pooling, question.seed, context)
+        rows["shuffled_labels/linear"] = row
     details = {}
     if "cnn" in baselines:
-        rows["cnn"], details["cnn"] = _score_cnn(dataset, split, labels, seed, context)
+        rows["cnn"], details["cnn"] = _score_cnn(question, labels, context)
     if "chance" in baselines:
         rows["chance"] = _score_chance(labels, context)
     not_run = {name: text for name, text in NOT_RUN.items() if name in baselines}
     rows |= {name: _leave_out(text, context) for name, text in not_run.items()}
-    folder = Path(folder)
-    probes.save_probe(folder / PROBE_FILE, judged["vae"].probe)
+    few_labels = _measure_few_labels(extracted, labels, question.seed)
     confusion_KK = count_confusions(judged["vae"].scores["linear"][0], labels.test_label_V)
-    title = f"Linear probe on {split}: top-1 {rows['vae/linear']['top1'].value:.3f}"
+    accuracy = f"top-1 {rows['vae/linear']['top1'].value:.3f}"
     figures.write_confusion_matrix(
-        folder / "classify_confusion.png", confusion_KK, labels.class_names, title
+        question.folder / CONFUSION_FILE,
+        confusion_KK,
+        labels.class_names,
+        f"Linear probe on {question.split}: {accuracy}",
     )
-    few_labels = _measure_few_labels(extracted, labels, seed)
-    _draw_few_labels(folder / FEW_LABELS_FILE, few_labels)
-    has_mistakes = _write_predictions(folder, test, labels, judged["vae"].scores["linear"][0])
+    _draw_few_labels(question.folder / FEW_LABELS_FILE, few_labels)
     return Result(
         task="classify",
         rows=rows,
@@ -236,13 +188,7 @@ def classify(
             **details,
         },
         notes=_write_notes(labels) + tuple(f"{name}: {text}." for name, text in not_run.items()),
-        files=(
-            PROBE_FILE,
-            "classify_confusion.png",
-            FEW_LABELS_FILE,
-            PREDICTIONS_FILE,
-            *((MISTAKES_FILE,) if has_mistakes else ()),
-        ),
+        files=_write_files(question, labels, judged["vae"]),
     )
 
 
@@ -261,6 +207,29 @@ class _Judgement:
 
     scores: dict[str, tuple[np.ndarray, str]]
     probe: Probe
+
+
+def _extract_features(question: Question, baselines: Sequence[str]) -> dict[str, _Features]:
+    """Returns row -> features of the training and measured videos; the latents come first."""
+    model, settings, seed = question.model, question.settings, question.seed
+    train, test = question.train, question.clips
+    encoder = make_encoder(model, settings.pooling)
+
+    def encode(params, what: str) -> _Features:
+        both = (extract(encoder, params, clips, question.batch_size) for clips in (train, test))
+        return _Features(*both, _describe_latents(what, settings.pooling))
+
+    extracted = {"vae": encode(question.params, "posterior means")}
+    if "random_encoder" in baselines:
+        fresh = randomize_params(model, question.params, seed)
+        what = "posterior means of the same network with random weights"
+        extracted["random_encoder"] = encode(fresh, what)
+    if "frame_pca" in baselines:
+        extracted["frame_pca"] = _extract_pca(model, train, test, seed)
+    for name in baselines:
+        if name in classical.FEATURES:
+            extracted[name] = _extract_classical(name, train, test, seed)
+    return extracted
 
 
 def _judge(features: _Features, labels: LabelledSplits, pooling: str) -> _Judgement:
@@ -290,6 +259,22 @@ def _judge(features: _Features, labels: LabelledSplits, pooling: str) -> _Judgem
     )
 
 
+def _score_probes(
+    extracted: Mapping[str, _Features],
+    judged: Mapping[str, _Judgement],
+    labels: LabelledSplits,
+    context: Mapping[str, Any],
+) -> dict[str, dict[str, Metric]]:
+    """Returns "features/classifier" -> metrics."""
+    return {
+        f"{name}/{classifier}": score_recognition(
+            scores_VK, labels.test_label_V, {**context, METHOD: f"{extracted[name].text}; {text}"}
+        )
+        for name, judgement in judged.items()
+        for classifier, (scores_VK, text) in judgement.scores.items()
+    }
+
+
 def _measure_few_labels(extracted, labels: LabelledSplits, seed: int) -> dict:
     rows = {
         name: (
@@ -313,40 +298,66 @@ def _draw_few_labels(path: Path, few_labels: dict) -> None:
     figures.write_label_curves(path, curves, [str(n) for n in few_labels["labels"]], title)
 
 
-def _write_predictions(folder: Path, test: Clips, labels: LabelledSplits, scores_VK) -> bool:
-    """Writes the table of predictions and the picture of mistakes; whether there are mistakes."""
+def _write_files(
+    question: Question, labels: LabelledSplits, judgement: _Judgement
+) -> tuple[str, ...]:
+    """Writes probe, predictions and mistakes of the latents; returns the names of all files."""
+    folder, test = question.folder, question.clips
+    probes.save_probe(folder / probes.PROBE_FILE, judgement.probe)
     videos = np.flatnonzero(labels.test_V)
-    told = (labels.test_label_V, scores_VK, labels.class_names)
+    predicted = (labels.test_label_V, judgement.scores["linear"][0], labels.class_names)
     names = [test.videos[video].name for video in videos]
-    write_predictions(folder / PREDICTIONS_FILE, names, *told)
-    return write_mistakes(folder / MISTAKES_FILE, test, videos, *told)
+    write_predictions(folder / PREDICTIONS_FILE, names, *predicted)
+    files = (probes.PROBE_FILE, CONFUSION_FILE, FEW_LABELS_FILE, PREDICTIONS_FILE)
+    has_mistakes = write_mistakes(folder / MISTAKES_FILE, test, videos, *predicted)
+    return (*files, MISTAKES_FILE) if has_mistakes else files
 
 
 def _score_finetuned(
-    model, params, train: Clips, test: Clips, labels: LabelledSplits, settings, num_steps, context
-) -> dict[str, Metric]:
+    question: Question, labels: LabelledSplits, context: Mapping[str, Any]
+) -> dict[str, dict[str, Metric]]:
+    """Returns the rows of supervised training, from the weights of the run and from fresh ones."""
+    model, train, pooling = question.model, question.train, question.settings.pooling
+    num_steps = question.settings.finetune_steps
     label_V = np.full(len(train.videos), NO_LABEL)
     label_V[labels.train_V] = labels.train_label_V
-    num_classes = len(labels.class_names)
-    tuned = finetune(model, params, train, label_V, num_classes, num_steps=num_steps, **settings)
-    scores_VK = score_videos(
-        model, tuned.params, tuned.head, test, settings["pooling"], settings["batch_size"]
-    )
-    text = (
-        f"encoder and linear head trained on the labels, pooling {settings['pooling']}, "
-        f"{tuned.num_steps} of {num_steps} steps at {tuned.learning_rate:g}, chosen by held-out "
-        f"groups of the training videos ({tuned.accuracy:.3f})"
-    )
-    card = {**context, METHOD: text}
-    return score_recognition(scores_VK[labels.test_V], labels.test_label_V, card)
+    starts = {
+        "vae_finetuned": question.params,
+        "supervised": randomize_params(model, question.params, question.seed),
+    }
+    rows = {}
+    for name, start in starts.items():
+        tuned = finetune(
+            model,
+            start,
+            train,
+            label_V,
+            len(labels.class_names),
+            pooling=pooling,
+            num_steps=num_steps,
+            batch_size=question.batch_size,
+            seed=question.seed,
+        )
+        scores_VK = score_videos(
+            model, tuned.params, tuned.head, question.clips, pooling, question.batch_size
+        )
+        text = (
+            f"encoder and linear head trained on the labels, pooling {pooling}, "
+            f"{tuned.num_steps} of {num_steps} steps at {tuned.learning_rate:g}, chosen by "
+            f"held-out groups of the training videos ({tuned.accuracy:.3f})"
+        )
+        card = {**context, METHOD: text}
+        rows[name] = score_recognition(scores_VK[labels.test_V], labels.test_label_V, card)
+    return rows
 
 
-def _score_cnn(dataset: Dataset, split: str, labels: LabelledSplits, seed: int, context):
-    """Returns the row of a small network that learns from the labels, and what it took."""
+def _score_cnn(question: Question, labels: LabelledSplits, context: Mapping[str, Any]):
+    """Returns the row of a small network that learns from the labels, and facts about it."""
+    dataset, split, seed = question.dataset, question.split, question.seed
     clips = cnn.gather_labelled(dataset, split, labels.class_names, seed)
     num_steps = cnn.choose_num_steps(clips.train)
     network = cnn.train_network(clips, len(labels.class_names), num_steps=num_steps, seed=seed)
-    scores_VK = cnn.score_videos(network.model, network.params, dataset.splits[split])
+    scores_VK = cnn.score_videos(network.model, network.params, question.clips)
     facts = {
         "num_parameters": network.num_parameters,
         "num_train_clips": len(clips.train),
@@ -416,31 +427,3 @@ def _leave_out(reason: str, context) -> dict[str, Metric]:
 def _write_notes(labels: LabelledSplits) -> tuple[str, ...]:
     left_out = int(np.sum(~labels.train_V) + np.sum(~labels.test_V))
     return (f"{left_out} videos without a label are left out.",) if left_out else ()
-
-
-def label_videos(
-    model, params, probe: Probe, clips: Clips, path: str | os.PathLike, *, batch_size: int
-) -> int:
-    """Applies a saved probe to videos and writes path, label and scores of each as CSV.
-
-    Args:
-      model: the model that the probe was fitted on.
-      params: its variables.
-      probe: of `probe.load_probe`.
-      clips: any videos; their own labels are not read.
-      path: the CSV file: `path`, `label`, `score`, then a column for each class; scores are
-        probabilities, in [0, 1], and `score` is that of the label.
-      batch_size: clips at a time.
-
-    Returns:
-      The number of videos.
-    """
-    features = extract(make_encoder(model, probe.pooling), params, clips, batch_size)
-    scores_VK = probes.predict_scores(probe, features.feature_VF)
-    best_V = scores_VK.argmax(axis=1)
-    with open_csv(path) as writer:
-        writer.writerow(["path", "label", "score", *probe.class_names])
-        for name, best, scores_K in zip(features.name_V, best_V, scores_VK):
-            cells = [f"{score:.6f}" for score in scores_K]
-            writer.writerow([name, probe.class_names[best], cells[best], *cells])
-    return len(best_V)

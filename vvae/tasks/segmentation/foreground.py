@@ -1,7 +1,6 @@
 """Foreground masks from the predictive distribution of the pixels, against exact masks."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 
 from vvae import figures
 from vvae.data.clips import Clips
-from vvae.data.dataset import Dataset
 from vvae.data.performers import VERSION, render_clip
 from vvae.data.views import view_to_rgb
 from vvae.measure.examples import choose_examples, choose_frames, spread_evenly
@@ -21,7 +19,8 @@ from vvae.measure.mapping import map_clips
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.models import contract
 from vvae.models.sequential import Latents
-from vvae.tasks.result import describe_clips, describe_data, require_split
+from vvae.tasks.question import Question
+from vvae.tasks.result import describe_clips
 
 MASK_FILE = "masks.png"
 MAX_FIT_VIDEOS = 100
@@ -153,20 +152,12 @@ def shrink_mask(mask_THW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return parts.mean(axis=(2, 4)) >= 0.5
 
 
-def measure_masks(
-    model, params, dataset: Dataset, folder: str | os.PathLike, *, split: str, batch_size: int
-) -> Masks:
+def measure_masks(question: Question) -> Masks:
     """Measures masks of the performers against the exact ones, beside two controls.
 
-    Args:
-      model: a SequentialVAE.
-      params: its variables.
-      dataset: up to 100 videos of `train` fix the thresholds, `split` is measured.
-      folder: where masks.png goes.
-      split: which split is measured.
-      batch_size: clips at a time.
+    Up to 100 training videos fix the thresholds. Writes masks.png.
     """
-    clips, train = require_split(dataset, split), require_split(dataset, "train")
+    model, params, clips, train = question.model, question.params, question.clips, question.train
     reason = explain_missing(model, clips) or explain_missing(model, train)
     if reason is not None:
         return Masks(notes=(f"Foreground masks are not measured: {reason}.",))
@@ -175,7 +166,9 @@ def measure_masks(
 
     def score_all(some: Clips) -> dict[str, np.ndarray]:
         x_NTHWC = some.read(np.arange(len(some)))
-        vae = map_clips(lambda batch: score(batch["video"], batch["mask"]), some, batch_size)
+        vae = map_clips(
+            lambda batch: score(batch["video"], batch["mask"]), some, question.batch_size
+        )
         return {
             "vae": vae,
             "median_background": score_median(x_NTHWC),
@@ -187,7 +180,7 @@ def measure_masks(
     true_NTHW = draw_masks(clips)
     found = {name: s > thresholds[name] for name, s in score_all(clips).items()}
     found["everything"] = np.ones_like(true_NTHW)
-    context = describe_data(dataset, split) | describe_clips(clips)
+    context = question.describe_data() | describe_clips(clips)
     rows = {}
     for name, mask_NTHW in found.items():
         iou_N = measure_iou(mask_NTHW, true_NTHW, clips.mask_NT)
@@ -195,7 +188,7 @@ def measure_masks(
         if name in thresholds:
             method += f", above {thresholds[name]:.3g}, fixed on {len(fitted)} training clips"
         rows[f"mask/{name}"] = {"iou": _make_iou(iou_N.mean(), {**context, METHOD: method})}
-    _draw_examples(Path(folder) / MASK_FILE, clips, found, true_NTHW)
+    _draw_examples(question.folder / MASK_FILE, clips, found, true_NTHW)
     return Masks(rows, {"thresholds": thresholds}, (), (MASK_FILE,))
 
 

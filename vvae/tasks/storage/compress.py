@@ -109,6 +109,13 @@ def decompress(
     return header
 
 
+def describe(header: coding.Header) -> str:
+    """Returns length, size and rate of a video in words."""
+    num_frames, height, width = header.shape_THW
+    rate = header.fps[0] / header.fps[1]
+    return f"{num_frames} frames of {width}x{height}, {rate:g} a second"
+
+
 def decode_file(model: GridVideoVAE, params, path: str | os.PathLike) -> Iterator[np.ndarray]:
     """Decodes a file of coded latents; yields uint8 [n, H, W, C]. Raises as `decompress`."""
     header = _read_header_of(model, params, path)

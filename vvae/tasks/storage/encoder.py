@@ -1,29 +1,88 @@
 """The encoder of a run as one file that needs jax alone."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import jax
 import jax.export
 import jax.numpy as jnp
 
+from vvae.files import replacing
 from vvae.models import contract
+from vvae.models.grid import GridVideoVAE
+
+PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export_encoder(model, params) -> bytes:
-    """Returns the encoder with its parameters as one serialised `jax.export` program.
+def write_encoder(model, params, num_frames: int, path: Path) -> str:
+    """Writes the encoder with its parameters to a file; returns how to use it, as text.
 
-    `jax.export.deserialize(bytes).call(video)` takes uint8 [B, T, H, W, C] of any B and the trained
-    H, W, C, for T of any length, and returns the dictionary of `frame_mean`, `frame_logvar`
-    [B, T, Z], `clip_mean` and `clip_logvar` [B, W]; on a CPU, a CUDA GPU or a TPU.
+    Args:
+      model: a vvae model.
+      params: its variables.
+      num_frames: length of the clips of the run, see `export_encoder`.
+      path: the file.
     """
+    exported = export_encoder(model, params, num_frames)
+    with replacing(path) as part:
+        part.write_bytes(exported.serialize())
+    (video,) = exported.in_avals
+    outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    shapes = "\n".join(f"    #   {name}: float32 {_format(a)}" for name, a in outputs.items())
+    return f"""{path} runs with jax alone, on a CPU, a CUDA GPU or a TPU:
 
-    def encode(x_BTHWC):
+    import jax.export
+    encoder = jax.export.deserialize(open("{path}", "rb").read())
+    latents = encoder.call(video)  # uint8 {_format(video)} -> dictionary:
+{shapes}"""
+
+
+def _format(array: jax.core.ShapedArray) -> str:
+    return f"[{', '.join(map(str, array.shape))}]"
+
+
+def export_encoder(model, params, num_frames: int) -> jax.export.Exported:
+    """Returns the encoder with its parameters as a `jax.export` program.
+
+    Its `call(video)` takes uint8 [B, T, H, W, C] of any B and the trained H, W, C, on a CPU, a CUDA
+    GPU or a TPU. It returns a dictionary of float32 arrays: for each level of latents the mean and
+    the log-variance of its posterior.
+
+    SequentialVAE: any T; `frame_mean`, `frame_logvar` [B, T, Z], `clip_mean`, `clip_logvar` [B, W].
+
+    Models with a grid of latents: T is num_frames alone, since their convolutions on a CPU choose
+    blocks by the length; `call` raises ValueError for another one. `grid_mean`, `grid_logvar`
+    [B, t, h, w, Z], or `grid_codes` for finite scalar quantisation.
+
+    Args:
+      model: a vvae model.
+      params: its variables.
+      num_frames: T of models with a grid of latents.
+    """
+    batch, length = jax.export.symbolic_shape("B, T")
+    if isinstance(model, GridVideoVAE):
+        # Clip by clip, so that no shape in the model depends on B.
+        one = _make_encoder(model, params)
+        encode = jax.vmap(lambda x_THWC: jax.tree.map(lambda a: a[0], one(x_THWC[None])))
+        length = num_frames
+    else:
+        encode = _make_encoder(model, params)
+    video = jax.ShapeDtypeStruct((batch, length, *model.shape_HWC), jnp.uint8)
+    return jax.export.export(jax.jit(encode), platforms=PLATFORMS)(video)
+
+
+def _make_encoder(model, params) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    """Returns video -> "level_mean" and "level_logvar" of each level, or the codes of the grid."""
+
+    def encode(x_BTHWC: jax.Array) -> dict[str, jax.Array]:
         posterior = contract.encode(model, params, x_BTHWC)
+        levels = model.level_posteriors(posterior)
+        if not levels:
+            return {"grid_codes": model.posterior_mean(posterior)}
         return {
-            f"{level}_{name}": getattr(getattr(posterior, level), name)
-            for level in ("frame", "clip")
-            for name in ("mean", "logvar")
+            f"{level}_{name}": value
+            for level, gaussian in levels.items()
+            for name, value in (("mean", gaussian.mean), ("logvar", gaussian.logvar))
         }
 
-    batch, length = jax.export.symbolic_shape("B, T")
-    video = jax.ShapeDtypeStruct((batch, length, *model.shape_HWC), jnp.uint8)
-    exported = jax.export.export(jax.jit(encode), platforms=("cpu", "cuda", "tpu"))(video)
-    return bytes(exported.serialize())
+    return encode

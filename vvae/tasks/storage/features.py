@@ -22,7 +22,6 @@ import functools
 import itertools
 import json
 import math
-import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -37,9 +36,10 @@ from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
 from vvae.files import allocate, remove_leftovers, replacing, write_json
 from vvae.measure.mapping import map_clips
-from vvae.models import contract
 from vvae.models.digest import digest_params
-from vvae.tasks.pooling import get_pooling
+from vvae.tasks.options import Features
+from vvae.tasks.pooling import get_pooling, make_encoder
+from vvae.tasks.question import Question
 from vvae.tasks.result import Result
 from vvae.tasks.storage.feature_index import (
     Part,
@@ -59,14 +59,14 @@ ARCHIVE = "features.npz"
 INDEXES = ("index.parquet", "videos.parquet")
 
 
+def answer(question: Question, options: Features) -> Result:
+    """Writes the latents of every clip of every split; see `store_features`."""
+    del options
+    return store_features(question)
+
+
 def store_features(
-    model,
-    params,
-    dataset: Dataset,
-    folder: str | os.PathLike,
-    *,
-    batch_size: int,
-    pooling: str = "dynamics",
+    question: Question,
     part_clips: int = PART_CLIPS,
     on_part: Callable[[int, int], None] | None = None,
 ) -> Result:
@@ -77,12 +77,7 @@ def store_features(
     extraction was interrupted or not.
 
     Args:
-      model: a SequentialVAE.
-      params: its variables.
-      dataset: all its splits are read, one after the other.
-      folder: where the folder `features` goes; must exist.
-      batch_size: clips at a time.
-      pooling: how the latents of a clip become one vector, see `features.POOLINGS`.
+      question: the model and the videos; all splits are read, one after the other.
       part_clips: clips after which progress is kept, rounded up to whole batches.
       on_part: called with (clips done, clips) after each part.
 
@@ -90,8 +85,10 @@ def store_features(
       ValueError: without pyarrow, for an unknown pooling, or if there is no clip.
     """
     require_pyarrow()
-    encode = make_encoder(model, pooling)
-    folder = Path(folder) / FOLDER
+    dataset, params, batch_size = question.dataset, question.params, question.batch_size
+    pooling = question.settings.pooling
+    encode = make_encoder(question.model, _read_latents(get_pooling(pooling)))
+    folder = question.folder / FOLDER
     folder.mkdir(exist_ok=True)
     parts = _plan_parts(dataset, batch_size, part_clips)
     total = sum(len(clips) for clips in dataset.splits.values())
@@ -134,17 +131,10 @@ def store_features(
     return _describe(dataset, plan, resumed=int(done))
 
 
-def make_encoder(model, pooling: str) -> Callable:
-    """Returns a jitted function (params, batch) -> {array name: [B, ...]}.
+def _read_latents(pool: Callable) -> Callable:
+    """Returns (posterior, mask_BT) -> {array name: [B, ...]}."""
 
-    Raises:
-      ValueError: for an unknown pooling.
-    """
-    pool = get_pooling(pooling)
-
-    @jax.jit
-    def encode(params, video_BTHWC, mask_BT):
-        posterior = contract.encode(model, params, video_BTHWC, mask_BT)
+    def read(posterior, mask_BT):
         return {
             "frame_mean": posterior.frame.mean,
             "frame_logvar": posterior.frame.logvar,
@@ -153,7 +143,7 @@ def make_encoder(model, pooling: str) -> Callable:
             "clip_pooled": pool(posterior, mask_BT),
         }
 
-    return encode
+    return read
 
 
 # --- parts ---------------------------------------------------------------------------------------

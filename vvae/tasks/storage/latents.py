@@ -8,16 +8,13 @@ latents/
 """
 
 import functools
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
+from vvae.config_files import to_dict
 from vvae.data.clips import Clips
-from vvae.data.dataset import Dataset
 from vvae.files import allocate, replacing, write_json
 from vvae.inference.statistics import ChannelMoments, as_json
 from vvae.measure.examples import name_clips
@@ -26,6 +23,8 @@ from vvae.metrics.cards import METHOD, make_metric
 from vvae.models import contract
 from vvae.models.causal import CausalVideoVAE
 from vvae.models.digest import digest_params
+from vvae.tasks.options import Latents
+from vvae.tasks.question import Question
 from vvae.tasks.result import Result, describe_data, require_split
 
 FOLDER = "latents"
@@ -33,39 +32,31 @@ RECORD = "latents.json"
 _PART_CLIPS = 256
 
 
-def export_latents(
-    model: CausalVideoVAE,
-    params,
-    dataset: Dataset,
-    folder: str | os.PathLike,
-    *,
-    batch_size: int,
-    settings: Mapping[str, Any],
-    statistics_split: str,
-) -> Result:
+def answer(question: Question, options: Latents) -> Result:
     """Writes the posterior means of every clip of every split, in constant memory.
 
-    Args:
-      model: a CausalVideoVAE.
-      params: its variables.
-      dataset: all its splits are read.
-      folder: where the folder `latents` goes; must exist.
-      batch_size: clips at a time.
-      settings: JSON values that have made the latents, such as the settings of the run.
-      statistics_split: split whose latent frames with a real frame are the statistics.
+    The statistics are those of the latent frames with a real frame of the training clips, or of all
+    clips if the videos are new.
 
     Raises:
       ValueError: if there is no such split, or latents are not finite.
     """
+    del options
+    dataset, params = question.dataset, question.params
+    statistics_split = question.split if question.is_new else "train"
     require_split(dataset, statistics_split)
-    target = Path(folder) / FOLDER
+    target = question.folder / FOLDER
     target.mkdir(exist_ok=True)
-    encode = jax.jit(functools.partial(_encode, model))
+    encode = jax.jit(functools.partial(_encode, question.model))
     moments, rows = ChannelMoments(), {}
     for split, clips in dataset.splits.items():
         counted = moments if split == statistics_split else None
         rows[split] = _write_split(
-            functools.partial(encode, params), clips, target / f"{split}.npy", batch_size, counted
+            functools.partial(encode, params),
+            clips,
+            target / f"{split}.npy",
+            question.batch_size,
+            counted,
         )
     digest = digest_params(params).hex()
     provenance = {
@@ -76,7 +67,7 @@ def export_latents(
     }
     statistics = moments.finish(provenance)
     record = {
-        "settings": dict(settings),
+        "settings": to_dict(question.run.config),
         "params": digest,
         "data": dataset.fingerprint,
         "statistics": as_json(statistics),

@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,14 @@ from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
 from vvae.data.views import view_to_rgb
 from vvae.measure.examples import choose_frames
-from vvae.measure.mapping import map_clips
 from vvae.metrics.table import format_table
-from vvae.tasks.pooling import make_encoder
+from vvae.tasks.options import Search
+from vvae.tasks.pooling import encode_clips, make_encoder
 from vvae.tasks.probe import fit_standardization
-from vvae.tasks.result import Result
+from vvae.tasks.question import Question
+from vvae.tasks.result import Result, record_options
 
+PICTURE_FILE = "search.png"
 # Similarities that agree to so many decimals are equal: float32 latents say no more.
 DECIMALS = 5
 MAX_CLOSE_NAMES = 3
@@ -33,67 +34,28 @@ class Place:
     number: int
 
 
-def search(
-    model,
-    params,
-    dataset: Dataset,
-    folder: str | os.PathLike,
-    *,
-    query: str,
-    count: int,
-    open_file: Callable[[str], Clips],
-    batch_size: int,
-    pooling: str = "dynamics",
-) -> Result:
+def answer(question: Question, options: Search) -> Result:
     """Finds the clips of all splits that are most similar to a clip, the clip itself left out.
 
-    Similarity is the cosine of pooled latents, standardised by the training clips, or, where there
-    are none, by all clips that are searched.
-
-    Args:
-      model: a SequentialVAE.
-      params: its variables.
-      dataset: all its splits are searched.
-      folder: where search.png goes; must exist.
-      query: name of a video of the data set, or path of a file, or either with `:CLIP`, the number
-        of the clip in the video (0 by default).
-      count: how many clips to find; fewer if there are fewer.
-      open_file: path of a video -> its clips, for a query that is not in the data set.
-      batch_size: clips at a time.
-      pooling: how the latents of a clip become one vector, see `features.POOLINGS`.
+    Similarity is the cosine of pooled latents, standardised by the training clips or, if there are
+    none, by all clips that are searched. Writes search.png.
 
     Raises:
       ValueError: if there is no such video or clip, or nothing else to find.
     """
-    if query is None:
+    if options.query is None:
         raise ValueError("the task search needs a clip to look for: --query VIDEO")
-    if count < 1:
-        raise ValueError(f"count={count}: must be greater than 0")
-    place, outside = find_query(dataset, query, open_file)
-    encoder = make_encoder(model, pooling)
-
-    def encode(clips: Clips) -> np.ndarray:
-        return map_clips(
-            lambda batch: encoder(params, batch["video"], batch["mask"]), clips, batch_size
-        )
-
+    dataset, pooling = question.dataset, question.settings.pooling
+    place, outside = find_query(dataset, options.query, question.open_file)
     places = [Place(split, n) for split, clips in dataset.splits.items() for n in range(len(clips))]
-    feature_NF = np.concatenate([encode(clips) for clips in dataset.splits.values()])
     own = places.index(place) if outside is None else None
-    fitted_NF = feature_NF
-    if "train" in dataset.splits:
-        fitted_NF = feature_NF[[place.split == "train" for place in places]]
-    query_F = feature_NF[own] if outside is None else encode(outside)[0]
-    similarity_N = measure_similarity(query_F, feature_NF, fitted_NF)
-    found = rank(similarity_N, count, own)
-    if not len(found):
-        raise ValueError(f"there is no other clip than {query!r} to find in {dataset.root}")
+    found = _find_hits(question, options.count, places, own, outside)
+    if not found:
+        raise ValueError(f"there is no other clip than {options.query!r} to find in {dataset.root}")
     asked = _describe(dataset, place, outside)
-    hits = [
-        _describe(dataset, places[n], None) | {"similarity": float(similarity_N[n])} for n in found
-    ]
-    _draw(Path(folder) / "search.png", dataset, asked, hits, outside)
-    return Result(
+    hits = [_describe(dataset, place, None) | {"similarity": value} for place, value in found]
+    _draw(question.folder / PICTURE_FILE, dataset, asked, hits, outside)
+    result = Result(
         task="search",
         rows={},
         details={
@@ -105,8 +67,36 @@ def search(
             "num_searched": len(places) - (own is not None),
         },
         notes=(_format_hits(asked, hits),),
-        files=("search.png",),
+        files=(PICTURE_FILE,),
     )
+    return record_options(result, {"--query": options.query, "--count": options.count})
+
+
+def _find_hits(
+    question: Question, count: int, places: list[Place], own: int | None, outside: Clips | None
+) -> list[tuple[Place, float]]:
+    """Returns the most similar clips with their similarity, the best first.
+
+    Args:
+      question: the clips that are searched.
+      count: how many are found.
+      places: of these clips.
+      own: number of the query among them; None if it is not.
+      outside: else the query.
+    """
+    encoder = make_encoder(question.model, question.settings.pooling)
+    splits = question.dataset.splits
+
+    def encode(clips: Clips) -> np.ndarray:
+        return encode_clips(encoder, question.params, clips, question.batch_size)
+
+    feature_NF = np.concatenate([encode(clips) for clips in splits.values()])
+    query_F = feature_NF[own] if outside is None else encode(outside)[0]
+    fitted_NF = feature_NF
+    if "train" in splits:
+        fitted_NF = feature_NF[[place.split == "train" for place in places]]
+    similarity_N = measure_similarity(query_F, feature_NF, fitted_NF)
+    return [(places[n], float(similarity_N[n])) for n in rank(similarity_N, count, own)]
 
 
 # --- the query ------------------------------------------------------------------------------------

@@ -1,0 +1,156 @@
+"""The command line of evaluate.py: which words ask for what, and which are refused."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+from vvae.config import TASKS
+from vvae.tasks import options
+from vvae.tasks.command_line import Evaluation, read_request
+
+RUN = Path("run")
+
+
+def read(line):
+    return read_request(line.split())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_options_and_an_answer(task):
+    row = TASKS[task]
+    assert issubclass(options.find_options(task), options.TaskOptions)
+    answer = importlib.import_module(f"vvae.tasks.{row.module}").answer
+    assert list(inspect.signature(answer).parameters) == ["question", "options"]
+    assert row.sequential or row.grid
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "classify density --workdir run --baselines hog time --which 12",
+        "--workdir run classify --which 12 density --baselines hog time",
+        "--which=12 --workdir=run classify density --baselines hog time",
+        "classify --baselines hog time --workdir run density --which 12",
+    ],
+)
+def test_options_stand_before_or_after_the_tasks(line):
+    request = read(line)
+    assert request.common == options.CommonOptions(workdir=RUN, which="12")
+    assert request.common.checkpoint == 12
+    assert list(request.tasks.items()) == [
+        ("classify", options.Classify(("hog", "time"))),
+        ("density", options.Density()),
+    ]
+
+
+def test_without_a_task_those_of_the_run_are_asked_for():
+    request = read("--workdir run --data.path new")
+    assert request == Evaluation(options.CommonOptions(RUN, data=options.Videos("new")), {})
+
+
+def test_several_tasks_take_the_options_of_each():
+    tasks = read("search moderate --workdir run --query a:1 --unwanted b --num_marks 3").tasks
+    assert tasks["search"] == options.Search("a:1", 8)
+    assert tasks["moderate"] == options.Moderate("b", 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("check --data.path new", options.Check(options.Videos("new"))),
+        ("--workdir run report", options.Report(RUN)),
+        ("export --workdir run --which latest", options.Export(RUN, "latest")),
+        ("compare a b --out c", options.Compare((Path("a"), Path("b")), Path("c"))),
+        (
+            "--workdir run compress a.mp4 b.vvz --step 3",
+            options.Compress(workdir=RUN, files=(Path("a.mp4"), Path("b.vvz")), step=3.0),
+        ),
+        (
+            "decompress --lossless b.vvz a.mp4 --workdir run",
+            options.Decompress(workdir=RUN, files=(Path("b.vvz"), Path("a.mp4")), lossless=True),
+        ),
+    ],
+)
+def test_commands_have_options_of_their_own(line, expected):
+    assert read(line) == expected
+
+
+def test_published_weights_are_reconstructed_without_a_run():
+    request = read("reconstruct --pretrained w --data.path d --data.height 16")
+    assert request.common.data == options.Videos("d") and request.common.workdir is None
+    assert request.tasks == {"reconstruct": options.Reconstruct(Path("w"), options.ClipSize(16))}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "^give the run to evaluate: --workdir RUN"),
+        ("density", "^give the run to evaluate: --workdir RUN"),
+        ("report", "^give the run to evaluate: --workdir RUN"),
+        ("recontruct --workdir run", "^no task 'recontruct'; did you mean reconstruct"),
+        ("density --workdri run", "^no option '--workdri'; did you mean --workdir"),
+        ("density --data-pth run", "^no option '--data_pth'; did you mean --data.path"),
+        ("density --workdir run --count 3", "^--count is an option of search, not of density"),
+        ("--workdir run --count 3", "^--count is an option of search: name it"),
+        ("report --workdir run --which 3", "^--which is an option of the tasks, not of report"),
+        ("export --workdir run --parallel.coordinator auto", "of the tasks, not of export"),
+        ("check density --workdir run", "^the task check is run alone, not with density"),
+        ("classify --workdir run --baselines hgo", "^--baselines: no baseline 'hgo'; did you mean"),
+        ("density reconstruct --pretrained w --data.path d", "give the run"),
+        ("reconstruct --pretrained w --data.path d --parallel.coordinator auto", "of one process"),
+    ],
+)
+def test_command_lines_that_cannot_be_meant(line, message):
+    with pytest.raises(ValueError, match=message):
+        read(line)
+
+
+def test_a_directory_is_a_run_by_its_option(tmp_path):
+    with pytest.raises(ValueError, match=f"not a task: give a run by --workdir {tmp_path}"):
+        read(f"{tmp_path}")
+    with pytest.raises(ValueError, match=f"by an option: report --workdir {tmp_path}"):
+        read(f"report {tmp_path}")
+    with pytest.raises(ValueError, match=f"by an option: check --data.path {tmp_path}"):
+        read(f"check {tmp_path}")
+
+
+def test_values_of_another_type_name_their_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        read("search --workdir run --query a --count many")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "--count" in error and "'many'" in error
+
+
+@pytest.mark.parametrize("line", ["classify --help", "-h --workdir run classify"])
+def test_help_of_a_task_shows_its_options_alone(line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        read(line)
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    for option in ("--workdir", "--which", "--data.path", "--parallel.coordinator", "--baselines"):
+        assert option in text
+    assert "--query" not in text and "--pretrained" not in text
+
+
+@pytest.mark.parametrize("command", options.COMMANDS)
+def test_help_of_a_command_needs_no_files(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        read(f"{command} --help")
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    assert f"usage: evaluate.py {command}" in text and "--parallel" not in text
+
+
+def test_help_lists_the_tasks_with_a_line_each(capsys):
+    with pytest.raises(SystemExit) as stop:
+        read_request(["--help"], "about the program")
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    assert text.startswith("about the program")
+    lines = [
+        line.split()[0] for line in text.splitlines() if line.startswith("  ") and line[2] != " "
+    ]
+    assert lines == [*TASKS, *options.COMMANDS]

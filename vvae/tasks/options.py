@@ -1,0 +1,298 @@
+"""The options of each task and command of evaluate.py. Imports no jax, so that --help is quick.
+
+The docstring of a class is what --help says of its task, the string below a field what it says of
+the option.
+"""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from vvae import cli
+from vvae.config import BASELINES, TASKS
+
+
+@dataclass(frozen=True)
+class Videos:
+    """Videos that are not those of the run."""
+
+    path: str | None = None
+    """Folder of videos."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """A run, and which of its checkpoints."""
+
+    workdir: Path | None = None
+    """Run directory."""
+    which: str = "best"
+    """Checkpoint: best, latest or a step."""
+
+    @property
+    def checkpoint(self) -> str | int:
+        """The checkpoint as `vvae.load` takes it."""
+        return int(self.which) if self.which.isdigit() else self.which
+
+    def check_run(self) -> None:
+        """Raises ValueError if no run is given."""
+        _require_run(self.workdir)
+
+
+def _require_run(workdir: Path | None) -> None:
+    if workdir is None:
+        raise ValueError("give the run to evaluate: --workdir RUN")
+
+
+@dataclass(frozen=True)
+class CommonOptions(RunOptions):
+    """The options of all tasks: the run, the videos that are measured, and the processes.
+
+    Without --data.path, the run's own test videos are measured.
+    """
+
+    data: Videos = Videos()
+    parallel: cli.ProcessOptions = field(default_factory=cli.ProcessOptions)
+
+
+# --- tasks ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """The options of one task."""
+
+    def check(self, common: CommonOptions) -> None:
+        """Raises ValueError if these options do not go with the common ones."""
+        common.check_run()
+
+
+@dataclass(frozen=True)
+class ClipSize:
+    """Clips for published weights; a run has its own."""
+
+    height: int | None = None
+    """--pretrained: rows of a frame (256)."""
+    width: int | None = None
+    """--pretrained: columns of a frame (256)."""
+    num_frames: int | None = None
+    """--pretrained: frames of a clip (17)."""
+
+
+@dataclass(frozen=True)
+class Reconstruct(TaskOptions):
+    """PSNR, SSIM and errors of reconstructions, beside PCA and the mean frame."""
+
+    pretrained: Path | None = None
+    """Folder of published weights, with config.json and .safetensors files; instead of a run."""
+    data: ClipSize = ClipSize()
+
+    def check(self, common: CommonOptions) -> None:
+        given = [name for name, value in vars(self.data).items() if value is not None]
+        if self.pretrained is None:
+            if given:
+                raise ValueError(
+                    f"--data.{given[0]} is an option of --pretrained: a run has its own"
+                )
+            super().check(common)
+        elif common.data.path is None or common.workdir is not None:
+            raise ValueError(
+                "published weights answer reconstruct, without a run: "
+                "reconstruct --pretrained FOLDER --data.path DIR"
+            )
+        elif common.parallel.coordinator is not None:
+            raise ValueError("--pretrained is the work of one process: no --parallel.coordinator")
+
+
+@dataclass(frozen=True)
+class Density(TaskOptions):
+    """ELBO, IWAE, bits/dim, KL and information of the latents."""
+
+
+@dataclass(frozen=True)
+class Classify(TaskOptions):
+    """Linear probe and nearest neighbours on the latents; labels new videos."""
+
+    baselines: tuple[str, ...] | None = None
+    """Rows beside the latents, instead of those of the run's settings (evaluate.baselines)."""
+
+    def __post_init__(self):
+        for name in self.baselines or ():
+            if name not in BASELINES:
+                text = cli.describe_unknown("baseline", name, BASELINES)
+                raise ValueError(f"--baselines: {text}")
+
+
+@dataclass(frozen=True)
+class Generate(TaskOptions):
+    """Samples, interpolations, traversals and predictions of the next frames."""
+
+
+@dataclass(frozen=True)
+class Features(TaskOptions):
+    """Writes the latents of every clip and frame, with a Parquet index."""
+
+
+@dataclass(frozen=True)
+class Cluster(TaskOptions):
+    """Clusters of latents, beside clusters of PCA of raw clips."""
+
+
+@dataclass(frozen=True)
+class Search(TaskOptions):
+    """Finds the clips most similar to one."""
+
+    query: str | None = None
+    """VIDEO or VIDEO:CLIP: name of a video of the run, or a file."""
+    count: int = 8
+    """How many clips are found."""
+
+    def __post_init__(self):
+        if self.count < 1:
+            raise ValueError(f"--count={self.count}: must be greater than 0")
+
+    def check(self, common: CommonOptions) -> None:
+        super().check(common)
+        if self.query is None:
+            raise ValueError("the task search needs --query VIDEO")
+
+
+@dataclass(frozen=True)
+class Anomaly(TaskOptions):
+    """Scores of strange frames and videos, learned from normal ones; judges new videos."""
+
+
+@dataclass(frozen=True)
+class Segment(TaskOptions):
+    """Shot boundaries and foreground masks; the shots of new videos."""
+
+
+@dataclass(frozen=True)
+class Moderate(TaskOptions):
+    """Learns unwanted content from marked videos; finds it in new videos.
+
+    Learns from --unwanted or from --marks. With --data.path it applies what it has learned.
+    """
+
+    unwanted: str | None = None
+    """Class that is declared unwanted."""
+    num_marks: int | None = None
+    """Training videos of this class that are marked (10)."""
+    marks: Path | None = None
+    """CSV file of videos with columns path and label, wanted or unwanted."""
+
+    def __post_init__(self):
+        if self.num_marks is not None and self.unwanted is None:
+            raise ValueError("--num_marks is an option of moderate, beside --unwanted CLASS")
+        if self.num_marks is not None and self.num_marks < 2:
+            raise ValueError(f"--num_marks={self.num_marks}: must be at least 2")
+
+    def check(self, common: CommonOptions) -> None:
+        super().check(common)
+        given = sum(option is not None for option in (self.unwanted, self.marks))
+        learns = common.data.path is None
+        if learns and given != 1:
+            raise ValueError(
+                "the task moderate learns from --unwanted CLASS or from --marks FILE.csv: give one "
+                "of them"
+            )
+        if given and not learns:
+            raise ValueError(
+                "--unwanted and --marks are options of moderate on the run's own videos; on others "
+                "(--data.path) it applies what it has learned there"
+            )
+
+
+@dataclass(frozen=True)
+class Latents(TaskOptions):
+    """Writes the latents of a model with a grid of latents, with their statistics."""
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """Says what a folder of videos holds, and what is broken."""
+
+    data: Videos = Videos()
+
+    def __post_init__(self):
+        if self.data.path is None:
+            raise ValueError("check needs a folder of videos: --data.path DIR")
+
+
+@dataclass(frozen=True)
+class Export(RunOptions):
+    """Writes the encoder as one file that runs with jax alone."""
+
+    def __post_init__(self):
+        self.check_run()
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compares two runs; refuses numbers whose metric cards differ."""
+
+    operands: ClassVar[tuple[str, str]] = ("RUN", "RUN")
+    runs: tuple[Path, Path]
+    """The two run directories."""
+    out: Path | None = None
+    """JSON file to write."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Writes one HTML page of a run."""
+
+    workdir: Path | None = None
+    """Run directory."""
+
+    def __post_init__(self):
+        _require_run(self.workdir)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compress(RunOptions):
+    """Writes a video as coded latents."""
+
+    operands: ClassVar[tuple[str, str]] = ("IN.mp4", "OUT.vvz")
+    files: tuple[Path, Path]
+    """The video, and the file to write."""
+    step: float | None = None
+    """Of the quantisation, in standard deviations of the posterior (2)."""
+
+    def __post_init__(self):
+        self.check_run()
+        if self.step is not None and not 0 < self.step < math.inf:
+            raise ValueError(f"--step={self.step}: must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decompress(RunOptions):
+    """Writes the video of coded latents."""
+
+    operands: ClassVar[tuple[str, str]] = ("IN.vvz", "OUT.mp4")
+    files: tuple[Path, Path]
+    """The coded latents, and the video to write."""
+    lossless: bool = False
+    """Write the frames bit by bit."""
+
+    def __post_init__(self):
+        self.check_run()
+
+
+COMMANDS = {
+    "check": Check,
+    "compare": Compare,
+    "report": Report,
+    "export": Export,
+    "compress": Compress,
+    "decompress": Decompress,
+}
+
+
+def find_options(name: str) -> type:
+    """Returns the class of the options of a task or a command."""
+    return COMMANDS[name] if name in COMMANDS else globals()[TASKS[name].options]

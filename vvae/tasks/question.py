@@ -1,0 +1,166 @@
+"""What a task works on: a run, its model, the measured videos, and the folder of the answer."""
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+
+from vvae import build, processes
+from vvae.config import Evaluate
+from vvae.data.clips import Clips
+from vvae.data.dataset import UNSPLIT, Dataset, describe_flaws
+from vvae.models.contract import Params
+from vvae.run import Run
+from vvae.tasks import answer_folder
+from vvae.tasks.result import describe_data, require_split
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What a task works on.
+
+    Attributes:
+      run: the run, with its settings.
+      model: its model.
+      params: variables of the model.
+      dataset: the videos.
+      split: the split that is measured.
+      folder: where the answer goes; it exists.
+      is_new: whether the videos are new to the run.
+    """
+
+    run: Run
+    model: nn.Module
+    params: Params
+    dataset: Dataset
+    split: str
+    folder: Path
+    is_new: bool = False
+
+    @property
+    def clips(self) -> Clips:
+        """The clips that are measured; ValueError if there are none."""
+        return require_split(self.dataset, self.split)
+
+    @property
+    def train(self) -> Clips:
+        """The training clips; ValueError if there are none."""
+        return require_split(self.dataset, "train")
+
+    @property
+    def batch_size(self) -> int:
+        """Clips at a time."""
+        return self.run.config.train.batch_size
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything random."""
+        return self.run.config.train.seed
+
+    @property
+    def settings(self) -> Evaluate:
+        """The run's settings of its tasks."""
+        return self.run.config.evaluate
+
+    def find_fitted(self, name: str) -> Path:
+        """Returns the path of what a task fitted to the run's own videos and saved."""
+        return self.run.workdir / "eval" / name
+
+    def describe_data(self) -> dict[str, Any]:
+        """Returns the part of a metric card that says what was measured on."""
+        return describe_data(self.dataset, self.split)
+
+    def add_training(self) -> "Question":
+        """Returns the question with the training clips of the run, which new videos lack."""
+        if "train" in self.dataset.splits:
+            return self
+        known = build.open_data(self.run.config, self.run.record["data"]["path"])
+        splits = {"train": known.splits["train"], **self.dataset.splits}
+        return dataclasses.replace(self, dataset=dataclasses.replace(self.dataset, splits=splits))
+
+    def cut_tiles(self) -> "Question":
+        """Returns the question with clips as the model sees them: tiles, if the run has them."""
+        return dataclasses.replace(self, dataset=build.cut_data(self.run.config, self.dataset))
+
+    def open_file(self, path: str) -> Clips:
+        """Opens a video file as clips."""
+        opened = build.open_new_data(self.run.config, path, self.run.class_names)
+        return opened.splits[UNSPLIT]
+
+
+@contextlib.contextmanager
+def open_question(run: Run, data_path: str | None, which: str | int) -> Iterator[Question]:
+    """Opens the model of a run, the videos and the folder of the answers.
+
+    Args:
+      run: the run.
+      data_path: folder of other videos, all of which are measured; None for the run's test split.
+      which: checkpoint: "best", "latest" or a step.
+
+    Raises:
+      ValueError: if the checkpoint or the data cannot be read.
+    """
+    model, params = build.load(run, which)
+    dataset, split = processes.do_together(lambda: open_videos(run, data_path))
+    with _open_folder(run, data_path) as folder:
+        yield Question(
+            run=run,
+            model=model,
+            params=params,
+            dataset=dataset,
+            split=split,
+            folder=folder,
+            is_new=data_path is not None,
+        )
+
+
+def open_videos(run: Run, data_path: str | None) -> tuple[Dataset, str]:
+    """Opens the videos of a run, or new ones, and says what is wrong with them.
+
+    Returns:
+      The data set, and the name of the split that is measured.
+    """
+    if data_path is None:
+        known = build.open_data(run.config, run.record["data"]["path"])
+        return known, choose_split(known)
+    new = build.open_new_data(run.config, data_path, run.class_names)
+    for line in describe_flaws(new):
+        print(line)
+    return new, UNSPLIT
+
+
+def choose_split(dataset: Dataset) -> str:
+    """Returns the split that is measured: test, or val if there is no test split."""
+    if "test" in dataset.splits:
+        return "test"
+    print("note: the data have no test split; the validation split is measured")
+    return "val"
+
+
+@contextlib.contextmanager
+def _open_folder(run: Run, data_path: str | None) -> Iterator[Path]:
+    """Yields the folder of the answers; all processes but the first throw theirs away."""
+    if processes.is_first():
+        yield choose_folder(run, data_path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def choose_folder(run: Run, data_path: str | None) -> Path:
+    """Makes the folder of the answers; says so if it is not named after the videos' folder."""
+    folder = run.workdir / "eval"
+    folder.mkdir(exist_ok=True)
+    if data_path is None:
+        return folder
+    name = Path(data_path).resolve().name
+    chosen = answer_folder.open_folder(folder, data_path)
+    if name not in ("", chosen.name):
+        other = answer_folder.read_source(folder / name) or "unknown videos"
+        print(f"note: {folder / name} holds answers about {other}: these go to {chosen}")
+    return chosen
