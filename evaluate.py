@@ -25,7 +25,7 @@ import os
 from pathlib import Path
 
 from vvae import cli, processes, runtime
-from vvae.config import TASKS
+from vvae.task_table import TASKS
 from vvae.tasks import options as opts
 from vvae.tasks.command_line import Evaluation, read_request
 
@@ -80,6 +80,7 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None) -> None:
     Raises:
       ValueError: if the run, the checkpoint or the data do not allow it.
     """
+    from vvae.config_checks import check_tasks
     from vvae.extras import require_extra
     from vvae.run import open_run
     from vvae.tasks.question import open_question
@@ -87,7 +88,7 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None) -> None:
 
     request = request or Evaluation()
     run = open_run(workdir)
-    run.config.check_tasks(request.tasks)
+    check_tasks(run.config, request.tasks)
     for task in request.tasks:
         if TASKS[task].package is not None:
             require_extra(TASKS[task].package, extra=task, purpose=f"the task {task}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vvae.config import TASKS
+from vvae.task_table import TASKS
 from vvae.tasks import options
 from vvae.tasks.command_line import Evaluation, read_request
 

@@ -13,8 +13,10 @@ PACKAGE = ROOT / "vvae"
 # A room, and the rooms that it may enter; a name covers everything below it.
 ALLOWED = {
     # The ground: no room below.
-    "config": (),
-    "config_files": ("config",),
+    "task_table": (),
+    "config": ("config_checks", "task_table"),
+    "config_checks": ("task_table",),
+    "config_files": ("config", "config_checks"),
     "extras": (),
     "files": (),
     "runtime": (),
@@ -77,8 +79,8 @@ ALLOWED = {
         "figures",
     ),
     # Questions to a trained model; the report reads files alone.
-    "tasks.options": ("config", "cli"),
-    "tasks.command_line": ("config", "cli", "tasks.options"),
+    "tasks.options": ("task_table", "cli"),
+    "tasks.command_line": ("task_table", "config", "cli", "tasks.options"),
     "tasks.quality.published": (
         "tasks",
         "build",
@@ -89,12 +91,14 @@ ALLOWED = {
     ),
     "tasks": (
         "tasks",
+        "task_table",
         "build",
         "run",
         "extras",
         "files",
         "processes",
         "config",
+        "config_files",
         "video",
         "data",
         "models",

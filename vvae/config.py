@@ -10,61 +10,14 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
-@dataclass(frozen=True)
-class Task:
-    """A question to a trained model: where it is answered, and what it needs.
-
-    Attributes:
-      module: module of `vvae.tasks` with the function `answer(question, options)`.
-      options: class of its options in `vvae.tasks.options`.
-      sequential: whether a SequentialVAE can answer it.
-      grid: whether models with a grid of latents can (model.kind=causal or published).
-      tiles: whether it can be answered from tiles of frames (data.tile).
-      training_clips: whether it reads the training clips of the run, even for new videos.
-      package: optional package that it needs; the extra named after the task installs it.
-    """
-
-    module: str
-    options: str
-    sequential: bool = True
-    grid: bool = False
-    tiles: bool = False
-    training_clips: bool = False
-    package: str | None = None
-
-
-TASKS = {
-    "reconstruct": Task("quality.reconstruct", "Reconstruct", grid=True, training_clips=True),
-    "density": Task("quality.density", "Density", grid=True, tiles=True),
-    "classify": Task("recognition.classify", "Classify"),
-    "generate": Task("quality.generate", "Generate"),
-    "features": Task("storage.features", "Features", package="pyarrow"),
-    "cluster": Task("clustering.cluster", "Cluster", training_clips=True),
-    "search": Task("storage.search", "Search"),
-    "anomaly": Task("anomaly.anomaly", "Anomaly", tiles=True),
-    "segment": Task("segmentation.segment", "Segment"),
-    "moderate": Task("moderation.moderate", "Moderate"),
-    "latents": Task("storage.latents", "Latents", sequential=False, grid=True),
-}
-DEFAULT_TASKS = ("reconstruct", "density", "classify", "generate")
-
-DEFAULT_BASELINES = ("random_encoder", "frame_pca", "chance")
-BASELINES = (
-    *DEFAULT_BASELINES,
-    "raw",
-    "raw_pca",
-    "hog",
-    "haar",
-    "sift",
-    "orb",
-    "flow_histogram",
-    "time",
-    "brightness",
-    "shuffled_labels",
-    "cnn",
-    "surf",
+from vvae import config_checks
+from vvae.config_checks import (
+    require,
+    require_at_least_zero,
+    require_fraction,
+    require_positive,
 )
+from vvae.task_table import BASELINES, DEFAULT_BASELINES, DEFAULT_TASKS, TASKS
 
 
 def _runtime(default) -> Any:
@@ -74,29 +27,6 @@ def _runtime(default) -> Any:
 def is_runtime(setting: dataclasses.Field) -> bool:
     """Whether a field of a settings dataclass is a runtime setting."""
     return bool(setting.metadata.get("runtime"))
-
-
-def require(condition: bool, name: str, value, rule: str) -> None:
-    if not condition:
-        raise ValueError(f"{name}={value!r}: {rule}")
-
-
-def _require_positive(section: str, settings, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        require(value > 0, f"{section}.{name}", value, "must be greater than 0")
-
-
-def _require_at_least_zero(section: str, settings, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        require(value >= 0, f"{section}.{name}", value, "must not be negative")
-
-
-def _require_fraction(section: str, settings, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        require(0 <= value <= 1, f"{section}.{name}", value, "must be between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -148,10 +78,10 @@ class Data:
     replaced."""
 
     def __post_init__(self):
-        _require_positive("data", self, "height", "width", "num_frames", "frame_stride", "cache_gb")
-        _require_positive("data", self, "max_megapixels", "decode_seconds")
-        _require_at_least_zero("data", self, "crop")
-        _require_fraction("data", self, "brightness", "images")
+        require_positive("data", self, "height", "width", "num_frames", "frame_stride", "cache_gb")
+        require_positive("data", self, "max_megapixels", "decode_seconds")
+        require_at_least_zero("data", self, "crop")
+        require_fraction("data", self, "brightness", "images")
         workers = self.workers
         require(workers is None or workers >= 0, "data.workers", workers, "must not be negative")
 
@@ -197,8 +127,8 @@ class Model:
         require(fits, "model.network", self.network, "needs model.kind=published")
         rule = "must be greater than 0"
         require(min(self.widths, default=1) > 0, "model.widths", self.widths, rule)
-        _require_positive("model", self, "hidden", "latent_dim", "num_components")
-        _require_at_least_zero("model", self, "clip_latent_dim")
+        require_positive("model", self, "hidden", "latent_dim", "num_components")
+        require_at_least_zero("model", self, "clip_latent_dim")
         has_clip = self.clip_latent_dim > 0 or self.clip_prior == "normal"
         rule = "must be greater than 0 for model.clip_prior=mixture"
         require(has_clip, "model.clip_latent_dim", self.clip_latent_dim, rule)
@@ -235,7 +165,7 @@ class Causal:
     """Dtype of the activations."""
 
     def __post_init__(self):
-        _require_positive("causal", self, "channels", "components")
+        require_positive("causal", self, "channels", "components")
         rule = "must be greater than 0"
         require(min(self.widths, default=0) > 0, "causal.widths", self.widths, rule)
         require(min(self.blocks, default=0) > 0, "causal.blocks", self.blocks, rule)
@@ -274,10 +204,10 @@ class Objective:
     the end of kl_warmup on; between fits the mixture follows the gradient."""
 
     def __post_init__(self):
-        _require_at_least_zero("objective", self, "beta", "free_bits", "likelihood")
-        _require_at_least_zero("objective", self, "l1", "mse", "lpips", "wavelet")
-        _require_positive("objective", self, "prior_every")
-        _require_fraction("objective", self, "kl_warmup")
+        require_at_least_zero("objective", self, "beta", "free_bits", "likelihood")
+        require_at_least_zero("objective", self, "l1", "mse", "lpips", "wavelet")
+        require_positive("objective", self, "prior_every")
+        require_fraction("objective", self, "kl_warmup")
 
 
 @dataclass(frozen=True)
@@ -299,8 +229,8 @@ class Critic:
     """Number of convolutions that halve rows and columns."""
 
     def __post_init__(self):
-        _require_at_least_zero("critic", self, "weight", "start", "lecam")
-        _require_positive("critic", self, "learning_rate", "width", "depth")
+        require_at_least_zero("critic", self, "weight", "start", "lecam")
+        require_positive("critic", self, "learning_rate", "width", "depth")
 
 
 @dataclass(frozen=True)
@@ -327,9 +257,9 @@ class Optim:
     published."""
 
     def __post_init__(self):
-        _require_positive("optim", self, "learning_rate", "clip_norm", "sigma_rate")
-        _require_fraction("optim", self, "warmup", "final_fraction", "ema_decay")
-        _require_at_least_zero("optim", self, "weight_decay")
+        require_positive("optim", self, "learning_rate", "clip_norm", "sigma_rate")
+        require_fraction("optim", self, "warmup", "final_fraction", "ema_decay")
+        require_at_least_zero("optim", self, "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -368,9 +298,9 @@ class Train:
     Perfetto."""
 
     def __post_init__(self):
-        _require_positive("train", self, "batch_size", "log_every")
-        _require_positive("train", self, "validate_every", "validation_clips")
-        _require_at_least_zero("train", self, "seed", "skip_nonfinite")
+        require_positive("train", self, "batch_size", "log_every")
+        require_positive("train", self, "validate_every", "validation_clips")
+        require_at_least_zero("train", self, "seed", "skip_nonfinite")
         require(
             (self.num_steps is None) != (self.num_epochs is None),
             "train.num_steps, train.num_epochs",
@@ -450,14 +380,14 @@ class Evaluate:
         rate = self.false_positive_rate
         rule = "must be between 0 and 1, without them"
         require(0 < rate < 1, "evaluate.false_positive_rate", rate, rule)
-        _require_positive("evaluate", self, "anomaly_block")
-        _require_at_least_zero("evaluate", self, "regret_steps", "finetune_steps")
+        require_positive("evaluate", self, "anomaly_block")
+        require_at_least_zero("evaluate", self, "regret_steps", "finetune_steps")
         for name in self.baselines:
             rule = f"is not among {', '.join(BASELINES)}"
             require(name in BASELINES, "evaluate.baselines", name, rule)
         for task in self.tasks:
             require(task in TASKS, "evaluate.tasks", task, f"is not among {', '.join(TASKS)}")
-        _require_positive("evaluate", self, "num_samples")
+        require_positive("evaluate", self, "num_samples")
 
 
 @dataclass(frozen=True)
@@ -478,87 +408,7 @@ class Config:
     evaluate: Evaluate = Evaluate()
 
     def __post_init__(self):
-        if self.model.kind == "sequential":
-            self._check_size()
-            self._check_grid_only()
-        if self.data.tile is not None:
-            self._check_tile()
-        self.check_tasks(self.evaluate.tasks)
-        for length in self.train.clip_lengths:
-            rule = f"must be between 1 and data.num_frames={self.data.num_frames}"
-            require(1 <= length <= self.data.num_frames, "train.clip_lengths", length, rule)
-        num_micro_batches, batch_size = self.train.accumulate, self.train.batch_size
-        if num_micro_batches is not None:
-            require(
-                num_micro_batches > 0 and batch_size % num_micro_batches == 0,
-                "train.accumulate",
-                num_micro_batches,
-                f"must divide train.batch_size={batch_size}",
-            )
-        self._check_likelihood()
-
-    def _check_size(self):
-        scale = 2 ** len(self.model.widths)
-        for name in ("height", "width") if self.data.tile is None else ("tile",):
-            value = getattr(self.data, name)
-            rule = f"must be a multiple of {scale}, since model.widths halves it "
-            rule += f"{len(self.model.widths)} times"
-            require(value % scale == 0, f"data.{name}", value, rule)
-
-    def _check_grid_only(self):
-        rule = "needs model.kind=causal or published"
-        for name in ("l1", "mse", "lpips", "wavelet"):
-            value = getattr(self.objective, name)
-            require(value == 0.0, f"objective.{name}", value, rule)
-        require(self.data.images == 0.0, "data.images", self.data.images, rule)
-        require(not self.train.clip_lengths, "train.clip_lengths", self.train.clip_lengths, rule)
-        likelihood = self.objective.likelihood
-        require(likelihood == 1.0, "objective.likelihood", likelihood, "other than 1 " + rule)
-        require(self.critic.weight == 0.0, "critic.weight", self.critic.weight, rule)
-        require(self.optim.freeze == "none", "optim.freeze", self.optim.freeze, rule)
-
-    def _check_tile(self):
-        tile, size = self.data.tile, (self.data.height, self.data.width)
-        fits = tile > 0 and size[0] % tile == 0 and size[1] % tile == 0
-        rule = f"must divide data.height and data.width, {size[0]}x{size[1]}"
-        require(fits, "data.tile", tile, rule)
-
-    def check_tasks(self, tasks):
-        """Raises ValueError for a task that the model or tiles of frames cannot answer."""
-        if self.model.kind == "sequential":
-            answered, rule = _list_tasks("sequential"), "needs model.kind=causal or published"
-        else:
-            answered = _list_tasks("grid")
-            rule = f"model.kind={self.model.kind} answers {', '.join(answered)} so far"
-        for task in tasks:
-            require(task in answered, "evaluate.tasks", task, rule)
-        of_tiles = _list_tasks("tiles")
-        rule = f"needs whole frames, and data.tile={self.data.tile} cuts them; of tiles there are "
-        rule += ", ".join(of_tiles)
-        for task in tasks:
-            known = self.data.tile is None or task in of_tiles
-            require(known, "evaluate.tasks", task, rule)
-
-    def _check_likelihood(self):
-        likelihood, view = self.model.likelihood, self.data.view
-        if self.model.kind != "sequential":
-            rule = f"model.kind={self.model.kind} has a gaussian one"
-            require(likelihood == "gaussian", "model.likelihood", likelihood, rule)
-        if self.objective.lpips:
-            rule = "objective.lpips needs pictures: gray or rgb"
-            require(view in ("gray", "rgb"), "data.view", view, rule)
-        if likelihood == "bernoulli":
-            require(view == "otsu", "data.view", view, "model.likelihood=bernoulli needs otsu")
-            rule = "must be False for model.likelihood=bernoulli: its start is a Gaussian one"
-            require(not self.model.linear, "model.linear", self.model.linear, rule)
-        if likelihood == "discretized_logistic":
-            rule = "model.likelihood=discretized_logistic needs 8-bit values: gray or rgb"
-            require(view in ("gray", "rgb"), "data.view", view, rule)
-
-
-def _list_tasks(ability: str) -> list[str]:
-    """Returns the tasks of which a field of `Task` is true."""
-    return [name for name, task in TASKS.items() if getattr(task, ability)]
+        config_checks.check_sections(self)
 
 
 def identity(config, prefix: str = "") -> dict[str, Any]:

@@ -7,7 +7,8 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from vvae.config import Config, require
+from vvae.config import Config
+from vvae.config_checks import require
 
 
 def load_config_file(path) -> Config:

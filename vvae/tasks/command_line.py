@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vvae import cli
-from vvae.config import TASKS
+from vvae.task_table import TASKS
 from vvae.tasks.options import COMMANDS, CommonOptions, TaskOptions, find_options
 
 _PROGRAM = "evaluate.py"

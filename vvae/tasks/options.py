@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from vvae import cli
-from vvae.config import BASELINES, TASKS
+from vvae.task_table import BASELINES, TASKS
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,64 @@
+"""The tasks: where each is answered, and what it needs of model and data. Imports nothing."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question to a trained model: where it is answered, and what it needs.
+
+    Attributes:
+      module: module of `vvae.tasks` with the function `answer(question, options)`.
+      options: class of its options in `vvae.tasks.options`.
+      sequential: whether a SequentialVAE can answer it.
+      grid: whether models with a grid of latents can (model.kind=causal or published).
+      tiles: whether it can be answered from tiles of frames (data.tile).
+      training_clips: whether it reads the training clips of the run, even for new videos.
+      package: optional package that it needs; the extra named after the task installs it.
+    """
+
+    module: str
+    options: str
+    sequential: bool = True
+    grid: bool = False
+    tiles: bool = False
+    training_clips: bool = False
+    package: str | None = None
+
+
+TASKS = {
+    "reconstruct": Task("quality.reconstruct", "Reconstruct", grid=True, training_clips=True),
+    "density": Task("quality.density", "Density", grid=True, tiles=True),
+    "classify": Task("recognition.classify", "Classify"),
+    "generate": Task("quality.generate", "Generate"),
+    "features": Task("storage.features", "Features", package="pyarrow"),
+    "cluster": Task("clustering.cluster", "Cluster", training_clips=True),
+    "search": Task("storage.search", "Search"),
+    "anomaly": Task("anomaly.anomaly", "Anomaly", tiles=True),
+    "segment": Task("segmentation.segment", "Segment"),
+    "moderate": Task("moderation.moderate", "Moderate"),
+    "latents": Task("storage.latents", "Latents", sequential=False, grid=True),
+}
+DEFAULT_TASKS = ("reconstruct", "density", "classify", "generate")
+
+DEFAULT_BASELINES = ("random_encoder", "frame_pca", "chance")
+BASELINES = (
+    *DEFAULT_BASELINES,
+    "raw",
+    "raw_pca",
+    "hog",
+    "haar",
+    "sift",
+    "orb",
+    "flow_histogram",
+    "time",
+    "brightness",
+    "shuffled_labels",
+    "cnn",
+    "surf",
+)
+
+
+def list_tasks(ability: str) -> list[str]:
+    """Returns the tasks of which a field of `Task` is true."""
+    return [name for name, task in TASKS.items() if getattr(task, ability)]
