@@ -84,7 +84,7 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None) -> None:
     from vvae.extras import require_extra
     from vvae.run import open_run
     from vvae.tasks.question import open_question
-    from vvae.tasks.result import format_result, write_result
+    from vvae.tasks.result import publish
 
     request = request or Evaluation()
     run = open_run(workdir)
@@ -105,8 +105,7 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None) -> None:
                 # Nobody asked for this task by name, and the others can still be answered.
                 print(f"\n{task}: not measured: {error}")
                 continue
-            write_result(result, question.folder)
-            print(f"\n{format_result(result)}", flush=True)
+            publish(result, question.folder)
     print(f"\npictures, videos and JSON files: {question.folder}")
     if processes.is_first():
         report(workdir)

@@ -36,3 +36,10 @@ def ask(
         folder=Path(folder),
         is_new=is_new,
     )
+
+
+def draw(result, folder):
+    """Draws the pictures of a result into the folder, and returns the result."""
+    for picture in result.pictures:
+        picture.draw(folder)
+    return result

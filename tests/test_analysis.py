@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asking import ask
+from asking import ask, draw
 from sklearn.linear_model import LogisticRegression
 from tiny_vae import draw_variables
 
@@ -415,7 +415,8 @@ def test_numbers_have_four_digits():
 @pytest.fixture(scope="module")
 def reconstructed(dataset, params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reconstruct")
-    return reconstruction.answer(ask(MODEL, params, dataset, folder), options.Reconstruct()), folder
+    result = reconstruction.answer(ask(MODEL, params, dataset, folder), options.Reconstruct())
+    return draw(result, folder), folder
 
 
 def test_reconstruct_measures_what_a_slow_computation_does(reconstructed, dataset, params):

@@ -3,6 +3,7 @@
 Images are uint8 RGB. Small frames are enlarged by whole factors.
 """
 
+from vvae.figures.attempt import try_to_draw
 from vvae.figures.charts import (
     ScoreCurve,
     write_boundary_curves,
@@ -38,6 +39,7 @@ __all__ = [
     "compose_grid",
     "enlarge",
     "overlay_heat",
+    "try_to_draw",
     "write_boundary_curves",
     "write_confusion_matrix",
     "write_curves",

@@ -61,7 +61,9 @@ class Validation:
         collapsed, verdict = collapse.describe_collapse(active, error, deviation)
         if collapsed and step > self._num_warmup:
             report.say(f"step {step}: {verdict}")
-        self._draw(step, self._runner.fetch(params))
+        name, shown = f"step_{step:08d}.png", self._runner.fetch(params)
+        if processes.is_first():
+            figures.try_to_draw([name], lambda: self._draw(name, shown), report.say)
         return scores
 
     def _score_level(self, name: str, level: Level) -> dict[str, float]:
@@ -73,20 +75,21 @@ class Validation:
             f"val_mutual_information_{name}": information,
         }
 
-    def _draw(self, step: int, params) -> None:
-        if not processes.is_first():
-            return
+    def _draw(self, name: str, params) -> None:
         videos = self._shown.read(np.arange(len(self._shown)))
         mean_video = self._reconstruct(params, videos, self._shown.mask_NT)
         codes = np.rint(contract.to_codes(np.asarray(mean_video))).astype(np.uint8)
         rows = compare_videos(self._shown.view, videos, codes)
-        write_comparison(self._folder / f"step_{step:08d}.png", rows, self._shown)
+        write_comparison(self._folder / name, rows, self._shown)
 
 
 def draw_curves(run: Run) -> None:
     """Draws metrics.jsonl as curves.png in the run directory; only the first process does."""
-    if not processes.is_first():
-        return
+    if processes.is_first():
+        figures.try_to_draw(["curves.png"], lambda: _draw_curves(run))
+
+
+def _draw_curves(run: Run) -> None:
     rows = read_metrics(run.metrics)
 
     def curve(kind: str, name: str):

@@ -1,14 +1,16 @@
-"""What a task hands back, and how it is written and printed."""
+"""The answer of a task: how it is written, printed and drawn."""
 
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vvae import figures
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
 from vvae.files import write_json
@@ -17,15 +19,29 @@ from vvae.metrics.table import format_metrics
 
 
 @dataclasses.dataclass(frozen=True)
+class Picture:
+    """Pictures of an answer that are drawn together, once the answer is on disk.
+
+    Attributes:
+      names: names of their files.
+      draw: takes the folder, and writes the files into it.
+    """
+
+    names: tuple[str, ...]
+    draw: Callable[[Path], None]
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
     """The answer of one task.
 
     Attributes:
-      task: its name.
+      task: the name of the task.
       rows: method -> metric name -> metric; the metrics of one name are comparable.
-      details: curves, matrices, lists of names: what is written to JSON but not printed.
+      details: curves, matrices, lists of names: written to JSON but not printed.
       notes: sentences for the reader: verdicts, what was left out and counted.
-      files: names of the files in the task's folder.
+      files: names of all files in the task's folder, pictures included.
+      pictures: the pictures that are still to be drawn.
     """
 
     task: str
@@ -33,6 +49,7 @@ class Result:
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
 
 def record_options(result: Result, options: Mapping[str, Any]) -> Result:
@@ -44,6 +61,26 @@ def record_options(result: Result, options: Mapping[str, Any]) -> Result:
     """
     words = [str(word) for option in options.items() if option[1] is not None for word in option]
     return dataclasses.replace(result, details={**result.details, "options": words})
+
+
+def publish(result: Result, folder: str | os.PathLike) -> None:
+    """Writes a result, prints it, then draws its pictures.
+
+    Measured numbers are on disk before the first picture. A picture that fails is one warning, and
+    is taken off the list of files.
+    """
+    folder = Path(folder)
+    write_result(result, folder)
+    print(f"\n{format_result(result)}", flush=True)
+    failed = {
+        name
+        for picture in result.pictures
+        if not figures.try_to_draw(picture.names, functools.partial(picture.draw, folder))
+        for name in picture.names
+    }
+    if failed:
+        files = tuple(name for name in result.files if name not in failed)
+        write_result(dataclasses.replace(result, files=files), folder)
 
 
 def write_result(result: Result, folder: str | os.PathLike) -> Path:

@@ -9,7 +9,7 @@ from vvae.tasks import answer_folder
 from vvae.tasks.options import Reconstruct
 from vvae.tasks.quality import reconstruct
 from vvae.tasks.question import Question, choose_split
-from vvae.tasks.result import format_result, write_result
+from vvae.tasks.result import publish
 
 CLIP = {"height": 256, "width": 256, "num_frames": 17}
 
@@ -47,6 +47,5 @@ def reconstruct_published(options: Reconstruct, data_path: str) -> None:
         split=choose_split(dataset),
         folder=answer_folder.open_folder(options.pretrained / "eval", data_path),
     )
-    result = reconstruct.answer(question, options)
-    write_result(result, question.folder)
-    print(f"\n{format_result(result)}\n\npictures, videos and JSON files: {question.folder}")
+    publish(reconstruct.answer(question, options), question.folder)
+    print(f"\npictures, videos and JSON files: {question.folder}")

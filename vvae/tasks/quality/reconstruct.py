@@ -1,5 +1,6 @@
 """How well does the model give videos back? Beside the mean frame and PCA with as many numbers."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from vvae.models import contract
 from vvae.models.causal import CausalVideoVAE
 from vvae.tasks.options import Reconstruct
 from vvae.tasks.question import Question
-from vvae.tasks.result import Result
+from vvae.tasks.result import Picture, Result
 
 NUM_EXAMPLES = 4
 
@@ -64,8 +65,6 @@ def answer(question: Question, options: Reconstruct) -> Result:
             card = row["psnr"].card
             row |= _measure_seams(model, methods[name], clips, question.batch_size, card)
             row |= _measure_gap(scores[name]["psnr"], clips, card)
-    _draw_positions(question.folder / "reconstruct_positions.png", scores, clips)
-    _draw_examples(question.folder, methods["vae"], clips, question.batch_size)
     positions = {
         name: {metric: position_means(v, mask_of(metric, clips.mask_NT)) for metric, v in s.items()}
         for name, s in scores.items()
@@ -76,6 +75,15 @@ def answer(question: Question, options: Reconstruct) -> Result:
         details={"by_frame_position": positions, "pca_fitted_to_frames": pca.num_frames},
         notes=_write_notes(scores["vae"], context),
         files=("reconstruct.png", "reconstruct.mp4", "reconstruct_positions.png"),
+        pictures=(
+            Picture(
+                ("reconstruct_positions.png",), functools.partial(_draw_positions, scores, clips)
+            ),
+            Picture(
+                ("reconstruct.png", "reconstruct.mp4"),
+                functools.partial(_draw_examples, methods["vae"], clips, question.batch_size),
+            ),
+        ),
     )
 
 
@@ -185,17 +193,18 @@ def _write_notes(scores, context) -> tuple[str, ...]:
     )
 
 
-def _draw_positions(path: Path, scores, clips: Clips) -> None:
+def _draw_positions(scores, clips: Clips, folder: Path) -> None:
     positions = np.arange(clips.mask_NT.shape[1])
     curves = {
         name: (positions, position_means(values["psnr"], clips.mask_NT))
         for name, values in scores.items()
     }
     title = "Reconstruction by frame position (mean over clips)"
+    path = folder / "reconstruct_positions.png"
     figures.write_curves(path, curves, "frame of the clip", "PSNR in dB", title)
 
 
-def _draw_examples(folder: Path, run_model: Callable, clips: Clips, batch_size: int) -> None:
+def _draw_examples(run_model: Callable, clips: Clips, batch_size: int, folder: Path) -> None:
     shown = clips.select(choose_examples(clips, NUM_EXAMPLES))
     codes = np.rint(map_clips(run_model, shown, batch_size)).astype(np.uint8)
     videos = compare_videos(clips.view, shown.read(np.arange(len(shown))), codes)
