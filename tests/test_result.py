@@ -1,4 +1,4 @@
-"""An answer is on disk before its first picture, and no picture ends a training or an evaluation."""
+"""An answer is on disk before its first picture, and no picture ends an evaluation."""
 
 import json
 
