@@ -20,7 +20,6 @@ folder; those about another folder of the same name go to NAME-2. Answers of pub
 FOLDER/eval/NAME.
 """
 
-import importlib
 import os
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None) -> None:
     from vvae.config_checks import check_tasks
     from vvae.extras import require_extra
     from vvae.run import open_run
-    from vvae.tasks.question import open_question
+    from vvae.tasks.question import answer, open_question
     from vvae.tasks.result import publish
 
     request = request or Evaluation()
@@ -98,7 +97,7 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None) -> None:
             print(f"\n{task} ...", flush=True)
             options = request.tasks.get(task) or opts.find_options(task)()
             try:
-                result = answer(task, question, options)
+                result = answer(question, task, options)
             except ValueError as error:
                 if request.tasks:
                     raise
@@ -109,13 +108,6 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None) -> None:
     print(f"\npictures, videos and JSON files: {question.folder}")
     if processes.is_first():
         report(workdir)
-
-
-def answer(task: str, question, options: opts.TaskOptions):
-    """Returns the Result of one task; its module is imported here."""
-    row = TASKS[task]
-    module = importlib.import_module(f"vvae.tasks.{row.module}")
-    return module.answer(question.add_training() if row.training_clips else question, options)
 
 
 # --- commands ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from vvae.data.clips import Clips
 from vvae.data.dataset import UNSPLIT, Dataset, describe_flaws
 from vvae.models.contract import Params
 from vvae.run import Run
+from vvae.task_table import TASKS
 from vvae.tasks import answer_folder
-from vvae.tasks.result import describe_data, require_split
+from vvae.tasks.options import TaskOptions
+from vvae.tasks.result import Result, describe_data, require_split
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +94,13 @@ class Question:
         """Opens a video file as clips."""
         opened = build.open_new_data(self.run.config, path, self.run.class_names)
         return opened.splits[UNSPLIT]
+
+
+def answer(question: Question, task: str, options: TaskOptions) -> Result:
+    """Answers a question by one task of `vvae.task_table`, whose module is imported here."""
+    row = TASKS[task]
+    module = importlib.import_module(f"vvae.tasks.{row.module}")
+    return module.answer(question.add_training() if row.training_clips else question, options)
 
 
 @contextlib.contextmanager

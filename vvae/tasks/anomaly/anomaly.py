@@ -96,9 +96,9 @@ def fit(question: Question) -> Scorer:
         settings,
         frames,
         scores,
-        chosen.anomaly_score,
-        chosen.false_positive_rate,
-        pictures.measure_heat_scale(model, params, normal, batch_size),
+        headline=chosen.anomaly_score,
+        rate=chosen.false_positive_rate,
+        heat_scale=pictures.measure_heat_scale(model, params, normal, batch_size),
     )
 
 

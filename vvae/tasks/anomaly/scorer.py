@@ -243,6 +243,7 @@ def fit_scorer(
     settings: ScoreSettings,
     frames: Frames,
     scores: Mapping[str, np.ndarray],
+    *,
     headline: str,
     rate: float,
     heat_scale: float,

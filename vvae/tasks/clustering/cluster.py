@@ -74,9 +74,8 @@ def answer(question: Question, options: Cluster) -> Result:
     notes = [
         f"gmm and kmeans have {given} clusters, {origin}; gmm_bic chooses {chosen}.",
         *_note_labels(train.label_V, test.label_V),
+        *([_judge_prior(groupings[MIXTURE_PRIOR])] if MIXTURE_PRIOR in groupings else []),
     ]
-    if MIXTURE_PRIOR in groupings:
-        notes.append(_judge_prior(groupings[MIXTURE_PRIOR]))
     if MAP_FILE not in files:
         notes.append(f"No maps: there are fewer than {MIN_MAP_VIDEOS} videos.")
     return Result(
@@ -128,9 +127,7 @@ def _write_files(
     """Draws one grouping and writes all assignments; returns the names of the files."""
     folder, clips, names = question.folder, question.clips, question.dataset.class_names
     pictures.draw_sheet(folder / SHEET_FILE, shown, groupings[shown], clips, names)
-    has_maps = pictures.draw_maps(
-        folder / MAP_FILE, shown, groupings[shown], vectors, clips, names, question.seed
-    )
+    has_maps = pictures.draw_maps(folder / MAP_FILE, question, shown, groupings[shown], vectors)
     _write_assignments(folder / ASSIGNMENTS_FILE, groupings, clips, question.split)
     return (SHEET_FILE, *((MAP_FILE,) if has_maps else ()), ASSIGNMENTS_FILE)
 

@@ -11,6 +11,7 @@ from vvae.data.clips import NO_LABEL, Clips
 from vvae.data.views import view_to_rgb
 from vvae.tasks.clustering.mixtures import Grouping
 from vvae.tasks.clustering.vectors import Vectors, fit_pca
+from vvae.tasks.question import Question
 
 TYPICAL_CLIPS = 4
 TYPICAL_FRAMES = 3
@@ -66,10 +67,11 @@ def _describe_cluster(number: int, label_V: np.ndarray, class_names) -> str:
 
 
 def draw_maps(
-    path, name: str, grouping: Grouping, vectors: Vectors, clips: Clips, class_names, seed: int
+    path: Path, question: Question, name: str, grouping: Grouping, vectors: Vectors
 ) -> bool:
     """Draws the measured videos in the plane by PCA and t-SNE; False if they are too few."""
-    label_V, cluster_V, vector_VF = clips.label_V, grouping.test_V, vectors.test_VF
+    class_names, seed = question.dataset.class_names, question.seed
+    label_V, cluster_V, vector_VF = question.clips.label_V, grouping.test_V, vectors.test_VF
     if len(vector_VF) > MAX_MAP_VIDEOS:
         random = np.random.Generator(np.random.Philox(key=[seed, 1]))
         chosen = np.sort(random.choice(len(vector_VF), MAX_MAP_VIDEOS, replace=False))

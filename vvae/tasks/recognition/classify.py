@@ -158,16 +158,8 @@ def answer(question: Question, options: Classify) -> Result:
     rows = _score_probes(extracted, judged, labels, context)
     if question.settings.finetune_steps:
         rows |= _score_finetuned(question, labels, context)
-    if "shuffled_labels" in baselines:
-        row = _score_shuffled(extracted["vae"], labels, pooling, question.seed, context)
-        rows["shuffled_labels/linear"] = row
-    details = {}
-    if "cnn" in baselines:
-        rows["cnn"], details["cnn"] = _score_cnn(question, labels, context)
-    if "chance" in baselines:
-        rows["chance"] = _score_chance(labels, context)
-    not_run = {name: text for name, text in NOT_RUN.items() if name in baselines}
-    rows |= {name: _leave_out(text, context) for name, text in not_run.items()}
+    further, details = _score_baselines(question, baselines, labels, extracted["vae"], context)
+    rows |= further
     few_labels = _measure_few_labels(extracted, labels, question.seed)
     confusion_KK = count_confusions(judged["vae"].scores["linear"][0], labels.test_label_V)
     accuracy = f"top-1 {rows['vae/linear']['top1'].value:.3f}"
@@ -187,7 +179,7 @@ def answer(question: Question, options: Classify) -> Result:
             "few_labels": few_labels,
             **details,
         },
-        notes=_write_notes(labels) + tuple(f"{name}: {text}." for name, text in not_run.items()),
+        notes=_write_notes(labels, baselines),
         files=_write_files(question, labels, judged["vae"]),
     )
 
@@ -351,6 +343,27 @@ def _score_finetuned(
     return rows
 
 
+def _score_baselines(
+    question: Question,
+    baselines: Sequence[str],
+    labels: LabelledSplits,
+    latents: _Features,
+    context: Mapping[str, Any],
+) -> tuple[dict[str, dict[str, Metric]], dict[str, Any]]:
+    """Returns the rows of the baselines that are not probes of features, and facts about them."""
+    rows, facts = {}, {}
+    if "shuffled_labels" in baselines:
+        pooling, seed = question.settings.pooling, question.seed
+        row = _score_shuffled(latents, labels, pooling, seed, context)
+        rows["shuffled_labels/linear"] = row
+    if "cnn" in baselines:
+        rows["cnn"], facts["cnn"] = _score_cnn(question, labels, context)
+    if "chance" in baselines:
+        rows["chance"] = _score_chance(labels, context)
+    missing = {name: text for name, text in NOT_RUN.items() if name in baselines}
+    return rows | {name: _leave_out(text, context) for name, text in missing.items()}, facts
+
+
 def _score_cnn(question: Question, labels: LabelledSplits, context: Mapping[str, Any]):
     """Returns the row of a small network that learns from the labels, and facts about it."""
     dataset, split, seed = question.dataset, question.split, question.seed
@@ -424,6 +437,7 @@ def _leave_out(reason: str, context) -> dict[str, Metric]:
     }
 
 
-def _write_notes(labels: LabelledSplits) -> tuple[str, ...]:
+def _write_notes(labels: LabelledSplits, baselines: Sequence[str]) -> tuple[str, ...]:
     left_out = int(np.sum(~labels.train_V) + np.sum(~labels.test_V))
-    return (f"{left_out} videos without a label are left out.",) if left_out else ()
+    notes = [f"{left_out} videos without a label are left out."] if left_out else []
+    return (*notes, *(f"{name}: {text}." for name, text in NOT_RUN.items() if name in baselines))

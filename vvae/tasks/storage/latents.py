@@ -8,7 +8,9 @@ latents/
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,10 +18,10 @@ import numpy as np
 from vvae.config_files import to_dict
 from vvae.data.clips import Clips
 from vvae.files import allocate, replacing, write_json
-from vvae.inference.statistics import ChannelMoments, as_json
+from vvae.inference.statistics import ChannelMoments, LatentStatistics, as_json
 from vvae.measure.examples import name_clips
 from vvae.measure.mapping import map_clips
-from vvae.metrics.cards import METHOD, make_metric
+from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.models import contract
 from vvae.models.causal import CausalVideoVAE
 from vvae.models.digest import digest_params
@@ -74,19 +76,23 @@ def answer(question: Question, options: Latents) -> Result:
         "splits": rows,
     }
     write_json(target / RECORD, record)
-    context = describe_data(dataset, statistics_split) | {METHOD: "vae"}
+    row = _summarize(statistics, describe_data(dataset, statistics_split) | {METHOD: "vae"})
+    files = (*(f"{FOLDER}/{split}.npy" for split in rows), f"{FOLDER}/{RECORD}")
+    return Result(task="latents", rows={"vae": row}, files=files)
+
+
+def _summarize(statistics: LatentStatistics, context: Mapping[str, Any]) -> dict[str, Metric]:
+    """Returns the extremes of the statistics of the channels as metrics."""
     values = {
         "count": (statistics.count, "positions", "latents that the statistics are of"),
         "largest_mean": (np.abs(statistics.mean_Z).max(), "", "of a channel, absolute"),
         "least_std": (statistics.std_Z.min(), "", "of a channel"),
         "largest_std": (statistics.std_Z.max(), "", "of a channel"),
     }
-    row = {
+    return {
         name: make_metric(name, value, unit, text, "over channels", **context)
         for name, (value, unit, text) in values.items()
     }
-    files = (*(f"{FOLDER}/{split}.npy" for split in rows), f"{FOLDER}/{RECORD}")
-    return Result(task="latents", rows={"vae": row}, files=files)
 
 
 def _encode(model: CausalVideoVAE, params, batch) -> dict[str, jax.Array]:
