@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from tiny_causal import IMPORTED, LOOKING_AHEAD, SETTINGS, make_named, make_video
+from tiny_causal import make_named, make_video
 from tiny_vae import make_variables as make_sequential_variables
 
 from vvae.models import contract
@@ -70,8 +70,8 @@ def test_the_file_gives_the_latents_without_vvae(name, outputs, tmp_path):
     check(found, model, params, video_BTHWC)
 
 
-@pytest.mark.parametrize("name", [*SETTINGS, *IMPORTED, *LOOKING_AHEAD])
-def test_every_grid_of_latents_can_be_exported(name):
+@pytest.mark.parametrize("name", ["patch8", "pca", "wan22", "ltx", "vidtok"])
+def test_other_grids_of_latents_are_exported_for_any_number_of_clips(name):
     model, params = make_named(name)
     exported = export_encoder(model, params, 5)
     assert exported.platforms == PLATFORMS == ("cpu", "cuda", "tpu")

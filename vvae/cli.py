@@ -51,25 +51,24 @@ def _read_plain_words(info) -> tyro.constructors.PrimitiveConstructorSpec | None
 
 @dataclasses.dataclass(frozen=True)
 class ProcessOptions:
-    """Which of several processes this one is: options of a start, not settings of the run."""
+    """Which of several processes this one is. These options belong to a start, not to the run."""
 
     coordinator: Annotated[
         str | None,
         tyro.conf.arg(
-            metavar="HOST:PORT",
-            help="of the first of several processes, or auto: docs/distributed.md",
+            metavar="HOST:PORT", help="address of the first process, or auto: docs/distributed.md"
         ),
     ] = None
-    num_processes: Annotated[
-        int | None, tyro.conf.arg(metavar="N", help="how many processes there are")
-    ] = None
+    num_processes: Annotated[int | None, tyro.conf.arg(metavar="N", help="number of processes")] = (
+        None
+    )
     process_id: Annotated[
-        int | None, tyro.conf.arg(metavar="K", help="which of them this one is, from 0")
+        int | None, tyro.conf.arg(metavar="K", help="number of this process, from 0")
     ] = None
     timeout: Annotated[
         int | None,
         tyro.conf.arg(
-            metavar="SECONDS", help="all end after so long without a sign of one of them (60)"
+            metavar="SECONDS", help="all processes end if one gives no sign for so long (60)"
         ),
     ] = None
 

@@ -176,9 +176,9 @@ class Moderate(TaskOptions):
     """
 
     unwanted: str | None = None
-    """Class that is declared unwanted."""
+    """Class to declare unwanted."""
     num_marks: int | None = None
-    """Training videos of this class that are marked (10)."""
+    """How many training videos of this class are marked (10)."""
     marks: Path | None = None
     """CSV file of videos with columns path and label, wanted or unwanted."""
 
@@ -261,7 +261,7 @@ class Compress(RunOptions):
     files: tuple[Path, Path]
     """The video, and the file to write."""
     step: float | None = None
-    """Of the quantisation, in standard deviations of the posterior (2)."""
+    """Step of the quantisation, in standard deviations of the posterior (2)."""
 
     def __post_init__(self):
         self.check_run()
@@ -277,7 +277,7 @@ class Decompress(RunOptions):
     files: tuple[Path, Path]
     """The coded latents, and the video to write."""
     lossless: bool = False
-    """Write the frames bit by bit."""
+    """Write the decoded frames without loss."""
 
     def __post_init__(self):
         self.check_run()
