@@ -21,6 +21,8 @@ import pytest
 # looked through each time.
 gc.collect()
 gc.freeze()
+# Tracing makes so many objects that the default thresholds spend a tenth of the time here.
+gc.set_threshold(50_000, 20, 20)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
