@@ -167,8 +167,8 @@ def answer(question: Question, options: Classify) -> Result:
     rows = _score_probes(extracted, classified, labels, context)
     if question.settings.finetune_steps:
         rows |= _score_finetuned(question, labels, context)
-    controls, facts = _score_controls(question, baselines, extracted["vae"], labels, context)
-    rows |= controls
+    others, facts = _score_baselines(question, baselines, labels, extracted["vae"], context)
+    rows |= others
     scores_VK = classified["vae"].scores["linear"][0]
     confusion_KK = count_confusions(scores_VK, labels.test_label_V)
     few_labels = _measure_few_labels(extracted, labels, question.seed)
@@ -383,14 +383,14 @@ def _score_finetuned(
     return rows
 
 
-def _score_controls(
+def _score_baselines(
     question: Question,
     baselines: Sequence[str],
-    latents: _Features,
     labels: LabelledSplits,
+    latents: _Features,
     context: Mapping[str, Any],
 ) -> tuple[dict[str, dict[str, Metric]], dict[str, Any]]:
-    """Returns the rows of the baselines without a probe of their own, and facts about them."""
+    """Returns the rows of the baselines that are not probes of features, and facts about them."""
     rows, facts = {}, {}
     if "shuffled_labels" in baselines:
         pooling = question.settings.pooling
