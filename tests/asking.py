@@ -41,5 +41,7 @@ def ask(
 def draw(result, folder):
     """Draws the pictures of a result into the folder, and returns the result."""
     for picture in result.pictures:
+        assert set(picture.names) <= set(result.files)
         picture.draw(folder)
+        assert all((folder / name).exists() for name in picture.names)
     return result

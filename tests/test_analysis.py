@@ -1,4 +1,4 @@
-"""Analysis: pooling, probes, baselines and latents against closed forms; the tasks end to end."""
+"""Pooling, probes, baselines and latents against closed forms; the tasks end to end."""
 
 import csv
 import json
@@ -231,7 +231,7 @@ def test_a_constant_feature_does_no_harm():
     assert np.all(np.isfinite(probes.predict_scores(probe, moved)))
 
 
-def test_a_file_that_is_no_probe_is_named(tmp_path):
+def test_a_file_that_is_not_a_probe_is_named(tmp_path):
     for name, content in (("empty.npz", b""), ("text.npz", b"PK\x03\x04 broken")):
         (tmp_path / name).write_bytes(content)
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
@@ -296,7 +296,7 @@ def test_sampled_frames_are_distinct_valid_frames(dataset):
     assert np.any(some != sample_frames(clips, 20, 1))
 
 
-def test_pca_with_all_components_gives_frames_back_and_with_few_the_best_plane(dataset):
+def test_pca_reconstructs_frames_exactly_with_all_components_and_best_with_few(dataset):
     clips = dataset.splits["train"]
     frames = sample_frames(clips, 10**6, 0).astype(np.float32)
     full = fit_frame_pca(clips, 10**6, 0)
@@ -349,7 +349,7 @@ def test_mutual_information_of_a_gaussian_channel_is_its_closed_form():
     assert information == pytest.approx(exact, abs=0.1)
 
 
-def test_mutual_information_is_nothing_for_a_collapsed_level_and_at_most_log_n():
+def test_mutual_information_is_zero_for_a_collapsed_level_and_at_most_log_n():
     mean = np.zeros((400, 3))
     nothing, _ = collapse.estimate_mutual_information(mean, np.ones_like(mean), 400, seed=0)
     assert nothing == pytest.approx(0.0, abs=1e-9)
@@ -358,7 +358,7 @@ def test_mutual_information_is_nothing_for_a_collapsed_level_and_at_most_log_n()
     assert everything == pytest.approx(math.log(count), abs=1e-6) and count == 100
 
 
-def test_collapse_is_told_in_words():
+def test_collapse_is_described_in_words():
     alive, dead = np.array([True, False]), np.array([False, False])
     collapsed, words = collapse.describe_collapse({"frame": alive, "clip": alive}, 0.2, 1.0)
     assert not collapsed and "1 of 2 frame" in words and "20%" in words
@@ -397,7 +397,7 @@ def test_results_are_written_as_finite_json_and_printed_aligned(tmp_path):
     ]
 
 
-def test_as_json_refuses_nothing_json_has():
+def test_as_json_keeps_what_json_has():
     assert as_json({"a": [1, "x", None, True, math.inf]}) == {"a": [1, "x", None, True, None]}
 
 
@@ -468,9 +468,8 @@ def test_small_frames_have_no_ssim():
 @pytest.fixture(scope="module")
 def measured(dataset, params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("density")
-    return density.answer(
-        ask(MODEL, params, dataset, folder, num_samples=6), options.Density()
-    ), folder
+    question = ask(MODEL, params, dataset, folder, num_samples=6)
+    return draw(density.answer(question, options.Density()), folder), folder
 
 
 def test_density_is_the_elbo_of_every_clip(measured, dataset, params):
@@ -503,7 +502,7 @@ def make_density_context(likelihood):
     return {"likelihood": density.LIKELIHOODS[likelihood]}
 
 
-def test_bits_per_dim_are_given_only_where_they_mean_something(dataset):
+def test_bits_per_dim_are_given_only_where_they_are_meaningful(dataset):
     clips = dataset.splits["test"]
     num_values = clips.mask_NT.sum() * 16 * 16
     elbo_N = np.full(len(clips), -8 * math.log(2) * num_values / len(clips))
@@ -520,7 +519,7 @@ def test_bits_per_dim_are_given_only_where_they_mean_something(dataset):
 def classified(dataset, params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("classify")
     question = ask(MODEL, params, dataset, folder, pooling="ordered")
-    return classify.answer(question, options.Classify()), folder
+    return draw(classify.answer(question, options.Classify()), folder), folder
 
 
 def test_classes_of_brightness_are_recognised_and_chance_is_chance(classified):
@@ -561,7 +560,7 @@ def test_saved_probe_labels_new_videos(classified, dataset, params):
         ([1, 1, 1], [1], "of one class \\('b'\\)"),
     ],
 )
-def test_labels_that_cannot_be_learned_are_told(train, test, message):
+def test_labels_that_cannot_be_learned_are_named(train, test, message):
     with pytest.raises(ValueError, match=message):
         classify.match_labels(np.array(train), np.array(test), ("a", "b", "c"))
 
@@ -608,6 +607,7 @@ def test_traversal_changes_one_dimension_of_the_clip_latent(params):
 
 def test_generate_writes_every_picture_and_scores_predictions(dataset, params, tmp_path):
     result = generate.answer(ask(MODEL, params, dataset, tmp_path), options.Generate())
+    draw(result, tmp_path)
     kinds = ("samples", "interpolation", "traversal", "traversal_prior", "prediction")
     assert set(result.files) == {f"{kind}.{end}" for kind in kinds for end in ("png", "mp4")}
     for kind in kinds:
@@ -630,7 +630,7 @@ def test_clips_of_one_frame_have_no_prediction(dataset, params, tmp_path):
     clip_format = ClipFormat("gray", 16, 16, Sampling(num_frames=1))
     single = open_dataset(dataset.root, clip_format, Decoding(Cache(tmp_path, 2**28)))
     question = ask(MODEL, params, single, tmp_path, batch_size=8)
-    result = generate.answer(question, options.Generate())
+    result = draw(generate.answer(question, options.Generate()), tmp_path)
     assert result.rows == {} and "Prediction is left out" in result.notes[0]
     summary = reconstruction.answer(question, options.Reconstruct()).rows["vae"]
     assert "psnr" in summary and "difference_mse" not in summary

@@ -1,4 +1,4 @@
-"""Features of classical vision, against closed forms; what they are fitted to; rows of classify."""
+"""Features of classical vision against closed forms; what they fit; the rows of classify."""
 
 import dataclasses
 import math
@@ -67,7 +67,7 @@ def test_haar_of_a_constant_has_no_details():
     np.testing.assert_array_equal(vector[1:], 0.0)
 
 
-def test_haar_keeps_squares_and_knows_directions():
+def test_haar_keeps_the_sum_of_squares_and_separates_directions():
     image = np.random.default_rng(0).normal(size=(3, 8, 8))
     first, details = classical.transform_haar(image)
     energy = (first**2).sum() + (details**2).sum()
@@ -169,20 +169,20 @@ def test_bag_of_words_counts_the_nearest():
 
 
 @pytest.mark.parametrize("name", ["sift", "orb"])
-def test_bags_sum_to_one_and_know_training_clips_only(name, dataset):
+def test_bags_sum_to_one_and_are_fitted_to_training_clips_only(name, dataset):
     train, test = dataset.splits["train"], dataset.splits["test"]
     feature = classical.FEATURES[name](train, 0)
     bags = feature.extract(test)
     np.testing.assert_allclose(bags.sum(axis=1), 1.0)
     assert "enlarged 6 times" in feature.text and "training clips" in feature.text
-    # Of one clip alone the same bag: the vocabulary does not see what it is applied to.
+    # One clip alone has the same bag: the vocabulary does not depend on what it is applied to.
     np.testing.assert_array_equal(feature.extract(test.select([1]))[0], bags[1])
     again = classical.FEATURES[name](train, 0)
     np.testing.assert_array_equal(again.extract(test), bags)
 
 
 def test_descriptors_are_those_of_opencv(dataset):
-    """The first frame's, computed here from its enlarged codes."""
+    """Those of the first frame are computed here from its enlarged codes."""
     train = dataset.splits["train"]
     codes = train.read([0])[0, 0, ..., 0]
     large = cv2.resize(codes, (144, 144), interpolation=cv2.INTER_CUBIC)
@@ -194,7 +194,7 @@ def test_descriptors_are_those_of_opencv(dataset):
     np.testing.assert_array_equal(bag[: len(wanted)], wanted)
 
 
-def test_no_keypoint_is_told(tmp_path, tmp_path_factory):
+def test_training_clips_without_a_keypoint_are_an_error(tmp_path, tmp_path_factory):
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         write_video(tmp_path / split / "a.mp4", np.zeros((6, 24, 24, 3), np.uint8), 10)
@@ -240,7 +240,7 @@ def test_masked_frames_do_not_count(dataset):
 
 
 @pytest.mark.parametrize("name", ["hog", "haar", "raw"])
-def test_features_tell_squares_from_discs(name, dataset):
+def test_features_separate_squares_from_discs(name, dataset):
     train, test = dataset.splits["train"], dataset.splits["test"]
     feature = classical.FEATURES[name](train, 0)
     fitted, held_out = (average_by_video(feature.extract(c), c) for c in (train, test))
@@ -261,7 +261,7 @@ def make_random_features(num_videos, num_features, seed):
 
 
 def test_shuffled_labels_give_chance():
-    """Features that tell four classes apart: right labels are learned, shuffled ones are not."""
+    """With features that separate four classes, true labels are learned, shuffled ones are not."""
     train, test = make_random_features(160, 6, 0), make_random_features(400, 6, 1)
     features = classify._Features(train, test, "random")
     labels = classify.match_labels(train.label_V, test.label_V, ("a", "b", "c", "d"))
@@ -270,7 +270,7 @@ def test_shuffled_labels_give_chance():
     top1 = [
         classify._score_shuffled(features, labels, "x", seed, {})["top1"].value for seed in range(4)
     ]
-    # Whole clusters may fall to one class, so that single runs scatter about a quarter.
+    # A whole cluster may get one class by chance, so that single runs scatter about a quarter.
     assert 0.1 < np.mean(top1) < 0.4
 
 

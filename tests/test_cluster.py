@@ -10,7 +10,7 @@ import imageio.v3 as iio
 import jax
 import numpy as np
 import pytest
-from asking import ask
+from asking import ask, draw
 from tiny_vae import draw_variables
 
 from vvae import distributions as dist
@@ -144,7 +144,7 @@ def test_vectors_of_videos_are_the_means_that_the_other_tasks_use(stored, datase
 
 
 @pytest.mark.parametrize("stop_at", [3, 9, "last"])
-def test_interrupted_extraction_ends_byte_for_byte_as_one_that_was_not(
+def test_an_interrupted_extraction_gives_the_same_bytes_as_an_uninterrupted_one(
     stored, dataset, params, tmp_path, stop_at
 ):
     _, whole = stored
@@ -154,8 +154,8 @@ def test_interrupted_extraction_ends_byte_for_byte_as_one_that_was_not(
     with pytest.raises(StoppedError):
         store(dataset, params, folder, stop_at)
     with pytest.raises((ValueError, OSError)):
-        np.load(folder / "features/clip_mean.npy")  # unfinished: not to be mistaken for the whole
-    # What a process that is killed inside the next part leaves: rows that no record counts.
+        np.load(folder / "features/clip_mean.npy")  # nothing incomplete under this name
+    # A process that is killed inside the next part leaves rows that the record does not count.
     torn = np.load(folder / "features/unfinished/frame_mean.npy", mmap_mode="r+")
     torn[stop_at:] = np.nan
     torn.flush()
@@ -201,7 +201,7 @@ def test_other_parameters_are_another_question(params):
     assert digest_params(params) != digest_params(changed)
 
 
-def test_without_pyarrow_one_line_says_what_to_install(monkeypatch, dataset, params, tmp_path):
+def test_without_pyarrow_the_error_says_what_to_install(monkeypatch, dataset, params, tmp_path):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ValueError, match=r"pip install 'vvae\[features\]'"):
         store(dataset, params, tmp_path)
@@ -230,7 +230,7 @@ def test_a_permuted_labelling_is_matched_exactly():
 
 
 def test_matching_is_one_to_one():
-    # Ten clusters that are all pure: only one of each class's counts.
+    # All ten clusters are pure, but only one per class counts.
     label = np.repeat([0, 1], 50)
     pure = np.repeat(np.arange(10), 10)
     assert mixtures.score_matching(mixtures.match_clusters(pure, label), pure, label) == 0.2
@@ -299,8 +299,7 @@ def test_responsibilities_are_those_of_the_prior(dataset, params):
 def clustered(dataset, params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster")
     question = ask(MODEL, params, dataset, folder, batch_size=3, pooling="ordered")
-    result = clustering.answer(question, options.Cluster())
-    return result, folder
+    return draw(clustering.answer(question, options.Cluster()), folder), folder
 
 
 def test_classes_of_brightness_are_found_and_cards_stay_comparable(clustered, dataset):
@@ -329,15 +328,22 @@ def test_classes_of_brightness_are_found_and_cards_stay_comparable(clustered, da
 def test_the_sheet_of_few_videos_shows_them_in_full_size(dataset, tmp_path):
     clips = dataset.splits["val"]
     numbers = np.arange(len(clips.videos))
-    grouping = Grouping(numbers, numbers, np.eye(len(numbers)), len(numbers), "")
-    pictures.draw_sheet(tmp_path / "sheet.png", "x", grouping, clips, CLASSES)
+    grouping = Grouping(
+        train_V=numbers,
+        test_V=numbers,
+        rating_VK=np.eye(len(numbers)),
+        num_clusters=len(numbers),
+        text="",
+    )
+    shown = pictures.Shown(name="x", grouping=grouping, clips=clips, class_names=CLASSES)
+    pictures.draw_sheet(tmp_path / "sheet.png", shown)
     image = iio.imread(tmp_path / "sheet.png")[..., :3]
-    # Videos are of 16x16 pixels below 231, each shown as 6x6 of the picture, 3 frames a video.
+    # Each of the 16x16 pixels of a frame is below 231 and becomes 6x6 pixels; 3 frames per video.
     assert np.all(image < 240, axis=-1).sum() >= len(numbers) * 3 * 96 * 96
 
 
-def test_clusters_do_not_know_the_labels_nor_the_measured_videos(clustered, dataset, params):
-    # Other labels, and half of the test videos gone: the others stay where they are.
+def test_clusters_depend_neither_on_labels_nor_on_the_measured_videos(clustered, dataset, params):
+    # With other labels and half of the test videos, the remaining videos keep their clusters.
     _, folder = clustered
     test = dataset.splits["test"].select(np.arange(0, len(dataset.splits["test"]), 2))
     relabelled = dataclasses.replace(
@@ -354,7 +360,7 @@ def test_clusters_do_not_know_the_labels_nor_the_measured_videos(clustered, data
     for place in (folder, other):
         with open(place / "cluster.csv", newline="") as file:
             tables.append({row["path"]: row for row in csv.DictReader(file)})
-    # Videos of one clip, which are either there as a whole or not at all.
+    # Videos of one clip, so that no video loses only some of its clips.
     single = [v.name for v in test.videos if np.load(v.path).shape[0] <= 4]
     assert len(single) == 3
     for name in single:
@@ -370,7 +376,7 @@ def test_without_labels_there_are_sizes_alone(root, dataset, params, tmp_path):
     data = dataclasses.replace(new, splits={"train": unlabelled, **new.splits})
     plain = {**params, "params": {k: v for k, v in params["params"].items() if "mixture" not in k}}
     question = ask(PLAIN, plain, data, tmp_path, batch_size=3, pooling="ordered", split="all")
-    result = clustering.answer(question, options.Cluster())
+    result = draw(clustering.answer(question, options.Cluster()), tmp_path)
     assert "mixture_prior" not in result.rows
     assert set(result.rows["pooled/gmm"]) == {"num_clusters", "used_clusters", "largest_share"}
     by_number = result.details["bic"]["pooled"]
@@ -380,9 +386,11 @@ def test_without_labels_there_are_sizes_alone(root, dataset, params, tmp_path):
     assert "No measured video has a label: the table tells sizes only." in result.notes
 
 
-def test_a_prior_that_has_collapsed_is_told():
+def test_a_collapsed_prior_is_named():
     zeros = np.zeros(5, int)
-    grouping = Grouping(zeros, zeros, np.zeros((5, 4)), 4, "x")
+    grouping = Grouping(
+        train_V=zeros, test_V=zeros, rating_VK=np.zeros((5, 4)), num_clusters=4, text="x"
+    )
     assert "COLLAPSED" in clustering._judge_prior(grouping)
     spread = dataclasses.replace(grouping, train_V=np.array([0, 1, 1, 2, 2]))
     assert clustering._judge_prior(spread).startswith("3 of 4")
@@ -396,7 +404,7 @@ def find(dataset, params, folder, query, count=3):
         height=16, width=16, num_frames=4, workers=0, cache_dir=str(folder / "cache"), cache_gb=0.2
     )
     question = ask(MODEL, params, dataset, folder, batch_size=3, data=data, pooling="ordered")
-    return search.answer(question, options.Search(query, count))
+    return draw(search.answer(question, options.Search(query, count)), folder)
 
 
 def test_a_planted_duplicate_is_found_first_and_the_query_is_not(dataset, params, tmp_path):
@@ -413,7 +421,7 @@ def test_a_planted_duplicate_is_found_first_and_the_query_is_not(dataset, params
     assert json.dumps(result.details)
 
 
-def test_a_file_outside_of_the_data_set_finds_its_like(root, dataset, params, tmp_path):
+def test_a_file_outside_of_the_data_set_finds_its_copy(root, dataset, params, tmp_path):
     copy = tmp_path / "mine:1.npy"
     np.save(copy, np.load(root / "test/light/2.npy")[:4])
 
@@ -452,6 +460,6 @@ def test_similarity_is_the_cosine_of_standardised_vectors():
         ("zzz", "no such file; one of them is train/dark/0.npy"),
     ],
 )
-def test_queries_that_name_nothing_are_told(dataset, params, tmp_path, query, message):
+def test_queries_that_match_nothing_are_named(dataset, params, tmp_path, query, message):
     with pytest.raises(ValueError, match=message):
         find(dataset, params, tmp_path, query)

@@ -1,4 +1,4 @@
-"""The supervised network: what it learns from, what chooses its steps, and that it reads motion."""
+"""The supervised network: its data, the choice of its steps, and that it learns motion."""
 
 import dataclasses
 
@@ -52,7 +52,7 @@ def count_videos(clips):
     return {video.split for video in clips.videos}, len(clips.videos)
 
 
-def test_steps_are_chosen_by_validation_and_never_by_what_is_measured(dataset):
+def test_steps_are_chosen_by_validation_and_never_by_the_measured_split(dataset):
     clips = cnn.gather_labelled(dataset, "test", CLASSES, seed=0)
     assert count_videos(clips.train) == ({"train"}, 16)
     assert count_videos(clips.choice) == ({"val"}, 4) and clips.source == "the validation split"
@@ -77,12 +77,12 @@ def test_classes_are_numbered_as_asked_for_and_others_left_out(dataset):
     assert {video.label for video in alone.videos} == {"right"} and set(alone.label_N) == {0}
 
 
-def test_motion_is_learned_that_no_frame_shows(network, dataset):
+def test_motion_that_no_single_frame_shows_is_learned(network, dataset):
     test = dataset.splits["test"]
     logits_VK = cnn.score_videos(network.model, network.params, test)
     known_V = test.label_V != NO_LABEL
     assert np.mean(logits_VK.argmax(axis=1)[known_V] == test.label_V[known_V]) == 1.0
-    # Backwards it is the other class: nothing else told them apart.
+    # Played backwards it is the other class: nothing else separates the two.
     video_NTHWC = test.read(np.flatnonzero(known_V[test.video_index_N]))
     logits_NK = cnn._predict(network.model, network.params, video_NTHWC[:, ::-1])
     label_N = test.label_N[known_V[test.video_index_N]]
@@ -101,7 +101,7 @@ def test_logits_of_a_video_are_the_mean_over_its_clips(network, dataset):
 
 def test_the_kept_steps_are_the_best_and_the_seed_decides_everything(dataset):
     clips = cnn.gather_labelled(dataset, "test", CLASSES, seed=0)
-    # Labels of the other class: the longer it learns, the worse.
+    # With swapped labels, more training makes the accuracy worse.
     swapped = dataclasses.replace(clips.choice, label_N=1 - clips.choice.label_N)
     clips = dataclasses.replace(clips, choice=swapped)
     first, second = (cnn.train_network(clips, 2, num_steps=10, seed=3) for _ in range(2))
@@ -118,7 +118,7 @@ def test_the_kept_steps_are_the_best_and_the_seed_decides_everything(dataset):
     assert first.accuracy == qualities[first.num_steps][0]
 
 
-def test_parameters_are_counted_and_sides_that_are_no_multiples_are_filled_up(network):
+def test_parameters_are_counted_and_sides_are_padded_to_multiples(network):
     # 3 x 4 x 4 kernels over 1, 16 and 32 channels; norms; 2 x 3 x 1 positions of 64 channels.
     convolutions = 48 * (1 * 16 + 16 * 32 + 32 * 64) + (16 + 32 + 64)
     norms, dense = 2 * (16 + 32 + 64), (2 * 3 * 64 + 1) * 128 + (128 + 1) * 2

@@ -411,7 +411,7 @@ def test_another_run_and_a_damaged_file_are_refused_and_leave_nothing(gaussian_r
     coded = tmp_path / "a.vvz"
     call("compress", clip, coded, "--workdir", gaussian_run)
     other = write_run(tmp_path / "other", seed=1, temporal_compression=2)
-    with pytest.raises(ValueError, match=r"a\.vvz: was made by a model of other parameters"):
+    with pytest.raises(ValueError, match=r"a\.vvz: was made by a model with other parameters"):
         call("decompress", coded, tmp_path / "back.mp4", "--workdir", other)
     content = bytearray(coded.read_bytes())
     content[-1] ^= 1

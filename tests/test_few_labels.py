@@ -18,7 +18,7 @@ from vvae.tasks.recognition import few_labels, finetune, predictions
 LABEL = np.repeat([0, 1, 2], [12, 7, 9])
 
 
-def test_draws_are_nested_of_every_class_and_depend_on_seed_and_draw_alone():
+def test_draws_are_nested_hold_every_class_and_depend_on_seed_and_draw_alone():
     drawn = few_labels.draw_labelled(LABEL, (1, 5, 10, 50), 4, seed=3)
     assert list(drawn) == [1, 5, 10]  # no class has more than 12
     for draw in range(4):
@@ -76,7 +76,7 @@ def test_coordinates_in_the_span_give_the_fit_to_the_vectors():
     assert len(set(found)) == 3
 
 
-def test_features_that_say_nothing_give_the_commonest_class():
+def test_uninformative_features_give_the_most_frequent_class():
     nothing = np.zeros((len(LABEL), len(LABEL)))
     found = few_labels.classify_by_products(nothing, nothing[:2], LABEL)
     assert found.tolist() == [0, 0]
@@ -130,18 +130,31 @@ def label_of(clips):
     return np.array([int(video.label == "light") for video in clips.videos])
 
 
-def test_fine_tuning_solves_a_separable_problem_and_repeats_itself(clips):
+def make_setup(train, params, label_V):
+    return finetune.Setup(
+        model=MODEL,
+        params=params,
+        clips=train,
+        label_V=label_V,
+        num_classes=2,
+        pooling="stats",
+        batch_size=4,
+        seed=0,
+    )
+
+
+def test_fine_tuning_solves_a_separable_problem_and_is_reproducible(clips):
     params = jax.jit(lambda key: init_variables(MODEL, key))(jax.random.key(0))
     train, val = clips["train"], clips["val"]
-    settings = {"pooling": "stats", "num_steps": 20, "batch_size": 4, "seed": 0}
-    tuned = finetune.finetune(MODEL, params, train, label_of(train), 2, **settings)
+    setup = make_setup(train, params, label_of(train))
+    tuned = finetune.finetune(setup, 20)
     scores = finetune.score_videos(MODEL, tuned.params, tuned.head, val, "stats", 4)
     np.testing.assert_allclose(scores.sum(axis=1), 1.0)
     assert np.mean(scores.argmax(axis=1) == label_of(val)) == 1.0
     assert tuned.num_steps in (5, 10, 20) and tuned.accuracy == 1.0
     old, new = params["params"]["encoder"], tuned.params["params"]["encoder"]
     assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new)))
-    again = finetune.finetune(MODEL, params, train, label_of(train), 2, **settings)
+    again = finetune.finetune(setup, 20)
     jax.tree.map(np.testing.assert_array_equal, again.head, tuned.head)
 
 
@@ -153,13 +166,12 @@ def test_held_out_videos_are_whole_groups():
         finetune.hold_out_groups(np.array(["a", "a"]), seed=0)
 
 
-def test_bad_input_is_told_in_words(clips):
+def test_bad_input_is_named(clips):
     train = clips["train"]
-    settings = {"pooling": "stats", "batch_size": 4, "seed": 0}
     with pytest.raises(ValueError, match="num_steps=0: fine-tuning needs at least one step"):
-        finetune.finetune(MODEL, {}, train, label_of(train), 2, num_steps=0, **settings)
+        finetune.finetune(make_setup(train, {}, label_of(train)), 0)
     with pytest.raises(ValueError, match="nothing to fine-tune on"):
         unlabelled = np.full(len(train.videos), -1)
-        finetune.finetune(MODEL, {}, train, unlabelled, 2, num_steps=1, **settings)
+        finetune.finetune(make_setup(train, {}, unlabelled), 1)
     with pytest.raises(ValueError, match=r"evaluate\.finetune_steps=-1"):
         Evaluate(finetune_steps=-1)

@@ -1,6 +1,7 @@
-"""Which videos belong together? Clusters of latents, beside clusters of PCA of the raw clips."""
+"""Which videos belong together? Clusters of latents, beside clusters of PCA of raw clips."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ from vvae.data.clips import NO_LABEL, Clips
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.tasks.clustering import mixtures, pictures
 from vvae.tasks.clustering.mixtures import Clusters, Grouping
-from vvae.tasks.clustering.pictures import MIN_MAP_VIDEOS
+from vvae.tasks.clustering.pictures import MIN_MAP_VIDEOS, Shown
 from vvae.tasks.clustering.vectors import Vectors, represent
 from vvae.tasks.csv_files import open_csv
 from vvae.tasks.options import Cluster
 from vvae.tasks.pooling import average_by_video, encode_clips, make_encoder
 from vvae.tasks.question import Question
-from vvae.tasks.result import Result
+from vvae.tasks.result import Picture, Result
 
 MIXTURE_PRIOR = "mixture_prior"
 SHEET_FILE, MAP_FILE = "cluster_sheet.png", "cluster_map.png"
@@ -38,19 +39,20 @@ DEFINITIONS = {
 
 
 def answer(question: Question, options: Cluster) -> Result:
-    """Clusters videos by their latents, beside PCA of raw clips with as many numbers.
+    """Clusters videos by their latents, and by PCA of raw clips with as many numbers.
 
-    Clusters are fitted to the training videos, without their labels, and the split is measured.
-    Each representation is clustered by a Gaussian mixture whose number of clusters is chosen by BIC
-    (`gmm_bic`), and by a Gaussian mixture (`gmm`) and k-means of a given number: the components of
-    the mixture prior if there is one, else the number of classes, else the choice of BIC on the
-    pooled latents. Writes a sheet, maps and the assignments (CSV).
+    Clusters are fitted to the training videos, without their labels, and measured on the split.
+    Each representation gets three clusterings: a Gaussian mixture whose number of clusters is
+    chosen by BIC (`gmm_bic`), and a Gaussian mixture (`gmm`) and k-means with a given number. The
+    given number is that of the components of the mixture prior; without such a prior, that of the
+    classes; without classes, that chosen by BIC on the pooled latents. The clusters of all measured
+    videos are written to cluster.csv.
 
     Raises:
       ValueError: if a split is missing, or there are fewer than two training videos.
     """
     del options
-    train, test, names = question.train, question.clips, question.dataset.class_names
+    train, test = question.train, question.clips
     if len(train.videos) < 2:
         raise ValueError(f"cluster needs two or more training videos, not {len(train.videos)}")
     represented = represent(question)
@@ -62,35 +64,37 @@ def answer(question: Question, options: Cluster) -> Result:
     given = min(given, len(train.videos))
     by_bic = {name: clusters for name, (clusters, _) in selected.items()}
     groupings = _group_all(question, represented, given, by_bic)
-    context = question.describe_data()
+    context, names = question.describe_data(), question.dataset.class_names
     rows = {
         name: score_grouping(grouping, train.label_V, test.label_V, names, context)
         for name, grouping in groupings.items()
     }
+    _write_assignments(question.folder / ASSIGNMENTS_FILE, groupings, test, question.split)
     shown = MIXTURE_PRIOR if MIXTURE_PRIOR in groupings else "pooled/gmm"
     vectors = represented["clip_latent" if shown == MIXTURE_PRIOR else "pooled"]
-    files = _write_files(question, groupings, shown, vectors)
+    planned = _plan_pictures(question, shown, groupings[shown], vectors)
+    drawn = tuple(name for picture in planned for name in picture.names)
     chosen = ", ".join(f"{name} {clusters.num_clusters}" for name, clusters in by_bic.items())
     notes = [
         f"gmm and kmeans have {given} clusters, {origin}; gmm_bic chooses {chosen}.",
         *_note_labels(train.label_V, test.label_V),
-        *([_judge_prior(groupings[MIXTURE_PRIOR])] if MIXTURE_PRIOR in groupings else []),
     ]
-    if MAP_FILE not in files:
+    if MIXTURE_PRIOR in groupings:
+        notes.append(_judge_prior(groupings[MIXTURE_PRIOR]))
+    if MAP_FILE not in drawn:
         notes.append(f"No maps: there are fewer than {MIN_MAP_VIDEOS} videos.")
+    sizes = {
+        name: np.bincount(grouping.test_V, minlength=grouping.num_clusters)
+        for name, grouping in groupings.items()
+    }
+    bic = {name: by_number for name, (_, by_number) in selected.items()}
     return Result(
         task="cluster",
         rows=rows,
-        details={
-            "bic": {name: by_number for name, (_, by_number) in selected.items()},
-            "sizes": {
-                name: np.bincount(grouping.test_V, minlength=grouping.num_clusters)
-                for name, grouping in groupings.items()
-            },
-            "shown": shown,
-        },
+        details={"bic": bic, "sizes": sizes, "shown": shown},
         notes=tuple(notes),
-        files=files,
+        files=(*drawn, ASSIGNMENTS_FILE),
+        pictures=planned,
     )
 
 
@@ -100,13 +104,13 @@ def _group_all(
     number: int,
     by_bic: Mapping[str, Clusters],
 ) -> dict[str, Grouping]:
-    """Returns "representation/way" -> clusters; first those of the mixture prior, if there is one.
+    """Returns "representation/clustering" -> clusters; a mixture prior comes first.
 
     Args:
-      question: the videos.
+      question: the videos, and the model.
       represented: name of a representation -> vectors.
-      number: of clusters of `gmm` and `kmeans`.
-      by_bic: name of a representation -> `gmm_bic`.
+      number: the number of clusters of `gmm` and `kmeans`.
+      by_bic: name of a representation -> the clusters of `gmm_bic`.
     """
     groupings = {}
     if question.model.clip_prior == "mixture":
@@ -121,15 +125,28 @@ def _group_all(
     return groupings
 
 
-def _write_files(
-    question: Question, groupings: Mapping[str, Grouping], shown: str, vectors: Vectors
-) -> tuple[str, ...]:
-    """Draws one grouping and writes all assignments; returns the names of the files."""
-    folder, clips, names = question.folder, question.clips, question.dataset.class_names
-    pictures.draw_sheet(folder / SHEET_FILE, shown, groupings[shown], clips, names)
-    has_maps = pictures.draw_maps(folder / MAP_FILE, question, shown, groupings[shown], vectors)
-    _write_assignments(folder / ASSIGNMENTS_FILE, groupings, clips, question.split)
-    return (SHEET_FILE, *((MAP_FILE,) if has_maps else ()), ASSIGNMENTS_FILE)
+def _plan_pictures(
+    question: Question, name: str, grouping: Grouping, vectors: Vectors
+) -> tuple[Picture, ...]:
+    """Returns the pictures of one grouping; removes an old map if there can be none."""
+    shown = Shown(
+        name=name,
+        grouping=grouping,
+        clips=question.clips,
+        class_names=question.dataset.class_names,
+    )
+
+    def draw_sheet(folder: Path) -> None:
+        pictures.draw_sheet(folder / SHEET_FILE, shown)
+
+    def draw_maps(folder: Path) -> None:
+        pictures.draw_maps(folder / MAP_FILE, shown, vectors, question.seed)
+
+    sheet = Picture((SHEET_FILE,), draw_sheet)
+    if pictures.has_maps(vectors):
+        return (sheet, Picture((MAP_FILE,), draw_maps))
+    (question.folder / MAP_FILE).unlink(missing_ok=True)
+    return (sheet,)
 
 
 # --- clusters -------------------------------------------------------------------------------------
@@ -138,7 +155,7 @@ def _write_files(
 def group_by_prior(question: Question) -> Grouping:
     """Groups videos by the components of the learned mixture prior of w.
 
-    A video's responsibilities are those of its clips' posterior means, averaged.
+    The responsibilities of a video are the mean over its clips, at their posterior means.
     """
     model = question.model
     both = [
@@ -146,18 +163,23 @@ def group_by_prior(question: Question) -> Grouping:
         for clips in (question.train, question.clips)
     ]
     train_V, test_V = (responsibility_VK.argmax(axis=1) for responsibility_VK, _ in both)
-    text = "responsibilities of the mixture prior at the posterior mean of w"
-    return Grouping(train_V, test_V, both[1][1], model.num_components, text)
+    return Grouping(
+        train_V=train_V,
+        test_V=test_V,
+        rating_VK=both[1][1],
+        num_clusters=model.num_components,
+        text="responsibilities of the mixture prior at the posterior mean of w",
+    )
 
 
 def measure_responsibilities(
     model, params, clips: Clips, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns q(k | w) of each video, [V, K], and log pi_k + log N_k(w), nats, [V, K]."""
+    """Returns q(k | w) and log pi_k + log N_k(w) (nats) of each video, both [V, K]."""
     mixture = model.apply(params, method="clip_prior_mixture")
 
     def read(posterior, mask_BT):
-        del mask_BT  # w has been inferred from the valid frames
+        del mask_BT  # w was inferred from the valid frames alone
         w_BW = posterior.clip.mean
         return {
             "responsibility": dist.mixture_responsibilities(mixture, w_BW),
@@ -173,16 +195,16 @@ def measure_responsibilities(
 def _group(fit: Clusters, vectors: Vectors) -> Grouping:
     rating_VK = mixtures.rate_members(fit, vectors.test_VF)
     return Grouping(
-        mixtures.assign(fit, vectors.train_VF),
-        rating_VK.argmax(axis=1),
-        rating_VK,
-        fit.num_clusters,
-        f"{vectors.text}; {fit.text}",
+        train_V=mixtures.assign(fit, vectors.train_VF),
+        test_V=rating_VK.argmax(axis=1),
+        rating_VK=rating_VK,
+        num_clusters=fit.num_clusters,
+        text=f"{vectors.text}; {fit.text}",
     )
 
 
 def _choose_number(model, train_label_V: np.ndarray, by_bic: Clusters) -> tuple[int, str]:
-    """Returns how many clusters are asked for where the number is given, and why."""
+    """Returns the number of clusters of `gmm` and `kmeans`, and where it comes from."""
     if model.clip_prior == "mixture":
         return model.num_components, "as many as the mixture prior"
     num_classes = len(np.unique(train_label_V[train_label_V != NO_LABEL]))
@@ -198,13 +220,16 @@ def score_grouping(
     class_names: Sequence[str],
     context: Mapping[str, Any],
 ) -> dict[str, Metric]:
-    """Measures a grouping of the measured videos; against labels where there are any.
+    """Measures the sizes of clusters, and their agreement with labels if there are any.
 
     Args:
       grouping: clusters of the videos of both splits.
-      train_label_V, test_label_V: class ids, -1 for none; such videos are not counted.
-      class_names: by class id; those that the measured videos have go into the cards.
-      context: goes into every card.
+      train_label_V, test_label_V: class ids; videos without a label have -1 and are not counted.
+      class_names: the name of each class id; the cards list the classes of the measured videos.
+      context: further entries of every metric card.
+
+    Returns:
+      `accuracy`, `accuracy_by_train`, `nmi` and `ari` as far as labels allow, then the sizes.
     """
     size_K = np.bincount(grouping.test_V, minlength=grouping.num_clusters)
     values = {
@@ -245,7 +270,7 @@ def score_grouping(
 
 
 def _judge_prior(grouping: Grouping) -> str:
-    """Says how many components of the mixture prior the training videos use."""
+    """Describes how many components of the mixture prior the training videos use."""
     used = len(np.unique(grouping.train_V))
     if used == 1:
         return (
@@ -269,7 +294,7 @@ def _note_labels(train_label_V: np.ndarray, test_label_V: np.ndarray) -> list[st
 
 
 def _write_assignments(path, groupings: Mapping[str, Grouping], clips: Clips, split: str) -> None:
-    """Writes path, label, split and the cluster of each measured video by every method."""
+    """Writes path, label and split of each measured video, and its cluster by every method."""
     with open_csv(path) as writer:
         writer.writerow(["path", "label", "split", *groupings])
         for v, video in enumerate(clips.videos):

@@ -1,7 +1,7 @@
-"""Clusters of vectors, fitted to training vectors and applied to others; and how good they are.
+"""Fits clusters to training vectors, assigns other vectors to them, and compares them with labels.
 
-Vectors enter divided by one number, the root of the mean variance of the training vectors, so that
-what is added to the variances for stability means the same whatever their unit.
+Vectors are divided by one number, the root of the mean variance of the training vectors, so that
+the constant that is added to variances for stability does not depend on their unit.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ MAX_ITERATIONS = 300
 
 @dataclasses.dataclass(frozen=True)
 class Clusters:
-    """Clusters that any vectors can be assigned to.
+    """Fitted clusters, to which any vectors can be assigned.
 
     Attributes:
-      fitted: of scikit-learn.
-      offset_F, scale: vectors enter it as (vector - offset) / scale.
+      fitted: the estimator of scikit-learn.
+      offset_F, scale: the estimator reads (vector - offset) / scale.
       num_clusters: K; some may be empty.
       text: what was fitted, in words.
       bic: Bayesian information criterion on the training vectors, lower is better; None for
@@ -46,8 +46,8 @@ class Grouping:
     """Clusters of the videos of both splits.
 
     Attributes:
-      train_V, test_V: int64 cluster of each video.
-      rating_VK: how well each measured video suits each cluster; the highest is its own.
+      train_V, test_V: int64, the cluster of each video.
+      rating_VK: how well each measured video fits each cluster; its own has the highest rating.
       num_clusters: K.
       text: what was clustered, and how, in words.
     """
@@ -62,13 +62,13 @@ class Grouping:
 def fit_gmm(
     train_NF: np.ndarray, num_clusters: int, seed: int, num_starts: int = NUM_STARTS
 ) -> Clusters:
-    """Fits a mixture of num_clusters Gaussians, full or diagonal covariances by BIC.
+    """Fits a mixture of num_clusters Gaussians; BIC chooses full or diagonal covariances.
 
     Args:
       train_NF: training vectors.
       num_clusters: K.
-      seed: of the starts.
-      num_starts: the best of so many is taken.
+      seed: the seed of the starts.
+      num_starts: the number of starts, of which the best is kept.
 
     Raises:
       ValueError: if there are fewer vectors than clusters.
@@ -81,7 +81,14 @@ def fit_gmm(
     ]
     bic, fitted = min(fits, key=lambda fit: fit[0])
     text = f"mixture of {num_clusters} Gaussians, {fitted.covariance_type} covariances by BIC"
-    return Clusters(fitted, offset_F, scale, num_clusters, text, bic)
+    return Clusters(
+        fitted=fitted,
+        offset_F=offset_F,
+        scale=scale,
+        num_clusters=num_clusters,
+        text=text,
+        bic=bic,
+    )
 
 
 def _fit_covariances(vector_NF, num_clusters: int, covariances: str, seed: int, num_starts: int):
@@ -101,14 +108,14 @@ def _fit_covariances(vector_NF, num_clusters: int, covariances: str, seed: int, 
 def select_gmm(
     train_NF: np.ndarray, seed: int, max_clusters: int = MAX_CLUSTERS
 ) -> tuple[Clusters, dict[int, float]]:
-    """Fits mixtures of 1, 2, ... Gaussians and returns the one of the lowest BIC.
+    """Fits mixtures of 1, 2, ... Gaussians and returns the one with the lowest BIC.
 
-    The search ends at max_clusters, or when BIC has not improved for 4 numbers in a row.
+    The search ends at max_clusters, or after 4 numbers in a row without a lower BIC.
 
     Args:
       train_NF: two or more training vectors.
-      seed: of the starts.
-      max_clusters: the largest number that is tried.
+      seed: the seed of the starts.
+      max_clusters: the largest number of clusters to try.
 
     Returns:
       (clusters, BIC by number of clusters).
@@ -127,14 +134,20 @@ def select_gmm(
 
 
 def fit_kmeans(train_NF: np.ndarray, num_clusters: int, seed: int) -> Clusters:
-    """Fits k-means; arguments as `fit_gmm`."""
+    """Fits k-means; the arguments and the error are those of `fit_gmm`."""
     _require_enough(train_NF, num_clusters)
     offset_F, scale = _fit_scale(train_NF)
     with threadpool_limits(1):
         fitted = KMeans(num_clusters, n_init=10, random_state=seed)
         fitted.fit((train_NF - offset_F) / scale)
-    text = f"k-means of {num_clusters} clusters, best of 10 starts"
-    return Clusters(fitted, offset_F, scale, num_clusters, text, None)
+    return Clusters(
+        fitted=fitted,
+        offset_F=offset_F,
+        scale=scale,
+        num_clusters=num_clusters,
+        text=f"k-means of {num_clusters} clusters, best of 10 starts",
+        bic=None,
+    )
 
 
 def _require_enough(train_NF: np.ndarray, num_clusters: int) -> None:
@@ -151,15 +164,16 @@ def _fit_scale(train_NF: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def rate_members(clusters: Clusters, vector_NF: np.ndarray) -> np.ndarray:
-    """Returns how well each vector suits each cluster, float64 [N, K]; the highest is its own.
+    """Returns how well each vector fits each cluster, float64 [N, K]; its own fits best.
 
-    For a mixture log pi_k + log N_k in nats, for k-means minus the squared distance.
+    The rating is log pi_k + log N_k, nats, for a mixture, and minus the squared distance for
+    k-means.
     """
     vector_NF = (vector_NF - clusters.offset_F) / clusters.scale
     with threadpool_limits(1):
         if isinstance(clusters.fitted, KMeans):
             return -np.square(clusters.fitted.transform(vector_NF))
-        # Up to a number for each vector, log p(k | x) is log pi_k + log N_k(x).
+        # log pi_k + log N_k(x) = log p(k | x) + log p(x).
         with np.errstate(divide="ignore"):
             log_share_NK = np.log(clusters.fitted.predict_proba(vector_NF))
         return log_share_NK + clusters.fitted.score_samples(vector_NF)[:, None]
@@ -174,9 +188,9 @@ def assign(clusters: Clusters, vector_NF: np.ndarray) -> np.ndarray:
 
 
 def match_clusters(cluster_N: np.ndarray, label_N: np.ndarray) -> dict[int, int]:
-    """Finds the one-to-one assignment of clusters to classes that the most vectors agree with.
+    """Finds the one-to-one matching of clusters and classes that the most vectors agree with.
 
-    The Hungarian method. Where there are more clusters than classes, some have none.
+    This is the Hungarian method. Clusters in excess of the classes are left out.
 
     Returns:
       cluster -> class.
@@ -189,6 +203,6 @@ def match_clusters(cluster_N: np.ndarray, label_N: np.ndarray) -> dict[int, int]
 def score_matching(
     class_by_cluster: dict[int, int], cluster_N: np.ndarray, label_N: np.ndarray
 ) -> float:
-    """Share, in [0, 1], of vectors whose cluster is matched to their class."""
+    """Returns the fraction of vectors whose cluster is matched to their class."""
     matched_N = np.array([class_by_cluster.get(int(c), -1) for c in cluster_N])
     return float(np.mean(matched_N == label_N))

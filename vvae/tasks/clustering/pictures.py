@@ -1,5 +1,7 @@
-"""Pictures of clusters: their most typical videos, and all videos in the plane."""
+"""Pictures of clusters: their most typical videos, and maps of all videos in the plane."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,6 @@ from vvae.data.clips import NO_LABEL, Clips
 from vvae.data.views import view_to_rgb
 from vvae.tasks.clustering.mixtures import Grouping
 from vvae.tasks.clustering.vectors import Vectors, fit_pca
-from vvae.tasks.question import Question
 
 TYPICAL_CLIPS = 4
 TYPICAL_FRAMES = 3
@@ -21,8 +22,26 @@ MIN_MAP_VIDEOS = 5
 PERPLEXITY = 30.0
 
 
-def draw_sheet(path, name: str, grouping: Grouping, clips: Clips, class_names) -> None:
-    """Draws the most typical videos of each cluster, a few frames of the first clip of each."""
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """Clusters of the measured videos that are shown.
+
+    Attributes:
+      name: the name of the clusters.
+      grouping: the clusters.
+      clips: the measured clips.
+      class_names: the name of each class id.
+    """
+
+    name: str
+    grouping: Grouping
+    clips: Clips
+    class_names: Sequence[str]
+
+
+def draw_sheet(path: Path, shown: Shown) -> None:
+    """Draws the most typical videos of each cluster: a few frames of the first clip of each."""
+    grouping, clips = shown.grouping, shown.clips
     label_V = clips.label_V
     size_K = np.bincount(grouping.test_V, minlength=grouping.num_clusters)
     largest = np.argsort(-size_K, kind="stable")[:MAX_SHEET_CLUSTERS]
@@ -32,21 +51,21 @@ def draw_sheet(path, name: str, grouping: Grouping, clips: Clips, class_names) -
         own = np.flatnonzero(grouping.test_V == k)
         typical = own[np.argsort(-grouping.rating_VK[own, k], kind="stable")[:TYPICAL_CLIPS]]
         rows.append(_read_stills(clips, first_V[typical]))
-        row_labels.append(_describe_cluster(k, label_V[own], class_names))
-    # Few videos leave columns empty: a label there would stretch the sheet beyond its pictures.
+        row_labels.append(_describe_cluster(k, label_V[own], shown.class_names))
+    # Label no empty columns: the labels would make the sheet wider than its images.
     columns = (["start", *[""] * (TYPICAL_FRAMES - 2), "end"] * TYPICAL_CLIPS)[
         : max(map(len, rows))
     ]
-    shown = "" if len(rows) == np.count_nonzero(size_K) else f", the {len(rows)} largest"
+    which = "" if len(rows) == np.count_nonzero(size_K) else f", the {len(rows)} largest"
     title = (
-        f"Most typical videos of each cluster, {name}{shown}\n"
+        f"Most typical videos of each cluster, {shown.name}{which}\n"
         f"up to {TYPICAL_CLIPS} videos a row, {TYPICAL_FRAMES} frames of each"
     )
     figures.write_sheet(path, rows, row_labels, columns, title)
 
 
 def _read_stills(clips: Clips, ids: np.ndarray) -> np.ndarray:
-    """Reads a few frames of clips, from the first valid one to the last, RGB [n * F, H, W, 3]."""
+    """Reads F frames of each clip, from the first valid one to the last, RGB [n * F, H, W, 3]."""
     stills = []
     for clip, video_THWC in zip(ids, clips.read(ids)):
         valid = np.flatnonzero(clips.mask_NT[clip])
@@ -56,7 +75,7 @@ def _read_stills(clips: Clips, ids: np.ndarray) -> np.ndarray:
     return np.concatenate(stills)
 
 
-def _describe_cluster(number: int, label_V: np.ndarray, class_names) -> str:
+def _describe_cluster(number: int, label_V: np.ndarray, class_names: Sequence[str]) -> str:
     text = f"cluster {number}\n{len(label_V)} " + ("video" if len(label_V) == 1 else "videos")
     known = label_V[label_V != NO_LABEL]
     if not len(known):
@@ -66,19 +85,18 @@ def _describe_cluster(number: int, label_V: np.ndarray, class_names) -> str:
     return f"{text}\n{class_names[classes[best]]} {count[best] / len(label_V):.0%}"
 
 
-def draw_maps(
-    path: Path, question: Question, name: str, grouping: Grouping, vectors: Vectors
-) -> bool:
-    """Draws the measured videos in the plane by PCA and t-SNE; False if they are too few."""
-    class_names, seed = question.dataset.class_names, question.seed
-    label_V, cluster_V, vector_VF = question.clips.label_V, grouping.test_V, vectors.test_VF
+def has_maps(vectors: Vectors) -> bool:
+    """Whether the measured videos are enough to be drawn in the plane."""
+    return len(vectors.test_VF) >= MIN_MAP_VIDEOS and vectors.test_VF.shape[1] >= 2
+
+
+def draw_maps(path: Path, shown: Shown, vectors: Vectors, seed: int) -> None:
+    """Draws the measured videos in the plane by PCA and by t-SNE (see `has_maps`)."""
+    label_V, cluster_V, vector_VF = shown.clips.label_V, shown.grouping.test_V, vectors.test_VF
     if len(vector_VF) > MAX_MAP_VIDEOS:
         random = np.random.Generator(np.random.Philox(key=[seed, 1]))
         chosen = np.sort(random.choice(len(vector_VF), MAX_MAP_VIDEOS, replace=False))
         label_V, cluster_V, vector_VF = label_V[chosen], cluster_V[chosen], vector_VF[chosen]
-    if len(vector_VF) < MIN_MAP_VIDEOS or vector_VF.shape[1] < 2:
-        Path(path).unlink(missing_ok=True)
-        return False
     plane = fit_pca(vectors.train_VF, 2, seed).transform(vector_VF)
     perplexity = min(PERPLEXITY, (len(vector_VF) - 1) / 3)
     with threadpool_limits(1):
@@ -89,7 +107,7 @@ def draw_maps(
     classes = np.unique(label_V[label_V != NO_LABEL])
     if len(classes):
         number_V = np.where(label_V == NO_LABEL, -1, np.searchsorted(classes, label_V))
-        colorings["class"] = (number_V, [class_names[k] for k in classes])
+        colorings["class"] = (number_V, [shown.class_names[k] for k in classes])
     maps = {"PCA of training videos": plane, f"t-SNE, perplexity {perplexity:.0f}": embedded}
-    figures.write_maps(path, maps, colorings, f"{len(vector_VF)} videos, {name}: {vectors.text}")
-    return True
+    title = f"{len(vector_VF)} videos, {shown.name}: {vectors.text}"
+    figures.write_maps(path, maps, colorings, title)

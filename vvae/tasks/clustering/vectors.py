@@ -1,4 +1,4 @@
-"""Videos as vectors that can be clustered: latents, and PCA of raw clips."""
+"""Vectors of videos to cluster: latents, and PCA of raw clips."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,7 +18,7 @@ POOLED_NUMBERS = 20
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
-    """One vector a video of both splits, and what it is in words."""
+    """One vector per video of both splits, and what it is, in words."""
 
     train_VF: np.ndarray
     test_VF: np.ndarray
@@ -26,12 +26,14 @@ class Vectors:
 
 
 def represent(question: Question) -> dict[str, Vectors]:
-    """Returns every representation of the videos; PCA is fitted to training clips alone.
+    """Returns every representation of the videos; PCA is fitted to the training videos alone.
 
     Returns:
-      clip_latent: means of q(w | x); pooled: PCA of pooled latents; random_pooled: the same of the
-      same network with random weights; clip_pca_W: PCA of raw clips with as many numbers as the
-      clip latent, and clip_pca_20 with as many as the pooled ones.
+      A dictionary:
+        clip_latent: the means of q(w | x).
+        pooled: PCA of the pooled latents.
+        random_pooled: the same for the network with random weights.
+        clip_pca_N: PCA of raw clips, with N the size of `clip_latent` and that of `pooled`.
     """
     pooling, seed = question.settings.pooling, question.seed
     train, test = question.train, question.clips
@@ -64,7 +66,7 @@ def represent(question: Question) -> dict[str, Vectors]:
 
 
 def _read_latents(pool: Callable) -> Callable:
-    """Returns (posterior, mask_BT) -> clip latents and pooled latents."""
+    """Returns a function: (posterior, mask_BT) -> clip latents and pooled latents."""
     return lambda posterior, mask_BT: {
         "clip": posterior.clip.mean,
         "pooled": pool(posterior, mask_BT),
@@ -80,12 +82,13 @@ def _reduce(train_VF: np.ndarray, test_VF: np.ndarray, text: str, seed: int) -> 
 
 
 def fit_pca(train_NF: np.ndarray, number: int, seed: int) -> PCA:
+    """Fits principal components to vectors."""
     with threadpool_limits(1):
         return PCA(number, svd_solver="randomized", random_state=seed).fit(train_NF)
 
 
 def project_clips(train: Clips, test: Clips, number: int, seed: int) -> Vectors:
-    """Returns PCA of whole raw clips, fitted to training clips (up to 256 MiB of them, drawn)."""
+    """Returns PCA of whole raw clips, fitted to at most 256 MiB of random training clips."""
     most = max(2, MAX_FIT_BYTES // (4 * train.clip_format.clip_bytes))
     ids = np.arange(len(train))
     if len(train) > most:

@@ -23,15 +23,16 @@ from vvae.objectives.elbo import iwae
 from vvae.tasks.options import Density
 from vvae.tasks.pooling import encode_clips, make_encoder
 from vvae.tasks.question import Question
-from vvae.tasks.result import Result, describe_clips
+from vvae.tasks.result import Picture, Result, describe_clips
 
+KL_FILE = "density_kl.png"
 MAX_CHUNK = 10
 IWAE_CLIPS = 16
 FEW_EFFECTIVE_SAMPLES = 5.0
 MAX_MI_INPUTS = 2000
 BY_CLIP = "mean over clips"
 
-# What a level has one posterior for.
+# Level of latents -> what it has one posterior for.
 PLACES = {"frame": "frame", "clip": "clip", "grid": "position"}
 
 LIKELIHOODS = {
@@ -44,7 +45,7 @@ LIKELIHOODS = {
 def answer(question: Question, options: Density) -> Result:
     """Measures ELBO, IWAE, bits/dim, KL by level and dimension, active units and information.
 
-    Writes density_kl.png. IWAE is measured on up to 16 clips spread over the split.
+    IWAE is measured on up to 16 clips, spread over the split.
 
     Raises:
       ValueError: if the split is missing.
@@ -72,21 +73,22 @@ def answer(question: Question, options: Density) -> Result:
     for name, level in levels.items():
         row |= _summarize_level(name, level, question.seed, context)
     active = {name: level.active_Z for name, level in levels.items()}
+    kl = {name: level.kl_Z for name, level in levels.items()}
     collapsed, verdict = collapse.describe_collapse(
         active, measured["squared_error"].sum(), measured["squared_deviation"].sum()
     )
-    _draw_kl(question.folder / "density_kl.png", levels)
     return Result(
         task="density",
         rows={"vae": row},
         details={
             "collapsed": collapsed,
-            "kl_by_dimension": {name: level.kl_Z for name, level in levels.items()},
+            "kl_by_dimension": kl,
             "active_units": active,
             "iwae": {"videos": name_clips(chosen), **bound},
         },
         notes=(verdict, *_write_notes(clips.view, model.likelihood, bound)),
-        files=("density_kl.png",),
+        files=(KL_FILE,),
+        pictures=(Picture((KL_FILE,), functools.partial(_draw_kl, kl, active)),),
     )
 
 
@@ -108,7 +110,7 @@ def _summarize_bound(measured, clips: Clips, context) -> dict[str, Metric]:
 
 
 def _measure_rates(question: Question, context) -> dict[str, Metric]:
-    """Measures two rates of a grid of latents: that of the ELBO, and that of its codes."""
+    """Measures the bits per clip of a grid of latents: the KL, and the length of its codes."""
     model, clips = question.model, question.clips
     encoder = make_encoder(model, lambda posterior, mask_BT: posterior)
     grid = encode_clips(encoder, question.params, clips, question.batch_size)
@@ -128,11 +130,17 @@ def _measure_rates(question: Question, context) -> dict[str, Metric]:
 
 
 def summarize_bits(elbo_N: np.ndarray, clips: Clips, context) -> dict[str, Metric]:
-    """Expresses ELBOs in bits per dimension, where that has a meaning.
+    """Converts ELBOs to bits per dimension, where this is meaningful.
+
+    Args:
+      elbo_N: float64 [N], nats per clip.
+      clips: the N clips.
+      context: entries of the metric card; its `likelihood` decides which metric is returned.
 
     Returns:
-      `bits_per_dim` for probabilities of 8-bit values, `density` (no length of a code, and perhaps
-      negative) for densities over 8-bit values, nothing for views of other values.
+      `bits_per_dim` for a likelihood that is a probability of 8-bit values; `density` for one that
+      is a probability density over them, which is no code length and can be negative; neither for
+      views of other values and for binary pixels.
     """
     if not clips.view.is_8bit or context["likelihood"] == LIKELIHOODS["bernoulli"]:
         return {}
@@ -173,7 +181,7 @@ def _summarize_level(name: str, level: Level, seed: int, context) -> dict[str, M
 
 
 def _measure_iwae(question: Question, clips: Clips, key: jax.Array) -> dict[str, np.ndarray]:
-    """Returns the fields of `objectives.Bound` for each clip, float64 [N]."""
+    """Returns the fields of `elbo.Bound` for each clip, float64 [N]."""
     model, num_samples = question.model, question.settings.num_samples
     chunk = max(c for c in range(1, MAX_CHUNK + 1) if num_samples % c == 0)
 
@@ -236,13 +244,11 @@ def _write_notes(view: View, likelihood: str, bound) -> tuple[str, ...]:
     return notes
 
 
-def _draw_kl(path: Path, levels: Mapping[str, Level]) -> None:
+def _draw_kl(kl: Mapping[str, np.ndarray], active: Mapping[str, np.ndarray], folder: Path) -> None:
+    titles = {name: f"{name} latent, nats per {PLACES[name]}" for name in kl}
     figures.write_dimension_bars(
-        path,
-        {f"{name} latent, nats per {PLACES[name]}": level.kl_Z for name, level in levels.items()},
-        {
-            f"{name} latent, nats per {PLACES[name]}": level.active_Z
-            for name, level in levels.items()
-        },
+        folder / KL_FILE,
+        {titles[name]: kl_Z for name, kl_Z in kl.items()},
+        {titles[name]: active_Z for name, active_Z in active.items()},
         "KL of each latent dimension (gray: not active)",
     )

@@ -1,4 +1,4 @@
-"""What the model imagines: samples, paths between clips, traversals, and continuations."""
+"""What does the model generate? Samples, interpolations, traversals, and predicted frames."""
 
 import functools
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from vvae.models.sequential import Latents, predict
 from vvae.tasks.options import Generate
 from vvae.tasks.pooling import encode_clips, make_encoder
 from vvae.tasks.question import Question
-from vvae.tasks.result import Result, describe_clips
+from vvae.tasks.result import Picture, Result, describe_clips
 
 NUM_SAMPLES = 8
 NUM_STEPS = 7
@@ -41,7 +41,7 @@ def interpolate(decode: Callable, first: Latents, second: Latents, weight_S: jax
     Args:
       decode: latents -> mean videos [B, T, H, W, C].
       first, second: latents of B = 1 clip and equal T.
-      weight_S: share of the second clip, 0 to 1.
+      weight_S: weight of the second clip, in [0, 1].
 
     Returns:
       Mean videos [S, T, H, W, C].
@@ -59,9 +59,9 @@ def traverse(decode: Callable, latents: Latents, dimension: int, value_S: jax.Ar
 
     Args:
       decode: latents -> mean videos [B, T, H, W, C].
-      latents: of B = 1 clip; the frame latents are kept.
-      dimension: of the clip latent.
-      value_S: what it is set to.
+      latents: those of B = 1 clip; its frame latents are kept.
+      dimension: the dimension of the clip latent that changes.
+      value_S: the values it takes.
 
     Returns:
       Mean videos [S, T, H, W, C].
@@ -72,40 +72,47 @@ def traverse(decode: Callable, latents: Latents, dimension: int, value_S: jax.Ar
 
 
 def answer(question: Question, options: Generate) -> Result:
-    """Draws samples, interpolations, traversals and predictions, and measures the predictions.
+    """Measures predictions of the next frames; shows samples, interpolations and traversals.
 
-    Writes a picture and a video of each.
+    Each is shown as a picture and as a video.
 
     Raises:
       ValueError: if the split is missing.
     """
     del options
-    model, params, clips, folder = question.model, question.params, question.clips, question.folder
-    key = jax.random.key(question.seed)
+    clips = question.clips
     examples = clips.select(choose_examples(clips, NUM_EXAMPLES))
-    latents = _infer(model, params, examples.read(np.arange(len(examples))), examples.mask_NT)
     measured = clips.select(spread_evenly(np.arange(len(clips)), MAX_MEASURED_CLIPS))
-    _draw_samples(folder, model, params, key, clips)
-    _draw_interpolation(folder, model, params, latents, examples)
-    encoder = make_encoder(model, "clip")
-    clip_latents_NW = encode_clips(encoder, params, measured, question.batch_size)
-    _draw_traversals(folder, model, params, latents, examples, clip_latents_NW)
-    pictures = ["samples", "interpolation", "traversal", "traversal_prior"]
+    pictures = [
+        _plan(functools.partial(_draw_samples, question), "samples"),
+        _plan(functools.partial(_draw_interpolation, question, examples), "interpolation"),
+        _plan(
+            functools.partial(_draw_traversals, question, examples, measured),
+            "traversal",
+            "traversal_prior",
+        ),
+    ]
     rows, notes = {}, ()
-    num_context = clips.mask_NT.shape[1] // 2
+    num_frames = clips.mask_NT.shape[1]
+    num_context = num_frames // 2
     if num_context:
-        predictors = _make_predictors(model, params, key, clips.mask_NT.shape[1] - num_context)
+        predictors = _make_predictors(question, num_frames - num_context)
         context = question.describe_data() | describe_clips(measured)
         rows = _score_predictions(predictors, measured, num_context, question.batch_size, context)
-        _draw_predictions(folder, predictors, examples, num_context)
-        pictures.append("prediction")
+        draw = functools.partial(_draw_predictions, predictors, examples, num_context)
+        pictures.append(_plan(draw, "prediction"))
     else:
         notes = ("Prediction is left out: clips of one frame have nothing to predict.",)
-    files = tuple(f"{name}.{suffix}" for name in pictures for suffix in ("png", "mp4"))
-    return Result(task="generate", rows=rows, notes=notes, files=files)
+    files = tuple(name for picture in pictures for name in picture.names)
+    return Result(task="generate", rows=rows, notes=notes, files=files, pictures=tuple(pictures))
 
 
-# --- the model's functions, compiled once; videos as 8-bit codes --------------------------------
+def _plan(draw: Callable[[Path], None], *names: str) -> Picture:
+    """Returns the picture that `draw` makes: a PNG and an mp4 of each name."""
+    return Picture(tuple(f"{name}.{suffix}" for name in names for suffix in ("png", "mp4")), draw)
+
+
+# --- functions of the model, compiled once; videos are float 8-bit codes --------------------------
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -125,7 +132,7 @@ def _sample(model, params, key, num_frames: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _follow_prior(model, params, w_BW: jax.Array, num_frames: int) -> Latents:
-    """The latents of clips that follow the mean of the prior, given their clip latent."""
+    """Returns latents whose frame latents follow the mean of the prior, given their clip latent."""
     state = model.apply(params, w_BW.shape[0], method="begin_dynamics")
     z_BTZ = model.roll_out(params, state, w_BW, jax.random.key(0), num_frames, 0.0)
     return Latents(z_BTZ, w_BW)
@@ -136,11 +143,11 @@ def _predict(model, params, x_BTHWC, key, num_frames: int, temperature) -> jax.A
     return contract.to_codes(predict(model, params, x_BTHWC, key, num_frames, temperature))
 
 
-# --- samples, interpolation, traversal -----------------------------------------------------------
+# --- samples, interpolation, traversal ------------------------------------------------------------
 
 
 def _show(view: View, codes) -> np.ndarray:
-    """Float codes -> uint8 RGB."""
+    """Converts float codes of a view to uint8 RGB."""
     return view_to_rgb(view, np.rint(np.asarray(codes)).astype(np.uint8))
 
 
@@ -148,9 +155,16 @@ def _take_clip(latents: Latents, index: int) -> Latents:
     return jax.tree.map(lambda a: a[index : index + 1], latents)
 
 
-def _draw_samples(folder: Path, model, params, key, clips: Clips) -> None:
+def _infer_examples(question: Question, examples: Clips) -> Latents:
+    video_NTHWC = examples.read(np.arange(len(examples)))
+    return _infer(question.model, question.params, video_NTHWC, examples.mask_NT)
+
+
+def _draw_samples(question: Question, folder: Path) -> None:
+    clips = question.clips
     num_frames = clips.mask_NT.shape[1]
-    videos_NTHWC = _show(clips.view, _sample(model, params, key, num_frames))
+    key = jax.random.key(question.seed)
+    videos_NTHWC = _show(clips.view, _sample(question.model, question.params, key, num_frames))
     frames = choose_frames(num_frames)
     figures.write_sheet(
         folder / "samples.png",
@@ -164,14 +178,15 @@ def _draw_samples(folder: Path, model, params, key, clips: Clips) -> None:
     figures.write_grid_video(folder / "samples.mp4", rows, measure_fps(clips))
 
 
-def _draw_interpolation(folder: Path, model, params, latents: Latents, clips: Clips) -> None:
+def _draw_interpolation(question: Question, examples: Clips, folder: Path) -> None:
+    latents = _infer_examples(question, examples)
     weight_S = jnp.linspace(0.0, 1.0, NUM_STEPS)
-    # With one clip the path leads from it to itself.
-    ends = _take_clip(latents, 0), _take_clip(latents, len(clips) - 1)
-    decode = functools.partial(_decode, model, params)
-    videos_STHWC = _show(clips.view, interpolate(decode, *ends, weight_S))
+    # With one clip, both ends are this clip.
+    ends = _take_clip(latents, 0), _take_clip(latents, len(examples) - 1)
+    decode = functools.partial(_decode, question.model, question.params)
+    videos_STHWC = _show(examples.view, interpolate(decode, *ends, weight_S))
     frames = choose_frames(videos_STHWC.shape[1])
-    names = name_clips(clips)
+    names = name_clips(examples)
     figures.write_sheet(
         folder / "interpolation.png",
         list(videos_STHWC[:, frames]),
@@ -180,25 +195,27 @@ def _draw_interpolation(folder: Path, model, params, latents: Latents, clips: Cl
         f"Interpolation of all latents\n0: {names[0]}   1: {names[-1]}",
     )
     rows = {f"{names[0]}  to  {names[-1]}": videos_STHWC}
-    figures.write_grid_video(folder / "interpolation.mp4", rows, measure_fps(clips))
+    figures.write_grid_video(folder / "interpolation.mp4", rows, measure_fps(examples))
 
 
-def _draw_traversals(folder, model, params, latents: Latents, clips: Clips, clip_NW) -> None:
-    """Two sheets: w into the decoder alone, and w into the prior, whose mean z follows."""
-    start = _take_clip(latents, 0)
+def _draw_traversals(question: Question, examples: Clips, measured: Clips, folder: Path) -> None:
+    """Draws a clip with other values of w: with its own z, and with z at the mean of the prior.
+
+    The values spread around those that the measured clips have.
+    """
+    model, params = question.model, question.params
+    clip_NW = encode_clips(make_encoder(model, "clip"), params, measured, question.batch_size)
+    start = _take_clip(_infer_examples(question, examples), 0)
     num_frames = start.frame.shape[1]
     decode = functools.partial(_decode, model, params)
 
     def decode_prior(changed: Latents):
         return decode(_follow_prior(model, params, changed.clip, num_frames))
 
-    name = name_clips(clips)[0]
-    kept, followed = (
-        f"the frame latents of {name} kept",
-        "the frame latents follow the prior's mean",
-    )
-    _draw_traversal(folder / "traversal", decode, start, clips, clip_NW, kept)
-    _draw_traversal(folder / "traversal_prior", decode_prior, start, clips, clip_NW, followed)
+    kept = f"the frame latents of {name_clips(examples)[0]} kept"
+    followed = "the frame latents follow the prior's mean"
+    _draw_traversal(folder / "traversal", decode, start, examples, clip_NW, kept)
+    _draw_traversal(folder / "traversal_prior", decode_prior, start, examples, clip_NW, followed)
 
 
 def _draw_traversal(path: Path, decode, start: Latents, clips: Clips, clip_NW, text: str) -> None:
@@ -207,7 +224,7 @@ def _draw_traversal(path: Path, decode, start: Latents, clips: Clips, clip_NW, t
     values = [jnp.asarray(mean + step_S * sd) for mean, sd in zip(mean_W, sd_W)]
     codes = [np.asarray(traverse(decode, start, d, v)) for d, v in enumerate(values)]
     rows = [_show(clips.view, videos_STHWC) for videos_STHWC in codes]
-    # How far the two ends lie apart: what the eye may miss, and what is truly nothing.
+    # The difference of the two ends tells a change too small to see from no change.
     ranges = [np.abs(videos[-1] - videos[0]).mean() for videos in codes]
     labels = [f"w[{d}], sd {sd_W[d]:.2f}\nchange {r:.1f}" for d, r in enumerate(ranges)]
     middle = rows[0].shape[1] // 2
@@ -225,7 +242,7 @@ def _draw_traversal(path: Path, decode, start: Latents, clips: Clips, clip_NW, t
     )
 
 
-# --- prediction ----------------------------------------------------------------------------------
+# --- prediction -----------------------------------------------------------------------------------
 
 PREDICTORS = {
     "vae_mean": "the prior's mean at every frame",
@@ -234,8 +251,9 @@ PREDICTORS = {
 }
 
 
-def _make_predictors(model, params, key, num_frames: int) -> dict[str, Callable]:
-    """Functions known frames uint8 [B, t, H, W, C] -> codes of the next num_frames frames."""
+def _make_predictors(question: Question, num_frames: int) -> dict[str, Callable]:
+    """Returns functions: known frames, uint8 [B, t, H, W, C] -> codes of the next num_frames."""
+    model, params, key = question.model, question.params, jax.random.key(question.seed)
 
     def follow(temperature: float) -> Callable:
         return lambda x_BTHWC: _predict(model, params, x_BTHWC, key, num_frames, temperature)
@@ -264,7 +282,7 @@ def _score_predictions(
     return rows
 
 
-def _draw_predictions(folder: Path, predictors, clips: Clips, num_context: int) -> None:
+def _draw_predictions(predictors, clips: Clips, num_context: int, folder: Path) -> None:
     video_NTHWC = clips.read(np.arange(len(clips)))
     known = video_NTHWC[:, :num_context]
     shown = {"original": view_to_rgb(clips.view, video_NTHWC)}

@@ -1,4 +1,4 @@
-"""Reconstructions by published weights, which are no run."""
+"""Reconstructions by published weights, which have no run directory."""
 
 from vvae import build
 from vvae.config import Config, Data, Evaluate, Model, Train
@@ -17,11 +17,12 @@ CLIP = {"height": 256, "width": 256, "num_frames": 17}
 def reconstruct_published(options: Reconstruct, data_path: str) -> None:
     """Reconstructs the videos of a folder with published weights.
 
-    Measures the test split, or the validation split if there is none. PCA is fitted to the training
-    split, which the weights do not know. The answer goes to eval/NAME in the folder of the weights.
+    The test split is measured, or the validation split if there is none. The PCA baseline is fitted
+    to the training split, which the published model has not seen. The answer goes to eval/NAME in
+    the folder of the weights.
 
     Args:
-      options: the folder of the weights, and the clips that they are given.
+      options: the folder of the weights, and the size of the clips.
       data_path: folder of videos.
 
     Raises:
@@ -32,7 +33,7 @@ def reconstruct_published(options: Reconstruct, data_path: str) -> None:
     config = Config(
         data=Data(path=data_path, view="rgb", **CLIP | given),
         model=Model(kind="causal"),
-        train=Train(batch_size=1),  # these networks are large
+        train=Train(batch_size=1),  # published networks are large
         evaluate=Evaluate(tasks=("reconstruct",)),
     )
     dataset = build.open_data(config, data_path)

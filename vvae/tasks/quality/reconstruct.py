@@ -1,4 +1,4 @@
-"""How well does the model give videos back? Beside the mean frame and PCA with as many numbers."""
+"""How well does the model reconstruct videos? Baselines: the mean frame, PCA of equal size."""
 
 import functools
 from collections.abc import Callable
@@ -36,15 +36,15 @@ NUM_EXAMPLES = 4
 
 
 def answer(question: Question, options: Reconstruct) -> Result:
-    """Measures and shows reconstructions from posterior means.
+    """Measures reconstructions from posterior means, beside PCA and the mean frame.
 
-    Writes reconstruct.png, reconstruct.mp4 and reconstruct_positions.png. PCA is fitted to the
-    training clips.
+    PCA keeps as many numbers of a frame as the model. Both baselines are fitted to the training
+    clips.
 
     Raises:
       ValueError: if a split is missing, or LPIPS cannot be measured.
     """
-    del options  # published weights have become a question
+    del options  # `published` has turned them into a question already
     clips, model = question.clips, question.model
     num_numbers = model.count_numbers(clips.clip_format.clip_shape[0])
     pca = fit_frame_pca(question.train, num_numbers, question.seed)
@@ -98,6 +98,8 @@ def _make_decoder(question: Question) -> Callable:
 
 
 def _baselines(pca: FramePCA) -> dict[str, Callable]:
+    """Returns functions: batch -> float codes of the reconstructions."""
+
     def run_pca(batch):
         return np.clip(reconstruct_frames(pca, batch["video"]), 0.0, 255.0)
 
@@ -126,7 +128,7 @@ def _score_split(
     return map_clips(score, clips, batch_size)
 
 
-# Axis of [B, T, H, W, C], and what lies between two neighbours along it.
+# Metric -> axis of [B, T, H, W, C], and between what its borders lie.
 _SEAMS = {
     "seam_time": (1, "latent frames (the border of any two chunks is one of these)"),
     "seam_rows": (2, "rows of latents (the border of any two tiles is one of these)"),
@@ -135,12 +137,12 @@ _SEAMS = {
 
 
 def _measure_seams(model: CausalVideoVAE, run: Callable, clips: Clips, batch_size: int, card):
-    """Seam indices at the borders of latents, of clips without masked frames."""
+    """Measures seam indices at the borders of latents, over the clips without masked frames."""
     whole = clips.select(np.flatnonzero(clips.mask_NT.all(axis=1)))
     shape = clips.clip_format.clip_shape
     borders = {}
     for (name, (axis, _)), size in zip(_SEAMS.items(), model.block_shape, strict=True):
-        start = 1 if axis == 1 else size  # the first frame is a latent frame of its own
+        start = 1 if axis == 1 else size  # the first frame alone is the first latent frame
         inner = np.arange(start, shape[axis - 1], size)
         if len(inner) and len(inner) < shape[axis - 1] - 1:
             borders[name] = inner
@@ -167,7 +169,7 @@ def _measure_seams(model: CausalVideoVAE, run: Callable, clips: Clips, batch_siz
 
 
 def _measure_gap(psnr_NT: np.ndarray, clips: Clips, card):
-    """PSNR of the first frame against that of the later ones."""
+    """Measures how much the PSNR of the first frame differs from that of the later ones."""
     gaps = first_frame_gap(psnr_NT, clips.mask_NT)
     if not len(gaps):
         return {}
@@ -177,7 +179,7 @@ def _measure_gap(psnr_NT: np.ndarray, clips: Clips, card):
 
 
 def _make_like(card, name, value, unit, definition, aggregation) -> Metric:
-    """A metric of the same data, split and method as that of a card."""
+    """Makes a metric with the data, the split and the method of a card."""
     own = ("name", "unit", "definition", "aggregation")
     context = {key: entry for key, entry in card.items() if key not in own}
     return make_metric(name, value, unit, definition, aggregation, **context)

@@ -1,10 +1,10 @@
-"""Features of classical vision, for the same probe as the latents: what a VAE has to beat.
+"""Features of classical vision for the probe that the latents get: baselines for a VAE to beat.
 
-Each function of `FEATURES` takes training clips and a seed, fits what there is to fit (principal
-components, vocabularies) to them alone, and returns a `Feature`: a function clips -> one vector a
-clip, and what it is in words. Pictures are the codes of the view, channel by channel, unless the
-words say otherwise. OpenCV (the extra `vision`) is needed by SIFT, ORB and, for views that are not
-flow themselves, by flow histograms.
+Each function of `FEATURES` takes training clips and a seed. What a feature fits (principal
+components, vocabularies) it fits to these clips alone. It returns a `Feature`: a function from
+clips to one vector per clip, and its description. Images are the 8-bit codes of the view, channel
+by channel, unless the description says otherwise. OpenCV (the extra `vision`) is needed by SIFT and
+ORB, and by flow histograms of views that are not flow themselves.
 """
 
 import dataclasses
@@ -42,25 +42,29 @@ class Feature:
     """A fitted feature.
 
     Attributes:
-      extract: clips -> one vector a clip, float [N, F].
-      text: what it is, for metric cards.
+      extract: clips -> one vector per clip, float [N, F].
+      text: its description in metric cards.
     """
 
     extract: Callable[[Clips], np.ndarray]
     text: str
 
 
-# --- pictures -------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------
 
 
 def sample_times(frame_NTF: np.ndarray, mask_NT: np.ndarray) -> np.ndarray:
-    """Joins the vectors of a clip's valid frames at 16 equal times, [N, 16 * F].
+    """Concatenates the vectors of a clip at 16 equal times, float32 [N, 16 * F].
 
-    The times reach from the first valid frame to the last; in between, vectors are interpolated
-    linearly, so that clips of any length can be compared. Zeros for a clip without a valid frame.
-    The same rule as that of the pooling `ordered`.
+    The times reach from the first valid frame to the last. Between two frames, vectors are
+    interpolated linearly, so that clips of any length can be compared. A clip without a valid frame
+    gives zeros. The pooling `ordered` follows the same rule.
+
+    Args:
+      frame_NTF: one vector per frame.
+      mask_NT: bool, the valid frames.
     """
-    order_NT = np.argsort(~mask_NT, axis=1, kind="stable")  # valid frames first, in their order
+    order_NT = np.argsort(~mask_NT, axis=1, kind="stable")  # valid frames first, in order of time
     frame_NTF = np.take_along_axis(frame_NTF, order_NT[..., None], axis=1)
     last_N = np.maximum(mask_NT.sum(axis=1) - 1, 0)
     position_NS = np.linspace(0.0, 1.0, NUM_TIMES)[None] * last_N[:, None]
@@ -75,13 +79,16 @@ def sample_times(frame_NTF: np.ndarray, mask_NT: np.ndarray) -> np.ndarray:
 
 
 def compute_hog(image: np.ndarray) -> np.ndarray:
-    """Histograms of oriented gradients of each image, float32 [..., H, W] -> [..., F].
+    """Computes histograms of oriented gradients of each image, [..., H, W] -> float32 [..., F].
 
-    Gradients by central differences; 9 unsigned orientations, each gradient shared by the two
-    nearest; cells of 8x8 pixels (what is left over at the end is not used; one cell if a side is
-    shorter); blocks of 2x2 cells, one cell apart, each of length 1, clipped at 0.2 and again of
-    length 1. N. Dalal, B. Triggs, "Histograms of Oriented Gradients for Human Detection", CVPR
-    2005, without their interpolation between cells.
+    Gradients are central differences. Each votes with its magnitude for the two nearest of 9
+    unsigned orientations. A cell has 8x8 pixels; remaining rows and columns are not used, and a
+    shorter side is one cell. A block has 2x2 cells and is normalised, clipped at 0.2 and normalised
+    again; neighbouring blocks overlap by one cell. Unlike in the paper, votes are not interpolated
+    between cells.
+
+    References:
+      N. Dalal and B. Triggs, Histograms of Oriented Gradients for Human Detection, CVPR 2005
     """
     down, right = np.gradient(image.astype(np.float32), axis=(-2, -1))
     size = np.hypot(down, right)
@@ -117,15 +124,14 @@ def _normalize(vector: np.ndarray) -> np.ndarray:
 
 
 def transform_haar(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One level of the orthonormal Haar wavelet of each image.
+    """Computes one level of the orthonormal Haar wavelet of each image.
 
     Args:
-      image: [..., H, W]; a last odd row or column is left out.
+      image: [..., H, W]; an odd last row or column is left out.
 
     Returns:
-      approximation [..., H // 2, W // 2] and details [..., 3, H // 2, W // 2]: differences from
-      left to right, from top to bottom, and across. Squares of all of them sum to those of the
-      image.
+      The approximation [..., H // 2, W // 2], and the details [..., 3, H // 2, W // 2]: horizontal,
+      vertical and diagonal differences. The transform keeps the sum of squares.
     """
     height, width = (side // 2 * 2 for side in image.shape[-2:])
     image = image[..., :height, :width].astype(np.float32)
@@ -136,11 +142,11 @@ def transform_haar(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compute_haar(image: np.ndarray) -> np.ndarray:
-    """Haar wavelets of two levels of each image, float [..., H, W] -> [..., F].
+    """Computes a two-level Haar wavelet of each image, [..., H, W] -> float32 [..., F].
 
-    The approximation of the second level as it is, and of the details of both levels the sizes: a
-    signed detail is a linear map of the pixels, which a linear probe on raw pixels has already.
-    Sizes of the first level are averaged over 2x2 of them, so that all maps are H/4 x W/4.
+    It keeps the approximation of the second level, and the magnitudes of the details of both
+    levels: signed details are linear in the pixels, so that a linear probe on raw pixels has them
+    already. Magnitudes of the first level are averaged over 2x2, so that all maps are H/4 x W/4.
     """
     first, first_details = transform_haar(image)
     second, second_details = transform_haar(first)
@@ -153,11 +159,13 @@ def compute_haar(image: np.ndarray) -> np.ndarray:
 
 
 def compute_flow_histogram(flow_FHWC: np.ndarray) -> np.ndarray:
-    """How much moves in which of 8 directions in each of 4x4 parts of the frame, [F, 128].
+    """Computes histograms of flow over 8 directions in each of 4x4 parts of a frame, [F, 128].
+
+    Each pixel votes with the magnitude of its flow for the two nearest directions. A histogram is
+    the mean over the pixels of its part.
 
     Args:
-      flow_FHWC: float [F, H, W, 2], to the right and down. Each pixel adds the size of its flow,
-        shared by the two nearest directions; a histogram is the mean over the pixels of its part.
+      flow_FHWC: float [F, H, W, 2], flow to the right and down.
     """
     right, down = np.moveaxis(flow_FHWC, -1, 0)
     size = np.hypot(right, down)
@@ -178,34 +186,34 @@ def compute_flow_histogram(flow_FHWC: np.ndarray) -> np.ndarray:
 
 
 def fit_raw(train: Clips, seed: int) -> Feature:
-    """The codes of the frames themselves."""
+    """Takes the codes of the frames themselves."""
     del train, seed
     return Feature(_by_frame(_flatten_frames), f"codes of the frames {IN_ORDER}")
 
 
 def fit_raw_pca(train: Clips, seed: int) -> Feature:
-    """Principal components of single frames."""
+    """Fits principal components of single frames."""
     pca = fit_frame_pca(train, RAW_COMPONENTS, seed)
     text = f"{len(pca.components_KD)} principal components of each frame, {IN_ORDER}"
     return Feature(_by_frame(lambda clips, codes: project_frames(pca, codes)), text)
 
 
 def fit_hog(train: Clips, seed: int) -> Feature:
-    """Histograms of oriented gradients."""
+    """Takes histograms of oriented gradients."""
     del train, seed
     text = f"HOG of each channel, cells of {HOG_CELL}x{HOG_CELL}, {HOG_BINS} orientations"
     return Feature(_by_channel(compute_hog), f"{text}, {IN_ORDER}")
 
 
 def fit_haar(train: Clips, seed: int) -> Feature:
-    """Haar wavelets."""
+    """Takes Haar wavelets."""
     del train, seed
     text = "Haar wavelets of 2 levels of each channel, sizes of details"
     return Feature(_by_channel(compute_haar), f"{text}, {IN_ORDER}")
 
 
 def fit_flow_histogram(train: Clips, seed: int) -> Feature:
-    """Histograms of optical flow."""
+    """Takes histograms of optical flow."""
     del seed
     source = (
         "of the view"
@@ -217,13 +225,21 @@ def fit_flow_histogram(train: Clips, seed: int) -> Feature:
 
 
 def fit_sift(train: Clips, seed: int) -> Feature:
-    """A bag of SIFT words. D. Lowe, IJCV 60(2), 2004."""
+    """Fits a bag of SIFT words.
+
+    References:
+      D. Lowe, Distinctive Image Features from Scale-Invariant Keypoints, IJCV 60(2), 2004
+    """
     sift = import_opencv().SIFT_create(nfeatures=KEYPOINTS_A_FRAME)
     return _fit_bag("SIFT", train, seed, lambda image: sift.detectAndCompute(image, None)[1])
 
 
 def fit_orb(train: Clips, seed: int) -> Feature:
-    """A bag of ORB words, whose 256 bits count as numbers 0 and 1. E. Rublee et al., ICCV 2011."""
+    """Fits a bag of ORB words; the 256 bits of a descriptor are read as the numbers 0 and 1.
+
+    References:
+      E. Rublee et al., ORB: An Efficient Alternative to SIFT or SURF, ICCV 2011
+    """
     orb = import_opencv().ORB_create(nfeatures=KEYPOINTS_A_FRAME)
 
     def describe(image: np.ndarray) -> np.ndarray | None:
@@ -234,7 +250,7 @@ def fit_orb(train: Clips, seed: int) -> Feature:
 
 
 def fit_time(train: Clips, seed: int) -> Feature:
-    """A control that sees no picture: where a clip lies in its video, and how long it is."""
+    """Takes the position of a clip in its video, and its length: a control without any pixels."""
     del train, seed
 
     def extract(clips: Clips) -> np.ndarray:
@@ -245,7 +261,7 @@ def fit_time(train: Clips, seed: int) -> Feature:
 
 
 def fit_brightness(train: Clips, seed: int) -> Feature:
-    """A control that sees no shape: the mean of each channel."""
+    """Takes the mean of each channel: a control without any shapes."""
     del train, seed
 
     def extract(clips: Clips) -> np.ndarray:
@@ -271,7 +287,7 @@ FEATURES: dict[str, Callable[[Clips, int], Feature]] = {
 
 
 def _map_codes(function: Callable[[Clips, np.ndarray], np.ndarray], clips: Clips) -> np.ndarray:
-    """Applies (clips, codes_NTHWC) -> [N, ...] to portions of the clips, and joins the results."""
+    """Applies (clips, codes_NTHWC) -> [N, ...] to the clips, a portion of them at a time."""
     parts = []
     for start in range(0, len(clips), _READ_CLIPS):
         part = clips.select(np.arange(start, min(start + _READ_CLIPS, len(clips))))
@@ -280,14 +296,14 @@ def _map_codes(function: Callable[[Clips, np.ndarray], np.ndarray], clips: Clips
 
 
 def _by_frame(describe: Callable[[Clips, np.ndarray], np.ndarray]) -> Callable:
-    """Turns (clips, codes_NTHWC) -> [N, T, F] into clips -> [N, F'], in order of time."""
+    """Turns (clips, codes_NTHWC) -> [N, T, F] into clips -> [N, 16 * F]; see `sample_times`."""
     return lambda clips: _map_codes(
         lambda part, codes: sample_times(describe(part, codes), part.mask_NT), clips
     )
 
 
 def _by_channel(describe: Callable[[np.ndarray], np.ndarray]) -> Callable:
-    """Turns a function of images [..., H, W] into one of clips, its channels one after another."""
+    """Turns images [..., H, W] -> [..., F] into clips -> [N, F'], with all channels."""
 
     def describe_frames(clips: Clips, codes_NTHWC: np.ndarray) -> np.ndarray:
         vector_NTCF = describe(np.moveaxis(codes_NTHWC, -1, 2))
@@ -301,7 +317,7 @@ def _flatten_frames(clips: Clips, codes_NTHWC: np.ndarray) -> np.ndarray:
 
 
 def _draw_gray(clips: Clips, codes: np.ndarray) -> np.ndarray:
-    """The picture of codes [..., C] in gray, uint8 [...]: the largest of the three colours."""
+    """Shows codes [..., C] in gray, uint8 [...]: the largest of the three colours."""
     return view_to_rgb(clips.view, codes).max(axis=-1)
 
 
@@ -310,7 +326,7 @@ def _histogram_flow(clips: Clips, codes_NTHWC: np.ndarray) -> np.ndarray:
 
 
 def _find_flow(clips: Clips, codes_NTHWC: np.ndarray) -> np.ndarray:
-    """Flow in pixels of the clip a frame, float32 [N, T, H, W, 2]: of the view, or computed."""
+    """Returns flow in pixels per frame, float32 [N, T, H, W, 2]: that of the view, or computed."""
     view = clips.view
     if any(view.flow_channels):
         first = view.flow_channels.index(True)
@@ -339,14 +355,14 @@ def _enlarge(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 def fit_vocabulary(descriptor_ND: np.ndarray, num_words: int, seed: int) -> np.ndarray:
-    """Finds words by k-means, float32 [K, D]; fewer words if there are fewer descriptors."""
+    """Finds words by k-means, float32 [K, D]; K is at most the number of descriptors."""
     with threadpool_limits(1):
         means = KMeans(min(num_words, len(descriptor_ND)), n_init=1, random_state=seed)
         return means.fit(descriptor_ND.astype(np.float32)).cluster_centers_.astype(np.float32)
 
 
 def count_words(descriptor_ND: np.ndarray, word_KD: np.ndarray) -> np.ndarray:
-    """Shares of descriptors that are nearest to each word, [K]; zeros if there is no descriptor."""
+    """Returns the fraction of descriptors nearest to each word, [K]; zeros without descriptors."""
     if not len(descriptor_ND):
         return np.zeros(len(word_KD))
     distance_NK = (word_KD**2).sum(axis=1) - 2 * descriptor_ND.astype(np.float32) @ word_KD.T
@@ -381,7 +397,7 @@ def _fit_bag(name: str, train: Clips, seed: int, describe: Callable) -> Feature:
 
 
 def _describe_clips(clips: Clips, describe: Callable, factor: int) -> list[np.ndarray]:
-    """Descriptors of each clip's frames, spread over its valid ones: a list of [n, D]."""
+    """Returns the descriptors [n, D] of each clip, from frames spread over its valid ones."""
     bags = []
     for clip in range(len(clips)):
         valid = np.nonzero(clips.mask_NT[clip])[0]

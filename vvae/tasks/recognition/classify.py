@@ -1,6 +1,7 @@
-"""Do the latents tell the classes apart? Linear probe and nearest neighbours on frozen features."""
+"""Do latents separate the classes? Linear probe and nearest neighbours on frozen features."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,17 +23,22 @@ from vvae.tasks.question import Question
 from vvae.tasks.random_params import randomize_params
 from vvae.tasks.recognition import classical, cnn
 from vvae.tasks.recognition.few_labels import measure_few_labels
-from vvae.tasks.recognition.finetune import finetune, score_videos
+from vvae.tasks.recognition.finetune import Setup, finetune, score_videos
 from vvae.tasks.recognition.label import label_new_videos
-from vvae.tasks.recognition.predictions import write_mistakes, write_predictions
-from vvae.tasks.result import Result
+from vvae.tasks.recognition.predictions import (
+    NUM_MISTAKES,
+    find_mistakes,
+    write_mistakes,
+    write_predictions,
+)
+from vvae.tasks.result import Picture, Result
 
 PREDICTIONS_FILE = "classify_predictions.csv"
 MISTAKES_FILE = "classify_mistakes.png"
 CONFUSION_FILE = "classify_confusion.png"
 FEW_LABELS_FILE = "classify_few_labels.png"
 MIN_CLASS_VIDEOS = 2
-# Why a baseline that was asked for is not there.
+# Baselines that can be asked for but are never run, and why.
 NOT_RUN = {"surf": "not run: the wheels of OpenCV leave SURF out, because it was patented"}
 BY_VIDEO = "over videos; features of a video's clips are averaged"
 DEFINITIONS = {
@@ -44,11 +50,11 @@ DEFINITIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class LabelledSplits:
-    """Which videos of two splits count, with classes numbered 0, ..., K-1.
+    """The labelled videos of two splits, with classes numbered 0, ..., K-1.
 
     Attributes:
-      train_V, test_V: bool, the videos with a label.
-      train_label_V, test_label_V: class numbers of those.
+      train_V, test_V: bool, whether a video has a label.
+      train_label_V, test_label_V: class numbers of the videos with a label.
       class_names: K names.
     """
 
@@ -69,8 +75,8 @@ def match_labels(
       class_names: by class id.
 
     Raises:
-      ValueError: if no video or only one class is labelled, a class has one training video, or a
-        test class has none.
+      ValueError: if no video or only one class is labelled, if a class has only one training
+        video, or if a class of test videos has none.
     """
     train_V, test_V = train_label_V != NO_LABEL, test_label_V != NO_LABEL
     classes, count = np.unique(train_label_V[train_V], return_counts=True)
@@ -93,14 +99,15 @@ def match_labels(
     if count.min() < MIN_CLASS_VIDEOS:
         raise ValueError(
             f"class {class_names[classes[count.argmin()]]!r} has one training video, too few to "
-            f"learn and to choose by: add videos until it has {MIN_CLASS_VIDEOS}, or leave it out"
+            f"learn and to choose settings: add videos until it has {MIN_CLASS_VIDEOS}, or leave "
+            "the class out"
         )
     return LabelledSplits(
-        train_V,
-        test_V,
-        np.searchsorted(classes, train_label_V[train_V]),
-        np.searchsorted(classes, test_label_V[test_V]),
-        tuple(class_names[c] for c in classes),
+        train_V=train_V,
+        test_V=test_V,
+        train_label_V=np.searchsorted(classes, train_label_V[train_V]),
+        test_label_V=np.searchsorted(classes, test_label_V[test_V]),
+        class_names=tuple(class_names[c] for c in classes),
     )
 
 
@@ -110,9 +117,9 @@ def score_recognition(
     """Returns top1, top5 and mean_class, in [0, 1].
 
     Args:
-      scores_VK: any scores, higher for likelier classes.
+      scores_VK: any scores that are higher for more probable classes.
       label_V: class numbers.
-      context: goes into every card.
+      context: further entries of every metric card.
     """
     confusion_KK = count_confusions(scores_VK, label_V)
     values = {
@@ -127,16 +134,16 @@ def score_recognition(
 
 
 def count_confusions(scores_VK: np.ndarray, label_V: np.ndarray) -> np.ndarray:
-    """Confusion matrix of the classes with the highest scores, [K, K], rows are true classes."""
+    """Returns the confusion matrix [K, K] of the highest scores; rows are the true classes."""
     classes_K = np.arange(scores_VK.shape[1])
     return confusion_matrix(label_V, scores_VK.argmax(axis=1), labels=classes_K)
 
 
 def answer(question: Question, options: Classify) -> Result:
-    """Measures recognition from latents beside baselines; labels new videos by the saved probe.
+    """Measures recognition from latents beside baselines; labels new videos with the saved probe.
 
-    The probe learns from the training clips. Writes the probe, a confusion matrix, the curve of few
-    labels, predictions and mistakes; for new videos classify.csv.
+    The probe learns from the training clips. It is saved, with its predictions; for new videos the
+    labels are written to classify.csv.
 
     Raises:
       ValueError: if a split or labels are missing (`match_labels`), if a baseline needs OpenCV and
@@ -146,30 +153,28 @@ def answer(question: Question, options: Classify) -> Result:
         return label_new_videos(question)
     pooling = question.settings.pooling
     baselines = question.settings.baselines if options.baselines is None else options.baselines
-    train, test = question.train, question.clips
-    labels = match_labels(train.label_V, test.label_V, question.dataset.class_names)
+    test = question.clips
+    labels = match_labels(question.train.label_V, test.label_V, question.dataset.class_names)
     context = question.describe_data() | {
         "classes": list(labels.class_names),
         "num_videos": int(labels.test_V.sum()),
         "num_train_videos": int(labels.train_V.sum()),
     }
     extracted = _extract_features(question, baselines)
-    judged = {name: _judge(features, labels, pooling) for name, features in extracted.items()}
-    rows = _score_probes(extracted, judged, labels, context)
+    classified = {
+        name: _classify(features, labels, pooling) for name, features in extracted.items()
+    }
+    rows = _score_probes(extracted, classified, labels, context)
     if question.settings.finetune_steps:
         rows |= _score_finetuned(question, labels, context)
-    further, details = _score_baselines(question, baselines, labels, extracted["vae"], context)
-    rows |= further
+    others, facts = _score_baselines(question, baselines, labels, extracted["vae"], context)
+    rows |= others
+    scores_VK = classified["vae"].scores["linear"][0]
+    confusion_KK = count_confusions(scores_VK, labels.test_label_V)
     few_labels = _measure_few_labels(extracted, labels, question.seed)
-    confusion_KK = count_confusions(judged["vae"].scores["linear"][0], labels.test_label_V)
-    accuracy = f"top-1 {rows['vae/linear']['top1'].value:.3f}"
-    figures.write_confusion_matrix(
-        question.folder / CONFUSION_FILE,
-        confusion_KK,
-        labels.class_names,
-        f"Linear probe on {question.split}: {accuracy}",
-    )
-    _draw_few_labels(question.folder / FEW_LABELS_FILE, few_labels)
+    _write_files(question, labels, classified["vae"].probe, scores_VK)
+    title = f"Linear probe on {question.split}: top-1 {rows['vae/linear']['top1'].value:.3f}"
+    mistakes = _plan_mistakes(question, labels, scores_VK)
     return Result(
         task="classify",
         rows=rows,
@@ -177,16 +182,27 @@ def answer(question: Question, options: Classify) -> Result:
             "class_names": labels.class_names,
             "confusion": confusion_KK,
             "few_labels": few_labels,
-            **details,
+            **facts,
         },
         notes=_write_notes(labels, baselines),
-        files=_write_files(question, labels, judged["vae"]),
+        files=(
+            *(probes.PROBE_FILE, CONFUSION_FILE, FEW_LABELS_FILE, PREDICTIONS_FILE),
+            *(name for picture in mistakes for name in picture.names),
+        ),
+        pictures=(
+            Picture(
+                (CONFUSION_FILE,),
+                functools.partial(_draw_confusion, confusion_KK, labels.class_names, title),
+            ),
+            Picture((FEW_LABELS_FILE,), functools.partial(_draw_few_labels, few_labels)),
+            *mistakes,
+        ),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Features:
-    """Features of the videos of both splits, and what they are in words."""
+    """Features of the videos of both splits, and what they are, in words."""
 
     train: VideoFeatures
     test: VideoFeatures
@@ -194,15 +210,20 @@ class _Features:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Judgement:
-    """Scores of the test videos by classifier, with a description, and the fitted probe."""
+class _Classified:
+    """Classifiers of one kind of features.
+
+    Attributes:
+      scores: classifier -> its scores of the test videos [V, K], and what it is in words.
+      probe: the fitted probe, which is the classifier "linear".
+    """
 
     scores: dict[str, tuple[np.ndarray, str]]
     probe: Probe
 
 
 def _extract_features(question: Question, baselines: Sequence[str]) -> dict[str, _Features]:
-    """Returns row -> features of the training and measured videos; the latents come first."""
+    """Returns the name of a row -> its features; the row `vae` comes first."""
     model, settings, seed = question.model, question.settings, question.seed
     train, test = question.train, question.clips
     encoder = make_encoder(model, settings.pooling)
@@ -224,7 +245,8 @@ def _extract_features(question: Question, baselines: Sequence[str]) -> dict[str,
     return extracted
 
 
-def _judge(features: _Features, labels: LabelledSplits, pooling: str) -> _Judgement:
+def _classify(features: _Features, labels: LabelledSplits, pooling: str) -> _Classified:
+    """Fits a linear probe and nearest neighbours, and scores the test videos."""
     train_VF = features.train.feature_VF[labels.train_V]
     test_VF = features.test.feature_VF[labels.test_V]
     settings, accuracy = probes.select_settings(
@@ -235,17 +257,13 @@ def _judge(features: _Features, labels: LabelledSplits, pooling: str) -> _Judgem
         f"C={settings.regularization:g} and {settings.scaling} scale by cross-validation over "
         f"groups ({accuracy:.3f})"
     )
-    neighbours = probes.knn_scores(train_VF, labels.train_label_V, test_VF, len(labels.class_names))
-    return _Judgement(
+    linear = probes.predict_scores(probe, test_VF)
+    knn = probes.knn_scores(train_VF, labels.train_label_V, test_VF, len(labels.class_names))
+    num_neighbours = min(probes.MAX_NEIGHBOURS, len(train_VF))
+    return _Classified(
         {
-            "linear": (
-                probes.predict_scores(probe, test_VF),
-                f"standardised, multinomial logistic regression, {chosen}",
-            ),
-            "knn": (
-                neighbours,
-                f"standardised, {min(probes.MAX_NEIGHBOURS, len(train_VF))} nearest, cosine",
-            ),
+            "linear": (linear, f"standardised, multinomial logistic regression, {chosen}"),
+            "knn": (knn, f"standardised, {num_neighbours} nearest, cosine"),
         },
         probe,
     )
@@ -253,7 +271,7 @@ def _judge(features: _Features, labels: LabelledSplits, pooling: str) -> _Judgem
 
 def _score_probes(
     extracted: Mapping[str, _Features],
-    judged: Mapping[str, _Judgement],
+    classified: Mapping[str, _Classified],
     labels: LabelledSplits,
     context: Mapping[str, Any],
 ) -> dict[str, dict[str, Metric]]:
@@ -262,8 +280,8 @@ def _score_probes(
         f"{name}/{classifier}": score_recognition(
             scores_VK, labels.test_label_V, {**context, METHOD: f"{extracted[name].text}; {text}"}
         )
-        for name, judgement in judged.items()
-        for classifier, (scores_VK, text) in judgement.scores.items()
+        for name, fitted in classified.items()
+        for classifier, (scores_VK, text) in fitted.scores.items()
     }
 
 
@@ -278,31 +296,55 @@ def _measure_few_labels(extracted, labels: LabelledSplits, seed: int) -> dict:
     return measure_few_labels(rows, labels.train_label_V, labels.test_label_V, seed)
 
 
-def _draw_few_labels(path: Path, few_labels: dict) -> None:
+def _draw_confusion(
+    confusion_KK: np.ndarray, class_names: Sequence[str], title: str, folder: Path
+) -> None:
+    figures.write_confusion_matrix(folder / CONFUSION_FILE, confusion_KK, class_names, title)
+
+
+def _draw_few_labels(few_labels: dict, folder: Path) -> None:
     curves = {
         name: (row["mean"], row["low"], row["high"]) for name, row in few_labels["rows"].items()
     }
-    # The last point is not the table's linear probe, whose C is chosen for all labels.
+    # The last point differs from the table's linear probe, whose C is chosen with all labels.
     title = (
         f"Few labels: mean of {few_labels['num_draws']} paired draws, 95 % confidence interval\n"
         "the same logistic regression everywhere, unlike the table's"
     )
-    figures.write_label_curves(path, curves, [str(n) for n in few_labels["labels"]], title)
+    ticks = [str(n) for n in few_labels["labels"]]
+    figures.write_label_curves(folder / FEW_LABELS_FILE, curves, ticks, title)
 
 
 def _write_files(
-    question: Question, labels: LabelledSplits, judgement: _Judgement
-) -> tuple[str, ...]:
-    """Writes probe, predictions and mistakes of the latents; returns the names of all files."""
-    folder, test = question.folder, question.clips
-    probes.save_probe(folder / probes.PROBE_FILE, judgement.probe)
-    videos = np.flatnonzero(labels.test_V)
-    predicted = (labels.test_label_V, judgement.scores["linear"][0], labels.class_names)
-    names = [test.videos[video].name for video in videos]
-    write_predictions(folder / PREDICTIONS_FILE, names, *predicted)
-    files = (probes.PROBE_FILE, CONFUSION_FILE, FEW_LABELS_FILE, PREDICTIONS_FILE)
-    has_mistakes = write_mistakes(folder / MISTAKES_FILE, test, videos, *predicted)
-    return (*files, MISTAKES_FILE) if has_mistakes else files
+    question: Question, labels: LabelledSplits, probe: Probe, scores_VK: np.ndarray
+) -> None:
+    """Writes the probe of the latents and its predictions."""
+    probes.save_probe(question.folder / probes.PROBE_FILE, probe)
+    videos = question.clips.videos
+    names = [videos[v].name for v in np.flatnonzero(labels.test_V)]
+    path = question.folder / PREDICTIONS_FILE
+    write_predictions(path, names, labels.test_label_V, scores_VK, labels.class_names)
+
+
+def _plan_mistakes(
+    question: Question, labels: LabelledSplits, scores_VK: np.ndarray
+) -> tuple[Picture, ...]:
+    """Returns the picture of the most confident mistakes; removes an old one if there is none."""
+    if not len(find_mistakes(labels.test_label_V, scores_VK, NUM_MISTAKES)):
+        (question.folder / MISTAKES_FILE).unlink(missing_ok=True)
+        return ()
+
+    def draw(folder: Path) -> None:
+        write_mistakes(
+            folder / MISTAKES_FILE,
+            question.clips,
+            videos=np.flatnonzero(labels.test_V),
+            label_V=labels.test_label_V,
+            scores_VK=scores_VK,
+            class_names=labels.class_names,
+        )
+
+    return (Picture((MISTAKES_FILE,), draw),)
 
 
 def _score_finetuned(
@@ -313,23 +355,21 @@ def _score_finetuned(
     num_steps = question.settings.finetune_steps
     label_V = np.full(len(train.videos), NO_LABEL)
     label_V[labels.train_V] = labels.train_label_V
-    starts = {
-        "vae_finetuned": question.params,
-        "supervised": randomize_params(model, question.params, question.seed),
-    }
+    setup = Setup(
+        model=model,
+        params=question.params,
+        clips=train,
+        label_V=label_V,
+        num_classes=len(labels.class_names),
+        pooling=pooling,
+        batch_size=question.batch_size,
+        seed=question.seed,
+    )
+    fresh = randomize_params(model, question.params, question.seed)
+    starts = {"vae_finetuned": setup, "supervised": dataclasses.replace(setup, params=fresh)}
     rows = {}
     for name, start in starts.items():
-        tuned = finetune(
-            model,
-            start,
-            train,
-            label_V,
-            len(labels.class_names),
-            pooling=pooling,
-            num_steps=num_steps,
-            batch_size=question.batch_size,
-            seed=question.seed,
-        )
+        tuned = finetune(start, num_steps)
         scores_VK = score_videos(
             model, tuned.params, tuned.head, question.clips, pooling, question.batch_size
         )
@@ -353,19 +393,21 @@ def _score_baselines(
     """Returns the rows of the baselines that are not probes of features, and facts about them."""
     rows, facts = {}, {}
     if "shuffled_labels" in baselines:
-        pooling, seed = question.settings.pooling, question.seed
-        row = _score_shuffled(latents, labels, pooling, seed, context)
+        pooling = question.settings.pooling
+        row = _score_shuffled(latents, labels, pooling, question.seed, context)
         rows["shuffled_labels/linear"] = row
     if "cnn" in baselines:
         rows["cnn"], facts["cnn"] = _score_cnn(question, labels, context)
     if "chance" in baselines:
         rows["chance"] = _score_chance(labels, context)
-    missing = {name: text for name, text in NOT_RUN.items() if name in baselines}
-    return rows | {name: _leave_out(text, context) for name, text in missing.items()}, facts
+    for name, reason in NOT_RUN.items():
+        if name in baselines:
+            rows[name] = _leave_out(reason, context)
+    return rows, facts
 
 
 def _score_cnn(question: Question, labels: LabelledSplits, context: Mapping[str, Any]):
-    """Returns the row of a small network that learns from the labels, and facts about it."""
+    """Returns the row of a small supervised network, and facts about it."""
     dataset, split, seed = question.dataset, question.split, question.seed
     clips = cnn.gather_labelled(dataset, split, labels.class_names, seed)
     num_steps = cnn.choose_num_steps(clips.train)
@@ -412,7 +454,7 @@ def _project_middle_frames(pca: FramePCA, clips: Clips) -> VideoFeatures:
 
 
 def _score_chance(labels: LabelledSplits, context) -> dict[str, Metric]:
-    """Scores that know only how frequent the classes are in training."""
+    """Scores a predictor that knows nothing but the class frequencies of the training videos."""
     frequency_K = np.bincount(labels.train_label_V).astype(float)
     scores_VK = np.tile(frequency_K, (len(labels.test_label_V), 1))
     text = "always the most frequent training classes"
@@ -422,15 +464,16 @@ def _score_chance(labels: LabelledSplits, context) -> dict[str, Metric]:
 def _score_shuffled(
     features: _Features, labels: LabelledSplits, pooling: str, seed: int, context
 ) -> dict[str, Metric]:
-    """What the whole procedure makes of labels that say nothing: more than chance is a leak."""
+    """Scores the same procedure with shuffled training labels: more than chance reveals a leak."""
     random = np.random.Generator(np.random.Philox(key=[seed, 0]))
     shuffled = dataclasses.replace(labels, train_label_V=random.permutation(labels.train_label_V))
-    scores_VK, text = _judge(features, shuffled, pooling).scores["linear"]
+    scores_VK, text = _classify(features, shuffled, pooling).scores["linear"]
     method = f"control: training labels shuffled; {features.text}; {text}"
     return score_recognition(scores_VK, labels.test_label_V, {**context, METHOD: method})
 
 
 def _leave_out(reason: str, context) -> dict[str, Metric]:
+    """Returns the row of a baseline that is not run: NaN, with the reason as its method."""
     return {
         name: make_metric(name, math.nan, "", definition, BY_VIDEO, **context, **{METHOD: reason})
         for name, definition in DEFINITIONS.items()
@@ -439,5 +482,5 @@ def _leave_out(reason: str, context) -> dict[str, Metric]:
 
 def _write_notes(labels: LabelledSplits, baselines: Sequence[str]) -> tuple[str, ...]:
     left_out = int(np.sum(~labels.train_V) + np.sum(~labels.test_V))
-    notes = [f"{left_out} videos without a label are left out."] if left_out else []
-    return (*notes, *(f"{name}: {text}." for name, text in NOT_RUN.items() if name in baselines))
+    notes = (f"{left_out} videos without a label are left out.",) if left_out else ()
+    return notes + tuple(f"{name}: {why}." for name, why in NOT_RUN.items() if name in baselines)

@@ -1,4 +1,4 @@
-"""A small supervised 3-D convolutional network: what labels alone make of the same clips."""
+"""A small supervised 3-D convolutional network: a baseline that learns from the labels alone."""
 
 import dataclasses
 import functools
@@ -22,12 +22,12 @@ from vvae.tasks.recognition.finetune import hold_out_groups
 BATCH = 32
 NUM_EPOCHS = 14
 MIN_STEPS, MAX_STEPS = 300, 3000
-NUM_STOPS = 10  # how often a training is judged
+NUM_STOPS = 10  # evaluations on the clips that choose the number of steps
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 1e-3
 LABEL_SMOOTHING = 0.1
 DROPOUT = 0.3
-SHIFT = 1 / 16  # of the shorter side
+SHIFT = 1 / 16  # fraction of the shorter side
 BRIGHTNESS = 0.15
 
 
@@ -35,14 +35,14 @@ class Conv3D(nn.Module):
     """Three strided space-time convolutions and two dense layers: [B, T, H, W, C] -> logits.
 
     Attributes:
-      num_classes: number of logits.
+      num_classes: K, the number of logits.
     """
 
     num_classes: int
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array, train: bool) -> jax.Array:
-        """Maps floats in [-1, 1] to logits [B, K]; `train` needs a key `dropout`."""
+        """Maps videos in [-1, 1] to logits [B, K]; training needs an rng named `dropout`."""
         x = _pad_to_multiple(x_BTHWC, 8)
         for features, time_stride in ((16, 1), (32, 2), (64, 2)):
             x = nn.relu(nn.GroupNorm(num_groups=8)(self._convolve(x, features, time_stride)))
@@ -51,7 +51,10 @@ class Conv3D(nn.Module):
         return nn.Dense(self.num_classes)(nn.Dropout(DROPOUT, deterministic=not train)(x))
 
     def _convolve(self, x_BTHWC: jax.Array, features: int, time_stride: int) -> jax.Array:
-        """A 3x4x4 convolution: over three frames stacked in channels, which is fast on CPUs too."""
+        """Applies a 3x4x4 convolution.
+
+        It is a 4x4 convolution of three frames stacked in channels, which is fast on a CPU too.
+        """
         num_frames = x_BTHWC.shape[1]
         padded = jnp.pad(x_BTHWC, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
         taps = [padded[:, t : t + num_frames : time_stride] for t in range(3)]
@@ -68,10 +71,11 @@ def _pad_to_multiple(x_BTHWC: jax.Array, multiple: int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelledClips:
-    """What a network learns from and what its number of steps is chosen by.
+    """Labelled clips with a valid frame; their `label_N` are 0, ..., K-1.
 
     Attributes:
-      train, choice: labelled clips with a valid frame; their `label_N` are 0, ..., K-1.
+      train: the clips that a network learns from.
+      choice: the clips by which the number of steps is chosen.
       source: what `choice` is, in words.
     """
 
@@ -87,8 +91,8 @@ class TrainedNetwork:
     Attributes:
       model: the network.
       params: its variables.
-      num_steps: steps after which they were the best.
-      accuracy: top-1 over the videos that chose the steps, in [0, 1].
+      num_steps: the chosen number of steps.
+      accuracy: top-1 accuracy on the videos by which it was chosen, in [0, 1].
     """
 
     model: Conv3D
@@ -98,23 +102,23 @@ class TrainedNetwork:
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the network learns."""
+        """The number of parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
 
 def gather_labelled(
     dataset: Dataset, measured: str, class_names: Sequence[str], seed: int
 ) -> LabelledClips:
-    """Takes the labelled training clips, and those by which the number of steps is chosen.
+    """Returns the labelled training clips, and those by which the number of steps is chosen.
 
-    These are the validation split; where that is what is measured, or has no label, a fifth of the
-    groups of the training videos, which are not learned from.
+    The latter are the validation split. If it is the measured split, or has no labels, a fifth of
+    the groups of the training videos are held out instead.
 
     Args:
-      dataset: with the split `train`.
-      measured: the split that is measured, which is not looked at.
-      class_names: the classes to be learned; they are numbered in this order.
-      seed: of the groups that are held out.
+      dataset: videos with the split `train`.
+      measured: the split that is measured, which is not read.
+      class_names: the classes to learn; they are numbered in this order.
+      seed: the seed of the draw of held-out groups.
 
     Raises:
       ValueError: if groups are to be held out and there is only one.
@@ -138,23 +142,23 @@ def _take_labelled(clips: Clips, number: dict[int, int]) -> Clips:
 
 
 def choose_num_steps(clips: Clips) -> int:
-    """Returns the most steps: 14 passes over the clips, but at least 300 and at most 3,000."""
+    """Returns the largest number of steps: 14 epochs, but at least 300 and at most 3,000 steps."""
     return int(np.clip(NUM_EPOCHS * len(clips) // BATCH, MIN_STEPS, MAX_STEPS))
 
 
 def train_network(
     clips: LabelledClips, num_classes: int, *, num_steps: int, seed: int
 ) -> TrainedNetwork:
-    """Trains a network by cross-entropy on shifted and relit clips (AdamW, cosine rate).
+    """Trains a network by cross-entropy on shifted and relit clips (AdamW, cosine decay).
 
-    It is judged ten times by the videos of `clips.choice`; the parameters with the best accuracy
-    are kept, of equals those with the lowest cross-entropy.
+    It is evaluated ten times on the videos of `clips.choice`. The parameters with the highest
+    accuracy are kept; among equals, those with the lowest cross-entropy.
 
     Args:
-      clips: of `gather_labelled`.
+      clips: as `gather_labelled` returns them.
       num_classes: K.
-      num_steps: most steps, at least 1, of 32 clips each.
-      seed: of the first weights, the batches and the dropout.
+      num_steps: the largest number of steps, at least 1, each of 32 clips.
+      seed: the seed of the initial weights, the batches and the dropout.
 
     Raises:
       ValueError: if num_steps is not positive.
@@ -220,7 +224,7 @@ def _compile_update(model: Conv3D, tx: optax.GradientTransformation):
 
 
 def score_videos(model: Conv3D, params: dict, clips: Clips) -> np.ndarray:
-    """Logits of each video, the mean over its clips that have a valid frame, float32 [V, K]."""
+    """Returns logits float32 [V, K], each the mean over a video's clips with a valid frame."""
     logits_NK = map_clips(lambda batch: _predict(model, params, batch["video"]), clips, BATCH)
     return average_by_video(logits_NK, clips).feature_VF
 

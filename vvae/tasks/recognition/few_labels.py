@@ -1,8 +1,8 @@
 """How many labels does recognition need? Paired draws of labelled videos, the same for every row.
 
-The classifier is logistic regression, its penalty the same for every row, on features centred by
-all training videos and divided by their length, so that a few videos in which much happens do not
-decide alone. A handful of labels cannot choose settings: nothing is chosen here.
+The classifier is logistic regression with one penalty for every row. Its features are centred by
+all training videos and divided by their length, so that a few videos with much motion do not
+dominate. A handful of labels is too few to choose settings, so that none are chosen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,12 +33,12 @@ def draw_labelled(
     Args:
       label_V: class numbers of the training videos.
       labels_per_class: numbers of labels; those that no class exceeds are left out.
-      num_draws: draws of each.
-      seed: of the draws; draw d depends on seed and d alone.
+      num_draws: draws for each number of labels.
+      seed: the seed of the draws; draw d depends on seed and d alone.
 
     Returns:
-      labels a class -> for each draw the ascending numbers of the videos; a class with fewer videos
-      gives all that it has.
+      labels per class -> for each draw, the numbers of the videos in ascending order. A class with
+      fewer videos contributes all of them.
     """
     classes, count_K = np.unique(label_V, return_counts=True)
     orders = []
@@ -61,14 +61,18 @@ def measure_few_labels(
     """Measures top-1 accuracy by the number of labels.
 
     Args:
-      rows: name -> features of the training videos [V, F] and of the test videos.
+      rows: name -> features of the training videos [V, F] and of the test videos [U, F].
       train_label_V, test_label_V: class numbers 0, ..., K-1.
-      seed: of the draws.
+      seed: the seed of the draws.
 
     Returns:
-      `labels` (numbers a class, then "all"), `num_draws`, `definition`, and `rows`: name ->
-      `top1` [S, draws], `mean`, `low`, `high` [S]; for all labels there is one fit and no interval.
-      `differences`: the same for the first row minus each other one, paired by draw.
+      A dictionary:
+        labels: S numbers of labels per class, the last of them "all".
+        num_draws: draws for each number of labels; one fit for all labels.
+        definition: what is measured, in words.
+        rows: name -> `top1` [S, draws], `mean`, `low`, `high` [S]: accuracies in [0, 1], and the
+          confidence interval of their mean as `estimate_interval` returns it.
+        differences: the same for the first row minus each of the others, paired by draw.
     """
     drawn = draw_labelled(train_label_V, LABELS_PER_CLASS, NUM_DRAWS, seed)
     every = np.arange(len(train_label_V))
@@ -101,7 +105,7 @@ def measure_few_labels(
 def _measure_row(train_VF, test_VF, train_label_V, test_label_V, subsets) -> list[np.ndarray]:
     mean_F = train_VF.mean(axis=0, dtype=np.float64)
     train, test = (probes.normalize_rows(x - mean_F) for x in (train_VF, test_VF))
-    # One thread: these matrices are small, and more threads wait for each other.
+    # One thread: more are slower for matrices this small.
     with threadpool_limits(1):
         gram_VV, cross_UV = train @ train.T, test @ train.T
 
@@ -116,14 +120,14 @@ def _measure_row(train_VF, test_VF, train_label_V, test_label_V, subsets) -> lis
 def classify_by_products(
     gram_NN: np.ndarray, cross_UN: np.ndarray, label_N: np.ndarray
 ) -> np.ndarray:
-    """Predicts classes by logistic regression on vectors of which the inner products are known.
+    """Predicts classes by logistic regression on vectors that are given by their inner products.
 
-    The weights of a penalised fit lie in the span of the vectors that it is fitted to, so that
-    coordinates in a basis of the span, of which there are N, give the same fit.
+    The weights of a penalised fit lie in the span of the training vectors. So the N coordinates of
+    each vector in a basis of the span give the same fit as its features.
 
     Args:
       gram_NN: inner products of the labelled videos.
-      cross_UN: of the videos to classify and those.
+      cross_UN: inner products of the videos to classify with the labelled ones.
       label_N: class numbers of the labelled videos.
 
     Returns:
@@ -137,16 +141,17 @@ def classify_by_products(
 
 
 def _summarize(values: Sequence[np.ndarray]) -> dict:
-    """Mean and confidence interval of the mean for each number of labels."""
+    """Returns the mean and its confidence interval for each number of labels."""
     intervals = [estimate_interval(value_D) for value_D in values]
     mean, low, high = (np.array(column) for column in zip(*intervals))
     return {"top1": list(values), "mean": mean, "low": low, "high": high}
 
 
 def estimate_interval(value_D: np.ndarray) -> tuple[float, float, float]:
-    """Mean and its confidence interval by the t distribution with D - 1 degrees of freedom.
+    """Returns (mean, low, high): the confidence interval of the mean by the t distribution.
 
-    One value has no interval: it is returned three times.
+    The distribution has D - 1 degrees of freedom. A single value has no interval: it is returned
+    three times.
     """
     mean = float(np.mean(value_D))
     if len(value_D) < 2:

@@ -1,4 +1,4 @@
-"""Labels of new videos, by the probe that `classify` has saved."""
+"""Labels new videos with the probe that `classify` has saved."""
 
 import os
 
@@ -13,7 +13,7 @@ LABELS_FILE = "classify.csv"
 
 
 def label_new_videos(question: Question) -> Result:
-    """Labels every video by the probe that was fitted to the run's own; writes classify.csv.
+    """Labels every video with the probe fitted to the run's own videos; writes classify.csv.
 
     Raises:
       ValueError: if there is no probe.
@@ -37,13 +37,13 @@ def label_new_videos(question: Question) -> Result:
 
 
 def label_videos(question: Question, probe: Probe, path: str | os.PathLike) -> int:
-    """Applies a saved probe to videos and writes path, label and scores of each as CSV.
+    """Applies a saved probe to videos, and writes the label and the scores of each as CSV.
 
     Args:
       question: the videos; their own labels are not read.
-      probe: of `probe.load_probe`, fitted to latents of the same model.
-      path: the CSV file: `path`, `label`, `score`, then a column for each class; scores are
-        probabilities, in [0, 1], and `score` is that of the label.
+      probe: as `probe.load_probe` returns it, fitted to latents of the same model.
+      path: the CSV file to write. Its columns are `path`, `label`, `score` (the probability of the
+        label) and one for each class with its probability.
 
     Returns:
       The number of videos.

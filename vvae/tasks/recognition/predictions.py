@@ -1,4 +1,4 @@
-"""What a classifier said of each video: a table, and a picture of its most confident mistakes."""
+"""The predictions of a classifier: a table, and a picture of its most confident mistakes."""
 
 import os
 from collections.abc import Sequence
@@ -21,11 +21,13 @@ def write_predictions(
     scores_VK: np.ndarray,
     class_names: Sequence[str],
 ) -> None:
-    """Writes path, label, predicted, score (probability of the predicted class) and correct as CSV.
+    """Writes predictions as CSV: path, label, predicted, score, correct ("yes" or "no").
+
+    The score is the probability of the predicted class.
 
     Args:
       path: the file to write.
-      names: of the videos.
+      names: V names of videos.
       label_V: true class numbers.
       scores_VK: probabilities.
       class_names: K names.
@@ -41,7 +43,7 @@ def write_predictions(
 
 
 def find_mistakes(label_V: np.ndarray, scores_VK: np.ndarray, count: int) -> np.ndarray:
-    """Returns up to `count` videos whose predicted class is wrong, the most confident first."""
+    """Returns the rows of up to `count` wrong predictions, the most confident first, int [M]."""
     predicted_V = scores_VK.argmax(axis=1)
     wrong = np.flatnonzero(predicted_V != label_V)
     confidence = scores_VK[wrong, predicted_V[wrong]]
@@ -55,26 +57,19 @@ def write_mistakes(
     label_V: np.ndarray,
     scores_VK: np.ndarray,
     class_names: Sequence[str],
-) -> bool:
-    """Draws the most confident mistakes with their true and predicted classes.
+) -> None:
+    """Draws the most confident mistakes, of which there is one or more, with both classes.
 
     Args:
       path: the PNG to write.
       clips: the measured split.
-      videos: for each row of scores the number of its video in `clips`.
+      videos: for each row of scores, the number of its video in `clips`.
       label_V: true class numbers.
       scores_VK: probabilities.
       class_names: K names.
-
-    Returns:
-      Whether there was a mistake; without one nothing is written, and an old picture is removed.
     """
     rows = find_mistakes(label_V, scores_VK, NUM_MISTAKES)
-    if not len(rows):
-        if os.path.exists(path):
-            os.remove(path)
-        return False
-    # The first clip of each video stands for it.
+    # The first clip of each video represents it.
     ids = np.array([np.flatnonzero(clips.video_index_N == videos[row])[0] for row in rows])
     labels = []
     for row in rows:
@@ -85,20 +80,19 @@ def write_mistakes(
         )
     title = f"The {len(rows)} most confident mistakes of the linear probe"
     write_clips(path, clips, ids, labels, title)
-    return True
 
 
 def write_clips(
     path: str | os.PathLike, clips: Clips, ids: np.ndarray, labels: Sequence[str], title: str
 ) -> None:
-    """Draws frames of clips, a row each.
+    """Draws frames of clips, one row for each clip.
 
     Args:
       path: the PNG to write.
       clips: one split.
-      ids: numbers of the clips.
-      labels: what is written beside each, below the name of its video.
-      title: above everything.
+      ids: the numbers of the clips.
+      labels: the text beside each clip, below the name of its video.
+      title: the text above everything.
     """
     pictures = view_to_rgb(clips.view, clips.read(ids))
     frames = choose_frames(pictures.shape[1])

@@ -1,4 +1,4 @@
-"""A video file as a file of coded latents and back, in constant memory."""
+"""Converts a video file to a file of coded latents and back, in constant memory."""
 
 import dataclasses
 import math
@@ -34,19 +34,20 @@ def compress(
     view: str,
     step: float = coding.DEFAULT_STEP,
 ) -> Result:
-    """Writes the coded latents of a video, and measures size and quality of what was written.
+    """Writes the coded latents of a video, and measures the size and quality of the file.
 
     Args:
       model: a GridVideoVAE.
       params: its variables.
-      source: whatever `vvae.video.iterate_frames` reads; any length and size.
+      source: a video that `vvae.video.iterate_frames` reads, of any length and size.
       target: the file to write.
-      view: what the model sees, rgb or gray.
-      step: of the quantisation, in standard deviations of the posterior, of which the geometric
-        mean over the video counts (`coding.choose_quantiser`).
+      view: the view of the model, rgb or gray.
+      step: the quantisation step in standard deviations of the posterior; these are averaged over
+        the video by the geometric mean (`coding.choose_quantiser`).
 
     Raises:
-      ValueError: for another model or view, latents that are not finite, or without `constriction`.
+      ValueError: for another model or view, if latents are not finite, or if `constriction` is not
+        installed.
       VideoError: if the video cannot be read.
     """
     _check_model(model)
@@ -57,25 +58,31 @@ def compress(
     shape_THW = info.num_frames, info.height, info.width
     fps = Fraction(info.fps).limit_denominator(MAX_DENOMINATOR)
     start = time.perf_counter()
-    # The steps are those of the whole video: its latents wait on disk until they are known.
+    # The quantisation step depends on the whole video, so that its latents wait on disk.
     with tempfile.TemporaryFile() as spool:
         latents = _spool_latents(model, params, _iterate_view(source, view), spool)
         log_std_Z = latents.sum_log_std_Z / math.prod(model.grid_shape(shape_THW))
         quantiser = coding.choose_quantiser(model.bottleneck, log_std_Z, step)
         header = coding.Header(
-            shape_THW,
-            (fps.numerator, fps.denominator),
-            model.grid_shape(shape_THW),
-            quantiser,
-            digest_params(params),
+            shape_THW=shape_THW,
+            fps=(fps.numerator, fps.denominator),
+            grid_thw=model.grid_shape(shape_THW),
+            quantiser=quantiser,
+            digest=digest_params(params),
         )
         bits = _CountedBits(quantiser)
         coding.write_codes(target, header, bits.count(_quantise(spool, header)))
     encoded = time.perf_counter()
     psnr = _measure_psnr(_iterate_view(source, view), decode_file(model, params, target))
-    seconds = {"encode": encoded - start, "decode": time.perf_counter() - encoded}
-    rates = {"kl_bits": latents.kl_bits, "coded_bits": bits.total}
-    row = _summarize(shape_THW, Path(target).stat().st_size, rates, psnr, seconds, step, view)
+    values = {
+        "size": Path(target).stat().st_size,
+        "kl_bits": latents.kl_bits,
+        "coded_bits": bits.total,
+        "psnr": psnr,
+        "encode_time": encoded - start,
+        "decode_time": time.perf_counter() - encoded,
+    }
+    row = _summarize(values, shape_THW, step, view)
     return Result(task="compress", rows={"vae": row}, files=(str(target),))
 
 
@@ -89,17 +96,17 @@ def decompress(
     """Writes the video of coded latents.
 
     Args:
-      model: the model that has made them.
+      model: the model that made them.
       params: its variables.
-      source: a file of `compress`.
-      target: the video; its suffix chooses the container.
-      lossless: whether its frames are those that were decoded, bit by bit (see `write_video`).
+      source: a file that `compress` wrote.
+      target: the video to write; its suffix chooses the container.
+      lossless: whether the frames are written bit-exactly (see `write_video`).
 
     Returns:
-      What the file says of itself.
+      The header of the file.
 
     Raises:
-      ValueError: if the file is damaged, cut, or of another model; it is named.
+      ValueError: if the file is damaged, truncated, or of another model; the message names it.
       VideoError: if the video cannot be written.
     """
     header = _read_header_of(model, params, source)
@@ -110,7 +117,7 @@ def decompress(
 
 
 def describe(header: coding.Header) -> str:
-    """Returns length, size and rate of a video in words."""
+    """Describes the length, the size and the frame rate of a video in words."""
     num_frames, height, width = header.shape_THW
     rate = header.fps[0] / header.fps[1]
     return f"{num_frames} frames of {width}x{height}, {rate:g} a second"
@@ -136,13 +143,14 @@ def _check_model(model) -> None:
 
 
 def _read_header_of(model: GridVideoVAE, params, path) -> coding.Header:
-    """Reads a header; ValueError if the file is not of this model."""
+    """Reads the header of a file; raises ValueError if the file is of another model."""
     _check_model(model)
     header = coding.read_header(path)
     if header.digest != digest_params(params):
         raise ValueError(
-            f"{path}: was made by a model of other parameters (digest {header.digest.hex()[:12]}): "
-            "by another run, or by another checkpoint of this one (--which)"
+            f"{path}: was made by a model with other parameters (digest "
+            f"{header.digest.hex()[:12]}): by another run, or by another checkpoint of this run "
+            "(--which)"
         )
     if header.grid_thw != model.grid_shape(header.shape_THW):
         raise ValueError(
@@ -153,7 +161,7 @@ def _read_header_of(model: GridVideoVAE, params, path) -> coding.Header:
 
 
 def _iterate_view(source, view: str) -> Iterator[np.ndarray]:
-    """Yields frames as the model sees them, uint8 [H, W, C]."""
+    """Yields frames in the view of the model, uint8 [H, W, C]."""
     seen = get_view(view)
     for _, frame in video.iterate_frames(source):
         yield encode_view(seen, frame[None])[0][0]
@@ -180,7 +188,7 @@ def _spool_latents(model: GridVideoVAE, params, frames, spool) -> _Latents:
 
 
 def _quantise(spool, header: coding.Header) -> Iterator[np.ndarray]:
-    """Yields the codes of one latent frame after the other, [h, w, Z]."""
+    """Yields the codes of each latent frame, [h, w, Z]."""
     num_frames, *size = header.grid_thw
     shape = (*size, header.quantiser.num_channels)
     spool.seek(0)
@@ -191,19 +199,20 @@ def _quantise(spool, header: coding.Header) -> Iterator[np.ndarray]:
 
 @dataclasses.dataclass
 class _CountedBits:
-    """Adds up -log2 P of the codes that pass."""
+    """The sum of -log2 P over codes that have passed through `count`."""
 
     quantiser: coding.Quantiser
     total: float = 0.0
 
     def count(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yields the frames unchanged, and adds their bits to the total."""
         for codes in frames:
             self.total += coding.count_bits(codes, self.quantiser)
             yield codes
 
 
 def _measure_psnr(frames: Iterable[np.ndarray], pieces: Iterable[np.ndarray]) -> float:
-    """Mean over frames of the PSNR of decoded pieces."""
+    """Returns the PSNR of decoded pieces in dB, the mean over frames."""
     frames, psnr = iter(frames), []
     for piece in pieces:
         originals = np.stack([next(frames) for _ in piece])
@@ -211,21 +220,20 @@ def _measure_psnr(frames: Iterable[np.ndarray], pieces: Iterable[np.ndarray]) ->
     return float(np.mean(psnr))
 
 
-def _summarize(shape_THW, num_bytes, rates, psnr, seconds, step, view) -> dict[str, Metric]:
-    num_pixels = math.prod(shape_THW)
+def _summarize(values, shape_THW, step: float, view: str) -> dict[str, Metric]:
     entries = {
-        "size": (num_bytes, "bytes", "the file, with header and checksums"),
-        "bits_per_pixel": (8 * num_bytes / num_pixels, "bits/pixel", "8 size / (T x H x W)"),
-        "kl_bits": (rates["kl_bits"], "bits", "KL(posterior || prior) / ln 2"),
+        "size": ("bytes", "the file, with header and checksums"),
+        "bits_per_pixel": ("bits/pixel", "8 size / (T x H x W)"),
+        "kl_bits": ("bits", "KL(posterior || prior) / ln 2"),
         "coded_bits": (
-            rates["coded_bits"],
             "bits",
             "-log2 P of the quantised posterior means under the discretised prior",
         ),
-        "psnr": (psnr, "dB", "10 log10(255^2 / mse) of a frame, at most 100 dB, mean over frames"),
-        "encode_time": (seconds["encode"], "s", "video to file, with compilation"),
-        "decode_time": (seconds["decode"], "s", "file to frames, with compilation"),
+        "psnr": ("dB", "10 log10(255^2 / mse) of a frame, at most 100 dB, mean over frames"),
+        "encode_time": ("s", "video to file, with compilation"),
+        "decode_time": ("s", "file to frames, with compilation"),
     }
+    values = {**values, "bits_per_pixel": 8 * values["size"] / math.prod(shape_THW)}
     context = {
         "view": view,
         "num_frames": shape_THW[0],
@@ -234,6 +242,6 @@ def _summarize(shape_THW, num_bytes, rates, psnr, seconds, step, view) -> dict[s
         METHOD: "vae",
     }
     return {
-        name: make_metric(name, value, unit, definition, "whole video", **context)
-        for name, (value, unit, definition) in entries.items()
+        name: make_metric(name, values[name], unit, definition, "whole video", **context)
+        for name, (unit, definition) in entries.items()
     }

@@ -1,4 +1,4 @@
-"""The encoder of a run as one file that needs jax alone."""
+"""Exports the encoder of a run as one file that needs nothing but jax."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +15,13 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write_encoder(model, params, num_frames: int, path: Path) -> str:
-    """Writes the encoder with its parameters to a file; returns how to use it, as text.
+    """Writes the encoder with its parameters to a file; returns instructions how to use it.
 
     Args:
       model: a vvae model.
       params: its variables.
-      num_frames: length of the clips of the run, see `export_encoder`.
-      path: the file.
+      num_frames: the length of the run's clips, see `export_encoder`.
+      path: the file to write.
     """
     exported = export_encoder(model, params, num_frames)
     with replacing(path) as part:
@@ -44,24 +44,25 @@ def _format(array: jax.core.ShapedArray) -> str:
 def export_encoder(model, params, num_frames: int) -> jax.export.Exported:
     """Returns the encoder with its parameters as a `jax.export` program.
 
-    Its `call(video)` takes uint8 [B, T, H, W, C] of any B and the trained H, W, C, on a CPU, a CUDA
-    GPU or a TPU. It returns a dictionary of float32 arrays: for each level of latents the mean and
-    the log-variance of its posterior.
+    Its `call(video)` takes uint8 [B, T, H, W, C] with any B and the trained H, W, C, on a CPU, a
+    CUDA GPU or a TPU. It returns a dictionary of float32 arrays: the mean and the log-variance of
+    the posterior of each level of latents.
 
-    SequentialVAE: any T; `frame_mean`, `frame_logvar` [B, T, Z], `clip_mean`, `clip_logvar` [B, W].
+    A SequentialVAE takes any T and returns `frame_mean`, `frame_logvar` [B, T, Z] and `clip_mean`,
+    `clip_logvar` [B, W].
 
-    Models with a grid of latents: T is num_frames alone, since their convolutions on a CPU choose
-    blocks by the length; `call` raises ValueError for another one. `grid_mean`, `grid_logvar`
-    [B, t, h, w, Z], or `grid_codes` for finite scalar quantisation.
+    A model with a grid of latents takes T = num_frames only, because its convolutions on a CPU
+    depend on the length; `call` raises ValueError for other lengths. It returns `grid_mean` and
+    `grid_logvar` [B, t, h, w, Z], or `grid_codes` for finite scalar quantisation.
 
     Args:
       model: a vvae model.
       params: its variables.
-      num_frames: T of models with a grid of latents.
+      num_frames: T, for models with a grid of latents.
     """
     batch, length = jax.export.symbolic_shape("B, T")
     if isinstance(model, GridVideoVAE):
-        # Clip by clip, so that no shape in the model depends on B.
+        # One clip at a time, so that no shape in the model depends on B.
         one = _make_encoder(model, params)
         encode = jax.vmap(lambda x_THWC: jax.tree.map(lambda a: a[0], one(x_THWC[None])))
         length = num_frames
@@ -72,7 +73,7 @@ def export_encoder(model, params, num_frames: int) -> jax.export.Exported:
 
 
 def _make_encoder(model, params) -> Callable[[jax.Array], dict[str, jax.Array]]:
-    """Returns video -> "level_mean" and "level_logvar" of each level, or the codes of the grid."""
+    """Returns a function: video -> LEVEL_mean and LEVEL_logvar of each level, or grid_codes."""
 
     def encode(x_BTHWC: jax.Array) -> dict[str, jax.Array]:
         posterior = contract.encode(model, params, x_BTHWC)

@@ -1,4 +1,4 @@
-"""What each row of the stored features is, as Parquet: the only user of pyarrow, an extra."""
+"""Parquet files that describe each row of the stored features. They need the extra pyarrow."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from vvae.files import replacing
 
 
 class Part(NamedTuple):
-    """Clips start, ..., stop - 1 of a split, which are rows row, row + 1, ... of the arrays."""
+    """Clips start, ..., stop - 1 of a split. Their rows in the arrays begin at `row`."""
 
     split: str
     start: int
@@ -22,7 +22,11 @@ class Part(NamedTuple):
 
 
 def require_pyarrow():
-    """Returns the module pyarrow; ValueError, which says what to install, without it."""
+    """Returns the module pyarrow.
+
+    Raises:
+      ValueError: if it is not installed; the message says how to install it.
+    """
     require_extra("pyarrow.parquet", "features", "the task features, which writes Parquet,")
     import pyarrow
 
@@ -30,7 +34,7 @@ def require_pyarrow():
 
 
 def write_frame_index(path: Path, dataset: Dataset, parts: Sequence[Part]) -> None:
-    """Writes a row a valid frame, a group of rows a part."""
+    """Writes one row per valid frame, with one row group per part."""
     pa = require_pyarrow()
     schema = pa.schema(
         [
@@ -67,7 +71,7 @@ def _list_frames(clips: Clips, part: Part) -> dict[str, Any]:
 
 
 def write_video_index(path: Path, dataset: Dataset) -> None:
-    """Writes a row a video."""
+    """Writes one row per video."""
     pa = require_pyarrow()
     rows = [
         (video, split, int(count))

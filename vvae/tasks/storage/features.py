@@ -1,20 +1,20 @@
-"""Latents of every clip and frame on disk: arrays, and an index that says what each row is.
+"""Writes the latents of every clip and frame to disk: arrays, and an index that describes the rows.
 
     features/
-      features.npz         float32 arrays, read by name without the others:
+      features.npz         float32 arrays, which can be read one by one:
         frame_mean, frame_logvar   [N, T, Z]: q(z_t | x_t)
         clip_mean, clip_logvar     [N, W]: q(w | x)
-        clip_pooled                [N, F]: one vector a clip, see `features.POOLINGS`
+        clip_pooled                [N, F]: one vector per clip, see `pooling.POOLINGS`
         video_pooled               [V, F]: the mean over the clips of each video
-      index.parquet        a row a frame: row (n), step (t), path, clip, frame, time, label, split
-      videos.parquet       a row a video: row (v), path, label, group, split, clips
-      extraction.json      what was computed, and how far it is
+      index.parquet        a row per frame: row (n), step (t), path, clip, frame, time, label, split
+      videos.parquet       a row per video: row (v), path, label, group, split, clips
+      extraction.json      what was computed, and how many clips are done
 
-Memory does not grow with the number of clips. While the extraction runs, each array is a .npy file
-of its full size in the folder `unfinished`, and its rows are written part by part. A part counts
-once extraction.json, which is written after it, says so; an extraction that goes on writes over
-whatever follows the last such part. At the end the arrays are copied into features.npz, so that the
-disk holds them twice for a while.
+Memory does not grow with the number of clips. During the extraction, each array is a .npy file of
+its full size in the folder `unfinished`, and its rows are written part by part. A part counts as
+done once extraction.json, which is written after it, says so; a resumed extraction overwrites
+whatever follows the last such part. At the end the arrays are copied into features.npz, so that
+they are on disk twice for a while.
 """
 
 import collections
@@ -24,7 +24,7 @@ import json
 import math
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +70,15 @@ def store_features(
     part_clips: int = PART_CLIPS,
     on_part: Callable[[int, int], None] | None = None,
 ) -> Result:
-    """Writes the latents of every clip of every split, or goes on where it was interrupted.
+    """Writes the latents of every clip of every split, or resumes an interrupted extraction.
 
-    What was written with the same parameters, data, pooling and batch size is kept; anything else
-    in the folder's arrays is replaced. The files are the same, byte for byte, whether the
-    extraction was interrupted or not.
+    Parts that were written with the same parameters, data, pooling and batch size are kept; all
+    others are replaced. The files are the same, byte for byte, whether the extraction was
+    interrupted or not.
 
     Args:
       question: the model and the videos; all splits are read, one after the other.
-      part_clips: clips after which progress is kept, rounded up to whole batches.
+      part_clips: clips between two saves of the progress, rounded up to whole batches.
       on_part: called with (clips done, clips) after each part.
 
     Raises:
@@ -86,22 +86,14 @@ def store_features(
     """
     require_pyarrow()
     dataset, params, batch_size = question.dataset, question.params, question.batch_size
-    pooling = question.settings.pooling
-    encode = make_encoder(question.model, _read_latents(get_pooling(pooling)))
+    encode = make_encoder(question.model, _read_latents(get_pooling(question.settings.pooling)))
     folder = question.folder / FOLDER
     folder.mkdir(exist_ok=True)
     parts = _plan_parts(dataset, batch_size, part_clips)
-    total = sum(len(clips) for clips in dataset.splits.values())
-    plan = {
-        "params": digest_params(params).hex(),
-        "data": dataset.fingerprint,
-        "pooling": pooling,
-        "batch_size": batch_size,
-        "part_clips": parts[0].stop if len(parts) > 1 else total,
-        "num_clips": total,
-        "shapes": _measure_shapes(encode, params, dataset, batch_size),
-    }
-    # What the first process has, it alone writes.
+    shapes = _measure_shapes(encode, params, dataset, batch_size)
+    plan = _make_plan(question, parts, shapes)
+    total = plan["num_clips"]
+    # The first process decides: it alone has the files.
     complete, done = processes.share(
         np.array([_is_complete(folder, plan), _read_progress(folder, plan)], np.int64)
     )
@@ -111,7 +103,7 @@ def store_features(
     todo = [part for part in parts if part.row >= done]
     latents = _encode_parts(functools.partial(encode, params), dataset, todo, batch_size)
     if not processes.is_first():
-        collections.deque(latents, maxlen=0)  # its share of the work
+        collections.deque(latents, maxlen=0)  # computes its share of the batches, writes nothing
         return _describe(dataset, plan, resumed=int(done))
     if done == 0:
         _start_anew(folder, plan)
@@ -121,18 +113,39 @@ def store_features(
         write_json(folder / RECORD, {**plan, "clips_done": written, "complete": False})
         if on_part is not None:
             on_part(written, total)
-    _write_video_vectors(folder, dataset)
-    write_frame_index(folder / INDEXES[0], dataset, parts)
-    write_video_index(folder / INDEXES[1], dataset)
-    with replacing(folder / ARCHIVE) as target, open(target, "wb") as file:
-        np.savez(file, **{name: _open_array(folder, name, "r") for name in ARRAYS})
+    _finish(folder, dataset, parts)
     write_json(folder / RECORD, {**plan, "clips_done": total, "complete": True})
     _remove_unfinished(folder)
     return _describe(dataset, plan, resumed=int(done))
 
 
+def _make_plan(
+    question: Question, parts: Sequence[Part], shapes: Mapping[str, list[int]]
+) -> dict[str, Any]:
+    """Returns what determines the files; an extraction is resumed only if all of it is the same."""
+    total = sum(len(clips) for clips in question.dataset.splits.values())
+    return {
+        "params": digest_params(question.params).hex(),
+        "data": question.dataset.fingerprint,
+        "pooling": question.settings.pooling,
+        "batch_size": question.batch_size,
+        "part_clips": parts[0].stop if len(parts) > 1 else total,
+        "num_clips": total,
+        "shapes": shapes,
+    }
+
+
+def _finish(folder: Path, dataset: Dataset, parts: Sequence[Part]) -> None:
+    """Writes the vectors of videos, the indexes and the archive, once all parts are written."""
+    _write_video_vectors(folder, dataset)
+    write_frame_index(folder / INDEXES[0], dataset, parts)
+    write_video_index(folder / INDEXES[1], dataset)
+    with replacing(folder / ARCHIVE) as target, open(target, "wb") as file:
+        np.savez(file, **{name: _open_array(folder, name, "r") for name in ARRAYS})
+
+
 def _read_latents(pool: Callable) -> Callable:
-    """Returns (posterior, mask_BT) -> {array name: [B, ...]}."""
+    """Returns a function: (posterior, mask_BT) -> {name of an array: [B, ...]}."""
 
     def read(posterior, mask_BT):
         return {
@@ -154,7 +167,7 @@ def _plan_parts(dataset: Dataset, batch_size: int, part_clips: int) -> list[Part
         raise ValueError(
             f"part_clips={part_clips}, batch_size={batch_size}: both must be greater than 0"
         )
-    # Whole batches: a clip's latents may depend, in the last bit, on where in a batch it stands.
+    # Whole batches: the last bit of a clip's latents may depend on its place in the batch.
     size = math.ceil(part_clips / batch_size) * batch_size
     parts, row = [], 0
     for split, clips in dataset.splits.items():
@@ -168,7 +181,7 @@ def _plan_parts(dataset: Dataset, batch_size: int, part_clips: int) -> list[Part
 
 
 def _measure_shapes(encode, params, dataset: Dataset, batch_size: int) -> dict[str, list[int]]:
-    """Shapes of one clip's row in each array, without computing it."""
+    """Returns the shape of a clip's row in each array, without computing a row."""
     clip_shape = next(iter(dataset.splits.values())).clip_format.clip_shape
     video = jax.ShapeDtypeStruct((batch_size, *clip_shape), np.uint8)
     mask = jax.ShapeDtypeStruct((batch_size, clip_shape[0]), bool)
@@ -177,7 +190,7 @@ def _measure_shapes(encode, params, dataset: Dataset, batch_size: int) -> dict[s
 
 
 def _is_complete(folder: Path, plan: dict[str, Any]) -> bool:
-    """Whether the folder holds all of an extraction of this plan, undamaged."""
+    """Whether the folder holds a complete, undamaged extraction of this plan."""
     if not _read_record(folder, plan)[1] or any(not (folder / i).is_file() for i in INDEXES):
         return False
     try:
@@ -188,7 +201,7 @@ def _is_complete(folder: Path, plan: dict[str, Any]) -> bool:
 
 
 def _read_record(folder: Path, plan: dict[str, Any]) -> tuple[int, bool]:
-    """Returns how many clips are done, and whether all is; (0, False) for another plan."""
+    """Returns the clips that are done, and whether all work is; (0, False) for another plan."""
     try:
         record = json.loads((folder / RECORD).read_text())
         known = {name: record[name] for name in plan}
@@ -198,7 +211,7 @@ def _read_record(folder: Path, plan: dict[str, Any]) -> tuple[int, bool]:
 
 
 def _read_progress(folder: Path, plan: dict[str, Any]) -> int:
-    """Returns how many clips are on disk already; 0 if they are of another plan, or damaged."""
+    """Returns the number of clips on disk; 0 if they belong to another plan or are damaged."""
     done, _ = _read_record(folder, plan)
     try:
         found = {name: list(_open_array(folder, name, "r").shape) for name in CLIP_ARRAYS}
@@ -209,7 +222,7 @@ def _read_progress(folder: Path, plan: dict[str, Any]) -> int:
 
 
 def _start_anew(folder: Path, plan: dict[str, Any]) -> None:
-    """Removes what the folder holds of another extraction, the record first; makes the arrays."""
+    """Removes the files of another extraction, the record first, and makes empty arrays."""
     for name in (RECORD, ARCHIVE, *INDEXES):
         (folder / name).unlink(missing_ok=True)
     _remove_unfinished(folder)
@@ -219,7 +232,7 @@ def _start_anew(folder: Path, plan: dict[str, Any]) -> None:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Removes the arrays beside the archive, and what a killed process left half written."""
+    """Removes the arrays beside the archive, and partial files of a killed process."""
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     for name in ARRAYS:  # where older versions kept them
         (folder / f"{name}.npy").unlink(missing_ok=True)
@@ -251,7 +264,7 @@ def _open_array(folder: Path, name: str, mode: str) -> np.memmap:
 
 
 def _write_rows(folder: Path, first: int, latents: dict[str, np.ndarray]) -> None:
-    """Writes a part into the arrays and makes sure that it is on disk."""
+    """Writes a part into the arrays, and flushes them to disk."""
     for name in CLIP_ARRAYS:
         array = _open_array(folder, name, "r+")
         array[first : first + len(latents[name])] = latents[name]
@@ -278,7 +291,7 @@ def _write_video_vectors(folder: Path, dataset: Dataset) -> None:
 
 
 def _group_by_video(clips: Clips) -> Iterator[np.ndarray]:
-    """Yields the numbers of each video's clips; they stand together, in the order of the videos."""
+    """Yields the numbers of each video's clips, which are in the order of the videos."""
     bounds = np.searchsorted(clips.video_index_N, np.arange(len(clips.videos) + 1))
     for start, stop in itertools.pairwise(bounds):
         yield np.arange(start, stop)

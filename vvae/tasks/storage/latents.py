@@ -1,10 +1,10 @@
-"""The latents of a folder of videos on disk, with the settings that have made them.
+"""Writes the latents of a folder of videos to disk, with the settings that they come from.
 
 latents/
   SPLIT.npy      float32 [N, t, h, w, Z]: posterior means of the clips, not normalised
   latents.json   settings of the run, digests of parameters and data, statistics of the channels
-                 (`vvae.latent_statistics`), and what each row of the arrays is: its video, its
-                     first frame, and which of its latent frames have a real frame
+                 (`vvae.inference.statistics`), and a description of each row of the arrays: its
+                 video, its first frame, and the latent frames that have a valid frame
 """
 
 import functools
@@ -37,52 +37,49 @@ _PART_CLIPS = 256
 def answer(question: Question, options: Latents) -> Result:
     """Writes the posterior means of every clip of every split, in constant memory.
 
-    The statistics are those of the latent frames with a real frame of the training clips, or of all
-    clips if the videos are new.
+    The statistics are those of the training clips, or of all clips if the videos are new. Only
+    latent frames with a valid frame count.
 
     Raises:
       ValueError: if there is no such split, or latents are not finite.
     """
     del options
-    dataset, params = question.dataset, question.params
-    statistics_split = question.split if question.is_new else "train"
-    require_split(dataset, statistics_split)
+    dataset = question.dataset
+    measured = question.split if question.is_new else "train"
+    require_split(dataset, measured)
     target = question.folder / FOLDER
     target.mkdir(exist_ok=True)
-    encode = jax.jit(functools.partial(_encode, question.model))
+    encode = functools.partial(jax.jit(functools.partial(_encode, question.model)), question.params)
     moments, rows = ChannelMoments(), {}
     for split, clips in dataset.splits.items():
-        counted = moments if split == statistics_split else None
-        rows[split] = _write_split(
-            functools.partial(encode, params),
-            clips,
-            target / f"{split}.npy",
-            question.batch_size,
-            counted,
-        )
-    digest = digest_params(params).hex()
+        counted = moments if split == measured else None
+        path = target / f"{split}.npy"
+        rows[split] = _write_split(encode, clips, path, question.batch_size, counted)
     provenance = {
-        "params": digest,
+        "params": digest_params(question.params).hex(),
         "data": dataset.fingerprint,
-        "split": statistics_split,
+        "split": measured,
         "of": "posterior means of latent frames with a real frame",
     }
     statistics = moments.finish(provenance)
     record = {
         "settings": to_dict(question.run.config),
-        "params": digest,
+        "params": provenance["params"],
         "data": dataset.fingerprint,
         "statistics": as_json(statistics),
         "splits": rows,
     }
     write_json(target / RECORD, record)
-    row = _summarize(statistics, describe_data(dataset, statistics_split) | {METHOD: "vae"})
+    context = describe_data(dataset, measured) | {METHOD: "vae"}
     files = (*(f"{FOLDER}/{split}.npy" for split in rows), f"{FOLDER}/{RECORD}")
-    return Result(task="latents", rows={"vae": row}, files=files)
+    return Result(
+        task="latents", rows={"vae": _summarize_statistics(statistics, context)}, files=files
+    )
 
 
-def _summarize(statistics: LatentStatistics, context: Mapping[str, Any]) -> dict[str, Metric]:
-    """Returns the extremes of the statistics of the channels as metrics."""
+def _summarize_statistics(
+    statistics: LatentStatistics, context: Mapping[str, Any]
+) -> dict[str, Metric]:
     values = {
         "count": (statistics.count, "positions", "latents that the statistics are of"),
         "largest_mean": (np.abs(statistics.mean_Z).max(), "", "of a channel, absolute"),
@@ -101,7 +98,10 @@ def _encode(model: CausalVideoVAE, params, batch) -> dict[str, jax.Array]:
 
 
 def _write_split(encode, clips: Clips, path: Path, batch_size: int, moments) -> list[dict]:
-    """Writes the array of a split part by part; returns what each of its rows is."""
+    """Writes the array of a split part by part; returns a description of each row.
+
+    Adds the latent frames that have a valid frame to `moments`, unless it is None.
+    """
     array, masks = None, []
     with replacing(path) as part:
         for start in range(0, len(clips), _PART_CLIPS):

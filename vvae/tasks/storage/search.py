@@ -1,9 +1,11 @@
-"""The clips most similar to a clip."""
+"""Finds the clips most similar to a clip."""
 
 import dataclasses
 import difflib
+import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,43 +20,65 @@ from vvae.tasks.options import Search
 from vvae.tasks.pooling import encode_clips, make_encoder
 from vvae.tasks.probe import fit_standardization
 from vvae.tasks.question import Question
-from vvae.tasks.result import Result, record_options
+from vvae.tasks.result import Picture, Result, record_options
 
 PICTURE_FILE = "search.png"
-# Similarities that agree to so many decimals are equal: float32 latents say no more.
+# Similarities that agree to this many decimals are equal: float32 latents are no more precise.
 DECIMALS = 5
 MAX_CLOSE_NAMES = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """One clip of a data set: its split ("" outside of one), and its number in the split."""
+    """A clip of a data set.
+
+    Attributes:
+      split: its split, "" for a clip outside of the data set.
+      number: its number in the split.
+    """
 
     split: str
     number: int
 
 
-def answer(question: Question, options: Search) -> Result:
-    """Finds the clips of all splits that are most similar to a clip, the clip itself left out.
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """An answer that is drawn.
 
-    Similarity is the cosine of pooled latents, standardised by the training clips or, if there are
-    none, by all clips that are searched. Writes search.png.
+    Attributes:
+      dataset: the clips that were searched.
+      asked: the description of the query (see `_describe`).
+      hits: those of the clips that were found, with their similarity, the best first.
+      outside: the query, if it is not of the data set.
+    """
+
+    dataset: Dataset
+    asked: Mapping[str, Any]
+    hits: Sequence[Mapping[str, Any]]
+    outside: Clips | None
+
+
+def answer(question: Question, options: Search) -> Result:
+    """Finds the clips of all splits that are most similar to a clip, except for the clip itself.
+
+    The similarity is the cosine of pooled latents, standardised by the training clips or, if there
+    are none, by all clips that are searched.
 
     Raises:
       ValueError: if there is no such video or clip, or nothing else to find.
     """
     if options.query is None:
-        raise ValueError("the task search needs a clip to look for: --query VIDEO")
+        raise ValueError("the task search needs a clip to search for: --query VIDEO")
     dataset, pooling = question.dataset, question.settings.pooling
     place, outside = find_query(dataset, options.query, question.open_file)
     places = [Place(split, n) for split, clips in dataset.splits.items() for n in range(len(clips))]
     own = places.index(place) if outside is None else None
     found = _find_hits(question, options.count, places, own, outside)
     if not found:
-        raise ValueError(f"there is no other clip than {options.query!r} to find in {dataset.root}")
+        raise ValueError(f"{dataset.root} has no other clip than {options.query!r} to find")
     asked = _describe(dataset, place, outside)
     hits = [_describe(dataset, place, None) | {"similarity": value} for place, value in found]
-    _draw(question.folder / PICTURE_FILE, dataset, asked, hits, outside)
+    shown = Found(dataset=dataset, asked=asked, hits=hits, outside=outside)
     result = Result(
         task="search",
         rows={},
@@ -68,6 +92,7 @@ def answer(question: Question, options: Search) -> Result:
         },
         notes=(_format_hits(asked, hits),),
         files=(PICTURE_FILE,),
+        pictures=(Picture((PICTURE_FILE,), functools.partial(_draw, shown)),),
     )
     return record_options(result, {"--query": options.query, "--count": options.count})
 
@@ -79,10 +104,10 @@ def _find_hits(
 
     Args:
       question: the clips that are searched.
-      count: how many are found.
-      places: of these clips.
-      own: number of the query among them; None if it is not.
-      outside: else the query.
+      count: the largest number of clips to return.
+      places: the places of all clips.
+      own: the index of the query in `places`; None if it is outside of the data set.
+      outside: the query outside of the data set, else None.
     """
     encoder = make_encoder(question.model, question.settings.pooling)
     splits = question.dataset.splits
@@ -107,13 +132,19 @@ def find_query(
 ) -> tuple[Place, Clips | None]:
     """Finds the clip that a query names.
 
-    A video of the data set comes first, by its name or by the path of its file; then any file.
+    Videos of the data set take precedence, by their name or by the path of their file, over other
+    files.
+
+    Args:
+      dataset: the videos to search.
+      query: VIDEO or VIDEO:CLIP.
+      open_file: path -> its clips.
 
     Returns:
-      (place, None) for a clip of the data set, or (place without split, that one clip).
+      (place, None) for a clip of the data set, else (a place without a split, the clip).
 
     Raises:
-      ValueError: if there is no such video, naming close ones, or it has no such clip.
+      ValueError: if there is no such video (the message names similar ones), or no such clip.
     """
     name, clip = _split_query(dataset, query)
     for split, clips in dataset.splits.items():
@@ -132,7 +163,7 @@ def find_query(
 
 
 def _split_query(dataset: Dataset, query: str) -> tuple[str, int]:
-    """Divides NAME:CLIP; a name that has a colon itself is taken as it is."""
+    """Splits NAME:CLIP; a video or file whose own name looks like this is not split."""
     names = {video.name for clips in dataset.splits.values() for video in clips.videos}
     name, colon, number = query.rpartition(":")
     if query in names or not colon or not number.isdigit() or os.path.exists(query):
@@ -162,29 +193,29 @@ def _suggest(dataset: Dataset, name: str) -> str:
 def measure_similarity(
     query_F: np.ndarray, feature_NF: np.ndarray, fitted_NF: np.ndarray
 ) -> np.ndarray:
-    """Returns the cosine of each vector with the query, float64 [N], to 5 decimals.
+    """Returns the cosine of each vector with the query, float64 [N], rounded to 5 decimals.
 
-    Vectors are standardised by mean and standard deviation of `fitted_NF`; one that is the mean has
-    no direction, and its cosine is 0.
+    Vectors are standardised by the mean and standard deviation of `fitted_NF`. The mean itself has
+    no direction: its cosine is 0.
     """
     mean_F, scale_F = fit_standardization(fitted_NF)
     query_F, feature_NF = (query_F - mean_F) / scale_F, (feature_NF - mean_F) / scale_F
     norm_N = np.linalg.norm(feature_NF, axis=1) * np.linalg.norm(query_F)
     cosine_N = feature_NF @ query_F / np.where(norm_N > 0, norm_N, 1.0)
-    return np.round(cosine_N, DECIMALS) + 0.0  # + 0: no minus zero
+    return np.round(cosine_N, DECIMALS) + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
 def rank(similarity_N: np.ndarray, count: int, left_out: int | None) -> np.ndarray:
-    """Returns the numbers of the most similar clips, the best first, equal ones by their number."""
+    """Returns the indices of the most similar clips, the best first, equal ones in their order."""
     order = np.argsort(-similarity_N, kind="stable")
     return order[order != left_out][:count] if left_out is not None else order[:count]
 
 
-# --- what is shown --------------------------------------------------------------------------------
+# --- presentation ---------------------------------------------------------------------------------
 
 
 def _describe(dataset: Dataset, place: Place, outside: Clips | None) -> dict[str, Any]:
-    """Names a clip: video, its number there, times of its first and last valid frame, s."""
+    """Describes a clip: its video, its number there, the times (s) of its first and last frame."""
     clips, n = (outside, 0) if outside is not None else (dataset.splits[place.split], place.number)
     video = clips.videos[clips.video_index_N[n]]
     times = clips.time_NT[n][clips.mask_NT[n]]
@@ -213,8 +244,9 @@ def _list_cells(clip: dict[str, Any]) -> list[str]:
     return [clip["name"], str(clip["clip"]), time, clip["label"] or "-", clip["split"] or "-"]
 
 
-def _draw(path, dataset: Dataset, asked, hits, outside: Clips | None) -> None:
-    """Draws the query and what was found, a row of frames each."""
+def _draw(found: Found, folder: Path) -> None:
+    """Draws the query and the clips that were found, one row of frames for each."""
+    dataset, asked, hits, outside = found.dataset, found.asked, found.hits, found.outside
     clips = [outside.read([0])[0]] if outside is not None else []
     inside = hits if outside is not None else [asked, *hits]
     clips += [dataset.splits[clip["split"]].read([clip["number"]])[0] for clip in inside]
@@ -224,7 +256,7 @@ def _draw(path, dataset: Dataset, asked, hits, outside: Clips | None) -> None:
     labels += [_label_row(f"{k}: {hit['similarity']:.3f}", hit) for k, hit in enumerate(hits, 1)]
     columns = [f"frame {t}" for t in shown]
     title = f"The {len(hits)} clips most similar to clip {asked['clip']} of {asked['name']}"
-    figures.write_sheet(path, rows, labels, columns, title)
+    figures.write_sheet(folder / PICTURE_FILE, rows, labels, columns, title)
 
 
 def _label_row(head: str, clip: dict[str, Any]) -> str:
