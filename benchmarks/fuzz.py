@@ -3,9 +3,10 @@
     python -m benchmarks.fuzz --clips CLIPS [--files 2000] [--size 24 32] [--seconds 30]
 
 CLIPS is a folder of small videos of many formats. Files of up to 60 kB are mutated, as are
-generated .npy arrays and a .gif animation: bits are flipped, bytes overwritten, the end cut off,
-pieces doubled or removed, and header fields changed to promise 60,000x60,000 pixels or 10^9 frames.
-Mutant number n depends on n alone. Every file must end in frames or in a VideoError:
+generated .npy arrays, a .gif animation, and images of every kind, each a folder of frames: bits are
+flipped, bytes overwritten, the end cut off, pieces doubled or removed, and header fields changed to
+promise 60,000x60,000 pixels or 10^9 frames. Mutant number n depends on n alone. Every file must end
+in frames or in a VideoError:
 
 - no worker process dies, none takes longer than --seconds, none needs more than --megabytes;
 - nothing is invented: the frames of a truncated file are frames of the intact one, in order (a file
@@ -33,10 +34,11 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+from PIL import Image
 
 from benchmarks.results import RESULTS
 from vvae.data.workers import WorkerError, run_in_workers
-from vvae.video import VIDEO_SUFFIXES, VideoError, iterate_frames
+from vvae.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError, iterate_frames
 
 MAX_BYTES = 60_000
 MAX_PIXELS = 4_000_000
@@ -50,7 +52,7 @@ class Mutant:
     """A file to read, and how it was made.
 
     Attributes:
-      path: of the mutant.
+      path: of the mutant; the video is the folder around it if it is an image.
       number: of the mutant.
       source: name of the intact file.
       kind: how the file was changed.
@@ -118,18 +120,55 @@ def main() -> int:
 
 
 def find_sources(clips: Path, folder: Path) -> list[Path]:
-    """Returns small intact videos of many formats, with arrays and animations made in a folder."""
+    """Returns small intact videos of many formats, with arrays and pictures made in a folder.
+
+    An image is in a folder of its own, which is the video.
+    """
     rng = np.random.default_rng(0)
     np.save(folder / "gray.npy", rng.integers(0, 256, (12, 24, 32), np.uint8))
     np.save(folder / "rgb.npy", rng.integers(0, 256, (8, 18, 20, 3), np.uint8))
     made = rng.integers(0, 256, (6, 30, 40, 3), np.uint8)
     iio.imwrite(folder / "made.gif", made, plugin="pillow", duration=100)
+    write_images(folder)
     paths = sorted(path for path in clips.rglob("*") if path.suffix in VIDEO_SUFFIXES)
     small = [path for path in paths if path.stat().st_size <= MAX_BYTES]
-    whole = [path for path in (*small, *sorted(folder.iterdir())) if read(str(path)).error is None]
-    if len(whole) < 4:
+    own = sorted(path for path in folder.rglob("*") if path.is_file())
+    whole = [path for path in (*small, *own) if read(str(path)).error is None]
+    if len(whole) <= len(own):
         raise ValueError(f"{clips}: fewer than 1 readable video of up to {MAX_BYTES} bytes")
     return whole
+
+
+def write_images(folder: Path) -> None:
+    """Writes an image of each format and kind of pixels, each into a folder of its own."""
+    rng = np.random.default_rng(0)
+    smooth = np.linspace(0, 255, 30 * 40 * 3).reshape(30, 40, 3) + rng.integers(-9, 10, (30, 40, 3))
+    rgb = Image.fromarray(np.clip(smooth, 0, 255).astype(np.uint8))
+    deep = Image.fromarray(rng.integers(0, 2**16, (30, 40), np.uint16))
+    pages = {"save_all": True, "append_images": [rgb.rotate(180), rgb.rotate(90)]}
+    exif = Image.Exif()
+    exif[274] = 6  # turned by 90 degrees
+    images = {
+        "rgb.png": (rgb, {"exif": exif}),
+        "animated.png": (rgb, pages),
+        "palette.png": (rgb.quantize(16), {"transparency": 3}),
+        "deep.png": (deep, {}),
+        "rgb.jpg": (rgb, {"exif": exif}),
+        "cmyk.jpg": (rgb.convert("CMYK"), {}),
+        "plain.bmp": (rgb, {}),
+        "palette.bmp": (rgb.quantize(16), {}),
+        "pages.tif": (rgb, pages),
+        "lzw.tif": (rgb, {"compression": "tiff_lzw"}),
+        "jpeg.tif": (rgb, {"compression": "jpeg"}),
+        "fax.tif": (rgb.convert("1"), {"compression": "group4"}),
+        "deep.tif": (deep, {"compression": "tiff_adobe_deflate"}),
+        "ycc.tif": (rgb.convert("YCbCr"), {}),
+        "lossy.webp": (rgb, {}),
+        "animated.webp": (rgb, {"lossless": True, **pages}),
+    }
+    for name, (image, options) in images.items():
+        (folder / f"of {name}").mkdir()
+        image.save(folder / f"of {name}" / name, **options)
 
 
 def write_mutant(sources: list[Path], number: int, folder: Path) -> Mutant:
@@ -138,7 +177,11 @@ def write_mutant(sources: list[Path], number: int, folder: Path) -> Mutant:
     source = sources[number % len(sources)]
     kind, change = MUTATIONS[number // len(sources) % len(MUTATIONS)]
     data = change(bytearray(source.read_bytes()), rng)
-    path = folder / f"{number:06}-{kind}-{source.stem}{source.suffix}"
+    name = f"{number:06}-{kind}-{source.stem}{source.suffix}"
+    path = folder / name
+    if source.suffix in IMAGE_SUFFIXES:
+        path = folder / f"of {name}" / name
+        path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     return Mutant(str(path), number, source.name, kind)
 
@@ -232,11 +275,12 @@ MUTATIONS = tuple(
 
 
 def read(path: str, size: tuple[int, int] | None = None) -> Reading:
-    """Reads a file to its end or to the error, resized to a size, without keeping frames."""
+    """Reads a file, or the folder of an image, to its end or to the error; keeps no frames."""
     digests, error, fault = [], None, None
+    video = Path(path).parent if path.endswith(IMAGE_SUFFIXES) else path
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak resident size
     try:
-        for _, frame in iterate_frames(path, size, MAX_PIXELS):
+        for _, frame in iterate_frames(video, size, MAX_PIXELS):
             digests.append(hashlib.sha256(repr(frame.shape).encode() + frame.tobytes()).hexdigest())
     except VideoError as failure:
         error = failure.reason

@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=Path("docs/rate_distortion.png"))
     options = parser.parse_args()
     run = open_run(options.workdir)
-    which = int(options.which) if options.which.isdigit() else options.which
+    which = int(options.which) if options.which.isdecimal() else options.which
     model, params = build.load(options.workdir, which)
     dataset = build.open_data(run.config, options.data_path)
     clips = keep_whole(dataset.splits[options.split])

@@ -457,6 +457,7 @@ def test_similarity_is_the_cosine_of_standardised_vectors():
     [
         ("train/dark/3", r"no video 'train/dark/3' in .*did you mean train/dark/3\.npy"),
         ("train/dark/2.npy:2", "asks for clip 2, but the video has 2"),
+        ("train/dark/2.npy:\u00b2", "no video"),
         ("zzz", "no such file; one of them is train/dark/0.npy"),
     ],
 )

@@ -1,10 +1,12 @@
 """Latents as files: exact, as short as their probability implies, and damage is detected."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 import math
 import sys
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -168,11 +170,14 @@ def test_files_of_an_earlier_version_or_another_machine_are_read_and_written(tmp
     assert path.read_bytes() == bytes.fromhex(GOLDEN)
 
 
+@pytest.mark.parametrize("aspect", [(1, 1), (16, 11)])
 @pytest.mark.parametrize("quantiser", [STEPS, LEVELS], ids=["steps", "levels"])
-def test_every_damaged_byte_and_every_cut_is_found(tmp_path, quantiser):
+def test_every_damaged_byte_and_every_cut_is_found(tmp_path, quantiser, aspect):
     codes = draw_codes(quantiser, (2, 3, 3))
     codes[0, 0, 0, 0] = 99 if quantiser == STEPS else 0  # one escape
-    whole = write_file(tmp_path / "a.vvz", codes, quantiser).read_bytes()
+    header = dataclasses.replace(make_header(codes, quantiser), pixel_aspect=aspect)
+    coding.write_codes(tmp_path / "a.vvz", header, codes)
+    whole = (tmp_path / "a.vvz").read_bytes()
     broken = tmp_path / "broken.vvz"
     for place in range(len(whole)):
         for bits in (0x01, 0x80):
@@ -189,6 +194,14 @@ def test_every_damaged_byte_and_every_cut_is_found(tmp_path, quantiser):
         read_file(broken)
 
 
+def test_the_aspect_of_pixels_is_kept(tmp_path):
+    codes = draw_codes(STEPS, (2, 3, 3))
+    header = dataclasses.replace(make_header(codes, STEPS), pixel_aspect=(16, 11))
+    coding.write_codes(tmp_path / "a.vvz", header, codes)
+    assert coding.read_header(tmp_path / "a.vvz") == header
+    np.testing.assert_array_equal(read_file(tmp_path / "a.vvz"), codes)
+
+
 def test_foreign_and_missing_files_are_named(tmp_path):
     video.write_video(tmp_path / "a.mp4", make_video(2, channels=3)[0], 5)
     with pytest.raises(ValueError, match=r"a\.mp4: is not a file of coded latents"):
@@ -197,9 +210,9 @@ def test_foreign_and_missing_files_are_named(tmp_path):
         read_file(tmp_path / "none.vvz")
     path = write_file(tmp_path / "a.vvz", draw_codes(STEPS), STEPS)
     content = bytearray(path.read_bytes())
-    content[4] = 2
+    content[4] = 3
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.vvz: is of version 2; this vvae reads version 1"):
+    with pytest.raises(ValueError, match=r"a\.vvz: is of version 3; this vvae reads up to 2"):
         coding.read_header(path)
 
 
@@ -348,6 +361,15 @@ def call(*arguments):
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert evaluate.main([*map(str, arguments)]) == 0
     return printed.getvalue()
+
+
+def test_pixels_that_are_not_square_come_back_as_such(gaussian_run, clip, tmp_path):
+    _, frames = video.read_frames(clip)
+    wide, coded, back = tmp_path / "wide.mp4", tmp_path / "a.vvz", tmp_path / "back.mp4"
+    video.write_video_pieces(wide, [frames], (10, 14), 12.5, pixel_aspect=Fraction(2))
+    call("compress", wide, coded, "--workdir", gaussian_run)
+    call("decompress", coded, back, "--workdir", gaussian_run)
+    assert video.probe(back) == video.VideoInfo(12, 10, 14, 12.5, Fraction(2))
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "codes", "gray"])

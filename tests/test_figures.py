@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vvae import figures
+from vvae.figures.canvas import render_text
 from vvae.video import probe, read_frames
 
 
@@ -125,3 +126,68 @@ def test_grid_video_has_the_frames_rows_and_rate(tmp_path):
         assert abs(row[64, 0] - colors[0]) < 12 and abs(row[-64, 0] - colors[1]) < 12
     caption = frames[2, :24]
     assert caption.max() > 230 and caption.min() < 100  # black text on white
+
+
+NAMES = [
+    "take$a_$1",
+    "cost_$a_$b^{",
+    "$a$",
+    "_hidden",
+    "\\frac{a}{b}",
+    "a{b}^2 %",
+    "caf\udce9",  # a name in Latin-1, as the system decodes it
+    "\ud800",
+    "\u0645\u0631\u062d\u0628\u0627",
+    "\U0001f600 film",
+    "two\nlines",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_can_be_drawn(tmp_path, name):
+    path, tiles = tmp_path / "a.png", np.stack([solid((250, 10, 10))[0]] * 2)
+    line, score = (np.arange(3), np.arange(3)), np.array([0.1, 0.9])
+    category, names = np.array([0, 1, -1]), [name, f"_{name}"]
+    curve = figures.ScoreCurve(name, np.arange(2.0), score)
+    with warnings.catch_warnings(action="error"):
+        figures.write_curves(path, {name: line}, name, name, name)
+        figures.write_training_curves(path, {name: {name: line}}, name)
+        figures.write_confusion_matrix(path, np.eye(2, dtype=int), names, name)
+        figures.write_maps(path, {name: np.eye(3)[:, :2]}, {name: (category, names)}, name)
+        figures.write_score_curves(path, [curve], 0.5, name, name)
+        figures.write_boundary_curves(path, {name: (score, [(0, 1)], [])}, 0.5, name)
+        figures.write_label_curves(path, {name: (score, score, score)}, ["1", "2"], name)
+        figures.write_score_groups(path, {name: score}, [name], 0.5, name, name)
+        figures.write_sheet(path, [tiles], [name], [name, name], name)
+        figures.write_strips(path, [tiles], [name], name)
+        figures.write_grid_video(tmp_path / "a.mp4", {name: tiles[:, None]}, 5)
+
+
+def measure_text(text):
+    """Returns the number of columns in which a text is drawn."""
+    return int((render_text(text, 300) < 128).any(axis=(0, 2)).sum())
+
+
+def test_names_are_drawn_as_they_are():
+    assert measure_text("$a$") > 2 * measure_text("a")
+    assert measure_text("\\$a\\$") > measure_text("$a$")
+    assert measure_text("caf\udce9") > measure_text("caf")
+    np.testing.assert_array_equal(render_text("caf\udce9", 99), render_text("caf\ufffd", 99))
+
+
+def test_names_with_an_underscore_are_in_the_legends(tmp_path):
+    path, blue, points = tmp_path / "a.png", [], np.zeros((2, 2))
+    for names in (["_a", "b"], ["xa", "b"]):
+        # No point is of the first category: blue is in the legend alone.
+        figures.write_maps(path, {"map": points}, {"class": (np.ones(2, int), names)}, "maps")
+        image = iio.imread(path).astype(int)
+        blue.append(int((image[..., 2] > image[..., 0] + 60).sum()))
+    assert blue[0] == blue[1] > 20
+
+    def draw_label_curves(name):
+        curve = np.array([0.2, 0.4])
+        figures.write_label_curves(path, {name: (curve, curve, curve)}, ["1", "2"], "labels")
+        return int((iio.imread(path)[:, -150:, :3] < 128).any(axis=2).sum())
+
+    assert abs(draw_label_curves("_a") - draw_label_curves("xa")) < 40

@@ -28,13 +28,15 @@ def sources(tmp_path_factory):
 @pytest.mark.parametrize("size", [None, (8, 12)])
 def test_mutated_files_end_in_frames_or_in_a_videoerror(sources, tmp_path, monkeypatch, size):
     monkeypatch.setitem(os.environ, "MALLOC_PERTURB_", "0")  # put back afterwards
-    assert len(sources) == 6
-    mutants = [fuzz.write_mutant(sources, number, tmp_path) for number in range(96)]
+    assert len(sources) == 22
+    assert {path.suffix for path in sources} >= {".png", ".jpg", ".tif", ".bmp", ".webp", ".gif"}
+    count = len(sources) * len(fuzz.MUTATIONS)
+    mutants = [fuzz.write_mutant(sources, number, tmp_path) for number in range(count)]
     assert {mutant.kind for mutant in mutants} == {name for name, _ in fuzz.MUTATIONS}
     options = argparse.Namespace(workers=2, seconds=60.0, megabytes=300.0, size=size)
     failures, outcomes, _ = fuzz.read_all(sources, mutants, options)
     assert failures == []
-    assert outcomes.total() == 96 and len(outcomes) == 3
+    assert outcomes.total() == count and len(outcomes) == 3
 
 
 def test_a_mutant_is_drawn_from_its_number_alone(sources, tmp_path):

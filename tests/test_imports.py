@@ -112,9 +112,9 @@ ALLOWED = {
     "report": ("report", "config", "config_files", "files", "metrics", "training.log"),
 }
 ONLY_USERS = {
-    "imageio": {"video.containers", "video.stills"},
+    "imageio": {"video.containers"},
     "imageio_ffmpeg": {"video.writing"},
-    "av": {"video.containers", "video.planes"},
+    "av": {"video.containers", "video.orientation", "video.planes"},
     "orbax": {"training.checkpoint"},
     "matplotlib": {"figures.canvas"},
     "tyro": {"cli"},

@@ -222,6 +222,7 @@ def test_an_error_of_one_process_ends_all_with_its_message(folder, tmp_path):
         ("--parallel.num_processes 2", "num_processes needs --parallel.coordinator"),
         ("--parallel.coordinator a:1 --workdir r", "needs --parallel.num_processes and"),
         ("--parallel.coordinator here --workdir r", "must be HOST:PORT of the first process"),
+        ("--parallel.coordinator a:\u00b2 --workdir r", "must be HOST:PORT of the first process"),
         (
             "--parallel.coordinator a:1 --parallel.num_processes 2 --parallel.process-id 2 "
             "--workdir r",

@@ -50,7 +50,7 @@ class Group:
         if self.coordinator == AUTO:
             return
         host, _, port = self.coordinator.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not port.isdecimal():
             raise ValueError(
                 f"--parallel.coordinator={self.coordinator}: must be HOST:PORT of the first "
                 f"process, or {AUTO}"

@@ -27,7 +27,11 @@ from vvae.data.workers import WorkerError, run_in_workers
 from vvae.files import replacing
 from vvae.video import MAX_PIXELS, FrameTooLargeError, VideoError
 
-FORMAT_VERSION = 2  # 2: frames are resized as Y'CbCr planes, before their conversion to RGB
+# 2: Frames are resized as Y'CbCr planes, before their conversion to RGB.
+# 3: Frames are mirrored and cropped as the file says, interlaced ones are not resized by fields,
+#    chroma of more than 8 bits is enlarged as by ffmpeg, images are RGB whatever their mode, and
+#    every page of an image is a frame.
+FORMAT_VERSION = 3
 _MAX_OPEN_FILES = 512
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vvae.figures.canvas import import_matplotlib, new_chart, save
+from vvae.figures.canvas import import_matplotlib, in_legend, new_chart, save, set_tick_names
 
 
 def write_curves(
@@ -21,7 +21,7 @@ def write_curves(
     axes = figure.add_subplot()
     marker = "." if max(len(x) for x, _ in curves.values()) <= 64 else None
     for name, (x, y) in curves.items():
-        axes.plot(x, y, label=name, marker=marker)
+        axes.plot(x, y, label=in_legend(name), marker=marker)
     axes.set(xlabel=x_label, ylabel=y_label, title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
@@ -47,7 +47,7 @@ def write_training_curves(
         axes = figure.add_subplot(num_rows, num_columns, number)
         for name, (steps, values) in curves.items():
             marker = "." if len(steps) <= 32 else None
-            axes.plot(steps, values, label=name, marker=marker, linewidth=1.2)
+            axes.plot(steps, values, label=in_legend(name), marker=marker, linewidth=1.2)
         axes.set(xlabel="step", ylabel=y_label)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=9)
@@ -73,8 +73,8 @@ def write_confusion_matrix(
     figure = new_chart((side + labels + 60, side + labels))
     axes = figure.add_subplot()
     image = axes.imshow(share_KK, cmap="Blues", vmin=0.0, vmax=1.0)
-    axes.set_xticks(range(num_classes), class_names, rotation=45, ha="right")
-    axes.set_yticks(range(num_classes), class_names)
+    set_tick_names(axes.xaxis, class_names, rotation=45, ha="right")
+    set_tick_names(axes.yaxis, class_names)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if num_classes <= 30:
         for i, j in np.argwhere(counts_KK > 0):
@@ -160,7 +160,7 @@ def _scatter(axes, xy_N2: np.ndarray, category_N: np.ndarray, names: Sequence[st
             marker=markers[number // len(colors) % len(markers)],
             linewidths=0,
             alpha=0.85,
-            label=name,
+            label=in_legend(name),
         )
     axes.set_xticks([])
     axes.set_yticks([])
@@ -275,8 +275,10 @@ def write_label_curves(
         # Slightly apart, so that the intervals do not hide each other.
         place_S = np.arange(len(ticks)) + 0.04 * (number - (len(curves) - 1) / 2)
         errors = np.stack([mean_S - low_S, high_S - mean_S])
-        axes.errorbar(place_S, mean_S, errors, label=name, marker="o", markersize=4, capsize=3)
-    axes.set_xticks(range(len(ticks)), ticks)
+        axes.errorbar(
+            place_S, mean_S, errors, label=in_legend(name), marker="o", markersize=4, capsize=3
+        )
+    set_tick_names(axes.xaxis, ticks)
     axes.set(xlabel="labelled training videos a class", ylabel="top-1 accuracy", title=title)
     axes.set_ylim(0.0, 1.02)
     axes.grid(alpha=0.3)
@@ -311,7 +313,7 @@ def write_score_groups(
         color = "tab:red" if name in searched else "tab:blue"
         axes.plot(score_V, place_V, ".", color=color, alpha=0.6, markersize=7, markeredgewidth=0)
     axes.axvline(threshold, color="black", linestyle="--", linewidth=1.0, label="threshold")
-    axes.set_yticks(range(len(groups)), list(groups))
+    set_tick_names(axes.yaxis, list(groups))
     axes.set_ylim(len(groups) - 0.4, -0.6)
     axes.set(xlabel=label, title=title)
     axes.grid(alpha=0.3, axis="x")

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vvae.figures.canvas import DPI, import_matplotlib, new_figure, render_text, save
+from vvae.figures.canvas import (
+    DPI,
+    import_matplotlib,
+    new_figure,
+    render_text,
+    save,
+    set_tick_names,
+)
 
 TILE_PIXELS = 96
 VIDEO_TILE_PIXELS = 128
@@ -124,9 +131,9 @@ def write_sheet(
     )
     axes.imshow(canvas, interpolation="nearest")
     tops = _row_offsets(len(rows), height, rows_per_group)
-    axes.set_yticks([offset + height / 2 for offset in tops], row_labels)
+    set_tick_names(axes.yaxis, row_labels, [offset + height / 2 for offset in tops])
     centres = [k * (width + GAP_PIXELS) + width / 2 for k in range(len(column_labels))]
-    axes.set_xticks(centres, column_labels)
+    set_tick_names(axes.xaxis, column_labels, centres)
     axes.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=False)
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -8,8 +8,9 @@ integers, and the frequencies of the bins are computed from them in integer arit
 that every machine decodes with the table that another one encoded with. The range coder is that of
 `constriction` (extra `coding`); functions that only count bits do not need it.
 
-A file, little-endian, consists of a header, one integer per channel (step or levels), the CRC-32 of
-both, and blocks. A block holds a few latent frames: the numbers of latent frames, words and
+A file, little-endian, consists of a header, one integer per channel (step or levels), two integers
+for the aspect of pixels that are not square (version 2; square ones are version 1), the CRC-32 of
+all this, and blocks. A block holds a few latent frames: the numbers of latent frames, words and
 escapes; the CRC-32 of these numbers and of what follows; the words of the range coder; and the
 codes outside the table. One block is in memory at a time. Nothing in a file is executed.
 """
@@ -43,7 +44,8 @@ ESCAPE_BITS = 32
 BLOCK_SYMBOLS = 2**17
 
 MAGIC = b"VVZ\x1a"
-VERSION = 1
+SQUARE_VERSION, ASPECT_VERSION = 1, 2
+_SQUARE = (1, 1)
 _HEADER = struct.Struct("<4sHHH3I2I3I32s")
 _CHECKSUM = struct.Struct("<I")
 _BLOCK = struct.Struct("<3I")
@@ -345,6 +347,7 @@ class Header:
       grid_thw: latents in time, rows and columns.
       quantiser: with the steps or the levels of the channels.
       digest: `models.digest.digest_params` of the model that made the latents, 32 bytes.
+      pixel_aspect: (numerator, denominator) of the width of a pixel divided by its height.
     """
 
     shape_THW: tuple[int, int, int]
@@ -352,6 +355,7 @@ class Header:
     grid_thw: tuple[int, int, int]
     quantiser: Quantiser
     digest: bytes
+    pixel_aspect: tuple[int, int] = _SQUARE
 
 
 def require_coder():
@@ -424,8 +428,11 @@ def _pack_header(header: Header) -> bytes:
     numbers = quantiser.levels_Z if is_levels else quantiser.steps_Z
     kind = _KINDS[FiniteScalars if is_levels else GaussianLatents]
     fields = (*header.shape_THW, *header.fps, *header.grid_thw, header.digest)
-    content = _HEADER.pack(MAGIC, VERSION, kind, len(numbers), *fields)
-    content += struct.pack(f"<{len(numbers)}I", *numbers)
+    version, aspect = ASPECT_VERSION, header.pixel_aspect
+    if aspect == _SQUARE:
+        version, aspect = SQUARE_VERSION, ()
+    content = _HEADER.pack(MAGIC, version, kind, len(numbers), *fields)
+    content += struct.pack(f"<{len(numbers) + len(aspect)}I", *numbers, *aspect)
     return content + _CHECKSUM.pack(zlib.crc32(content))
 
 
@@ -436,27 +443,31 @@ def _unpack_header(file) -> Header:
     if len(start) < _HEADER.size:
         raise ValueError("is cut in its header")
     _, version, kind, num_channels, *fields, digest = _HEADER.unpack(start)
-    if version != VERSION:
-        raise ValueError(f"is of version {version}; this vvae reads version {VERSION}")
-    numbers = file.read(4 * num_channels)
+    if version not in (SQUARE_VERSION, ASPECT_VERSION):
+        raise ValueError(f"is of version {version}; this vvae reads up to {ASPECT_VERSION}")
+    count = num_channels + (2 if version == ASPECT_VERSION else 0)
+    numbers = file.read(4 * count)
     checksum = file.read(_CHECKSUM.size)
-    if len(numbers) < 4 * num_channels or len(checksum) < _CHECKSUM.size:
+    if len(numbers) < 4 * count or len(checksum) < _CHECKSUM.size:
         raise ValueError("is cut in its header")
     if _CHECKSUM.unpack(checksum)[0] != zlib.crc32(start + numbers):
         raise ValueError("is damaged in its header")
     shape_THW, fps, grid_thw = tuple(fields[:3]), tuple(fields[3:5]), tuple(fields[5:])
-    if kind not in _KINDS.values() or not num_channels or not all(fields):
+    values = struct.unpack(f"<{count}I", numbers)
+    aspect = values[num_channels:] or _SQUARE
+    if kind not in _KINDS.values() or not num_channels or not all((*fields, *aspect)):
         raise ValueError(
-            f"has an impossible header: kind {kind}, {num_channels} channels, {fields}"
+            f"has an impossible header: kind {kind}, {num_channels} channels, {fields}, pixel "
+            f"aspect {aspect}"
         )
-    values = struct.unpack(f"<{num_channels}I", numbers)
     make = Levels if kind == _KINDS[FiniteScalars] else UniformSteps
     return Header(
         shape_THW=shape_THW,
         fps=fps,
         grid_thw=grid_thw,
-        quantiser=make(values),
+        quantiser=make(values[:num_channels]),
         digest=digest,
+        pixel_aspect=aspect,
     )
 
 

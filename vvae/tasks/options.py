@@ -33,7 +33,7 @@ class RunOptions:
     @property
     def checkpoint(self) -> str | int:
         """The checkpoint as `vvae.load` takes it."""
-        return int(self.which) if self.which.isdigit() else self.which
+        return int(self.which) if self.which.isdecimal() else self.which
 
     def check_run(self) -> None:
         """Raises ValueError if no run is given."""

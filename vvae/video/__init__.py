@@ -1,9 +1,11 @@
 """Reads and writes one video: exact frames with their times, or a VideoError that names the file.
 
 A video is a file (.mp4, .webm, .gif, ...), a folder of image frames, or a .npy array. Files are
-read through imageio's PyAV plugin and images through its Pillow plugin; files are written by
-imageio-ffmpeg. PyAV is used directly only for what the plugin does not expose: timestamps, rotation
-and damage.
+read through imageio's PyAV plugin and written by imageio-ffmpeg, images are read by Pillow. PyAV is
+used directly only for what the plugin does not expose: timestamps, orientation and damage.
+
+Frames have the pixels that are stored, square or not (`VideoInfo.pixel_aspect`): models see frames
+of one given (height, width), into which every frame is resized as a whole.
 """
 
 from vvae.video.errors import FrameTooLargeError, VideoError

@@ -21,5 +21,10 @@ class FrameTooLargeError(VideoError):
 
 
 def first_line(error: Exception) -> str:
-    """Returns the first line of an error's message, or its type if there is no message."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    """Returns the first line of an error's message; the type too, where the message needs it."""
+    name = type(error).__name__
+    if not str(error):
+        return name
+    speaks = isinstance(error, (OSError, ValueError)) or type(error) is SyntaxError
+    message = str(error).splitlines()[0]
+    return message if speaks else f"{name}: {message}"

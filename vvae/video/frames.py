@@ -1,6 +1,7 @@
 """What all readers share: the type of their output, the limit on frame sizes, and resizing."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,24 @@ Frames = Iterator[tuple[float, np.ndarray, Size]]
 
 # Twice an 8K frame; reading frames of this size takes about 0.9 GB. A header may state any size.
 MAX_PIXELS = 64_000_000
+SQUARE = Fraction(1)  # the aspect of square pixels
 NOMINAL_FPS = 25.0  # for videos without times: folders of images, .npy arrays, a single frame
 
 
 def check_pixels(path: Path, height: int, width: int, max_pixels: int) -> None:
     """Raises FrameTooLargeError if a frame has more than `max_pixels` pixels."""
     if height * width > max_pixels:
-        raise FrameTooLargeError(
-            path,
-            f"frames of {width}x{height}, {height * width / 1e6:.0f} megapixels, are more than the "
-            f"{max_pixels / 1e6:.0f} that data.max_megapixels allows",
-        )
+        size = f"{width}x{height}, {height * width / 1e6:.0f} megapixels,"
+        raise make_size_error(path, size, max_pixels)
+
+
+def make_size_error(path: Path, size: str, max_pixels: int) -> FrameTooLargeError:
+    """Returns the error about frames of a size, described in words, that is too large."""
+    return FrameTooLargeError(
+        path,
+        f"frames of {size} are more than the {max_pixels / 1e6:.0f} that data.max_megapixels "
+        "allows",
+    )
 
 
 def resize(frame: np.ndarray, size: Size | None) -> np.ndarray:

@@ -1,17 +1,17 @@
 """Reads videos of any kind: files, folders of image frames, and .npy arrays."""
 
 import os
-import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
 from vvae.video import containers
 from vvae.video.errors import VideoError
-from vvae.video.frames import MAX_PIXELS, NOMINAL_FPS
-from vvae.video.stills import is_image, iterate_image_folder, iterate_npy
+from vvae.video.frames import MAX_PIXELS, NOMINAL_FPS, SQUARE
+from vvae.video.stills import count_frames, is_image, iterate_image_folder, iterate_npy
 
 VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".npy", ".webm")
 
@@ -22,15 +22,18 @@ class VideoInfo:
 
     Attributes:
       num_frames: The exact number of frames.
-      height: The number of rows after rotation.
-      width: The number of columns after rotation.
+      height: The number of rows as shown, after cropping and rotation.
+      width: The number of columns as shown.
       fps: The mean frame rate over the real timestamps, frames/s.
+      pixel_aspect: The width of a pixel, as players show it, divided by its height; 1 if the file
+        states none.
     """
 
     num_frames: int
     height: int
     width: int
     fps: float
+    pixel_aspect: Fraction = SQUARE
 
 
 def is_video(path: str | os.PathLike) -> bool:
@@ -54,7 +57,18 @@ def probe(path: str | os.PathLike) -> VideoInfo:
         shape = frame.shape
     span = times[-1] - times[0]
     fps = round((len(times) - 1) / span, 6) if span > 0 else NOMINAL_FPS
-    return VideoInfo(num_frames=len(times), height=shape[0], width=shape[1], fps=fps)
+    return VideoInfo(
+        num_frames=len(times),
+        height=shape[0],
+        width=shape[1],
+        fps=fps,
+        pixel_aspect=_read_pixel_aspect(Path(path)),
+    )
+
+
+def _read_pixel_aspect(path: Path) -> Fraction:
+    is_container = not path.is_dir() and path.suffix.lower() != ".npy"
+    return containers.read_pixel_aspect(path) if is_container else SQUARE
 
 
 def read_stated_length(path: str | os.PathLike) -> int | None:
@@ -65,10 +79,10 @@ def read_stated_length(path: str | os.PathLike) -> int | None:
     path = Path(path)
     try:
         if path.is_dir():
-            return sum(map(is_image, os.listdir(path)))
+            return count_frames(path)
         if path.suffix.lower() == ".npy":
             return len(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError):
+    except Exception:  # as `iterate_frames`, which will name the damage
         return None
     return containers.read_stated_length(path)
 
@@ -99,11 +113,20 @@ def iterate_frames(
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Yields the real frames of a video in the order of display, one at a time.
 
-    Rotation is applied, alpha is dropped, and any bit depth and chroma format becomes 8-bit RGB.
-    Frames of a variable rate keep their own timestamps: none is repeated or left out. Resizing is
-    antialiased: each new pixel is the mean of the area that it covers (bilinear where a side
-    grows). Folders of images are sorted naturally (2.png before 10.png). Like .npy arrays (uint8
-    [T, H, W] or [T, H, W, 1 or 3]), they are timed at `NOMINAL_FPS`.
+    Frames are those that the ffmpeg program shows: cropped, rotated and mirrored as the container
+    says, converted to 8-bit RGB by the stated colour matrix and range, interlaced ones with both
+    fields. Alpha is dropped, so that transparent pixels have the colour that is stored for them.
+    Pixels that are not square stay as they are stored: a given size covers the whole frame, and
+    `VideoInfo.pixel_aspect` tells how it is shown. Frames of a variable rate keep their own
+    timestamps: none is repeated or left out. Resizing is antialiased: each new pixel is the mean of
+    the area that it covers (bilinear where a side grows).
+
+    Folders of images are sorted naturally (2.png before 10.png). Every page of a TIFF and every
+    frame of an animated PNG or WebP is a frame. The orientation in their EXIF data is applied, and
+    any kind of pixels becomes RGB, except for floats and signed or 32-bit integers, which are
+    refused. 16-bit images are scaled from 0..65535: a folder in which no value reaches 16384, such
+    as one of 12-bit numbers, is refused after its last frame instead of read as nearly black. Like
+    .npy arrays (uint8 [T, H, W] or [T, H, W, 1 or 3]), folders are timed at `NOMINAL_FPS`.
 
     A file counts as truncated
 

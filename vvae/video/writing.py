@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -10,10 +11,12 @@ import numpy as np
 
 from vvae.files import replacing
 from vvae.video.errors import VideoError, first_line
+from vvae.video.frames import SQUARE
 
 # With assembly, x264 may write different files for the same frames, even in one thread (measured);
 # the videos written here are small enough to do without it.
 _REPRODUCIBLE = ("-x264-params", "asm=0:threads=1")
+_MAX_ASPECT = 4096  # the largest numerator and denominator that x264 stores
 _CONTAINERS = {".avi": "avi", ".m4v": "mp4", ".mkv": "matroska", ".mov": "mov", ".mp4": "mp4"}
 
 
@@ -48,6 +51,8 @@ def write_video_pieces(
     size: tuple[int, int],
     fps: float,
     lossless: bool = False,
+    *,
+    pixel_aspect: Fraction = SQUARE,
 ) -> None:
     """Writes an H.264 video piece by piece, like `write_video`, with memory for one piece only.
 
@@ -58,6 +63,7 @@ def write_video_pieces(
       size: The (height, width) of every frame.
       fps: The frame rate, frames/s, above 0.
       lossless: Whether the frames must be bit-equal when read back.
+      pixel_aspect: The width of a pixel, as players show it, divided by its height.
 
     Raises:
       VideoError: As in `write_video`, or if a piece has frames of another size.
@@ -70,6 +76,8 @@ def write_video_pieces(
         codec, pixel_format = "libx264", "yuv420p"
         options = ["-crf", "18", "-preset", "veryfast", *_REPRODUCIBLE]
         odd = size[0] % 2, size[1] % 2
+    if pixel_aspect != SQUARE:
+        options += ["-vf", f"setsar=sar={pixel_aspect}:max={_MAX_ASPECT}"]
     with contextlib.ExitStack() as stack:
         with _as_video_error(path):
             part = stack.enter_context(replacing(path))

@@ -69,6 +69,7 @@ def compress(
             grid_thw=model.grid_shape(shape_THW),
             quantiser=quantiser,
             digest=digest_params(params),
+            pixel_aspect=info.pixel_aspect.as_integer_ratio(),
         )
         bits = _CountedBits(quantiser)
         coding.write_codes(target, header, bits.count(_quantise(spool, header)))
@@ -112,7 +113,9 @@ def decompress(
     header = _read_header_of(model, params, source)
     rate = header.fps[0] / header.fps[1]
     pieces = decode_file(model, params, source)
-    video.write_video_pieces(target, pieces, header.shape_THW[1:], rate, lossless)
+    aspect = Fraction(*header.pixel_aspect)
+    size = header.shape_THW[1:]
+    video.write_video_pieces(target, pieces, size, rate, lossless, pixel_aspect=aspect)
     return header
 
 

@@ -166,7 +166,7 @@ def _split_query(dataset: Dataset, query: str) -> tuple[str, int]:
     """Splits NAME:CLIP; a video or file whose own name looks like this is not split."""
     names = {video.name for clips in dataset.splits.values() for video in clips.videos}
     name, colon, number = query.rpartition(":")
-    if query in names or not colon or not number.isdigit() or os.path.exists(query):
+    if query in names or not colon or not number.isdecimal() or os.path.exists(query):
         return query, 0
     return name, int(number)
 
