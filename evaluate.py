@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     runtime.prepare_jax()
     match request:
         case opts.Check():
-            check(request.data.path)
+            return check(request.data.path)
         case opts.Compare():
             compare(request)
         case opts.Report():
@@ -113,11 +113,17 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None) -> None:
 # --- commands ------------------------------------------------------------------------------------
 
 
-def check(data_path: str) -> None:
-    """Prints what a folder of videos holds, and what is broken."""
+def check(data_path: str) -> int:
+    """Prints what a folder of videos holds, and what is broken.
+
+    Returns:
+      The exit status: 1 if no video can be read, otherwise 0.
+    """
     from vvae.data.check import format_summary, summarize
 
-    print(format_summary(summarize(data_path, num_workers=os.cpu_count() or 1)))
+    summary = summarize(data_path, num_workers=os.cpu_count() or 1)
+    print(format_summary(summary))
+    return 0 if summary.num_frames else 1
 
 
 def compare(options: opts.Compare) -> None:

@@ -8,6 +8,7 @@ from vvae.video import write_video
 
 
 def write_noise(path, num_frames, size=(6, 8), fps=10):
+    """Writes noise that depends on the arguments alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = np.random.default_rng(0).integers(0, 256, (num_frames, *size, 3), np.uint8)
     write_video(path, frames, fps=fps, lossless=True)
@@ -64,6 +65,52 @@ def test_nothing_readable(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"")
     text = format_summary(summarize(tmp_path))
     assert "videos   1 (1 broken)" in text and "no video can be read" in text
+
+
+def test_status_is_1_where_no_video_can_be_read(tmp_path, capsys):
+    import evaluate
+
+    (tmp_path / "a.mp4").write_bytes(b"")
+    assert evaluate.main(["check", "--data.path", str(tmp_path)]) == 1
+    assert "no video can be read" in capsys.readouterr().out
+    write_noise(tmp_path / "b.mp4", 4)
+    assert evaluate.main(["check", "--data.path", str(tmp_path)]) == 0
+
+
+def test_unlabelled_videos_and_unread_formats_are_counted(tmp_path):
+    write_noise(tmp_path / "walk/a.mp4", 4)
+    write_noise(tmp_path / "b.mp4", 5)
+    for name in ("c.rm", "walk/d.RM", "e.hevc", "notes.txt"):
+        (tmp_path / name).touch()
+    summary = summarize(tmp_path)
+    assert summary.unlabelled == ("b.mp4",)
+    text = format_summary(summary)
+    assert "classes  1: walk (1); 1 without a label, such as b.mp4\n" in text
+    assert "ignored  videos of unread formats: .hevc (1), .rm (2); convert them to .mp4\n" in text
+    assert "ignored  other files: .txt (1)\n" in text
+
+
+def test_copies_and_leaks_are_named(tmp_path):
+    write_noise(tmp_path / "Train/walk/a.mp4", 4)
+    write_noise(tmp_path / "Val/walk/b.mp4", 5)
+    write_noise(tmp_path / "Test/walk/c.mp4", 4)
+    text = format_summary(summarize(tmp_path))
+    assert "copies   Test/walk/c.mp4 = Train/walk/a.mp4\n" in text
+    assert (
+        "problem  'Test/walk/c.mp4' (test, class 'walk') and 'Train/walk/a.mp4' (train, class "
+        "'walk') are byte-identical: remove one of them"
+    ) in text
+
+
+def test_many_copies_are_counted_after_the_first(tmp_path):
+    for number in range(25):
+        for name in "ab":
+            np.save(tmp_path / f"{number:02}{name}.npy", np.full((1, 4, 4), number, np.uint8))
+    summary = summarize(tmp_path)
+    assert summary.splits == {"train": 40, "val": 4, "test": 6}
+    lines = [line for line in format_summary(summary).splitlines() if line.startswith("  copies")]
+    assert len(lines) == 21 and lines[0] == "  copies   00a.npy = 00b.npy"
+    assert lines[-1] == "  copies   and 5 more"
 
 
 def test_missing_folder(tmp_path):

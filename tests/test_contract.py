@@ -1,6 +1,7 @@
 """The model contract, tested alike for all models: pure, under jit, vmap and grad."""
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 import tiny_causal
 
-from vvae.models import contract
+from vvae.inference import streaming, tiling
+from vvae.models import contract, sequential
 from vvae.models.sequential import SequentialVAE
 from vvae.objectives.elbo import elbo
 
@@ -137,3 +139,87 @@ def test_wrong_masks_and_ranks_say_why(model_and_variables):
         contract.encode(model, variables, x, np.ones((2, 4), bool))
     with pytest.raises(ValueError, match=r"\[B, T, H, W, C\]"):
         contract.encode(model, variables, x[0])
+
+
+def test_a_posterior_in_the_place_of_latents_says_what_to_give(model_and_variables):
+    model, variables = model_and_variables
+    shapes = jax.eval_shape(
+        functools.partial(read_all, model), variables, tiny_causal.make_video(3)
+    )
+    posterior = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes["posterior"])
+    with pytest.raises(
+        ValueError, match=r"not a posterior .*give model\.posterior_mean\(posterior\)"
+    ):
+        contract.decode(model, variables, posterior)
+    contract.check_latents(model.posterior_mean(posterior))
+
+
+@pytest.mark.parametrize("name", ["causal", "causal_codes"])
+def test_a_posterior_is_refused_by_every_way_of_decoding(name):
+    model, variables = MODELS[name]()
+    x = tiny_causal.make_video(3)
+    shapes = jax.eval_shape(functools.partial(contract.encode, model), variables, x)
+    posterior = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    ways = {
+        "chunk": lambda: streaming.decode_chunk(
+            model, variables, streaming.begin_decode(), posterior
+        ),
+        "video": lambda: next(
+            streaming.decode_video(model, variables, iter([posterior]), x.shape[1:4])
+        ),
+        "blended": lambda: tiling.decode_blended(model, variables, posterior),
+    }
+    for way in ways.values():
+        with pytest.raises(ValueError, match=r"give model\.posterior_mean"):
+            way()
+
+
+READERS = {
+    "encode": contract.encode,
+    "reconstruct": contract.reconstruct,
+    "elbo": lambda model, variables, x: elbo(model, variables, x, jax.random.key(0)),
+    "surprise": sequential.surprise,
+    "level_kl": lambda model, variables, x: sequential.level_kl(
+        model, variables, x, jax.random.key(0)
+    ),
+    "stream": lambda model, variables, x: sequential.stream(
+        model, variables, sequential.begin_stream(model, variables, len(x)), x
+    ),
+}
+
+
+def read_shapes(reader, x):
+    """Reads a video whose values are known, without computing anything from them."""
+    model, variables = make_sequential()
+    return jax.eval_shape(lambda: READERS[reader](model, variables, x))
+
+
+def make_ramp(low, high):
+    return np.linspace(low, high, 3 * 8 * 8 * 2, dtype=np.float32).reshape(1, 3, *SHAPE_HWC)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("high", [1, 255])
+def test_a_float_video_without_negative_values_is_a_warning(reader, high):
+    for x in (make_ramp(0, high), jnp.asarray(make_ramp(0, high), jnp.bfloat16)):
+        with pytest.warns(UserWarning, match=rf"from 0 to {high}, .* floats in \[-1, 1\]"):
+            read_shapes(reader, x)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_other_videos_are_no_warning(reader):
+    model, variables = make_sequential()
+    ramp, ones = make_ramp(-1, 1), np.ones((1, 3, *SHAPE_HWC), np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for x in (ramp, jnp.asarray(ramp), ones, -ones, 0 * ones, (255 * ones).astype(np.uint8)):
+            read_shapes(reader, x)
+        # Traced values are not known.
+        jax.eval_shape(functools.partial(READERS[reader], model, variables), make_ramp(0, 1))
+
+
+def test_the_warning_of_a_call_outside_jit_names_the_line_of_the_call():
+    model, variables = make_sequential()
+    with pytest.warns(UserWarning, match="from 0 to 1,") as caught:
+        contract.encode(model, variables, make_ramp(0, 1))
+    assert caught[0].filename == __file__

@@ -16,6 +16,7 @@ from vvae.data.dataset import (
     Decoding,
     Sampling,
     assign_splits,
+    describe_flaws,
     list_videos,
     open_dataset,
     open_unsplit,
@@ -190,6 +191,37 @@ def test_a_drawn_split_of_broken_files_names_them_and_the_remedy(tmp_path, decod
     # The remedy works: without the file, another one is drawn.
     Path(drawn.path).unlink()
     assert len(open_dataset(tmp_path / "flat", FORMAT, decoding).splits["val"].videos) == 1
+
+
+def test_copies_are_on_one_side_of_drawn_splits(tmp_path, decoding):
+    for number in range(10):
+        write_noise(tmp_path / "a" / f"{number}.mp4", seed=number)
+        shutil.copy(tmp_path / "a" / f"{number}.mp4", tmp_path / "a" / f"copy of {number}.mp4")
+    dataset = open_dataset(tmp_path / "a", FORMAT, decoding)
+    sides = {}
+    for split, clips in dataset.splits.items():
+        for video in clips.videos:
+            sides.setdefault(video.name.removeprefix("copy of "), set()).add(split)
+    assert len(sides) == 10 and all(len(splits) == 1 for splits in sides.values())
+    assert describe_flaws(dataset) == ()
+
+
+def test_copies_in_stated_splits_are_a_warning(root, decoding):
+    shutil.copy(root / "train/walk/a.mp4", root / "test/walk/copy.mp4")
+    dataset = open_dataset(root, FORMAT, decoding)
+    warning, left_out, padded = describe_flaws(dataset)
+    assert warning == (
+        "warning: 'test/walk/copy.mp4' (test, class 'walk') and 'train/walk/a.mp4' (train, class "
+        "'walk') are byte-identical: remove one of them"
+    )
+    assert left_out.startswith("left out: split 'extra'") and "padded" in padded
+
+
+def test_masks_are_a_warning_among_new_videos(tmp_path, decoding):
+    for name in ("Test001.mp4", "Test001_gt.mp4"):
+        write_noise(tmp_path / "new" / name)
+    (warning,) = describe_flaws(open_unsplit(tmp_path / "new", FORMAT, decoding))
+    assert warning.startswith("warning: 1 videos, such as 'Test001_gt.mp4', look like masks")
 
 
 def test_many_broken_files_are_counted_after_the_first(tmp_path, decoding):

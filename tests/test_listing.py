@@ -59,6 +59,56 @@ def test_videos_beside_split_folders_are_refused(tmp_path):
         list_videos(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (("Train", "Test"), ("train", "test")),
+        (("TRAIN", "VAL", "TEST"), ("train", "val", "test")),
+        (("training", "testing"), ("train", "test")),
+        (("train", "Validation", "Evaluation"), ("train", "val", "test")),
+        (("training", "valid", "Extra"), ("train", "val", "Extra")),
+        (("train", "dev", "eval"), ("train", "val", "test")),
+        (("train", "Train", "test"), ("train", "train", "test")),
+        (("Test",), ("test",)),
+        (("validation",), ("val",)),
+    ],
+)
+def test_split_folders_in_other_spellings(tmp_path, folders, splits):
+    touch(tmp_path, *(f"{folder}/walk/{folder}.mp4" for folder in folders))
+    found = {name.split("/")[0]: (label, split) for name, label, split in list_facts(tmp_path)}
+    assert found == {folder: ("walk", split) for folder, split in zip(folders, splits, strict=True)}
+
+
+@pytest.mark.parametrize("name", ["train", "test", "Validation", "eval"])
+def test_one_split_folder_beside_others_is_refused(tmp_path, name):
+    """It may be a class: a railway train, a test of strength."""
+    touch(tmp_path, f"{name}/a.mp4", "bus/b.mp4", "car/c.mp4", "docs/notes.txt")
+    with pytest.raises(
+        ValueError,
+        match=rf"the folder '{name}' has the name of a split, 'bus', 'car' beside it not\..*"
+        r"by folders train, val, test; if it is a class, rename it, or .*manifest\.csv",
+    ):
+        list_videos(tmp_path)
+    touch(tmp_path, *(f"more{number}/d.mp4" for number in range(4)))
+    with pytest.raises(ValueError, match="'bus', 'car', 'more0' and 3 more beside it not"):
+        list_videos(tmp_path)
+
+
+@pytest.mark.parametrize(("first", "second"), [("val", "dev"), ("eval", "Test")])
+def test_two_names_of_one_split_are_refused(tmp_path, first, second):
+    touch(tmp_path, "train/a.mp4", f"{first}/b.mp4", f"{second}/c.mp4")
+    with pytest.raises(ValueError, match=rf"'({first}|{second})' and .* both mean the split"):
+        list_videos(tmp_path)
+    write_manifest(tmp_path, f"path,split\na.mp4,train\nb.mp4,{first}\nc.mp4,{second}\n")
+    with pytest.raises(ValueError, match=r"manifest\.csv, column split: .* both mean the split"):
+        list_videos(tmp_path)
+
+
+def test_a_frame_folder_named_like_a_split_is_a_video(tmp_path):
+    touch(tmp_path, "train/0.png", "bear/0.png")
+    assert list_facts(tmp_path) == [("bear", None, None), ("train", None, None)]
+
+
 def test_folder_of_image_frames_is_one_video(tmp_path):
     touch(tmp_path, "walk/take 1/0.png", "walk/take 1/1.png", "take2/0.jpg", "run/a.mp4")
     touch(tmp_path, "run/poster.jpg")
@@ -117,9 +167,63 @@ def test_manifest_of_paths_alone(tmp_path):
     assert list_facts(tmp_path) == [("a.mp4", None, None), ("b.mp4", None, None)]
 
 
+def test_splits_of_a_manifest_in_other_spellings(tmp_path):
+    write_manifest(
+        tmp_path, "path,split\na.mp4,Train\nb.mp4,TEST\nc.mp4,test\nd.mp4,valid\ne.mp4,Extra\n"
+    )
+    splits = [split for _, _, split in list_facts(tmp_path)]
+    assert splits == ["train", "test", "test", "val", "Extra"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path;label\r\nv1.mp4;a, b\r\nc/v2.mp4;\r\n",
+        "path\tlabel\r\nv1.mp4\ta, b\r\nc/v2.mp4\t\r\n",
+        '"path";"label"\n"v1.mp4";"a, b"\n"c/v2.mp4";""\n',
+        'path,label\rv1.mp4,"a, b"\rc/v2.mp4,\r',
+        'path,label,,\r\nv1.mp4,"a, b",,\r\nc/v2.mp4,,,\r\n',
+        'path,label\r\nv1.mp4,"a, b"\r\n,\r\n  ,\r\nc/v2.mp4\r\n,,,\r\n',
+        'PATH , Label\nv1.mp4 ,"a, b "\n"c/v2.mp4",,,\n',
+        '\ufeff"Path",Label\nv1.mp4,"a, b"\nc/v2.mp4,\n',
+    ],
+)
+def test_manifests_of_spreadsheets(tmp_path, text):
+    """Separators, line breaks, quotes, byte-order marks, and empty cells, columns and rows."""
+    (tmp_path / "manifest.csv").write_bytes(text.encode())
+    videos = list_videos(tmp_path)
+    assert [(v.name, v.label, v.metadata) for v in videos] == [
+        ("c/v2.mp4", None, {}),
+        ("v1.mp4", "a, b", {}),
+    ]
+
+
+def test_backslashes_are_refused_unless_they_name_a_file(tmp_path):
+    write_manifest(tmp_path, "path\nc\\v1.mp4\n")
+    with pytest.raises(ValueError, match=r"line 2: 'c.*v1\.mp4': no such file; paths take /"):
+        list_videos(tmp_path)
+    (tmp_path / "c\\v1.mp4").touch()
+    assert list_facts(tmp_path) == [("c\\v1.mp4", None, None)]
+
+
+@pytest.mark.parametrize("name", ["Manifest.csv", "manifest.csv.txt", "manifest.xlsx"])
+def test_a_manifest_of_another_name_is_not_passed_over(tmp_path, name):
+    touch(tmp_path, "a.mp4", name)
+    with pytest.raises(ValueError, match=rf"{name} is not read: save it as manifest\.csv"):
+        list_videos(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (",path\n0,a.mp4\n", "line 2: the cell '0' is in column 1, which has no name.*index=False"),
+        ("path,\na.mp4,x\n", "line 2: the cell 'x' is in column 2, which has no name"),
+        ("path;label\na.mp4;x;y\n", "1 more cells than columns .*contains a semicolon"),
+        ('path,label\na.mp4,"x" y\n', "line 2: not a row of a CSV file"),
+        (
+            "file;label\na.mp4;x\n",
+            "no column `path` \\(columns: file;label\\): the first line must",
+        ),
         ("file,label\na.mp4,x\n", "no column `path` \\(columns: file, label\\)"),
         ("", "no column `path` \\(columns: none\\)"),
         ("path,label\n,x\n", "line 2: the cell `path` is empty"),
@@ -159,15 +263,23 @@ def test_any_text_is_a_valid_label(tmp_path, label):
 
 def test_manifest_in_another_encoding(tmp_path):
     (tmp_path / "manifest.csv").write_bytes("path\nü.mp4\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="not a CSV file in UTF-8"):
+    with pytest.raises(ValueError, match=r"line 2: not a CSV file in UTF-8 .*byte 0xfc\): save it"):
+        list_videos(tmp_path)
+    (tmp_path / "manifest.csv").write_bytes("path\nü.mp4\n".encode("utf-16"))
+    with pytest.raises(ValueError, match="not a CSV file in UTF-8 but in UTF-16: save it"):
         list_videos(tmp_path)
 
 
 def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(ValueError, match=r"no such folder: .*nowhere"):
         list_videos(tmp_path / "nowhere")
-    touch(tmp_path, "notes.txt")
-    with pytest.raises(ValueError, match=r"no videos in .*manifest\.csv"):
+    with pytest.raises(ValueError, match=rf"no videos in {tmp_path}: put"):
+        list_videos(tmp_path)
+    touch(tmp_path, "notes.txt", "x/a.RM", "x/b.rm")
+    with pytest.raises(
+        ValueError,
+        match=r"no videos in .*, only other files: \.rm \(2\), \.txt \(1\): put.*manifest",
+    ):
         list_videos(tmp_path)
     with pytest.raises(ValueError, match=r"no videos in .*notes\.txt"):
         list_videos(tmp_path / "notes.txt")

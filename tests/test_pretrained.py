@@ -16,8 +16,8 @@ import vvae
 from vvae.models import contract
 from vvae.models.bottleneck import ScaledLatents
 from vvae.pretrained import folder as folders
-from vvae.pretrained import ltx
-from vvae.pretrained.load import load_pretrained, save_pretrained
+from vvae.pretrained import locate, ltx
+from vvae.pretrained.load import is_published, load_pretrained, save_pretrained
 
 
 @pytest.fixture
@@ -158,16 +158,65 @@ def test_a_written_folder_is_the_one_that_was_read(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params_again, params)
 
 
-def test_weights_may_lie_in_several_files(copy_of):
+@pytest.mark.parametrize("variant", ["", "fp16"])
+@pytest.mark.parametrize("is_indexed", [False, True])
+def test_weights_may_lie_in_several_files(copy_of, variant, is_indexed):
     folder = copy_of("wan21")
+    index = cut_weights(folder, variant)
+    if is_indexed:
+        write_index(folder, index, variant)
+    assert_golden(folder)
+
+
+def cut_weights(folder, variant=""):
+    """Cuts the weights of a folder into two shards. Returns name of a tensor -> its shard."""
     tensors = load_file(folder / folders.WEIGHTS)
-    names = sorted(tensors)
+    names, index = sorted(tensors), {}
+    stem = ".".join(filter(None, ("diffusion_pytorch_model", variant)))
     for number, part in enumerate((names[:40], names[40:]), 1):
-        path = folder / f"diffusion_pytorch_model-0000{number}-of-00002.safetensors"
-        save_file({name: tensors[name] for name in part}, path)
+        shard = f"{stem}-0000{number}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, folder / shard)
+        index |= dict.fromkeys(part, shard)
     (folder / folders.WEIGHTS).unlink()
-    expected = load_pretrained(GOLDEN_FOLDER / "wan21")
-    jax.tree.map(np.testing.assert_array_equal, load_pretrained(folder)[1], expected[1])
+    return index
+
+
+def write_index(folder, index, variant=""):
+    path = folder / ".".join(filter(None, (folders.WEIGHTS, "index", variant, "json")))
+    path.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": index}))
+
+
+def assert_golden(folder):
+    """Checks that a copy of wan21 has its parameters."""
+    expected = load_pretrained(GOLDEN_FOLDER / "wan21")[1]
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(folder)[1], expected)
+
+
+def zero_weights(folder, name):
+    """Writes other weights of the same shapes."""
+    tensors = load_file(GOLDEN_FOLDER / "wan21" / folders.WEIGHTS)
+    save_file({key: np.zeros_like(value) for key, value in tensors.items()}, folder / name)
+
+
+def test_the_only_variant_is_read_and_the_main_one_before_others(copy_of):
+    folder = copy_of("wan21")
+    half = folder / "diffusion_pytorch_model.fp16.safetensors"
+    (folder / folders.WEIGHTS).rename(half)
+    assert_golden(folder)
+    half.rename(folder / folders.WEIGHTS)
+    zero_weights(folder, half.name)
+    assert_golden(folder)
+    (folder / folders.WEIGHTS).rename(folder / "diffusion_pytorch_model.non_ema.safetensors")
+    with pytest.raises(ValueError, match=r"several variants of the weights \(fp16, non_ema\)"):
+        load_pretrained(folder)
+
+
+def test_the_autoencoder_of_a_pipeline_is_read(copy_of, tmp_path):
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    copy_of("wan21").rename(tmp_path / "pipeline" / "vae")
+    assert_golden(tmp_path / "pipeline")
+    assert is_published(tmp_path / "pipeline")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
@@ -270,15 +319,129 @@ def test_another_decoder_of_ltx_says_why(copy_of, changes, text):
 
 
 def test_folders_without_weights_say_so(tmp_path, copy_of):
-    with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+    with pytest.raises(ValueError, match=r"there is no config\.json; it is empty"):
+        load_pretrained(tmp_path)
+    (tmp_path / "refs").mkdir()
+    with pytest.raises(ValueError, match=r"there is no config\.json; it holds refs"):
         load_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json cannot be read"):
         load_pretrained(tmp_path)
     folder = copy_of("wan21")
-    (folder / folders.WEIGHTS).unlink()
-    with pytest.raises(ValueError, match="holds no weights: neither diffusion_pytorch_model"):
+    (folder / folders.WEIGHTS).rename(folder / "model.safetensors")
+    with pytest.raises(
+        ValueError,
+        match=r"holds no weights, neither diffusion_pytorch_model\.safetensors nor .*; it holds "
+        r"config\.json, golden\.npz, model\.safetensors",
+    ):
         load_pretrained(folder)
+    (folder / "config.json").unlink()
+    assert is_published(folder)
+    with pytest.raises(ValueError, match=r"no config\.json; it holds golden\.npz, model"):
+        load_pretrained(folder)
+
+
+def test_paths_that_are_no_folders_say_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere: no such folder$"):
+        load_pretrained(tmp_path / "nowhere")
+    with pytest.raises(
+        ValueError, match=r"Hub must be downloaded first: hf download Wan-AI/Wan2\.1 "
+    ):
+        load_pretrained("Wan-AI/Wan2.1")
+    file = GOLDEN_FOLDER / "wan21" / folders.WEIGHTS
+    for read in (load_pretrained, is_published):
+        with pytest.raises(ValueError, match=rf"is a file: give the folder .* {file.parent}$"):
+            read(file)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+@pytest.mark.parametrize("name", [folders.WEIGHTS, folders.CONFIG, locate.INDEX])
+def test_pointers_of_git_lfs_say_so(copy_of, name):
+    folder = copy_of("wan21")
+    (folder / name).write_text(POINTER)
+    with pytest.raises(ValueError, match=rf"{folder / name} is a pointer of git-lfs.*git lfs pull"):
+        load_pretrained(folder)
+
+
+def test_an_index_decides_which_files_are_meant(copy_of):
+    folder = copy_of("wan21")
+    index = cut_weights(folder)
+    write_index(folder, index)
+    shards = sorted(set(index.values()))
+    for stray in (folders.WEIGHTS, shards[0].replace("-of-00002", "-of-00003")):
+        zero_weights(folder, stray)
+        with pytest.raises(
+            ValueError, match=rf"nothing names {stray}, beside the files .*{shards[1]}"
+        ):
+            load_pretrained(folder)
+        (folder / stray).unlink()
+    zero_weights(folder, "diffusion_pytorch_model.fp16.safetensors")
+    assert_golden(folder)
+    (folder / shards[1]).unlink()
+    with pytest.raises(
+        ValueError, match=rf"files of the weights are missing: {shards[1]}; download"
+    ):
+        load_pretrained(folder)
+
+
+def test_an_index_that_does_not_fit_its_files_is_refused(copy_of):
+    folder = copy_of("wan21")
+    index = cut_weights(folder)
+    first, second = sorted(set(index.values()))
+    changes = {
+        "a.weight is in no file and by the index in": {"a.weight": first},
+        f"conv_out.bias is in {first} and by the index in {second}": {
+            "decoder.conv_out.bias": second
+        },
+    }
+    for text, change in changes.items():
+        write_index(folder, index | change)
+        with pytest.raises(ValueError, match=rf"the index does not fit the files: .*{text}"):
+            load_pretrained(folder)
+    name = min(index)
+    write_index(folder, {key: shard for key, shard in index.items() if key != name})
+    with pytest.raises(
+        ValueError, match=rf"files: {name} is in {first} and by the index in no file"
+    ):
+        load_pretrained(folder)
+    for broken in ({}, {"a": "../a.safetensors"}, {"a": 3}, []):
+        write_index(folder, broken)
+        with pytest.raises(ValueError, match=r"index\.json is not a readable index of weights"):
+            load_pretrained(folder)
+
+
+def test_shards_without_an_index_must_be_one_complete_set(copy_of):
+    folder = copy_of("wan21")
+    first, second = sorted(set(cut_weights(folder).values()))
+    other = folder / first.replace("-of-00002", "-of-00003")
+    shutil.copy(folder / first, other)
+    with pytest.raises(ValueError, match=r"shards of several sets \(-of-00002, -of-00003\)"):
+        load_pretrained(folder)
+    other.rename(folder / folders.WEIGHTS)
+    with pytest.raises(ValueError, match=rf"nothing names {first}, {second}, beside"):
+        load_pretrained(folder)
+    (folder / folders.WEIGHTS).rename(folder / second)
+    with pytest.raises(ValueError, match=rf"tensor \S+ is both in {first} and in {second}"):
+        load_pretrained(folder)
+    (folder / second).unlink()
+    with pytest.raises(ValueError, match=rf"files of the weights are missing: {second}"):
+        load_pretrained(folder)
+
+
+def test_a_folder_of_shards_is_not_written_into(copy_of):
+    model, params = load_pretrained(GOLDEN_FOLDER / "wan21")
+    folder = copy_of("wan21")
+    index = cut_weights(folder)
+    with pytest.raises(ValueError, match=r"holds other weights \(.*-00001-of-00002.*\): write to"):
+        save_pretrained(folder, model, params)
+    write_index(folder, index)
+    for shard in set(index.values()):
+        (folder / shard).unlink()
+    with pytest.raises(ValueError, match=rf"holds other weights \({locate.INDEX}\)"):
+        save_pretrained(folder, model, params)
+    assert not (folder / folders.WEIGHTS).exists()
 
 
 def test_latents_of_another_width_say_so():

@@ -144,6 +144,8 @@ def test_a_run_goes_on_without_the_folder_it_began_with(videos, tmp_path):
         (("--init_from", "{golden}", "--data.view", "gray"), r"data\.view='gray' has 1 channel"),
         (("--init_from", "{golden}", "--model.kind", "causal"), r"need model\.kind=published, not"),
         (("--init_from", "{nowhere}"), "nowhere is not a run directory"),
+        (("--init_from", "Wan-AI/Wan2.1"), r"Hub must be downloaded first: hf download Wan-AI/"),
+        (("--init_from", "{golden}/config.json"), "config.json is a file: give the folder"),
         (("--evaluate.tasks", "classify"), r"model\.kind=published answers reconstruct, density"),
     ],
 )

@@ -59,6 +59,29 @@ def test_splits_do_not_follow_the_alphabet():
     assert min(test) < 100 and max(test) > 200
 
 
+@pytest.mark.parametrize("stated", [None, "train"])
+def test_copies_stay_on_one_side(stated):
+    """Copies join their groups: here each group shares a copy with the next one of its ten."""
+    videos = tuple(
+        make_video(f"{g}-{k}", f"g{g}", stated) for g in range(100) for k in ("left", "right")
+    )
+    copies = [(f"{g}-right", f"{g + 1}-left") for g in range(99) if g % 10 != 9]
+    divided = assign_splits(videos, copies)
+    tens = defaultdict(set)
+    for video in divided:
+        tens[int(video.name.split("-")[0]) // 10].add(video.split)
+    assert all(len(splits) == 1 for splits in tens.values())
+    assert [video.group for video in divided] == [video.group for video in videos]
+    expected = {"train": 180, "val": 20} if stated else {"train": 160, "val": 20, "test": 20}
+    assert Counter(video.split for video in divided) == expected
+
+
+def test_copies_count_once():
+    videos = tuple(make_video(name) for name in "abcd")
+    with pytest.raises(ValueError, match=r"2 group\(s\).*byte-identical videos count as one group"):
+        assign_splits(videos, [("a", "b", "c")])
+
+
 @pytest.mark.parametrize("sizes", [[5], [3, 4]])
 def test_too_few_groups(sizes):
     with pytest.raises(

@@ -2,9 +2,11 @@
 
 import csv
 import pickle
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import imageio.v3 as iio
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,6 +39,39 @@ def test_ordinary_files_are_close_and_odd_sides_grow(tmp_path):
     _, back = video.read_frames(tmp_path / "a.mp4")
     assert back.shape == (6, 26, 34, 3)
     assert np.abs(back[:, :25, :33].astype(int) - smooth).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        (".3g2", "mpeg4"),
+        (".3gp", "h263"),
+        (".asf", "msmpeg4v3"),
+        (".f4v", "libx264"),
+        (".flv", "flv"),
+        (".m2ts", "libx264"),
+        (".mpeg", "mpeg1video"),
+        (".mpg", "mpeg2video"),
+        (".mts", "libx264"),
+        (".ogv", "libtheora"),
+        (".ts", "libx264"),
+        (".vob", "mpeg2video"),
+        (".wmv", "wmv2"),
+    ],
+)
+def test_files_of_cameras_and_players_are_read(tmp_path, suffix, codec):
+    """The frames and times of a ramp that brightens."""
+    ramp_HW = np.broadcast_to(np.linspace(20, 160, 176), (144, 176))
+    frames = np.stack([ramp_HW + 5 * t for t in range(13)]).astype(np.uint8)[..., None]
+    video.write_video(tmp_path / "a.mkv", frames, fps=25, lossless=True)
+    path = tmp_path / f"a{suffix}"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(tmp_path / "a.mkv")]
+    subprocess.run([*command, "-c:v", codec, "-q:v", "2", str(path)], check=True)
+    assert video.is_video(path)
+    times, back = video.read_frames(path)
+    assert back.shape == (13, 144, 176, 3)
+    np.testing.assert_allclose(times, np.arange(13) / 25, atol=2e-3)
+    np.testing.assert_allclose(back.mean((1, 2, 3)), frames.mean((1, 2, 3)), atol=2)
 
 
 def test_a_failed_write_leaves_no_file(tmp_path):

@@ -8,12 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from vvae.data.listing import MAIN_SPLITS, MANIFEST, Video, list_videos
+from vvae.data.leaks import find_copies, find_leaks
+from vvae.data.listing import Video, count_other_files, list_videos
+from vvae.data.split_names import MAIN_SPLITS
 from vvae.data.splits import assign_splits, find_label_problems
 from vvae.data.workers import run_in_workers
 from vvae.video import VideoError, VideoInfo, probe
 
 _MAX_ROWS = 20
+# Videos that are not read. Files with other suffixes are hardly videos.
+_UNREAD_SUFFIXES = (
+    ".264", ".265", ".amv", ".apng", ".braw", ".divx", ".dv", ".h264", ".h265", ".hevc", ".insv",
+    ".lrv", ".m1v", ".m2v", ".mjpeg", ".mjpg", ".mk3d", ".mod", ".mxf", ".nut", ".ogm", ".qt",
+    ".r3d", ".rm", ".rmvb", ".swf", ".tod", ".webp", ".wtv", ".y4m", ".yuv",
+)  # fmt: skip
 _SECONDS = 3600.0  # the limit on decoding one video: the default of data.decode_seconds
 
 
@@ -25,7 +33,9 @@ class Summary:
       root: The folder.
       num_videos: The number of listed videos, broken ones included.
       num_frames: The number of frames of each readable video, in the order of names.
-      classes: Label -> number of videos. Unlabelled videos are not counted.
+      classes: Label -> number of videos.
+      unlabelled: The names of the videos without a label.
+      copies: The names of videos that are byte-identical, together.
       num_groups: The number of different groups.
       splits: Split -> number of readable videos; empty if the videos cannot be divided.
       sizes: "WIDTHxHEIGHT" after rotation -> number of videos.
@@ -39,6 +49,8 @@ class Summary:
     num_videos: int
     num_frames: tuple[int, ...]
     classes: dict[str, int]
+    unlabelled: tuple[str, ...]
+    copies: tuple[tuple[str, ...], ...]
     num_groups: int
     splits: dict[str, int]
     sizes: dict[str, int]
@@ -78,18 +90,21 @@ def summarize(
         if progress is not None:
             progress(num_done, len(videos))
     ordered = [infos[video.name] for video in videos if video.name in infos]
-    splits, problems = _summarize_splits(videos, broken)
+    copies = find_copies(videos)
+    splits, problems = _summarize_splits(videos, copies, broken)
     return Summary(
         root=Path(root),
         num_videos=len(videos),
         num_frames=tuple(info.num_frames for info in ordered),
         classes=_count(video.label for video in videos if video.label is not None),
+        unlabelled=tuple(video.name for video in videos if video.label is None),
+        copies=copies,
         num_groups=len({video.group for video in videos}),
         splits=splits,
         sizes=_count(f"{info.width}x{info.height}" for info in ordered),
         rates=_count(round(info.fps, 2) for info in ordered),
         broken=dict(sorted(broken.items())),
-        ignored=_count_ignored(os.path.abspath(root), videos),
+        ignored=count_other_files(os.path.abspath(root), videos),
         problems=problems,
     )
 
@@ -109,20 +124,47 @@ def format_summary(summary: Summary) -> str:
             f"  rates    {_format_counts({f'{fps:g}/s': n for fps, n in summary.rates.items()})}",
         ]
     lines += [
-        f"  classes  {len(summary.classes)}: {_format_counts(summary.classes)}"
-        if summary.classes
-        else "  classes  none: the videos have no labels",
+        f"  classes  {_format_classes(summary)}",
         f"  groups   {summary.num_groups}",
+        *_format_many("copies", [" = ".join(same) for same in summary.copies]),
         f"  splits   {_format_counts(summary.splits) or 'none'}",
     ]
     others = [split for split in summary.splits if split not in MAIN_SPLITS]
     if others:
         lines.append(f"           left out unless asked for: {', '.join(others)}")
-    if summary.ignored:
-        lines.append(f"  ignored  other files: {_format_counts(summary.ignored)}")
+    lines += _format_ignored(summary.ignored)
     lines += [f"  broken   {name}: {reason}" for name, reason in summary.broken.items()]
     lines += [f"  problem  {problem}" for problem in summary.problems]
     return "\n".join(lines)
+
+
+def _format_classes(summary: Summary) -> str:
+    if not summary.classes:
+        return "none: the videos have no labels"
+    text = f"{len(summary.classes)}: {_format_counts(summary.classes)}"
+    if summary.unlabelled:
+        text += f"; {len(summary.unlabelled)} without a label, such as {summary.unlabelled[0]}"
+    return text
+
+
+def _format_many(title: str, rows: list[str]) -> list[str]:
+    """Formats a line for each of the first rows, and one that counts the others."""
+    if len(rows) > _MAX_ROWS:
+        rows = [*rows[:_MAX_ROWS], f"and {len(rows) - _MAX_ROWS} more"]
+    return [f"  {title:<8} {row}" for row in rows]
+
+
+def _format_ignored(ignored: dict[str, int]) -> list[str]:
+    unread = {suffix: n for suffix, n in ignored.items() if suffix in _UNREAD_SUFFIXES}
+    others = {suffix: n for suffix, n in ignored.items() if suffix not in _UNREAD_SUFFIXES}
+    lines = []
+    if unread:
+        lines.append(
+            f"  ignored  videos of unread formats: {_format_counts(unread)}; convert them to .mp4"
+        )
+    if others:
+        lines.append(f"  ignored  other files: {_format_counts(others)}")
+    return lines
 
 
 def _probe_or_explain(path: str) -> VideoInfo | VideoError:
@@ -133,37 +175,20 @@ def _probe_or_explain(path: str) -> VideoInfo | VideoError:
 
 
 def _summarize_splits(
-    videos: tuple[Video, ...], broken: dict[str, str]
+    videos: tuple[Video, ...], copies: tuple[tuple[str, ...], ...], broken: dict[str, str]
 ) -> tuple[dict[str, int], tuple[str, ...]]:
     """Counts the readable videos of each split, and lists the problems of splits and classes."""
     if len(broken) == len(videos):
-        return {}, ("no video can be read",)
+        return {}, ("no video can be read", *find_leaks(videos, videos, copies))
     try:
-        divided = assign_splits(videos)
+        divided = assign_splits(videos, copies)
     except ValueError as error:
-        return {}, (str(error),)
+        return {}, (str(error), *find_leaks(videos, videos, copies))
     readable = tuple(video for video in divided if video.name not in broken)
     counts = Counter(video.split for video in readable)
     names = [*MAIN_SPLITS, *sorted(set(counts) - set(MAIN_SPLITS))]
     sizes = {name: counts[name] for name in names if name in counts}
-    return sizes, find_label_problems(readable)
-
-
-def _count_ignored(root: str, videos: tuple[Video, ...]) -> dict[str, int]:
-    """Counts, by suffix, the visible files that are neither a listed video nor a frame of one."""
-    listed = {video.path for video in videos}
-    ignored: Counter[str] = Counter()
-    for folder, folders, files in os.walk(root):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and os.path.join(folder, name) not in listed
-        ]
-        for name in files:
-            path = os.path.join(folder, name)
-            if not name.startswith(".") and path not in listed and folder not in listed:
-                ignored[Path(name).suffix.lower() or "no suffix"] += name != MANIFEST
-    return dict(sorted((+ignored).items()))
+    return sizes, (*find_leaks(videos, divided, copies), *find_label_problems(readable))
 
 
 def _count(values: Iterable) -> dict:

@@ -17,9 +17,11 @@ from typing import Literal
 from vvae.data.cache import NO_TIME_LIMIT, Entry, Limits, cache_videos, identify_file
 from vvae.data.cache_quota import Cache
 from vvae.data.clips import NO_LABEL, Clips, gather_clips
-from vvae.data.listing import MAIN_SPLITS, Video, list_videos
+from vvae.data.leaks import find_copies, find_leaks, find_masks
+from vvae.data.listing import Video, list_videos
 from vvae.data.sampling import ClipFormat, Sampling
-from vvae.data.splits import HOW_TO_STATE, assign_splits, check_groups, find_label_problems
+from vvae.data.split_names import HOW_TO_STATE, MAIN_SPLITS
+from vvae.data.splits import assign_splits, check_groups, find_label_problems
 from vvae.data.views import View, get_view
 from vvae.video import VideoError
 
@@ -66,6 +68,7 @@ class Dataset:
         NO_LABEL.
       fingerprint: SHA-256 of the contents (relative names, file sizes, labels, splits, groups, clip
         format), which does not depend on where the folder is.
+      warnings: What may spoil a test, in words; see `vvae.data.leaks`.
     """
 
     root: Path
@@ -79,6 +82,7 @@ class Dataset:
     left_out_splits: dict[str, int]
     unknown_labels: dict[str, int]
     fingerprint: str
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -129,23 +133,30 @@ def open_dataset(
         exist, a split has no usable clip, or the clips exceed the quota of the cache.
       VideoError: For the first broken video if `decoding.on_error` is "raise".
     """
-    listed = assign_splits(list_videos(root))
+    listed = list_videos(root)
+    copies = find_copies(listed)
+    divided = assign_splits(listed, copies)
     for split in extra_splits:
-        if all(video.split != split for video in listed):
+        if all(video.split != split for video in divided):
             raise ValueError(
                 f"{root} has no split {split!r}; it has "
-                f"{', '.join(sorted({video.split for video in listed}))}"
+                f"{', '.join(sorted({video.split for video in divided}))}"
             )
     sides = {
-        split: [video for video in listed if video.split == split]
+        split: [video for video in divided if video.split == split]
         for split in (*MAIN_SPLITS, *extra_splits)
     }
     opened = [video for side in sides.values() for video in side]
     check_groups(opened)
     named = (video for video in opened if video.split in MAIN_SPLITS)
     decoded = _decode(opened, clip_format, decoding, progress)
-    left_out = Counter(video.split for video in listed if video.split not in sides)
-    source = _Source(root, clip_format, list_class_names(named))
+    left_out = Counter(video.split for video in divided if video.split not in sides)
+    source = _Source(
+        root=root,
+        clip_format=clip_format,
+        class_names=list_class_names(named),
+        warnings=find_leaks(listed, divided, copies),
+    )
     return _assemble(source, sides, decoded, dict(left_out))
 
 
@@ -180,7 +191,13 @@ def open_unsplit(
     if class_names is None:
         class_names = list_class_names(videos)
     decoded = _decode(videos, clip_format, decoding, progress)
-    return _assemble(_Source(root, clip_format, tuple(class_names)), {UNSPLIT: videos}, decoded, {})
+    source = _Source(
+        root=root,
+        clip_format=clip_format,
+        class_names=tuple(class_names),
+        warnings=find_masks(videos),
+    )
+    return _assemble(source, {UNSPLIT: videos}, decoded, {})
 
 
 def list_class_names(videos: Iterable[Video]) -> tuple[str, ...]:
@@ -189,8 +206,9 @@ def list_class_names(videos: Iterable[Video]) -> tuple[str, ...]:
 
 
 def describe_flaws(dataset: Dataset) -> tuple[str, ...]:
-    """Describes what was left out, is unknown, was padded or was clipped, one line for each."""
-    lines = [f"left out, cannot be read: {name}: {why}" for name, why in dataset.broken.items()]
+    """Describes what may spoil a test, was left out, is unknown, was padded or was clipped."""
+    lines = [f"warning: {text}" for text in dataset.warnings]
+    lines += [f"left out, cannot be read: {name}: {why}" for name, why in dataset.broken.items()]
     lines += [
         f"left out: split {split!r} with {count} videos"
         for split, count in dataset.left_out_splits.items()
@@ -223,11 +241,12 @@ def _describe_clipped(dataset: Dataset) -> str:
 
 @dataclass(frozen=True)
 class _Source:
-    """What is opened, and with which classes."""
+    """What is opened, with which classes, and what may spoil a test of it."""
 
     root: str | os.PathLike
     clip_format: ClipFormat
     class_names: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass
@@ -291,6 +310,7 @@ def _assemble(
         left_out_splits=left_out_splits,
         unknown_labels=dict(sorted(unknown.items())),
         fingerprint=_compute_fingerprint(opened, source.clip_format),
+        warnings=source.warnings,
     )
 
 
@@ -307,8 +327,8 @@ def _describe_unusable(
 ) -> str:
     """Names the broken files of a split without a usable clip, and the remedy.
 
-    Splits are drawn from names alone, so that they do not change with what can be decoded: no other
-    split is drawn because files are broken.
+    Splits are drawn from names and identical files alone, so that they do not change with what can
+    be decoded: no other split is drawn because files are broken.
     """
     named = [f"{video.name!r} ({broken[video.name]})" for video in side[:_MAX_NAMED]]
     if len(side) > _MAX_NAMED:

@@ -1,16 +1,26 @@
 """Lists the videos of a data set: a folder, class folders, split folders, or a manifest.csv."""
 
-import csv
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vvae.data.manifest import read_rows
+from vvae.data.split_names import MAIN_SPLITS, find_main_split, unify_splits
 from vvae.video import IMAGE_SUFFIXES, is_video
 
 MANIFEST = "manifest.csv"
-MAIN_SPLITS = ("train", "val", "test")
+# What a manifest is called where it was saved under another name or in another format.
+_MISNAMED_MANIFESTS = (
+    MANIFEST,
+    "manifest.csv.txt",
+    "manifest.tsv",
+    "manifest.xlsx",
+    "manifest.ods",
+)
 _KNOWN_COLUMNS = ("path", "label", "group", "split")
+_MAX_NAMED = 3  # the largest number of folders that a message names
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class Video:
       group: What a split must not separate (a performer, a place); by default the name of the
         video.
       split: `train`, `val`, `test` or another name; None if it is not stated.
-      metadata: All other columns of the manifest, as text.
+      metadata: All other columns of the manifest, by their names in lower case, as text.
     """
 
     path: str
@@ -42,21 +52,25 @@ def list_videos(root: str | os.PathLike) -> tuple[Video, ...]:
 
     * If `ROOT/manifest.csv` exists, only the videos that it lists count. Their files are not
       accessed here: a missing one shows when it is read.
-    * Otherwise, if one of the folders `train`, `val`, `test` exists, every folder of the root is a
-      split.
+    * Otherwise, if the folders of the root have the names of two main splits, or of one and there
+      is no other folder, every folder of the root is a split.
     * The first folder below the root (or the split) is the label of the videos in it; videos
       directly in the root (or the split) have no label.
     * A folder that holds image frames but no video is one video.
     * A root that is itself a video is listed as this one video.
 
-    Hidden files are ignored. Links are followed, except back into a folder that is being listed.
+    The main splits `train`, `val` and `test` may be spelled in any case, and as `training`;
+    `valid`, `validation` or `dev`; `testing`, `eval` or `evaluation`. Hidden files are ignored.
+    Links are followed, except back into a folder that is being listed.
 
     Args:
       root: The folder, or one video.
 
     Raises:
-      ValueError: If the folder does not exist or holds no video, or if the manifest is invalid (no
-        column `path`, duplicate paths, paths outside the folder, ...).
+      ValueError: If the folder does not exist or holds no video, if the manifest is invalid (no
+        column `path`, duplicate paths, paths outside the folder, ...), if two folders (or names in
+        the manifest) spell the same split, or if one folder has the name of a split and others have
+        not: it may be a split or a class.
     """
     folder = os.path.abspath(root)
     if not os.path.exists(folder):
@@ -69,21 +83,42 @@ def list_videos(root: str | os.PathLike) -> tuple[Video, ...]:
         single = Video(path=folder, name=name, label=None, group=name, split=None)
         videos = [single] if is_video(folder) else []
     else:
+        _refuse_misnamed_manifest(folder)
         videos = _list_folder(folder)
     if not videos:
+        found = ", ".join(f"{suffix} ({n})" for suffix, n in count_other_files(folder, ()).items())
         raise ValueError(
-            f"no videos in {folder}: put video files, folders of image frames, or a {MANIFEST} "
-            "with a column `path` there"
+            f"no videos in {folder}{f', only other files: {found}' if found else ''}: put video "
+            f"files, folders of image frames, or a {MANIFEST} with a column `path` and a row for "
+            "each video there"
         )
     return tuple(sorted(videos, key=lambda video: video.name))
+
+
+def count_other_files(root: str, videos: Collection[Video]) -> dict[str, int]:
+    """Counts, by suffix, the visible files that are neither a listed video nor a frame of one."""
+    listed = {video.path for video in videos}
+    others: Counter[str] = Counter()
+    for folder, folders, files in os.walk(root):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and os.path.join(folder, name) not in listed
+        ]
+        for name in files:
+            path = os.path.join(folder, name)
+            if not name.startswith(".") and path not in listed and folder not in listed:
+                others[Path(name).suffix.lower() or "no suffix"] += name != MANIFEST
+    return dict(sorted((+others).items()))
 
 
 def _list_folder(root: str) -> list[Video]:
     names = [
         Path(path).relative_to(root).as_posix() for path in _walk(root, (os.path.realpath(root),))
     ]
-    has_splits = any(os.path.isdir(os.path.join(root, split)) for split in MAIN_SPLITS)
-    if not has_splits:
+    folders = sorted({name.partition("/")[0] for name in names if "/" in name})
+    spelled = [folder for folder in folders if find_main_split(folder)]
+    if not spelled:
         return [_make_video(root, name, name.split("/"), None) for name in names]
     for name in names:
         if "/" not in name:
@@ -91,7 +126,33 @@ def _list_folder(root: str) -> list[Video]:
                 f"{os.path.join(root, name)} is outside the split folders: move it into one of "
                 f"{', '.join(MAIN_SPLITS)}"
             )
-    return [_make_video(root, name, name.split("/")[1:], name.split("/")[0]) for name in names]
+    split_of = unify_splits(folders, root)
+    others = [folder for folder in folders if folder not in spelled]
+    if others and len({split_of[folder] for folder in spelled}) == 1:
+        _refuse_lone_split(root, spelled[0], others)
+    return [
+        _make_video(root, name, name.split("/")[1:], split_of[name.partition("/")[0]])
+        for name in names
+    ]
+
+
+def _refuse_lone_split(root: str, name: str, others: list[str]) -> None:
+    named = ", ".join(map(repr, others[:_MAX_NAMED]))
+    more = f" and {len(others) - _MAX_NAMED} more" if len(others) > _MAX_NAMED else ""
+    raise ValueError(
+        f"{root}: the folder {name!r} has the name of a split, {named}{more} beside it not. If it "
+        f"is a split, give every video one by folders {', '.join(MAIN_SPLITS)}; if it is a class, "
+        f"rename it, or list the videos in a {MANIFEST} with the columns `path` and `label`"
+    )
+
+
+def _refuse_misnamed_manifest(root: str) -> None:
+    for name in sorted(os.listdir(root)):
+        if name.casefold() in _MISNAMED_MANIFESTS:
+            raise ValueError(
+                f"{os.path.join(root, name)} is not read: save it as {MANIFEST} (CSV in UTF-8), or "
+                "rename it if it does not list the videos"
+            )
 
 
 def _make_video(root: str, name: str, below_split: list[str], split: str | None) -> Video:
@@ -131,39 +192,14 @@ def _is_frame_folder(folder: str) -> bool:
 
 def _read_manifest(root: str, manifest: str) -> list[Video]:
     videos: dict[str, Video] = {}
-    for line, row in _read_rows(manifest):
+    for line, row in read_rows(manifest):
         video = _parse_row(root, f"{manifest}, line {line}", row)
         if video.path in videos:
             raise ValueError(f"{manifest}, line {line}: {video.name!r} is listed twice")
         videos[video.path] = video
-    return list(videos.values())
-
-
-def _read_rows(manifest: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields the line number and the stripped cells of every row that is not blank."""
-    try:
-        with open(manifest, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="", skipinitialspace=True, strict=True)
-            columns = [column.strip() for column in reader.fieldnames or ()]
-            _check_columns(manifest, columns)
-            reader.fieldnames = columns
-            for row in reader:
-                if None in row:
-                    raise ValueError(
-                        f"{manifest}, line {reader.line_num}: {len(row[None])} more cells than "
-                        "columns; put quotes around text that contains a comma"
-                    )
-                yield reader.line_num, {column: cell.strip() for column, cell in row.items()}
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{manifest}: not a CSV file in UTF-8 ({error})") from error
-
-
-def _check_columns(manifest: str, columns: list[str]) -> None:
-    if "path" not in columns:
-        raise ValueError(f"{manifest}: no column `path` (columns: {', '.join(columns) or 'none'})")
-    twice = sorted({column for column in columns if columns.count(column) > 1})
-    if twice:
-        raise ValueError(f"{manifest}: column {twice[0]!r} appears twice")
+    stated = {video.split for video in videos.values() if video.split is not None}
+    split_of = unify_splits(stated, f"{manifest}, column split")
+    return [replace(video, split=split_of.get(video.split)) for video in videos.values()]
 
 
 def _parse_row(root: str, where: str, row: dict[str, str]) -> Video:
@@ -174,6 +210,8 @@ def _parse_row(root: str, where: str, row: dict[str, str]) -> Video:
     path = os.path.normpath(os.path.join(root, row["path"]))
     if not path.startswith(os.path.join(root, "")):
         raise ValueError(f"{where}: {row['path']!r} is outside the folder; name files in {root}")
+    if "\\" in row["path"] and not os.path.exists(path):
+        raise ValueError(f"{where}: {row['path']!r}: no such file; paths take / in place of \\")
     name = Path(path).relative_to(root).as_posix()
     return Video(
         path=path,

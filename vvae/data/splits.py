@@ -2,19 +2,21 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from vvae.data.listing import MAIN_SPLITS, Video
+from vvae.data.listing import Video
+from vvae.data.split_names import HOW_TO_STATE, MAIN_SPLITS
 
 _VAL_SHARE = 0.1
 _HELD_OUT = {"val", "test"}
-HOW_TO_STATE = "state them in a column `split` of manifest.csv or by folders train, val, test"
 
 
-def assign_splits(videos: tuple[Video, ...]) -> tuple[Video, ...]:
+def assign_splits(
+    videos: tuple[Video, ...], copies: Iterable[Sequence[str]] = ()
+) -> tuple[Video, ...]:
     """Returns the videos, each with a split.
 
     Stated splits stay. If none of them is `val`, 10 % of the training groups become it: at least
@@ -22,20 +24,26 @@ def assign_splits(videos: tuple[Video, ...]) -> tuple[Video, ...]:
     SHA-256 of their names and divided 80/10/10 by number of videos; no group is on two sides, and
     no side is empty.
 
+    Args:
+      videos: The videos, as listed.
+      copies: The names of videos that are byte-identical, together. Their groups count as one where
+        splits are drawn.
+
     Raises:
       ValueError: If only some videos state a split, no video is in `train`, a group is in two of
         train, val and test, or there are too few groups to divide.
     """
+    join = _make_join(videos, copies)
     stated = [video for video in videos if video.split is not None]
     if not stated:
-        return _draw_splits(videos)
+        return _draw_splits(videos, join)
     if len(stated) < len(videos):
         lost = next(video for video in videos if video.split is None)
         raise ValueError(f"{lost.name!r} has no split while others do: state all splits or none")
     _check_stated(videos)
     if any(video.split == "val" for video in videos):
         return videos
-    return _draw_val(videos)
+    return _draw_val(videos, join)
 
 
 def find_label_problems(videos: tuple[Video, ...]) -> tuple[str, ...]:
@@ -88,27 +96,46 @@ def _check_stated(videos: tuple[Video, ...]) -> None:
     check_groups(tuple(video for video in videos if video.split in MAIN_SPLITS))
 
 
-def _draw_val(videos: tuple[Video, ...]) -> tuple[Video, ...]:
-    groups = _order_groups({video.group for video in videos if video.split == "train"})
+def _make_join(videos: Iterable[Video], copies: Iterable[Sequence[str]]) -> Callable[[Video], str]:
+    """Returns a function: a video -> its group, one and the same for groups that share a copy."""
+    group_of = {video.name: video.group for video in videos}
+    joined_to: dict[str, str] = {}
+
+    def find(group: str) -> str:
+        while group in joined_to:
+            group = joined_to[group]
+        return group
+
+    for first, *others in copies:
+        for other in others:
+            low, high = sorted((find(group_of[first]), find(group_of[other])))
+            if low != high:
+                joined_to[high] = low
+    return lambda video: find(video.group)
+
+
+def _draw_val(videos: tuple[Video, ...], join: Callable[[Video], str]) -> tuple[Video, ...]:
+    groups = _order_groups({join(video) for video in videos if video.split == "train"})
     if len(groups) < 2:
         raise ValueError(
-            f"the split train has a single group ({groups[0]!r}), so that none can become val: add "
-            "training groups or state a split val"
+            f"the split train has a single group ({groups[0]!r}), so that none can become val "
+            "(byte-identical videos count as one group): add training groups or state a split val"
         )
     chosen = set(groups[: max(1, round(_VAL_SHARE * len(groups)))])
     return tuple(
-        replace(video, split="val") if video.split == "train" and video.group in chosen else video
+        replace(video, split="val") if video.split == "train" and join(video) in chosen else video
         for video in videos
     )
 
 
-def _draw_splits(videos: tuple[Video, ...]) -> tuple[Video, ...]:
-    size_of_group = Counter(video.group for video in videos)
+def _draw_splits(videos: tuple[Video, ...], join: Callable[[Video], str]) -> tuple[Video, ...]:
+    size_of_group = Counter(map(join, videos))
     groups = _order_groups(size_of_group)
     if len(groups) < 3:
         raise ValueError(
             f"{len(groups)} group(s) of videos cannot be divided into train, val and test, which "
-            f"needs at least three: add videos, or {HOW_TO_STATE}"
+            "needs at least three (byte-identical videos count as one group): add videos, or "
+            f"{HOW_TO_STATE}"
         )
     # A group goes to the side that the middle of its videos falls into; no side stays empty.
     size_G = np.array([size_of_group[group] for group in groups], np.float64)
@@ -118,7 +145,7 @@ def _draw_splits(videos: tuple[Video, ...]) -> tuple[Video, ...]:
     side = dict.fromkeys(groups[:train_end], "train")
     side |= dict.fromkeys(groups[train_end:val_end], "val")
     side |= dict.fromkeys(groups[val_end:], "test")
-    return tuple(replace(video, split=side[video.group]) for video in videos)
+    return tuple(replace(video, split=side[join(video)]) for video in videos)
 
 
 def _order_groups(groups: Iterable[str]) -> list[str]:

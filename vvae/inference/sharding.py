@@ -74,6 +74,7 @@ def decode_sharded(
       ValueError: for another axis, a mesh with several axes, or fewer latents than grid_hw.
     """
     sharding = _make_sharding(mesh, axis)
+    contract.check_latents(z_BthwZ)
     height, width = grid_hw
     if z_BthwZ.shape[2] < height or z_BthwZ.shape[3] < width:
         raise ValueError(f"grid_hw={grid_hw}: the latents have only the shape {z_BthwZ.shape}")

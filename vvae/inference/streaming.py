@@ -142,6 +142,7 @@ def decode_chunk(
             f"the decoder of this {type(model).__name__} looks ahead: it decodes whole videos "
             "(vvae.decode), not chunks"
         )
+    contract.check_latents(z_BthwZ)
     layers, x_BTHWC = model.apply(params, cache.layers, z_BthwZ, method="extend_decode")
     return DecoderCache(layers), x_BTHWC
 
@@ -251,6 +252,7 @@ def decode_video(
     num_latents = model.grid_shape(shape_THW)[0]
     cache, done, start = begin_decode(), 0, 0
     for z_BthwZ in latents:
+        contract.check_latents(z_BthwZ)
         done += z_BthwZ.shape[1]
         if done > num_latents:
             raise ValueError(f"{num_frames} frames have {num_latents} latent frames, not {done}")

@@ -136,6 +136,7 @@ def decode_tiled(
       ValueError: if the model is not local, or a tile is empty.
     """
     _check_local(model)
+    contract.check_latents(z_BthwZ)
     scale = model.spatial_compression
     axes = [
         _cut_exactly(size, size * scale, count * scale, lambda p: decoder_window(model, p))
@@ -201,6 +202,7 @@ def decode_blended(
     Raises:
       ValueError: if the overlap is not smaller than the tile.
     """
+    contract.check_latents(z_BthwZ)
     scale = model.spatial_compression
     axes = [
         _cut_overlapping(size, count, overlap, 1, scale)

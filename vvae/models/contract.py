@@ -13,12 +13,16 @@ adapts fresh variables to the training videos (`statistics` has the methods of
 `num_fitted_components`, the size of a mixture prior that is fitted during training.
 """
 
+import warnings
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+
+from vvae.distributions import Gaussian
+from vvae.models.bottleneck import Codes
 
 Params = Any
 
@@ -65,12 +69,50 @@ def to_codes(x: jax.Array) -> jax.Array:
 
 
 def check_video(x: jax.Array) -> None:
-    """Raises ValueError if x is not a video batch: for another rank or dtype."""
+    """Checks that x is a video batch, and warns of a float one that is not in [-1, 1].
+
+    Raises:
+      ValueError: for another rank or dtype.
+    """
     if jnp.ndim(x) != 5:
         raise ValueError(f"a video batch must have shape [B, T, H, W, C], not {jnp.shape(x)}")
     dtype = jnp.result_type(x)
     if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"a video batch must be uint8 or float in [-1, 1], not {dtype}")
+    if dtype != jnp.uint8:
+        _warn_of_unsigned(x)
+
+
+def _warn_of_unsigned(x: jax.Array) -> None:
+    """Warns of a float video without negative values, such as one in [0, 1] or [0, 255].
+
+    Values that are not known yet, because they are traced, or that other processes hold are not
+    looked at. A constant video, such as a white one, passes.
+    """
+    if isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True) or not x.size:
+        return
+    # An array that a traced function closes over is known, but what is computed from it is not.
+    with jax.ensure_compile_time_eval():
+        low, high = float(x.min()), float(x.max())
+    if 0.0 <= low < high:
+        warnings.warn(
+            f"the float video has values from {low:.3g} to {high:.3g}, none of them negative: vvae "
+            "takes floats in [-1, 1]; give x / 127.5 - 1 for 8-bit values x, 2 x - 1 for values in "
+            "[0, 1], or uint8",
+            stacklevel=4,
+        )
+
+
+def check_latents(latents) -> None:
+    """Raises ValueError if `latents` are a posterior: a tree with Gaussians or Codes."""
+    distributions = (Gaussian, Codes)
+    leaves = jax.tree.leaves(latents, is_leaf=lambda node: isinstance(node, distributions))
+    kinds = [type(leaf).__name__ for leaf in leaves if isinstance(leaf, distributions)]
+    if kinds:
+        raise ValueError(
+            f"decoding takes latents, not a posterior ({type(latents).__name__} of {kinds[0]}): "
+            "give model.posterior_mean(posterior)"
+        )
 
 
 def full_mask(x_BTHWC: jax.Array, mask_BT: jax.Array | None) -> jax.Array:
@@ -129,9 +171,10 @@ def decode(
       [B, T, H, W, C] in [-1, 1] units, not clipped.
 
     Raises:
-      ValueError: if the shape of the latents does not fit the model, or if they cover less than
-        shape_THW.
+      ValueError: if the latents are a posterior, if their shape does not fit the model, or if they
+        cover less than shape_THW.
     """
+    check_latents(latents)
     video = model.apply(params, latents, method="decode")
     return video if shape_THW is None else crop(video, shape_THW)
 

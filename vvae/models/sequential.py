@@ -571,6 +571,7 @@ def level_kl(
       The clip's KL is the one to N(0, I). Under a mixture prior it tells which dimensions vary, but
       is not their part of the rate.
     """
+    contract.check_video(x_BTHWC)
     mask_BT = contract.full_mask(x_BTHWC, mask_BT)
     key_B = contract.split_key(key, x_BTHWC, index_B)
     x_BTHWC = contract.as_unit_range(x_BTHWC)
@@ -590,6 +591,7 @@ def surprise(model: SequentialVAE, params, x_BTHWC, mask_BT=None) -> jax.Array:
       x_BTHWC: float video in [-1, 1], or uint8.
       mask_BT: bool, True for real frames; all by default.
     """
+    contract.check_video(x_BTHWC)
     mask_BT = contract.full_mask(x_BTHWC, mask_BT)
     return model.apply(params, contract.as_unit_range(x_BTHWC), mask_BT, method="surprise")
 
@@ -614,6 +616,7 @@ def stream(
     Returns:
       (state, what is known at each frame).
     """
+    contract.check_video(x_BTHWC)
     mask_BT = contract.full_mask(x_BTHWC, mask_BT)
     return model.apply(params, state, contract.as_unit_range(x_BTHWC), mask_BT, method="stream")
 

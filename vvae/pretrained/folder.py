@@ -16,10 +16,15 @@ import numpy as np
 
 from vvae.extras import require_extra
 from vvae.files import replacing, write_text
+from vvae.pretrained.locate import (
+    CONFIG,
+    WEIGHTS,
+    describe_contents,
+    find_files,
+    refuse_other_weights,
+    refuse_pointer,
+)
 
-CONFIG = "config.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-_PARTS = "diffusion_pytorch_model-*-of-*.safetensors"
 _LEAVES = {"kernel": "weight", "scale": "weight"}
 _TYPES = {"F64", "F32", "F16", "BF16"}
 
@@ -36,10 +41,16 @@ def read_config(folder: Path) -> dict[str, Any]:
       ValueError: if the file is missing, or is not a JSON object with a _class_name.
     """
     path = folder / CONFIG
+    if not path.exists():
+        raise ValueError(
+            f"{folder} holds no published weights: there is no {CONFIG}; "
+            f"{describe_contents(folder)}"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    refuse_pointer(path)
     return parse_config(text, str(path))
 
 
@@ -153,23 +164,34 @@ def find_tensors(folder: Path) -> dict[str, Tensor]:
     """Returns the tensors of a folder by their names, from the headers of its files.
 
     Raises:
-      ValueError: if there is no file of weights, if one is damaged, or if the extra is missing.
+      ValueError: if a tensor is found twice or not where an index has it, if a file is damaged, or
+        if the extra is missing; and as `find_files`.
     """
-    paths = sorted(folder.glob(WEIGHTS)) or sorted(folder.glob(_PARTS))
-    if not paths:
-        raise ValueError(f"{folder} holds no weights: neither {WEIGHTS} nor {_PARTS}")
-    found = {}
-    for path in paths:
-        with _open(path) as file:
-            for name in file.keys():  # noqa: SIM118 (no mapping)
-                tensor = file.get_slice(name)
-                found[name] = Tensor(
-                    file=path,
-                    name=name,
-                    shape=tuple(tensor.get_shape()),
-                    kind=tensor.get_dtype(),
+    files = find_files(folder)
+    found: dict[str, Tensor] = {}
+    for path in files.paths:
+        for tensor in _read_header(path):
+            other = found.setdefault(tensor.name, tensor)
+            if other is not tensor:
+                raise ValueError(
+                    f"{folder}: the tensor {tensor.name} is both in {other.file.name} and in "
+                    f"{path.name}: remove the file that is not meant"
                 )
+    files.check_index({name: tensor.file.name for name, tensor in found.items()})
     return found
+
+
+def _read_header(path: Path) -> list[Tensor]:
+    with _open(path) as file:
+        return [
+            Tensor(
+                file=path,
+                name=name,
+                shape=tuple(file.get_slice(name).get_shape()),
+                kind=file.get_slice(name).get_dtype(),
+            )
+            for name in file.keys()  # noqa: SIM118 (no mapping)
+        ]
 
 
 def find_params(folder: Path, shapes) -> Any:
@@ -240,6 +262,7 @@ def _open(path: Path):
     try:
         return safetensors.safe_open(path, framework="numpy")
     except (OSError, safetensors.SafetensorError) as error:
+        refuse_pointer(path)
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
@@ -250,9 +273,13 @@ def write_folder(folder: Path, config: dict[str, Any], params) -> None:
       folder: created if missing.
       config: the settings and _class_name.
       params: tree of arrays.
+
+    Raises:
+      ValueError: if the folder holds shards or an index, which would contradict the new file.
     """
     save = require_extra("safetensors.numpy", "pretrained", "writing published weights").save_file
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_other_weights(folder)
     tensors = {
         tensor_name(path): np.asarray(to_tensor(path, np.asarray(leaf)), order="C")
         for path, leaf in list_paths(params).items()

@@ -17,6 +17,7 @@ from vvae.models.grid import GridVideoVAE
 from vvae.pretrained import folder as folders
 from vvae.pretrained import ltx, vidtok, wan
 from vvae.pretrained.layers import LOG_SIGMA
+from vvae.pretrained.locate import find_folder
 
 _FAMILIES = (wan, ltx, vidtok)
 _OWN = ("log_sigma",)  # parameters that are not published
@@ -29,7 +30,9 @@ def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
 
     Args:
       path: the folder, as `save_pretrained` of diffusers writes it, of an AutoencoderKLWan (Wan 2.1
-        or 2.2), an AutoencoderKLQwenImage, an AutoencoderKLLTXVideo or an AutoencoderVidTok.
+        or 2.2), an AutoencoderKLQwenImage, an AutoencoderKLLTXVideo or an AutoencoderVidTok; or the
+        folder of a pipeline that has one of them as `vae`. An index decides which files count. A
+        variant such as fp16 is read where it is the only one.
 
     Returns:
       (model, params), for use with `vvae.encode`, `vvae.decode`, ... The latents' published mean
@@ -37,10 +40,11 @@ def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
       `model.bottleneck.normalize(z)` applies them.
 
     Raises:
-      ValueError: for another class, an unknown setting, a damaged file, or with the list of tensors
-        that are missing, extra or misshapen.
+      ValueError: for a path that is not such a folder, another class, an unknown setting, a damaged
+        or missing file, files or tensors of which it is not clear which are meant, or with the list
+        of tensors that are missing, extra or misshapen.
     """
-    model, tensors = _find(Path(path))
+    model, tensors = _find(find_folder(path))
     channels = model.shape_HWC[-1]
     return model, {
         "params": folders.read_params(tensors) | {"log_sigma": jnp.float32(LOG_SIGMA)},
@@ -57,7 +61,7 @@ def load_network(path: str | os.PathLike) -> GridVideoVAE:
     Raises:
       ValueError: as `load_pretrained`, except for damage that the header of a file does not show.
     """
-    return _find(Path(path))[0]
+    return _find(find_folder(path))[0]
 
 
 def _find(folder: Path) -> tuple[GridVideoVAE, Any]:
@@ -104,11 +108,18 @@ def save_pretrained(path: str | os.PathLike, model: GridVideoVAE, params: Params
 
 
 def is_published(path: str | os.PathLike) -> bool:
-    """Whether a folder holds published weights, rather than a run or nothing."""
-    try:
-        return bool(folders.read_config(Path(path)))
-    except ValueError:
+    """Whether a path holds published weights, also without config.json, rather than a run.
+
+    Raises:
+      ValueError: if the path is a file.
+    """
+    if not os.path.exists(path):
         return False
+    folder = find_folder(path)
+    try:
+        return bool(folders.read_config(folder))
+    except ValueError:
+        return not (folder / folders.CONFIG).exists() and any(folder.glob("*.safetensors"))
 
 
 def describe_network(model: GridVideoVAE) -> str:

@@ -16,6 +16,7 @@ from vvae.data.loader import Augmentation, Cuts, train_batches
 from vvae.measure.statistics import ClipStatistics
 from vvae.models.contract import init_variables
 from vvae.pretrained.load import describe_network, is_published, load_network, load_pretrained
+from vvae.pretrained.locate import describe_missing
 from vvae.run import Run, check_identity, create_run, is_run, open_run, record_start
 from vvae.session.update import make_critic
 from vvae.training.checkpoint import Checkpointer, DamagedError
@@ -47,6 +48,11 @@ def adopt_network(config: Config, init_from: str | None) -> Config:
         )
     if holds_weights:
         network = describe_network(load_network(init_from))
+    elif not Path(init_from).exists():
+        raise ValueError(
+            f"--init_from {init_from} is not a run directory and holds no published weights: "
+            f"{describe_missing(init_from)}"
+        )
     else:
         network = open_run(init_from).config.model.network
     if not wants_weights:

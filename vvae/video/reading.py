@@ -13,7 +13,10 @@ from vvae.video.errors import VideoError
 from vvae.video.frames import MAX_PIXELS, NOMINAL_FPS, SQUARE
 from vvae.video.stills import count_frames, is_image, iterate_image_folder, iterate_npy
 
-VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".npy", ".webm")
+VIDEO_SUFFIXES = (
+    ".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov",
+    ".mp4", ".mpeg", ".mpg", ".mts", ".npy", ".ogv", ".ts", ".vob", ".webm", ".wmv",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
