@@ -3,7 +3,7 @@
     python evaluate.py --workdir RUN                            the tasks that its settings name
     python evaluate.py reconstruct density --workdir RUN        some of them
     python evaluate.py classify --workdir RUN --data.path NEW   labels new videos
-    python evaluate.py check --data.path DIR                    looks at a folder of videos
+    python evaluate.py check --data.path DIR                    describes a folder of videos
     python evaluate.py export --workdir RUN                     the encoder as one file
     python evaluate.py compare RUN RUN                          two runs side by side
     python evaluate.py search --workdir RUN --query VIDEO       the clips most similar to one
@@ -14,9 +14,9 @@
     python evaluate.py report --workdir RUN                     one HTML page of all of it
     python evaluate.py reconstruct --pretrained FOLDER --data.path DIR    published weights
 
-Each task writes RUN/eval/TASK.json (each value with what exactly was computed), pictures and
-videos, and prints a table. Answers about new videos go to RUN/eval/NAME, named after the videos'
-folder; those about another folder of the same name go to NAME-2. Answers of published weights go to
+Each task writes RUN/eval/TASK.json (each value with a card that states what was computed), pictures
+and videos, and prints a table. Answers about new videos go to RUN/eval/NAME, named after the folder
+of the videos, or to NAME-2 for another folder of the same name. Answers of published weights go to
 FOLDER/eval/NAME.
 """
 
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
 
 
 def evaluate(request: Evaluation) -> None:
-    """Runs tasks on a run, or on published weights, in this process or as one of several."""
+    """Runs tasks on a run or on published weights, in this process or in several."""
     common, reconstruct = request.common, request.tasks.get("reconstruct")
     if reconstruct is not None and reconstruct.pretrained is not None:
         from vvae.tasks.quality.published import reconstruct_published
@@ -73,8 +73,8 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None) -> None:
 
     Args:
       workdir: the run directory.
-      request: the tasks. Without any, those of the run's settings are run; one of these that the
-        data do not allow, such as `classify` without labels, is named and left out.
+      request: the tasks. If it names none, those of the run's settings are run; of these, a task
+        that the data do not allow, such as `classify` without labels, is left out with a note.
 
     Raises:
       ValueError: if the run, the checkpoint or the data do not allow it.
@@ -101,7 +101,7 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None) -> None:
             except ValueError as error:
                 if request.tasks:
                     raise
-                # Nobody asked for this task by name, and the others can still be answered.
+                # The command line does not name this task, and the others can still run.
                 print(f"\n{task}: not measured: {error}")
                 continue
             publish(result, question.folder)
@@ -114,7 +114,7 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None) -> None:
 
 
 def check(data_path: str) -> int:
-    """Prints what a folder of videos holds, and what is broken.
+    """Prints what a folder of videos holds, and what is broken in it.
 
     Returns:
       The exit status: 1 if no video can be read, otherwise 0.
@@ -127,7 +127,7 @@ def check(data_path: str) -> int:
 
 
 def compare(options: opts.Compare) -> None:
-    """Prints two runs side by side, and writes the comparison to a JSON file if one is given."""
+    """Prints two runs side by side; writes the comparison to a JSON file if one is given."""
     from vvae.files import write_json
     from vvae.report.compare import compare_runs, format_comparison
 
@@ -161,7 +161,7 @@ def export(options: opts.Export) -> None:
 
 
 def compress(options: opts.Compress) -> None:
-    """Writes a video as coded latents of a run's model, and prints size and quality."""
+    """Writes a video as coded latents, and prints the size and quality."""
     from vvae import build
     from vvae.inference import coding
     from vvae.run import open_run

@@ -1,4 +1,4 @@
-"""The command line of evaluate.py: which words ask for what, and which are refused."""
+"""The command line of evaluate.py: which words select what, and which are refused."""
 
 import importlib
 import inspect
@@ -46,7 +46,7 @@ def test_options_stand_before_or_after_the_tasks(line):
     ]
 
 
-def test_without_a_task_those_of_the_run_are_asked_for():
+def test_without_a_task_those_of_the_run_are_selected():
     request = read("--workdir run --data.path new")
     assert request == Evaluation(options.CommonOptions(RUN, data=options.Videos("new")), {})
 
@@ -100,15 +100,18 @@ def test_published_weights_are_reconstructed_without_a_run():
         ("check density --workdir run", "^the task check is run alone, not with density"),
         ("classify --workdir run --baselines hgo", "^--baselines: no baseline 'hgo'; did you mean"),
         ("density reconstruct --pretrained w --data.path d", "give the run"),
-        ("reconstruct --pretrained w --data.path d --parallel.coordinator auto", "of one process"),
+        (
+            "reconstruct --pretrained w --data.path d --parallel.coordinator auto",
+            "runs in one process",
+        ),
     ],
 )
-def test_command_lines_that_cannot_be_meant(line, message):
+def test_wrong_command_lines_are_refused(line, message):
     with pytest.raises(ValueError, match=message):
         read(line)
 
 
-def test_a_directory_is_a_run_by_its_option(tmp_path):
+def test_a_directory_among_the_words_names_the_option_for_it(tmp_path):
     with pytest.raises(ValueError, match=f"not a task: give a run by --workdir {tmp_path}"):
         read(f"{tmp_path}")
     with pytest.raises(ValueError, match=f"by an option: report --workdir {tmp_path}"):
@@ -117,7 +120,7 @@ def test_a_directory_is_a_run_by_its_option(tmp_path):
         read(f"check {tmp_path}")
 
 
-def test_values_of_another_type_name_their_option(capsys):
+def test_a_value_of_the_wrong_type_is_refused_with_its_option(capsys):
     with pytest.raises(SystemExit) as stop:
         read("search --workdir run --query a --count many")
     assert stop.value.code == 2
@@ -145,7 +148,7 @@ def test_help_of_a_command_needs_no_files(command, capsys):
     assert f"usage: evaluate.py {command}" in text and "--parallel" not in text
 
 
-def test_help_lists_the_tasks_with_a_line_each(capsys):
+def test_help_lists_one_line_for_each_task(capsys):
     with pytest.raises(SystemExit) as stop:
         read_request(["--help"], "about the program")
     assert not stop.value.code

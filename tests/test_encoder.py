@@ -1,4 +1,4 @@
-"""The exported encoder against the model's own, in a process that does not know vvae."""
+"""The exported encoder against the model, in a process that does not import vvae."""
 
 import subprocess
 import sys

@@ -165,6 +165,7 @@ def test_a_program_says_in_one_line_that_the_disk_is_full():
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     expected = (
-        "error: [Errno 28] No space left on device; make room there: the same command goes on\n"
+        "error: [Errno 28] No space left on device; free some space and run the same command "
+        "again\n"
     )
     assert result.stderr == expected

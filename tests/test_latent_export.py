@@ -28,7 +28,7 @@ def measure(parts):
 
 def test_moments_of_parts_are_those_of_the_whole():
     rng = np.random.default_rng(0)
-    # A mean so large that sums of squares, in float32 or even float64, would lose the deviation.
+    # With a mean this large, sums of squares would lose the deviation, even in float64.
     values = 1e8 + rng.normal(size=(7, 3, 4, 2)) * np.array([1.0, 3.0])
     statistics = measure([values[:1], values[1:1], values[1:6], values[6:]])
     flat = values.reshape(-1, 2)
@@ -37,7 +37,7 @@ def test_moments_of_parts_are_those_of_the_whole():
     assert statistics.count == 84
 
 
-def test_normalised_latents_have_mean_0_and_deviation_1_and_come_back():
+def test_normalised_latents_have_mean_0_and_deviation_1_and_can_be_denormalised():
     z = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 4, 5, 3)) * 4 + 2, jnp.float32)
     statistics = measure([np.asarray(z)])
     normal = jax.jit(lambda z: vvae.normalize(statistics, z))(z)
@@ -57,7 +57,7 @@ def test_normalised_latents_have_mean_0_and_deviation_1_and_come_back():
         ([np.array([[1.0, np.nan]])], "not finite"),
     ],
 )
-def test_what_has_no_statistics_is_refused(parts, message):
+def test_latents_without_statistics_are_refused(parts, message):
     with pytest.raises(ValueError, match=message):
         measure(parts)
 
@@ -77,7 +77,7 @@ def dataset(tmp_path):
     )
 
 
-def test_export_holds_the_latents_their_statistics_and_what_made_them(tmp_path, dataset):
+def test_export_holds_the_latents_their_statistics_and_their_provenance(tmp_path, dataset):
     model, params = make_named("local")
     question = ask(model, params, dataset, tmp_path, batch_size=2, seed=3)
     result = latents.answer(question, Latents())

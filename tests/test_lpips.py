@@ -1,4 +1,4 @@
-"""LPIPS against NumPy, and a reader of its weights that calls nothing."""
+"""LPIPS against NumPy, and the reader of its weights, which calls no code from the file."""
 
 import functools
 import os
@@ -148,7 +148,7 @@ def test_reads_what_numpy_has_written(tmp_path, order):
 
 
 class Call:
-    """An object that is pickled as a call of a function, which unpickling would make."""
+    """An object that is pickled as a call of a function, which plain unpickling executes."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -158,7 +158,7 @@ class Call:
 
 
 def name(module, attribute):
-    """Returns a pickle that consists of that name only."""
+    """Returns a pickle that consists of one name."""
     return f"c{module}\n{attribute}\n.".encode()
 
 
@@ -169,7 +169,7 @@ def test_nothing_that_a_file_names_is_called(tmp_path):
         lpips.read_arrays(path)
     assert not marker.exists()
     pickle.loads(path.read_bytes())
-    assert marker.exists()  # plain unpickling does make the call
+    assert marker.exists()  # plain unpickling calls it
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Folders of answers about new videos: one for each path, whatever its last name."""
+"""Folders of answers about new videos: one for each path, even if last names are equal."""
 
 import os
 
@@ -21,7 +21,7 @@ def test_every_path_has_a_folder_of_its_own_and_keeps_it(tmp_path, monkeypatch):
     assert [folder.name for folder in folders] == ["new", "new-2", "new-3"]
     assert [str(read_source(folder)) for folder in folders] == places
     assert [open_folder(answers, place) for place in places[::-1]] == folders[::-1]
-    # The same folder by other names of it.
+    # Other paths to the same folder.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(places[1])
     assert open_folder(answers, "b/../b/new") == open_folder(answers, "link") == folders[1]
@@ -31,7 +31,7 @@ def test_answers_about_unknown_videos_are_left_alone(tmp_path):
     place = make_place(tmp_path, "new")
     answers = tmp_path / "eval"
     make_place(answers, "new")
-    assert open_folder(answers, place).name == "new"  # an empty folder is nobody's
+    assert open_folder(answers, place).name == "new"  # an empty folder is free
     other = make_place(tmp_path, "old")
     make_place(answers, "old")
     (answers / "old" / "classify.csv").write_text("x")
@@ -48,7 +48,7 @@ def test_names_that_are_not_utf_8_and_the_root_have_a_folder(tmp_path):
     assert open_folder(tmp_path / "eval", "/").name == "videos"
 
 
-def test_the_program_says_where_answers_go_if_the_name_is_taken(tmp_path, capsys):
+def test_a_note_says_where_answers_go_if_the_name_is_taken(tmp_path, capsys):
     run = Run(tmp_path, Config(), {}, ())
     places = [make_place(tmp_path, where, "new") for where in "ab"]
     assert choose_folder(run, None) == tmp_path / "eval"

@@ -495,10 +495,10 @@ def test_reconstruct_measures_published_weights(copy_of, videos, capsys):
             ["density", "--pretrained", "W", "--data.path", "D"],
             "--pretrained is an option of recon",
         ),
-        (["reconstruct", "--pretrained", "W"], "published weights answer reconstruct"),
+        (["reconstruct", "--pretrained", "W"], "published weights need videos and no run"),
         (
             ["reconstruct", "--workdir", "R", "--data.height", "8"],
-            r"--data\.height is an option of",
+            r"--data\.height needs --pretrained",
         ),
     ],
 )

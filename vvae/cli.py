@@ -1,10 +1,11 @@
-"""Command lines: options read by tyro, and errors of one line."""
+"""Command lines: tyro reads the options, and errors are printed as one line."""
 
 import argparse
 import contextlib
 import dataclasses
 import difflib
 import errno
+import inspect
 import io
 import os
 import signal
@@ -31,7 +32,7 @@ _REGISTRY = tyro.constructors.ConstructorRegistry()
 
 @_REGISTRY.primitive_rule
 def _read_plain_words(info) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """Lets tyro read true, false and none beside Python's True, False and None."""
+    """Makes tyro accept true, false and none in addition to True, False and None."""
     if info.type not in _PLAIN_WORDS:
         return None
     plain = _PLAIN_WORDS[info.type]
@@ -51,7 +52,7 @@ def _read_plain_words(info) -> tyro.constructors.PrimitiveConstructorSpec | None
 
 @dataclasses.dataclass(frozen=True)
 class ProcessOptions:
-    """Which of several processes this one is. These options belong to a start, not to the run."""
+    """The place of this process among several. These options are not settings of the run."""
 
     coordinator: Annotated[
         str | None,
@@ -68,7 +69,7 @@ class ProcessOptions:
     timeout: Annotated[
         int | None,
         tyro.conf.arg(
-            metavar="SECONDS", help="all processes end if one gives no sign for so long (60)"
+            metavar="SECONDS", help="all processes end if one is silent for so long (60)"
         ),
     ] = None
 
@@ -76,7 +77,7 @@ class ProcessOptions:
         """Returns the group of processes; None for a run of one process.
 
         Raises:
-          ValueError: for an option without --parallel.coordinator, or values that do not fit.
+          ValueError: for an option without --parallel.coordinator, or values out of range.
         """
         given = {name: value for name, value in vars(self).items() if value is not None}
         if given and self.coordinator is None:
@@ -114,15 +115,16 @@ def parse_settings(
     """Returns `default` with the settings that the arguments change.
 
     Args:
-      arguments: `--section.name value ...`; hyphens and underscores are the same.
+      arguments: `--section.name value ...`; hyphens and underscores are equivalent.
       default: the values of all other settings.
-      description: shown by --help, before the list of settings.
-      options: names of the program's other options, which a misspelt word may stand for.
+      description: printed by --help before the list of settings.
+      options: names of further options of the program, to suggest for a misspelt one.
 
     Raises:
-      ValueError: for an unknown setting, naming the closest one, and for a value out of range.
+      ValueError: for an unknown setting (the message suggests the closest one), and for a value out
+        of range.
       SystemExit: with status 0 after --help; with status 2 after tyro's message about a value of
-        another type.
+        the wrong type.
     """
     known = (*list_options(Config), *options, "--help")
     for word in filter(is_option, arguments):
@@ -133,39 +135,39 @@ def parse_settings(
 
 
 def parse_options(parts: Sequence[type], arguments: Sequence[str], program: str) -> tuple:
-    """Reads the options of one command, whose help shows them together.
+    """Parses the options of one command, which --help shows together.
 
     Args:
       parts: dataclasses with the options; a field without a default is a positional argument.
-      arguments: their values, of known options.
-      program: name of the command, for the help.
+      arguments: the options with their values; no option is unknown.
+      program: the name of the command in the help.
 
     Returns:
       An instance of each part.
 
     Raises:
-      ValueError: from the parts' own checks.
-      SystemExit: as `parse_settings`.
+      ValueError: from the checks of the parts.
+      SystemExit: as in `parse_settings`.
     """
     fields = [
         (f"part{number}", Annotated[part, tyro.conf.arg(name="")])
         for number, part in enumerate(parts)
     ]
     whole = dataclasses.make_dataclass("Options", fields, frozen=True)
-    description = parts[-1].__doc__
+    description = inspect.cleandoc(parts[-1].__doc__)
     markers = (
         tyro.conf.FlagCreatePairsOff,
         tyro.conf.PositionalRequiredArgs,
-        tyro.conf.DisallowNone,  # an option is left out instead
+        tyro.conf.DisallowNone,  # None is what an option is if it is left out
     )
     found = _call_tyro(whole, arguments, prog=program, description=description, config=markers)
     return tuple(getattr(found, name) for name, _ in fields)
 
 
 def list_options(part: type, prefix: str = "--") -> dict[str, Any]:
-    """Returns option -> type of its value, of a dataclass and those inside it.
+    """Returns option -> type of its value, for a dataclass and the dataclasses inside it.
 
-    Fields without a default are positional arguments and left out.
+    Fields without a default are positional arguments, and are left out.
     """
     hints, found = typing.get_type_hints(part), {}
     for field in dataclasses.fields(part):
@@ -188,10 +190,10 @@ def name_option(word: str) -> str:
 
 
 def _call_tyro(kind: type, arguments: Sequence[str], **options):
-    """Calls `tyro.cli`, but raises an error of vvae's own checks as it is.
+    """Calls `tyro.cli`, but raises errors of vvae's own checks unchanged.
 
     tyro catches a ValueError, prints it in a frame and exits, so that the error is among the
-    causes of the SystemExit. What tyro itself has to say is printed whole.
+    contexts of the SystemExit. Messages of tyro itself are printed unchanged.
     """
     message = io.StringIO()
     try:
@@ -215,15 +217,15 @@ def _call_tyro(kind: type, arguments: Sequence[str], **options):
 def run_main(main: Callable[[list[str]], int], end: Callable[[int], None] = sys.exit) -> None:
     """Runs a program and calls `end` with its exit status.
 
-    An error that vvae raises on purpose (ValueError, MemoryError, or OSError of a file) is printed
-    as one line, with status 2. A FloatingPointError (a loss that is not finite) is one line and
-    status 3. Ctrl-C where nothing can be saved is one line and status 130. SIGTERM is status 75,
-    which tells a scheduler to run the same command again. Any other error is a fault of the
-    program and keeps its traceback; so does every error if the environment sets VVAE_TRACEBACK.
+    Errors that vvae raises on purpose (ValueError, MemoryError, or OSError of a file) are printed
+    as one line and end with status 2. A FloatingPointError (a loss that is not finite) is one line
+    and status 3; Ctrl-C where nothing can be saved is one line and status 130. SIGTERM is status
+    75, which tells a scheduler to run the same command again. Any other error is a bug and keeps
+    its traceback, as do all errors if the environment variable VVAE_TRACEBACK is set.
 
     Args:
       main: arguments of the command line -> exit status.
-      end: called at the end.
+      end: exit status -> nothing; called last.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TEMPORARY_FAILURE))
     # Names of files that are not UTF-8 are printed with escapes.
@@ -233,11 +235,11 @@ def run_main(main: Callable[[list[str]], int], end: Callable[[int], None] = sys.
     except (ValueError, OSError, MemoryError) as error:
         if os.environ.get("VVAE_TRACEBACK") or not _is_for_user(error):
             raise
-        advice = "; make room there: the same command goes on" if _is_full(error) else ""
+        advice = "; free some space and run the same command again" if _is_full(error) else ""
         print(f"error: {' '.join(str(error).split())}{advice}", file=sys.stderr)
         status = USAGE_ERROR
     except KeyboardInterrupt:
-        print("stopped before the next checkpoint; the same command starts again", file=sys.stderr)
+        print("stopped before the next checkpoint; run the same command again", file=sys.stderr)
         status = INTERRUPTED
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -264,5 +266,5 @@ def _is_for_user(error: Exception) -> bool:
 
 
 def _is_full(error: Exception) -> bool:
-    """Whether an error says that a disk is full."""
+    """Whether an error means that a disk is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

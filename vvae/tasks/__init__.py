@@ -1,1 +1,1 @@
-"""Questions to a trained model, a folder each."""
+"""The tasks: what a trained model is asked. Each folder answers one kind of question."""

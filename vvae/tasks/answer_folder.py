@@ -1,4 +1,4 @@
-"""Where the answers about new videos lie: a folder for each place that videos come from."""
+"""Folders for answers about new videos: one for each path that videos come from."""
 
 import itertools
 import json
@@ -11,14 +11,13 @@ SOURCE_FILE = "source.json"
 
 
 def open_folder(answers: str | os.PathLike, data_path: str | os.PathLike) -> Path:
-    """Returns the folder of the answers about the videos at a path; made if missing.
+    """Returns the folder of the answers about the videos at a path; makes it if it is missing.
 
-    It has the path's last name and says in source.json which path that is. Videos of another path
-    with the same last name have NAME-2, NAME-3, ...; so have those of any path where something lies
-    in NAME whose path is not known.
+    It is named after the last part of the path, and source.json in it records the path. If NAME
+    belongs to another path, or holds files of an unknown origin, the folder is NAME-2, NAME-3, ...
 
     Args:
-      answers: eval/ of a run.
+      answers: the folder eval of a run.
       data_path: a folder of videos, or one video.
     """
     source = Path(data_path).resolve()
@@ -27,7 +26,7 @@ def open_folder(answers: str | os.PathLike, data_path: str | os.PathLike) -> Pat
         folder = Path(answers) / (name if number == 1 else f"{name}-{number}")
         if _is_free(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            # As ASCII: names that are not UTF-8 reach us with surrogates.
+            # ASCII, because names that are not UTF-8 contain surrogates.
             write_text(folder / SOURCE_FILE, json.dumps({"data_path": str(source)}) + "\n")
             return folder
         if read_source(folder) == source:
@@ -35,7 +34,7 @@ def open_folder(answers: str | os.PathLike, data_path: str | os.PathLike) -> Pat
 
 
 def read_source(folder: Path) -> Path | None:
-    """Returns where the videos lie that the answers in a folder are about, None if not known."""
+    """Returns the path of the videos that a folder of answers is about; None if it is unknown."""
     try:
         return Path(json.loads((folder / SOURCE_FILE).read_text())["data_path"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The command line of evaluate.py: words -> tasks or a command, with their options."""
+"""Parses the command line of evaluate.py into tasks, or a command, with their options."""
 
 import math
 import typing
@@ -17,11 +17,12 @@ _NAMES = (*TASKS, *COMMANDS)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Tasks to do.
+    """Tasks to run.
 
     Attributes:
       common: the run, the videos and the processes.
-      tasks: task -> its options, in their order; empty for the tasks of the run's settings.
+      tasks: task -> its options, in the order of the command line; empty for the tasks of the run's
+        settings.
     """
 
     common: CommonOptions = field(default_factory=CommonOptions)
@@ -29,19 +30,19 @@ class Evaluation:
 
 
 def read_request(arguments: Sequence[str], description: str = "") -> Any:
-    """Reads the command line.
+    """Parses the command line.
 
     Args:
-      arguments: tasks, or one command with its files; options may stand before or after them.
-      description: what --help says of the program.
+      arguments: tasks, or one command with its files; options can be before or after them.
+      description: the description of the program in --help.
 
     Returns:
       An Evaluation, or the options of a command: an instance of a class in `options.COMMANDS`.
 
     Raises:
-      ValueError: for unknown tasks and options, and for options that do not go together.
+      ValueError: for unknown tasks and options, and for options that exclude each other.
       SystemExit: with status 0 after --help; with status 2 after tyro's message about a value of
-        another type.
+        the wrong type.
     """
     words, options = _divide(arguments)
     command = next((word for word in words if word in COMMANDS), None)
@@ -56,19 +57,19 @@ def read_request(arguments: Sequence[str], description: str = "") -> Any:
 
 
 def _divide(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Returns the words that belong to no option, and each option with its values."""
+    """Returns the words that are not part of an option, and each option with its values."""
     takes = _list_options([CommonOptions, *map(find_options, _NAMES)])
     words, options = [], []
-    room = 0  # of the last option, for further values
+    wanted = 0  # how many more values the last option takes
     for word in arguments:
         if cli.is_option(word) or word == "-h":
             name = "--help" if word == "-h" else cli.name_option(word)
             _, equals, value = word.partition("=")
             options.append([name, value] if equals else [name])
-            room = 0 if equals else _count_values(name, takes)
-        elif room:
+            wanted = 0 if equals else _count_values(name, takes)
+        elif wanted:
             options[-1].append(word)
-            room -= 1
+            wanted -= 1
         else:
             words.append(word)
     return words, options
@@ -79,7 +80,7 @@ def _list_options(parts: Iterable[type]) -> dict[str, Any]:
 
 
 def _count_values(option: str, takes: dict[str, Any]) -> float:
-    """Returns how many values an option takes at most; one for an unknown option."""
+    """Returns the largest number of values of an option; 1 for an unknown option."""
     hint = takes.get(option, bool if option == "--help" else str)
     if hint is bool:
         return 0
@@ -108,7 +109,7 @@ def _read_command(command: str, words: list[str], options: list[list[str]]) -> A
 def _check_operands(
     command: str, words: list[str], operands: tuple[str, ...], asks_for_help: bool
 ) -> None:
-    """Raises ValueError if a command is not alone with as many files or runs as it takes."""
+    """Raises ValueError unless a command stands alone, with all of its files or runs."""
     if words[0] == command and (len(words) == 1 + len(operands) or asks_for_help):
         return
     if operands:
@@ -134,7 +135,7 @@ def _read_tasks(tasks: Iterable[str], options: list[list[str]]) -> Evaluation:
 
 
 def _check_options(options: list[list[str]], asked: list[str], known: dict[str, Any]) -> None:
-    """Raises ValueError for an option that the tasks or the command do not have."""
+    """Raises ValueError for an option that neither the tasks nor the command have."""
     for name, *_ in options:
         if name in known or name == "--help":
             continue
@@ -148,7 +149,7 @@ def _check_options(options: list[list[str]], asked: list[str], known: dict[str, 
 
 
 def _list_names() -> str:
-    """Returns the tasks and commands, a line each."""
+    """Lists the tasks and the commands, one line for each."""
 
     def describe(names: Iterable[str]) -> str:
         summaries = ((name, find_options(name).__doc__.splitlines()[0]) for name in names)

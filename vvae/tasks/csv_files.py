@@ -1,8 +1,8 @@
-"""CSV files that a spreadsheet can open: no text in them is taken for a formula.
+"""CSV files whose text no spreadsheet takes for a formula.
 
-Spreadsheets run a cell that begins with =, +, -, @, a tab or a carriage return, whatever quotes are
-around it in the file; names of files and labels may begin so. Such text gets an apostrophe in
-front, by which spreadsheets know text, and `unguard` takes it off; numbers stay as they are.
+Spreadsheets evaluate a cell that begins with =, +, -, @, a tab or a carriage return, even if it is
+quoted in the file. Names of files and labels can begin like this. `guard` puts an apostrophe in
+front, which spreadsheets read as a mark of text, and `unguard` removes it. Numbers are not changed.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 
 from vvae.files import replacing
 
-# The wide forms are folded to the plain ones by some spreadsheets; leading spaces are skipped.
+# Some spreadsheets convert full-width characters to plain ones, and skip leading spaces.
 _FORMULA = re.compile("'*[ \\n]*[=+\\-@\\t\\r＝＋－＠]")
 
 
@@ -23,21 +23,21 @@ class _Writer:
         self._writer = csv.writer(file)
 
     def writerow(self, cells: Iterable[Any]) -> None:
-        """Writes a row, text in it guarded."""
+        """Writes a row, with its text guarded."""
         self._writer.writerow([guard(cell) for cell in cells])
 
     def writerows(self, rows: Iterable[Iterable[Any]]) -> None:
-        """Writes rows, text in them guarded."""
+        """Writes rows, with their text guarded."""
         for row in rows:
             self.writerow(row)
 
 
 @contextlib.contextmanager
 def open_csv(path: str | os.PathLike) -> Iterator[_Writer]:
-    """Opens a CSV file in UTF-8 for writing, with a writer of rows.
+    """Opens a CSV file for writing in UTF-8; yields a writer of rows.
 
-    Names of files that are not UTF-8 are written with their own bytes. The file appears under its
-    name when it is complete.
+    Names of files that are not UTF-8 keep their bytes. The file appears under its name once it is
+    complete.
     """
     with (
         replacing(path) as part,
@@ -47,14 +47,14 @@ def open_csv(path: str | os.PathLike) -> Iterator[_Writer]:
 
 
 def guard(cell: Any) -> Any:
-    """Returns a cell that no spreadsheet runs; numbers, in digits too, stay as they are."""
+    """Returns a cell that no spreadsheet evaluates; numbers are unchanged, also as text."""
     if not isinstance(cell, str) or not _FORMULA.match(cell) or _is_number(cell):
         return cell
     return f"'{cell}"
 
 
 def unguard(cell: str) -> str:
-    """Returns the text of a cell that `guard` has written."""
+    """Returns the text that `guard` turned into this cell."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 

@@ -1,4 +1,4 @@
-"""Frozen dataclasses of arrays, numbers and text on disk, as .npz without pickle."""
+"""Saves dataclasses of arrays, numbers and text as .npz files, without pickle."""
 
 import dataclasses
 import os
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def save_fields(path: str | os.PathLike, value) -> None:
-    """Writes a dataclass: arrays, numbers, texts, tuples of texts, and dataclasses of these."""
+    """Writes a dataclass of arrays, numbers, strings, tuples of strings, and such dataclasses."""
     with replacing(path) as part, open(part, "wb") as file:
         np.savez(file, **_flatten(value))
 
@@ -23,13 +23,13 @@ def load_fields(path: str | os.PathLike, cls: type[T], what: str, remedy: str) -
     """Reads a dataclass that `save_fields` wrote.
 
     Args:
-      path: of the .npz file.
-      cls: the class, with a type for each field.
-      what: what it is, for the message of an error.
-      remedy: what to do if it is not there.
+      path: the .npz file.
+      cls: the class; each field has a type annotation.
+      what: what the file holds, for error messages.
+      remedy: what to do if it is missing, for error messages.
 
     Raises:
-      ValueError: if there is no such file or it does not hold such a dataclass.
+      ValueError: if the file is missing or does not hold such a dataclass.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:

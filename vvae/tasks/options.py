@@ -1,7 +1,7 @@
 """The options of each task and command of evaluate.py. Imports no jax, so that --help is quick.
 
-The docstring of a class is what --help says of its task, the string below a field what it says of
-the option.
+--help prints the docstring of a class as the description of its task, and the string below a field
+as that of the option.
 """
 
 import math
@@ -15,7 +15,7 @@ from vvae.task_table import BASELINES, TASKS
 
 @dataclass(frozen=True)
 class Videos:
-    """Videos that are not those of the run."""
+    """Other videos than those of the run."""
 
     path: str | None = None
     """Folder of videos."""
@@ -23,7 +23,7 @@ class Videos:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """A run, and which of its checkpoints."""
+    """A run, and one of its checkpoints."""
 
     workdir: Path | None = None
     """Run directory."""
@@ -47,7 +47,7 @@ def _require_run(workdir: Path | None) -> None:
 
 @dataclass(frozen=True)
 class CommonOptions(RunOptions):
-    """The options of all tasks: the run, the videos that are measured, and the processes.
+    """The options of all tasks: the run, the videos to measure, and the processes.
 
     Without --data.path, the run's own test videos are measured.
     """
@@ -70,22 +70,22 @@ class TaskOptions:
 
 @dataclass(frozen=True)
 class ClipSize:
-    """Clips for published weights; a run has its own."""
+    """The size of clips for published weights. A run has its own."""
 
     height: int | None = None
-    """--pretrained: rows of a frame (256)."""
+    """With --pretrained: rows of a frame (256)."""
     width: int | None = None
-    """--pretrained: columns of a frame (256)."""
+    """With --pretrained: columns of a frame (256)."""
     num_frames: int | None = None
-    """--pretrained: frames of a clip (17)."""
+    """With --pretrained: frames of a clip (17)."""
 
 
 @dataclass(frozen=True)
 class Reconstruct(TaskOptions):
-    """PSNR, SSIM and errors of reconstructions, beside PCA and the mean frame."""
+    """Measures PSNR, SSIM and errors of reconstructions, beside PCA and the mean frame."""
 
     pretrained: Path | None = None
-    """Folder of published weights, with config.json and .safetensors files; instead of a run."""
+    """Folder of published weights (config.json and .safetensors files), instead of a run."""
     data: ClipSize = ClipSize()
 
     def check(self, common: CommonOptions) -> None:
@@ -93,29 +93,29 @@ class Reconstruct(TaskOptions):
         if self.pretrained is None:
             if given:
                 raise ValueError(
-                    f"--data.{given[0]} is an option of --pretrained: a run has its own"
+                    f"--data.{given[0]} needs --pretrained: a run has clips of its own size"
                 )
             super().check(common)
         elif common.data.path is None or common.workdir is not None:
             raise ValueError(
-                "published weights answer reconstruct, without a run: "
+                "published weights need videos and no run: "
                 "reconstruct --pretrained FOLDER --data.path DIR"
             )
         elif common.parallel.coordinator is not None:
-            raise ValueError("--pretrained is the work of one process: no --parallel.coordinator")
+            raise ValueError("--pretrained runs in one process: leave --parallel.coordinator out")
 
 
 @dataclass(frozen=True)
 class Density(TaskOptions):
-    """ELBO, IWAE, bits/dim, KL and information of the latents."""
+    """Measures ELBO, IWAE, bits/dim, KL and mutual information of the latents."""
 
 
 @dataclass(frozen=True)
 class Classify(TaskOptions):
-    """Linear probe and nearest neighbours on the latents; labels new videos."""
+    """Measures a linear probe and nearest neighbours on the latents; labels new videos."""
 
     baselines: tuple[str, ...] | None = None
-    """Rows beside the latents, instead of those of the run's settings (evaluate.baselines)."""
+    """Baselines to measure, instead of those of the run's settings (evaluate.baselines)."""
 
     def __post_init__(self):
         for name in self.baselines or ():
@@ -126,7 +126,7 @@ class Classify(TaskOptions):
 
 @dataclass(frozen=True)
 class Generate(TaskOptions):
-    """Samples, interpolations, traversals and predictions of the next frames."""
+    """Draws samples, interpolations and traversals; measures predictions of the next frames."""
 
 
 @dataclass(frozen=True)
@@ -136,17 +136,17 @@ class Features(TaskOptions):
 
 @dataclass(frozen=True)
 class Cluster(TaskOptions):
-    """Clusters of latents, beside clusters of PCA of raw clips."""
+    """Clusters videos by their latents, and by PCA of raw clips."""
 
 
 @dataclass(frozen=True)
 class Search(TaskOptions):
-    """Finds the clips most similar to one."""
+    """Finds the clips most similar to a clip."""
 
     query: str | None = None
-    """VIDEO or VIDEO:CLIP: name of a video of the run, or a file."""
+    """The clip to search for, VIDEO or VIDEO:CLIP: a video of the run, or a file."""
     count: int = 8
-    """How many clips are found."""
+    """Number of clips to find."""
 
     def __post_init__(self):
         if self.count < 1:
@@ -160,19 +160,19 @@ class Search(TaskOptions):
 
 @dataclass(frozen=True)
 class Anomaly(TaskOptions):
-    """Scores of strange frames and videos, learned from normal ones; judges new videos."""
+    """Learns from normal videos; scores abnormal frames and videos, also of new videos."""
 
 
 @dataclass(frozen=True)
 class Segment(TaskOptions):
-    """Shot boundaries and foreground masks; the shots of new videos."""
+    """Finds shot boundaries and foreground masks; finds the shots of new videos."""
 
 
 @dataclass(frozen=True)
 class Moderate(TaskOptions):
     """Learns unwanted content from marked videos; finds it in new videos.
 
-    Learns from --unwanted or from --marks. With --data.path it applies what it has learned.
+    It learns from --unwanted or from --marks. With --data.path, it applies what it has learned.
     """
 
     unwanted: str | None = None
@@ -200,13 +200,13 @@ class Moderate(TaskOptions):
         if given and not learns:
             raise ValueError(
                 "--unwanted and --marks are options of moderate on the run's own videos; on others "
-                "(--data.path) it applies what it has learned there"
+                "(--data.path) it applies what it has learned from those"
             )
 
 
 @dataclass(frozen=True)
 class Latents(TaskOptions):
-    """Writes the latents of a model with a grid of latents, with their statistics."""
+    """Writes the latents of every clip, with statistics, for models with a grid of latents."""
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class Latents(TaskOptions):
 
 @dataclass(frozen=True)
 class Check:
-    """Says what a folder of videos holds, and what is broken."""
+    """Describes a folder of videos, and what is broken in it."""
 
     data: Videos = Videos()
 
@@ -233,7 +233,7 @@ class Export(RunOptions):
 
 @dataclass(frozen=True)
 class Compare:
-    """Compares two runs; refuses numbers whose metric cards differ."""
+    """Compares two runs; refuses to compare numbers whose metric cards differ."""
 
     operands: ClassVar[tuple[str, str]] = ("RUN", "RUN")
     runs: tuple[Path, Path]

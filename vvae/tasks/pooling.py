@@ -1,4 +1,4 @@
-"""Latents -> one feature vector a video."""
+"""Pools the latents of a video to one feature vector."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,51 +22,51 @@ def scale_by_uncertainty(latents: Gaussian) -> jax.Array:
 
 
 def pool_clip(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
-    """The mean of the clip latent w, [B, W]."""
-    del mask_BT  # w has been inferred from the valid frames
+    """Takes the mean of the clip latent w, [B, W]."""
+    del mask_BT  # w was inferred from the valid frames alone
     return posterior.clip.mean
 
 
 def pool_ordered(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
-    """Frame latents at 16 equal times, joined in their order: [B, 16 * Z].
+    """Concatenates frame latents at 16 equal times, [B, 16 * Z].
 
-    A latent is its posterior mean in units of its posterior standard deviation: the scale of a
-    latent is arbitrary, but how many of its values can be told apart is not. (For a linear VAE
-    these are the coefficients of PCA in units of the noise, so that distances are those of the
-    frames.) The times reach from the first valid frame to the last; between two frames the values
-    are interpolated linearly. Zeros for a clip without a valid frame.
+    A latent is its posterior mean divided by its posterior standard deviation: the scale of a
+    latent is arbitrary, but how many of its values can be distinguished is not. (For a linear VAE
+    these are the coefficients of PCA in units of the noise, so that distances between them are
+    distances between frames.) The times reach from the first valid frame to the last; between two
+    frames the values are interpolated linearly. A clip without a valid frame gives zeros.
     """
     return _join(_sample_times(scale_by_uncertainty(posterior.frame), mask_BT))
 
 
 def pool_means(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
-    """`pool_ordered` of the posterior means as they are: [B, 16 * Z].
+    """Concatenates posterior means at the times of `pool_ordered`, [B, 16 * Z].
 
-    In units of a N(0, I) prior, in which latents that say nothing are near 0. For networks without
-    a linear path, whose posteriors grow too narrow for unseen clips.
+    Under an N(0, I) prior, uninformative latents are near 0. This pooling suits networks without a
+    linear path, whose posteriors are too narrow for unseen clips.
     """
     return _join(_sample_times(posterior.frame.mean, mask_BT))
 
 
 def pool_mean_dynamics(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
-    """`pool_means` and the sizes of the 15 steps between its times: [B, 31 * Z]."""
+    """Concatenates `pool_means` and the magnitudes of the steps between its times, [B, 31 * Z]."""
     return _join_steps(_sample_times(posterior.frame.mean, mask_BT))
 
 
 def pool_dynamics(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
-    """`pool_ordered` and the sizes of the 15 steps between its times: [B, 31 * Z].
+    """Concatenates `pool_ordered` and the magnitudes of its 15 steps, [B, 31 * Z].
 
-    A linear classifier cannot tell fast from slow where the phase of a movement varies: the mean
-    of z_t over phases is the same. The sizes |z_{t+1} - z_t| can.
+    A linear classifier of z_t cannot separate fast from slow movements whose phase varies: the mean
+    of z_t over the phases is the same. The magnitudes |z_{t+1} - z_t| separate them.
     """
     return _join_steps(_sample_times(scale_by_uncertainty(posterior.frame), mask_BT))
 
 
 def pool_steps(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
-    """The sizes of the 15 steps between the times of `pool_ordered` alone: [B, 15 * Z].
+    """Takes the magnitudes of the 15 steps of `pool_ordered` alone, [B, 15 * Z].
 
-    For signed views such as `difference`: what moves there is bright or dark by chance, so that
-    the sign of a latent says nothing of the class, and its changes do.
+    This pooling suits signed views such as `difference`, where a moving object is bright or dark by
+    chance: the sign of a latent does not depend on the class, but its changes do.
     """
     return _measure_steps(_sample_times(scale_by_uncertainty(posterior.frame), mask_BT))
 
@@ -84,8 +84,8 @@ def _join(z_BSZ: jax.Array) -> jax.Array:
 
 
 def _sample_times(z_BTZ: jax.Array, mask_BT: jax.Array) -> jax.Array:
-    """Latents at NUM_TIMES equal times, [B, S, Z]."""
-    # Valid frames first, in their order; frames without a value may stand at both ends.
+    """Returns latents at NUM_TIMES equal times, [B, S, Z]."""
+    # Valid frames first, in order of time: masked frames can be at both ends.
     order_BT = jnp.argsort(~mask_BT, axis=1, stable=True)
     z_BTZ = jnp.take_along_axis(z_BTZ, order_BT[..., None], axis=1)
     last_B = jnp.maximum(mask_BT.sum(axis=1) - 1, 0)
@@ -99,7 +99,7 @@ def _sample_times(z_BTZ: jax.Array, mask_BT: jax.Array) -> jax.Array:
 
 
 def pool_stats(posterior: SequentialPosterior, mask_BT: jax.Array) -> jax.Array:
-    """Mean and standard deviation of the frame latents over the valid frames, [B, 2 * Z]."""
+    """Takes mean and standard deviation of the frame latents over the valid frames, [B, 2 * Z]."""
     mean_BTZ, mask_BT1 = posterior.frame.mean, mask_BT[..., None]
     count_B1 = jnp.maximum(mask_BT1.sum(axis=1), 1)
     mean_BZ = jnp.sum(mean_BTZ * mask_BT1, axis=1) / count_B1
@@ -120,7 +120,7 @@ POOLINGS: dict[str, Callable] = {
 
 
 def get_pooling(name: str) -> Callable:
-    """Returns (SequentialPosterior, mask_BT) -> [B, F].
+    """Returns a function: (SequentialPosterior, mask_BT) -> [B, F].
 
     Raises:
       ValueError: for an unknown pooling.
@@ -132,13 +132,13 @@ def get_pooling(name: str) -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class VideoFeatures:
-    """One vector a video, with what is known of it.
+    """One vector per video, with the labels, groups and names of the videos.
 
     Attributes:
       feature_VF: float32.
-      label_V: int32 class id, -1 for none.
-      group_V: the group of each video, which no split may cut.
-      name_V: names relative to the data set's root.
+      label_V: int32 class ids, -1 for none.
+      group_V: groups; no split separates videos of one group.
+      name_V: names relative to the root of the data set.
     """
 
     feature_VF: np.ndarray
@@ -148,13 +148,14 @@ class VideoFeatures:
 
 
 def make_encoder(model, pooling: str | Callable) -> Callable:
-    """Returns a jitted function (params, video_BTHWC, mask_BT) -> what is made of the posterior.
+    """Returns a jitted function: (params, video_BTHWC, mask_BT) -> pooled posterior.
 
     Share it between calls, so that it is compiled once.
 
     Args:
       model: a SequentialVAE.
-      pooling: name of a pooling, for vectors [B, F]; or a function (posterior, mask_BT) -> pytree.
+      pooling: the name of a pooling, for vectors [B, F], or a function: (posterior, mask_BT) ->
+        pytree of arrays [B, ...].
 
     Raises:
       ValueError: for an unknown pooling.
@@ -169,26 +170,26 @@ def make_encoder(model, pooling: str | Callable) -> Callable:
 
 
 def encode_clips(encoder: Callable, params, clips: Clips, batch_size: int):
-    """Applies an encoder of `make_encoder` to clips; returns its pytree with arrays [N, ...]."""
+    """Applies an encoder of `make_encoder` to clips; returns its pytree of arrays [N, ...]."""
     return map_clips(
         lambda batch: encoder(params, batch["video"], batch["mask"]), clips, batch_size
     )
 
 
 def extract(encoder: Callable, params, clips: Clips, batch_size: int) -> VideoFeatures:
-    """Computes one vector a video: pooled posterior means, averaged over the video's clips.
+    """Computes one vector per video: pooled latents, averaged over the clips of the video.
 
     Args:
-      encoder: of `make_encoder`.
+      encoder: as `make_encoder` returns it, for vectors [B, F].
       params: variables of the model.
       clips: one split.
-      batch_size: clips that are encoded at a time.
+      batch_size: clips per batch.
     """
     return average_by_video(encode_clips(encoder, params, clips, batch_size), clips)
 
 
 def average_by_video(clip_NF: np.ndarray, clips: Clips) -> VideoFeatures:
-    """Averages vectors of clips over each video's clips that have a valid frame."""
+    """Averages vectors of clips [N, F] over the clips of each video that have a valid frame."""
     used_N = clips.mask_NT.any(axis=1)
     video_N = clips.video_index_N[used_N]
     total_VF = np.zeros((len(clips.videos), clip_NF.shape[1]))

@@ -1,6 +1,6 @@
 """Classifiers on frozen features: a linear probe and nearest neighbours.
 
-The fitted probe is a handful of arrays: it is saved without pickle and applied with NumPy alone.
+A fitted probe consists of a few arrays. It is saved without pickle, and NumPy suffices to apply it.
 """
 
 import dataclasses
@@ -19,7 +19,6 @@ REGULARIZATIONS = tuple(float(c) for c in np.logspace(-4, 0, 5))
 SCALINGS = ("each", "one")
 MAX_FOLDS = 4
 MAX_NEIGHBOURS = 20
-# Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination".
 NEIGHBOUR_TEMPERATURE = 0.07
 MAX_ITERATIONS = 2000
 
@@ -30,8 +29,8 @@ class Settings:
 
     Attributes:
       regularization: C, the inverse weight of the squared norm, as in scikit-learn.
-      scaling: features are divided by the standard deviation of "each", or all by "one" number,
-        the root of their mean variance, which keeps weak features weak.
+      scaling: "each" divides each feature by its standard deviation; "one" divides all features
+        by the root of their mean variance, so that weak features stay weak.
     """
 
     regularization: float
@@ -46,7 +45,7 @@ class Probe:
       mean_F, scale_F: features enter as (feature - mean) / scale.
       weight_FK, bias_K: logits are features @ weight + bias.
       class_names: K names.
-      pooling: which features it reads.
+      pooling: the pooling of the features.
     """
 
     mean_F: np.ndarray
@@ -67,33 +66,41 @@ def fit_probe(
     """Fits a probe.
 
     Args:
-      feature_VF: one vector a video.
-      label_V: class ids 0, ..., K-1, each of which occurs.
+      feature_VF: one vector per video.
+      label_V: class numbers 0, ..., K-1, each of which occurs.
       settings: regularization and scaling.
       class_names: K names.
-      pooling: which features these are.
+      pooling: the pooling of the features.
     """
     mean_F, scale_F = fit_standardization(feature_VF)
     if settings.scaling == "one":
         spread = np.sqrt(np.mean(feature_VF.var(axis=0, dtype=np.float64)))
         scale_F = np.full_like(scale_F, spread if spread > 0.0 else 1.0)
-    # One thread: these matrices are small, and more threads wait for each other.
+    # One thread: more are slower for matrices this small.
     with threadpool_limits(1):
         inputs_VR, basis_RF = _rotate((feature_VF - mean_F) / scale_F)
         model = LogisticRegression(C=settings.regularization, max_iter=MAX_ITERATIONS)
         model.fit(inputs_VR, label_V)
     weight_FK, bias_K = (model.coef_ @ basis_RF).T, model.intercept_
-    if weight_FK.shape[1] == 1:  # two classes: scikit-learn keeps the logit of the second
+    if weight_FK.shape[1] == 1:  # two classes: scikit-learn has one logit, of the second
         weight_FK = np.concatenate([np.zeros_like(weight_FK), weight_FK], axis=1)
         bias_K = np.concatenate([[0.0], bias_K])
-    return Probe(mean_F, scale_F, weight_FK, bias_K, tuple(class_names), pooling)
+    return Probe(
+        mean_F=mean_F,
+        scale_F=scale_F,
+        weight_FK=weight_FK,
+        bias_K=bias_K,
+        class_names=tuple(class_names),
+        pooling=pooling,
+    )
 
 
 def _rotate(inputs_VF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns coordinates [V, R] and orthonormal rows [R, F] whose product are the inputs.
+    """Returns coordinates [V, R] and orthonormal rows [R, F] whose product is the inputs.
 
-    With fewer videos than features, R = V. The weights of a regularised fit lie in the span of its
-    inputs and their norm does not change with the basis, so that the fit is the same and cheaper.
+    R is V if there are fewer videos than features. The weights of a regularised fit lie in the span
+    of the inputs, and their norm does not depend on the basis. So the fit to the coordinates is the
+    same, and cheaper.
     """
     if len(inputs_VF) >= inputs_VF.shape[1]:
         return inputs_VF, np.eye(inputs_VF.shape[1])
@@ -102,7 +109,10 @@ def _rotate(inputs_VF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit_standardization(feature_VF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and standard deviation of each feature, float64; 1 for a constant one."""
+    """Returns the mean and the scale of each feature, float64.
+
+    The scale is the standard deviation, or 1 if the feature is constant.
+    """
     feature_VF = feature_VF.astype(np.float64)
     mean_F, std_F = feature_VF.mean(axis=0), feature_VF.std(axis=0)
     constant_F = std_F <= 1e-6 * (np.abs(mean_F) + 1e-6)
@@ -113,7 +123,7 @@ def predict_logits(probe: Probe, feature_VF: np.ndarray) -> np.ndarray:
     """Returns the logits of the classes, float64 [V, K].
 
     Raises:
-      ValueError: if the vectors have another length than those the probe was fitted to.
+      ValueError: if the vectors are not as long as those that the probe was fitted to.
     """
     if feature_VF.shape[1] != len(probe.mean_F):
         raise ValueError(
@@ -124,23 +134,24 @@ def predict_logits(probe: Probe, feature_VF: np.ndarray) -> np.ndarray:
 
 
 def predict_scores(probe: Probe, feature_VF: np.ndarray) -> np.ndarray:
-    """Returns class probabilities, float64 [V, K]; raises what `predict_logits` raises."""
+    """Returns class probabilities, float64 [V, K]. Raises ValueError as `predict_logits` does."""
     return softmax(predict_logits(probe, feature_VF), axis=1)
 
 
 def select_settings(
     feature_VF: np.ndarray, label_V: np.ndarray, group_V: np.ndarray
 ) -> tuple[Settings, float]:
-    """Chooses regularization and scaling by cross-validation with no group on both sides.
+    """Chooses regularization and scaling by cross-validation that keeps groups together.
 
     Args:
       feature_VF: training vectors.
-      label_V: class ids.
+      label_V: class numbers.
       group_V: the group of each video.
 
     Returns:
-      (settings, accuracy): those of `SCALINGS` and `REGULARIZATIONS` with the best mean accuracy
-      over the folds, the first of equals, and that accuracy. All is fitted within each fold.
+      The settings among `SCALINGS` and `REGULARIZATIONS` with the highest mean accuracy over the
+      folds (the first of equals), and that accuracy, in [0, 1]. The standardisation is fitted
+      within each fold, too.
 
     Raises:
       ValueError: if there is only one group.
@@ -148,8 +159,8 @@ def select_settings(
     num_folds = min(MAX_FOLDS, len(np.unique(group_V)))
     if num_folds < 2:
         raise ValueError(
-            f"all training videos are of one group ({group_V[0]!r}), so nothing can be chosen by "
-            "cross-validation: state at least two groups in manifest.csv"
+            f"all training videos are of one group ({group_V[0]!r}), so that cross-validation "
+            "cannot choose settings: state at least two groups in manifest.csv"
         )
     folds = list(GroupKFold(num_folds).split(feature_VF, label_V, group_V))
     choices = [Settings(c, scaling) for scaling in SCALINGS for c in REGULARIZATIONS]
@@ -177,11 +188,15 @@ def knn_scores(
 ) -> np.ndarray:
     """Scores classes by the nearest training videos.
 
-    Features are standardised by the training videos and compared by cosine; each of the 20 nearest
-    (fewer if there are fewer) votes for its class with weight exp(cosine / 0.07) (Wu et al. 2018).
+    Features are standardised by the training videos and compared by cosine. Each of the 20 nearest
+    training videos (or of all, if there are fewer) votes for its class with weight
+    exp(cosine / 0.07).
 
     Returns:
-      [V, num_classes], rows sum to 1.
+      Scores [V, num_classes]; each row sums to 1.
+
+    References:
+      Wu et al., Unsupervised Feature Learning via Non-Parametric Instance Discrimination, CVPR 2018
     """
     mean_F, scale_F = fit_standardization(train_VF)
     train, test = (normalize_rows((x - mean_F) / scale_F) for x in (train_VF, test_VF))
@@ -195,7 +210,7 @@ def knn_scores(
 
 
 def normalize_rows(x_VF: np.ndarray) -> np.ndarray:
-    """Returns vectors [V, F] of length 1; zeros stay zeros."""
+    """Scales vectors [V, F] to length 1; zeros stay zeros."""
     return x_VF / np.maximum(np.linalg.norm(x_VF, axis=1, keepdims=True), 1e-12)
 
 
@@ -208,6 +223,6 @@ def load_probe(path: str | os.PathLike) -> Probe:
     """Reads a probe.
 
     Raises:
-      ValueError: if there is no such file or it does not hold a probe.
+      ValueError: if the file is missing or does not hold a probe.
     """
     return load_fields(path, Probe, "probe", "run the task classify on labelled videos first")

@@ -1,4 +1,4 @@
-"""What a task works on: a run, its model, the measured videos, and the folder of the answer."""
+"""The input of a task: a run, its model, the measured videos, and the folder for the answer."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ from vvae.tasks.result import Result, describe_data, require_split
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What a task works on.
+    """The input of a task.
 
     Attributes:
       run: the run, with its settings.
@@ -33,8 +33,8 @@ class Question:
       params: variables of the model.
       dataset: the videos.
       split: the split that is measured.
-      folder: where the answer goes; it exists.
-      is_new: whether the videos are new to the run.
+      folder: the folder for the answer; it exists.
+      is_new: whether the videos are others than those of the run.
     """
 
     run: Run
@@ -47,39 +47,39 @@ class Question:
 
     @property
     def clips(self) -> Clips:
-        """The clips that are measured; ValueError if there are none."""
+        """The measured clips; raises ValueError if the split is missing."""
         return require_split(self.dataset, self.split)
 
     @property
     def train(self) -> Clips:
-        """The training clips; ValueError if there are none."""
+        """The training clips; raises ValueError if there is no such split."""
         return require_split(self.dataset, "train")
 
     @property
     def batch_size(self) -> int:
-        """Clips at a time."""
+        """Clips per batch."""
         return self.run.config.train.batch_size
 
     @property
     def seed(self) -> int:
-        """Seed of everything random."""
+        """The seed of everything random."""
         return self.run.config.train.seed
 
     @property
     def settings(self) -> Evaluate:
-        """The run's settings of its tasks."""
+        """The settings of the tasks."""
         return self.run.config.evaluate
 
     def find_fitted(self, name: str) -> Path:
-        """Returns the path of what a task fitted to the run's own videos and saved."""
+        """Returns the path of a file that a task fitted to the run's own videos."""
         return self.run.workdir / "eval" / name
 
     def describe_data(self) -> dict[str, Any]:
-        """Returns the part of a metric card that says what was measured on."""
+        """Returns the part of a metric card that describes the measured videos."""
         return describe_data(self.dataset, self.split)
 
     def add_training(self) -> "Question":
-        """Returns the question with the training clips of the run, which new videos lack."""
+        """Returns the question with the training clips of the run, if it has none."""
         if "train" in self.dataset.splits:
             return self
         known = build.open_data(self.run.config, self.run.record["data"]["path"])
@@ -87,7 +87,7 @@ class Question:
         return dataclasses.replace(self, dataset=dataclasses.replace(self.dataset, splits=splits))
 
     def cut_tiles(self) -> "Question":
-        """Returns the question with clips as the model sees them: tiles, if the run has them."""
+        """Returns the question with clips cut into tiles, if the run trains on tiles."""
         return dataclasses.replace(self, dataset=build.cut_data(self.run.config, self.dataset))
 
     def open_file(self, path: str) -> Clips:
@@ -97,7 +97,7 @@ class Question:
 
 
 def answer(question: Question, task: str, options: TaskOptions) -> Result:
-    """Answers a question by one task of `vvae.task_table`, whose module is imported here."""
+    """Runs a task of `vvae.task_table`. Its module is imported here, so that others are not."""
     row = TASKS[task]
     module = importlib.import_module(f"vvae.tasks.{row.module}")
     return module.answer(question.add_training() if row.training_clips else question, options)
@@ -105,12 +105,12 @@ def answer(question: Question, task: str, options: TaskOptions) -> Result:
 
 @contextlib.contextmanager
 def open_question(run: Run, data_path: str | None, which: str | int) -> Iterator[Question]:
-    """Opens the model of a run, the videos and the folder of the answers.
+    """Opens the model of a run, the videos and the folder for the answers.
 
     Args:
       run: the run.
-      data_path: folder of other videos, all of which are measured; None for the run's test split.
-      which: checkpoint: "best", "latest" or a step.
+      data_path: a folder of other videos, which are all measured; None for the run's test split.
+      which: the checkpoint: "best", "latest" or a step.
 
     Raises:
       ValueError: if the checkpoint or the data cannot be read.
@@ -130,10 +130,10 @@ def open_question(run: Run, data_path: str | None, which: str | int) -> Iterator
 
 
 def open_videos(run: Run, data_path: str | None) -> tuple[Dataset, str]:
-    """Opens the videos of a run, or new ones, and says what is wrong with them.
+    """Opens the videos of a run, or new ones, of which it prints the flaws.
 
     Returns:
-      The data set, and the name of the split that is measured.
+      The data set, and the name of the split to measure.
     """
     if data_path is None:
         known = build.open_data(run.config, run.record["data"]["path"])
@@ -145,7 +145,7 @@ def open_videos(run: Run, data_path: str | None) -> tuple[Dataset, str]:
 
 
 def choose_split(dataset: Dataset) -> str:
-    """Returns the split that is measured: test, or val if there is no test split."""
+    """Returns the split to measure: test, or val (with a note) if there is no test split."""
     if "test" in dataset.splits:
         return "test"
     print("note: the data have no test split; the validation split is measured")
@@ -154,7 +154,7 @@ def choose_split(dataset: Dataset) -> str:
 
 @contextlib.contextmanager
 def _open_folder(run: Run, data_path: str | None) -> Iterator[Path]:
-    """Yields the folder of the answers; all processes but the first throw theirs away."""
+    """Yields the folder for the answers; that of all processes but the first is temporary."""
     if processes.is_first():
         yield choose_folder(run, data_path)
         return
@@ -163,7 +163,7 @@ def _open_folder(run: Run, data_path: str | None) -> Iterator[Path]:
 
 
 def choose_folder(run: Run, data_path: str | None) -> Path:
-    """Makes the folder of the answers; says so if it is not named after the videos' folder."""
+    """Makes the folder for the answers; prints a note if the name of the videos is taken."""
     folder = run.workdir / "eval"
     folder.mkdir(exist_ok=True)
     if data_path is None:

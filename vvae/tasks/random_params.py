@@ -1,4 +1,4 @@
-"""The network with random weights, as a control."""
+"""The same network with random weights: a baseline for what training adds."""
 
 import jax
 
@@ -7,6 +7,6 @@ from vvae.models.sequential import SequentialVAE
 
 
 def randomize_params(model: SequentialVAE, params, seed: int):
-    """Returns variables of the same network with fresh weights and the same standardisation."""
+    """Returns variables with fresh weights and the standardisation of `params`."""
     fresh = jax.jit(lambda key: init_variables(model, key))(jax.random.key(seed))
     return {**fresh, "stats": params["stats"]}

@@ -1,4 +1,4 @@
-"""The answer of a task: how it is written, printed and drawn."""
+"""The answer of a task, and how it is written, printed and drawn."""
 
 import dataclasses
 import functools
@@ -23,8 +23,9 @@ class Picture:
     """Pictures of an answer that are drawn together, once the answer is on disk.
 
     Attributes:
-      names: names of their files.
-      draw: takes the folder, and writes the files into it.
+      names: the names of their files.
+      draw: a function of the folder, which writes the files into it. All processes call it, so that
+        it may use `map_clips`.
     """
 
     names: tuple[str, ...]
@@ -37,11 +38,11 @@ class Result:
 
     Attributes:
       task: the name of the task.
-      rows: method -> metric name -> metric; the metrics of one name are comparable.
-      details: curves, matrices, lists of names: written to JSON but not printed.
-      notes: sentences for the reader: verdicts, what was left out and counted.
-      files: names of all files in the task's folder, pictures included.
-      pictures: the pictures that are still to be drawn.
+      rows: method -> name of a metric -> metric; metrics of one name are comparable.
+      details: curves, matrices, lists of names; written to JSON but not printed.
+      notes: sentences for the reader, such as verdicts and numbers of videos left out.
+      files: the names of all files of the answer, pictures included.
+      pictures: the pictures to draw.
     """
 
     task: str
@@ -53,11 +54,11 @@ class Result:
 
 
 def record_options(result: Result, options: Mapping[str, Any]) -> Result:
-    """Adds the options that an answer came from, for the command in the report.
+    """Records the options of an answer, for the command in the report.
 
     Args:
       result: the answer.
-      options: option -> value; those that are None are left out.
+      options: option -> value; options that are None are left out.
     """
     words = [str(word) for option in options.items() if option[1] is not None for word in option]
     return dataclasses.replace(result, details={**result.details, "options": words})
@@ -66,8 +67,8 @@ def record_options(result: Result, options: Mapping[str, Any]) -> Result:
 def publish(result: Result, folder: str | os.PathLike) -> None:
     """Writes a result, prints it, then draws its pictures.
 
-    Measured numbers are on disk before the first picture. A picture that fails is one warning, and
-    is taken off the list of files.
+    The numbers are on disk before the first picture is drawn. If a picture fails, a warning is
+    printed and its files are removed from the list of files.
     """
     folder = Path(folder)
     write_result(result, folder)
@@ -84,9 +85,9 @@ def publish(result: Result, folder: str | os.PathLike) -> None:
 
 
 def write_result(result: Result, folder: str | os.PathLike) -> Path:
-    """Writes FOLDER/TASK.json: values with their cards, finite numbers or null; returns its path.
+    """Writes FOLDER/TASK.json, with a card for each value, and returns its path.
 
-    The folder must exist. A reader sees the old file or the new one, never a part.
+    Numbers that are not finite become null. The folder must exist. The file is replaced as a whole.
     """
     path = Path(folder) / f"{result.task}.json"
     rows = {
@@ -99,13 +100,13 @@ def write_result(result: Result, folder: str | os.PathLike) -> Path:
 
 
 def format_result(result: Result) -> str:
-    """Returns the table of a result, if it has one, and its notes, as plain text."""
+    """Formats the table of a result, if it has rows, and its notes as plain text."""
     table = [format_metrics(result.task, result.rows)] if result.rows else []
     return "\n".join([*table, *result.notes])
 
 
 def as_json(value: Any) -> Any:
-    """Returns value in JSON's types: arrays as lists, numbers that are not finite as None."""
+    """Converts a value to the types of JSON: arrays to lists, non-finite numbers to None."""
     if isinstance(value, Mapping):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -118,7 +119,7 @@ def as_json(value: Any) -> Any:
 
 
 def describe_data(dataset: Dataset, split: str) -> dict[str, Any]:
-    """Returns the part of a metric card that says what was measured on."""
+    """Returns the part of a metric card that describes the measured videos."""
     clips = dataset.splits[split]
     clip_format = clips.clip_format
     return {
@@ -134,7 +135,7 @@ def describe_data(dataset: Dataset, split: str) -> dict[str, Any]:
 
 
 def describe_clips(clips: Clips) -> dict[str, int]:
-    """Returns the part of a metric card that counts clips, of a whole split or of some of it."""
+    """Returns the part of a metric card that counts videos, clips and valid frames."""
     return {
         "num_videos": len(clips.videos),
         "num_clips": len(clips),
@@ -146,7 +147,7 @@ def require_split(dataset: Dataset, split: str) -> Clips:
     """Returns the clips of a split.
 
     Raises:
-      ValueError: if the data set has no such split; names those that it has.
+      ValueError: if the data set has no such split; the message names its splits.
     """
     if split not in dataset.splits:
         raise ValueError(
