@@ -265,7 +265,7 @@ def test_shuffled_labels_give_chance():
     train, test = make_random_features(160, 6, 0), make_random_features(400, 6, 1)
     features = classify._Features(train, test, "random")
     labels = classify.match_labels(train.label_V, test.label_V, ("a", "b", "c", "d"))
-    right = classify._judge(features, labels, "x").scores["linear"][0]
+    right = classify._classify(features, labels, "x").scores["linear"][0]
     assert (right.argmax(axis=1) == test.label_V).mean() > 0.9
     top1 = [
         classify._score_shuffled(features, labels, "x", seed, {})["top1"].value for seed in range(4)

@@ -391,9 +391,9 @@ def test_a_collapsed_prior_is_named():
     grouping = Grouping(
         train_V=zeros, test_V=zeros, rating_VK=np.zeros((5, 4)), num_clusters=4, text="x"
     )
-    assert "COLLAPSED" in clustering._judge_prior(grouping)
+    assert "COLLAPSED" in clustering._describe_prior(grouping)
     spread = dataclasses.replace(grouping, train_V=np.array([0, 1, 1, 2, 2]))
-    assert clustering._judge_prior(spread).startswith("3 of 4")
+    assert clustering._describe_prior(spread).startswith("3 of 4")
 
 
 # --- search ---------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def answer(question: Question, options: Cluster) -> Result:
         *_note_labels(train.label_V, test.label_V),
     ]
     if MIXTURE_PRIOR in groupings:
-        notes.append(_judge_prior(groupings[MIXTURE_PRIOR]))
+        notes.append(_describe_prior(groupings[MIXTURE_PRIOR]))
     if MAP_FILE not in drawn:
         notes.append(f"No maps: there are fewer than {MIN_MAP_VIDEOS} videos.")
     sizes = {
@@ -269,7 +269,7 @@ def score_grouping(
     return scores | sizes
 
 
-def _judge_prior(grouping: Grouping) -> str:
+def _describe_prior(grouping: Grouping) -> str:
     """Describes how many components of the mixture prior the training videos use."""
     used = len(np.unique(grouping.train_V))
     if used == 1:

@@ -37,6 +37,8 @@ PREDICTIONS_FILE = "classify_predictions.csv"
 MISTAKES_FILE = "classify_mistakes.png"
 CONFUSION_FILE = "classify_confusion.png"
 FEW_LABELS_FILE = "classify_few_labels.png"
+# Written whether or not there are mistakes.
+FILES = (probes.PROBE_FILE, CONFUSION_FILE, FEW_LABELS_FILE, PREDICTIONS_FILE)
 MIN_CLASS_VIDEOS = 2
 # Baselines that can be asked for but are never run, and why.
 NOT_RUN = {"surf": "not run: the wheels of OpenCV leave SURF out, because it was patented"}
@@ -185,15 +187,9 @@ def answer(question: Question, options: Classify) -> Result:
             **facts,
         },
         notes=_write_notes(labels, baselines),
-        files=(
-            *(probes.PROBE_FILE, CONFUSION_FILE, FEW_LABELS_FILE, PREDICTIONS_FILE),
-            *(name for picture in mistakes for name in picture.names),
-        ),
+        files=(*FILES, *(name for picture in mistakes for name in picture.names)),
         pictures=(
-            Picture(
-                (CONFUSION_FILE,),
-                functools.partial(_draw_confusion, confusion_KK, labels.class_names, title),
-            ),
+            _plan_confusion(confusion_KK, labels.class_names, title),
             Picture((FEW_LABELS_FILE,), functools.partial(_draw_few_labels, few_labels)),
             *mistakes,
         ),
@@ -296,10 +292,11 @@ def _measure_few_labels(extracted, labels: LabelledSplits, seed: int) -> dict:
     return measure_few_labels(rows, labels.train_label_V, labels.test_label_V, seed)
 
 
-def _draw_confusion(
-    confusion_KK: np.ndarray, class_names: Sequence[str], title: str, folder: Path
-) -> None:
-    figures.write_confusion_matrix(folder / CONFUSION_FILE, confusion_KK, class_names, title)
+def _plan_confusion(confusion_KK: np.ndarray, class_names: Sequence[str], title: str) -> Picture:
+    def draw(folder: Path) -> None:
+        figures.write_confusion_matrix(folder / CONFUSION_FILE, confusion_KK, class_names, title)
+
+    return Picture((CONFUSION_FILE,), draw)
 
 
 def _draw_few_labels(few_labels: dict, folder: Path) -> None:
