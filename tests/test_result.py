@@ -43,7 +43,7 @@ def test_a_traceback_can_be_asked_for(tmp_path, monkeypatch):
     assert (tmp_path / "task.json").exists()
 
 
-def test_a_stop_by_the_user_is_no_failure_of_a_picture():
+def test_an_interrupt_is_not_a_failure_of_a_picture():
     def stop():
         raise KeyboardInterrupt
 

@@ -130,7 +130,7 @@ def open_question(run: Run, data_path: str | None, which: str | int) -> Iterator
 
 
 def open_videos(run: Run, data_path: str | None) -> tuple[Dataset, str]:
-    """Opens the videos of a run, or new ones, of which it prints the flaws.
+    """Opens the videos of a run, or new ones, and prints the flaws of the new ones.
 
     Returns:
       The data set, and the name of the split to measure.

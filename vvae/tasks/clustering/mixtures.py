@@ -28,7 +28,7 @@ class Clusters:
       fitted: the estimator of scikit-learn.
       offset_F, scale: the estimator reads (vector - offset) / scale.
       num_clusters: K; some may be empty.
-      text: what was fitted, in words.
+      text: a description of what was fitted.
       bic: Bayesian information criterion on the training vectors, lower is better; None for
         k-means.
     """
@@ -49,7 +49,7 @@ class Grouping:
       train_V, test_V: int64, the cluster of each video.
       rating_VK: how well each measured video fits each cluster; its own has the highest rating.
       num_clusters: K.
-      text: what was clustered, and how, in words.
+      text: a description of what was clustered, and how.
     """
 
     train_V: np.ndarray

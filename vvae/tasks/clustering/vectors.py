@@ -18,7 +18,7 @@ POOLED_NUMBERS = 20
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
-    """One vector per video of both splits, and what it is, in words."""
+    """One vector per video of both splits, and their description in metric cards."""
 
     train_VF: np.ndarray
     test_VF: np.ndarray

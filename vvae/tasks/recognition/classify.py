@@ -198,7 +198,7 @@ def answer(question: Question, options: Classify) -> Result:
 
 @dataclasses.dataclass(frozen=True)
 class _Features:
-    """Features of the videos of both splits, and what they are, in words."""
+    """Features of the videos of both splits, and their description in metric cards."""
 
     train: VideoFeatures
     test: VideoFeatures
@@ -210,7 +210,7 @@ class _Classified:
     """Classifiers of one kind of features.
 
     Attributes:
-      scores: classifier -> its scores of the test videos [V, K], and what it is in words.
+      scores: classifier -> its scores of the test videos [V, K], and its description.
       probe: the fitted probe, which is the classifier "linear".
     """
 

@@ -76,7 +76,7 @@ class LabelledClips:
     Attributes:
       train: the clips that a network learns from.
       choice: the clips by which the number of steps is chosen.
-      source: what `choice` is, in words.
+      source: a description of `choice`.
     """
 
     train: Clips

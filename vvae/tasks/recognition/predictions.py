@@ -58,7 +58,9 @@ def write_mistakes(
     scores_VK: np.ndarray,
     class_names: Sequence[str],
 ) -> None:
-    """Draws the most confident mistakes, of which there is one or more, with both classes.
+    """Draws the most confident mistakes with their true and predicted classes.
+
+    There must be at least one mistake.
 
     Args:
       path: the PNG to write.
