@@ -158,7 +158,7 @@ def parse_options(parts: Sequence[type], arguments: Sequence[str], program: str)
     markers = (
         tyro.conf.FlagCreatePairsOff,
         tyro.conf.PositionalRequiredArgs,
-        tyro.conf.DisallowNone,  # None is what an option is if it is left out
+        tyro.conf.DisallowNone,  # no word none: leave the option out instead
     )
     found = _call_tyro(whole, arguments, prog=program, description=description, config=markers)
     return tuple(getattr(found, name) for name, _ in fields)

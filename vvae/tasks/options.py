@@ -160,7 +160,7 @@ class Search(TaskOptions):
 
 @dataclass(frozen=True)
 class Anomaly(TaskOptions):
-    """Learns from normal videos; scores abnormal frames and videos, also of new videos."""
+    """Learns from normal videos; scores how abnormal frames and videos are, also new ones."""
 
 
 @dataclass(frozen=True)

@@ -139,8 +139,8 @@ def summarize_bits(elbo_N: np.ndarray, clips: Clips, context) -> dict[str, Metri
 
     Returns:
       `bits_per_dim` for a likelihood that is a probability of 8-bit values; `density` for one that
-      is a probability density over them, which is not a code length and can be negative; neither for
-      views of other values and for binary pixels.
+      is a probability density over them, which is not a code length and can be negative; neither
+      for views of other values and for binary pixels.
     """
     if not clips.view.is_8bit or context["likelihood"] == LIKELIHOODS["bernoulli"]:
         return {}
