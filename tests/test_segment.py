@@ -455,6 +455,20 @@ def test_all_rows_have_comparable_cards_and_baselines_state_whether_they_ran(seg
         assert row["drawn_cuts_f1_0"].value > 0.8
 
 
+def test_joined_videos_of_any_size_are_read_at_the_size_of_the_model(segmented):
+    model, params = make_model((16, 16, 1))
+    clips = segmented[2].splits["train"]
+    readers = segment._list_readers(shots.make_frame_encoder(model, params, clips), clips)
+    frames = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
+    large = frames.repeat(2, axis=1).repeat(2, axis=2)
+    for reader in readers.values():
+        vectors = [
+            reader.read(joined_videos.JoinedVideo(video, transitions=()))
+            for video in (frames, large)
+        ]
+        np.testing.assert_array_equal(*vectors)
+
+
 def test_segments_cover_every_frame_once(segmented):
     result, folder, _ = segmented
     with open(folder / "segments.csv", newline="") as file:

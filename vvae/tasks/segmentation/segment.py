@@ -23,7 +23,7 @@ from vvae.tasks.segmentation.scene_sources import (
     iterate_joined_videos,
     make_joined_videos,
 )
-from vvae.tasks.segmentation.shots import choose_size, find_shots, make_frame_encoder
+from vvae.tasks.segmentation.shots import find_shots, make_frame_encoder
 
 DETECTOR_FILE = "boundaries.npz"
 EXAMPLE_FILE = "segment_example.png"
@@ -130,13 +130,16 @@ def segment(question: Question, num_joined: int = 6) -> Result:
 
 def _list_readers(encode: Callable, train: Clips) -> dict[str, Reader]:
     """Returns row -> the vectors of frames that its detector is fitted to."""
-    _, factor = choose_size(train)
+
+    def find_factor(video: JoinedVideo) -> int:
+        # Joined videos of another split can have another size, see `choose_size`.
+        return video.frames_THWC.shape[1] // train.clip_format.height
 
     def read_latents(video: JoinedVideo) -> np.ndarray:
-        return encode(video.frames_THWC, factor)
+        return encode(video.frames_THWC, find_factor(video))
 
     def read_pixels(video: JoinedVideo) -> np.ndarray:
-        codes_THWC, _, _ = encode_view(train.view, video.frames_THWC, factor)
+        codes_THWC, _, _ = encode_view(train.view, video.frames_THWC, find_factor(video))
         return codes_THWC.reshape(len(codes_THWC), -1).astype(np.float32)
 
     return {
