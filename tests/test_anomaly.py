@@ -1,4 +1,4 @@
-"""Anomaly detection: protocols by hand, thresholds by closed form, live against offline, a run."""
+"""Anomaly detection: metrics by hand, thresholds in closed form, live against offline, the task."""
 
 import csv
 import math
@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from asking import ask
+from asking import ask, draw
 from sklearn.mixture import GaussianMixture
 from tiny_vae import make_variables
 
@@ -62,7 +62,7 @@ def test_auroc_and_average_precision_by_counting_with_ties():
     assert math.isnan(average_precision(score, np.zeros(40, bool)))
 
 
-def test_infinite_scores_are_ranked_and_unknown_ones_are_not_judged():
+def test_infinite_scores_are_ranked_and_nan_scores_give_nan():
     abnormal = np.array([False, True, False, True])
     for measure, value in ((auroc, 0.75), (average_precision, 0.8333333333333333)):
         finite = measure(np.array([-9.0, 1.0, 2.0, 9.0]), abnormal)
@@ -71,7 +71,7 @@ def test_infinite_scores_are_ranked_and_unknown_ones_are_not_judged():
 
 
 def test_protocols_of_hand_made_scores():
-    # Video 0: told apart; 1: all abnormal, so not in macro; 2: constant, so chance.
+    # Video 0 is separated; 1 is all abnormal, so not part of macro; 2 is constant, so chance.
     score = np.array([1.0, 2, 5, 9, 3, 3])
     abnormal = np.array([False, True, True, True, False, True])
     video = np.array([0, 0, 1, 1, 2, 2])
@@ -93,7 +93,7 @@ def test_smoothing_keeps_constants_and_stays_inside_a_video():
     assert np.all(smoothed[41:] == pytest.approx(7.0))
 
 
-def test_thresholds_reach_their_rate():
+def test_thresholds_have_the_stated_rate():
     normal = np.random.default_rng(0).permutation(np.arange(1, 100.0))
     assert find_threshold(normal, 0.1).value == 90  # rank 0.9 * (99 + 1)
     assert find_threshold(np.arange(1, 11.0), 0.1).value == 10  # rank 9.9, not 9
@@ -106,7 +106,7 @@ def test_thresholds_reach_their_rate():
 
 
 @pytest.mark.parametrize("text", ["a-b", "3-", "9-3", "-1"])
-def test_intervals_that_cannot_be_read_are_named(text):
+def test_errors_of_intervals_name_the_video(text):
     with pytest.raises(ValueError, match=r"v\.mp4: "):
         intervals.parse_intervals(text, "v.mp4")
 
@@ -123,8 +123,8 @@ def test_the_largest_block_agrees_between_numpy_and_jax_and_a_loop():
 # --- real files -----------------------------------------------------------------------------------
 
 
-def write_videos(root, marked=True, bad_train=False):
-    """A bright spot that drifts; in test/0 a large one flashes in frames 5 to 7."""
+def write_videos(root, labelled=True, bad_train=False):
+    """Writes videos of a drifting bright spot; in frames 5 to 7 of test/0 a large one flashes."""
     rng, rows = np.random.default_rng(0), []
     for split, count in (("train", 4), ("val", 2), ("test", 2)):
         (root / split).mkdir(parents=True)
@@ -136,10 +136,10 @@ def write_videos(root, marked=True, bad_train=False):
             if name == "test/0.npy":
                 video[5:8, 2:14, 2:14] = 255
             np.save(root / name, video.astype(np.uint8))
-            mark = "2-3" if bad_train and name == "train/0.npy" else ABNORMAL.get(name, "")
-            rows.append([name, split, *([mark] if marked else [])])
+            cell = "2-3" if bad_train and name == "train/0.npy" else ABNORMAL.get(name, "")
+            rows.append([name, split, *([cell] if labelled else [])])
     with open(root / "manifest.csv", "w", newline="") as file:
-        head = ["path", "split", *(["abnormal"] if marked else [])]
+        head = ["path", "split", *(["abnormal"] if labelled else [])]
         csv.writer(file).writerows([head, *rows])
 
 
@@ -158,10 +158,10 @@ def answered(tmp_path_factory, params):
     write_videos(root)
     dataset = open_videos(root, tmp_path_factory.mktemp("cache"))
     question = ask(MODEL, params, dataset, out, **SETTINGS)
-    return anomaly.answer(question, Anomaly()), dataset, out
+    return draw(anomaly.answer(question, Anomaly()), out), dataset, out
 
 
-def test_a_planted_anomaly_is_found_and_every_frame_judged(answered):
+def test_a_planted_anomaly_is_found_and_every_frame_is_scored(answered):
     result, _, out = answered
     assert result.rows["reconstruction"]["micro_raw"].value == 1.0
     assert result.rows["reconstruction"]["micro_raw"].card["num_frames_judged"] == 20
@@ -169,7 +169,7 @@ def test_a_planted_anomaly_is_found_and_every_frame_judged(answered):
     assert result.rows["time_index"]["micro_raw"].value < 0.8
     with open(out / "anomaly_intervals.csv", newline="") as file:
         found = list(csv.DictReader(file))
-    # Two normal videos cannot rule out an alarm on a third; the planted one must stand out.
+    # Two normal videos cannot rule out an alarm in a third; the planted anomaly must score highest.
     top = max(found, key=lambda row: float(row["peak_score"]))
     assert top["path"] == "test/0.npy"
     assert int(top["start_frame"]) <= 6 <= int(top["end_frame"])
@@ -180,16 +180,18 @@ def test_a_planted_anomaly_is_found_and_every_frame_judged(answered):
     assert planted > 2 * abs(other)
     assert probe_video(out / "anomaly.mp4").num_frames == 20
     assert all((out / name).stat().st_size for name in result.files)
+    pictures = [name for picture in result.pictures for name in picture.names]
+    assert pictures == [name for name in result.files if name.endswith((".png", ".mp4"))]
 
 
-def test_saved_scorer_gives_identical_scores_wherever_a_video_lies(answered, params, tmp_path):
+def test_a_saved_scorer_gives_equal_scores_in_any_folder(answered, params, tmp_path):
     _, dataset, out = answered
     scorer = scorers.load_scorer(out / scorers.SCORER_FILE)
     new = open_unsplit(dataset.root / "test", FORMAT, Decoding(Cache(tmp_path, 2**28)))
     arguments = (MODEL, params, scorer.reference, scorer.settings)
     frames, known = scorers.compute_scores(*arguments, dataset.splits["test"], 3)
     _, again = scorers.compute_scores(*arguments, new.splits[UNSPLIT], 3)
-    # The second video by itself: its clips have other numbers there.
+    # The second video alone: its clips have other numbers there.
     path = dataset.root / "test" / "1.npy"
     alone = open_unsplit(path, FORMAT, Decoding(Cache(tmp_path, 2**28)))
     _, single = scorers.compute_scores(*arguments, alone.splits[UNSPLIT], 3)
@@ -239,7 +241,7 @@ def test_streamed_scores_do_not_look_ahead(params):
         assert np.any(value[:, 4:] != after[name][:, 4:])
 
 
-def test_the_random_encoder_is_the_knn_of_the_same_network_untrained(answered, params):
+def test_random_encoder_is_latent_knn_of_a_network_with_random_weights(answered, params):
     dataset = answered[1]
     settings = ScoreSettings(block=4, num_samples=2, regret_steps=1, seed=3)
     fresh = randomize_params(MODEL, params, 3)
@@ -257,7 +259,12 @@ def test_mixture_and_neighbours_agree_with_scikit_learn_and_brute_force():
     known, new = rng.normal(size=(80, 3)), rng.normal(size=(7, 3))
     mixture = GaussianMixture(2, random_state=0).fit(known)
     reference = scorers.Reference(
-        None, known, known, mixture.weights_, mixture.means_, mixture.precisions_cholesky_
+        untrained=None,
+        latent_MZ=known,
+        random_MZ=known,
+        weight_K=mixture.weights_,
+        mean_KZ=mixture.means_,
+        factor_KZZ=mixture.precisions_cholesky_,
     )
     expected = -mixture.score_samples(new)
     np.testing.assert_allclose(scorers.score_mixture(reference, new), expected)
@@ -265,8 +272,8 @@ def test_mixture_and_neighbours_agree_with_scikit_learn_and_brute_force():
     np.testing.assert_allclose(scorers.score_neighbours(known, new), distance)
 
 
-def test_without_known_intervals_there_are_verdicts_and_no_auroc(params, tmp_path):
-    write_videos(tmp_path / "videos", marked=False)
+def test_without_labels_there_are_verdicts_and_no_auroc(params, tmp_path):
+    write_videos(tmp_path / "videos", labelled=False)
     dataset = open_videos(tmp_path / "videos", tmp_path / "cache")
     result = anomaly.answer(ask(MODEL, params, dataset, tmp_path, **SETTINGS), Anomaly())
     assert set(result.rows["fusion"]) == {"alarm_rate"}

@@ -1,4 +1,4 @@
-"""Unwanted content from few marks: closed forms, held-out groups, planted content on real files."""
+"""Unwanted content from few marked videos: closed forms, held-out groups, planted content."""
 
 import csv
 import dataclasses
@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from asking import ask
+from asking import ask, draw
 from scipy import stats
 from tiny_vae import make_variables
 
@@ -46,11 +46,11 @@ NUM_TRAIN, NUM_TEST, NUM_FRAMES, FLASH = 8, 4, 12, range(8, 12)
 # --- numbers --------------------------------------------------------------------------------------
 
 
-def test_calibration_error_by_hand_does_not_depend_on_how_many_there_are_of_a_kind():
+def test_calibration_errors_by_hand_do_not_depend_on_class_frequencies():
     probability = np.array([0.05, 0.15, 0.95])
     unwanted = np.array([False, True, True])
     found = measure_calibration(probability, unwanted)
-    # Weights: one half for the wanted one, a quarter for each of the two others.
+    # The wanted video has a weight of one half, each unwanted one a weight of a quarter.
     assert found["brier"] == pytest.approx(0.5 * 0.05**2 + 0.25 * (0.85**2 + 0.05**2))
     assert found["ece"] == pytest.approx(0.5 * 0.05 + 0.25 * 0.85 + 0.25 * 0.05)
     many = np.r_[np.repeat(probability[:1], 40), probability[1:]]
@@ -68,7 +68,7 @@ def test_opposite_errors_within_a_bin_cancel_and_across_bins_do_not():
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 10), (3, 10), (10, 10), (7, 300)])
-def test_the_interval_of_a_share_is_that_of_scipy(count, total):
+def test_the_interval_of_a_share_equals_that_of_scipy(count, total):
     expected = stats.binomtest(count, total).proportion_ci(method="wilson")
     assert estimate_share(count, total) == pytest.approx((expected.low, expected.high))
     assert all(math.isnan(x) for x in estimate_share(0, 0))
@@ -93,7 +93,7 @@ def test_the_bootstrap_draws_whole_groups():
 
 
 def make_marked(num_wanted=60, num_unwanted=12, distance=4.0, num_groups=6, windows=2, seed=0):
-    """Windows around two centres; of an unwanted video only the last window is unwanted."""
+    """Draws windows around two centres; only the last window of an unwanted video is unwanted."""
     rng = np.random.default_rng(seed)
     unwanted = np.arange(num_wanted + num_unwanted) >= num_wanted
     video = np.repeat(np.arange(len(unwanted)), windows)
@@ -104,7 +104,7 @@ def make_marked(num_wanted=60, num_unwanted=12, distance=4.0, num_groups=6, wind
     return detectors.Marked(feature, video, unwanted, group)
 
 
-def test_no_group_is_fitted_to_and_scored():
+def test_no_group_is_in_both_parts_of_a_fold():
     marked = make_marked()
     folds = detectors.split_groups(marked)
     assert sorted(np.concatenate([held for _, held in folds])) == list(range(72))
@@ -113,7 +113,7 @@ def test_no_group_is_fitted_to_and_scored():
         assert set(marked.unwanted_V[fitted]) == {False, True}
 
 
-def test_held_out_scores_of_noise_are_chance_though_the_fit_is_perfect():
+def test_held_out_scores_of_noise_are_at_chance_even_if_the_fit_is_perfect():
     marked = make_marked(30, 30, distance=0.0, num_groups=10, windows=1)
     wide = np.random.default_rng(3).normal(size=(60, 200))
     marked = dataclasses.replace(marked, feature_NF=wide)
@@ -122,11 +122,11 @@ def test_held_out_scores_of_noise_are_chance_though_the_fit_is_perfect():
     assert abs(auroc(fit.score_V, marked.unwanted_V) - 0.5) < 0.25
 
 
-def test_features_that_say_nothing_score_nothing_whatever_the_mix_of_a_fold():
+def test_constant_features_score_0_for_any_class_frequencies_of_a_fold():
     marked = make_marked(25, 7, num_groups=5)
     marked = dataclasses.replace(marked, feature_NF=np.zeros_like(marked.feature_NF))
     fit = detectors.fit_detector(marked, 0.1, "p", "")
-    np.testing.assert_allclose(fit.score_V, 0.0, atol=1e-3)  # the solver stops there
+    np.testing.assert_allclose(fit.score_V, 0.0, atol=1e-3)  # the tolerance of the solver
     assert auroc(np.round(fit.score_V, 2), marked.unwanted_V) == 0.5
 
 
@@ -142,7 +142,7 @@ def test_the_threshold_keeps_its_rate_on_new_wanted_videos():
     assert measure_calibration(probability, new.unwanted_V)["ece"] < 0.1
 
 
-def test_calibration_is_the_best_of_its_form():
+def test_calibration_minimizes_the_weighted_cross_entropy():
     rng = np.random.default_rng(0)
     unwanted = np.arange(200) >= 150
     score = 100.0 + 7.0 * (rng.normal(size=200) + 1.5 * unwanted)
@@ -160,17 +160,17 @@ def test_calibration_is_the_best_of_its_form():
     assert slope > 0
 
 
-def test_calibration_reverses_no_ranking_and_stays_in_doubt_after_few_marks():
+def test_calibration_keeps_the_ranking_and_is_uncertain_after_few_marked_videos():
     unwanted = np.array([False, False, True, True])
     slope, offset = detectors.fit_calibration(np.array([5.0, 6, 1, 2]), unwanted)
     assert slope == 0.0
-    assert offset == pytest.approx(0.0)  # targets 1/4 and 3/4, both kinds as heavy
+    assert offset == pytest.approx(0.0)  # the mean of the targets 1/4 and 3/4 is 1/2
     slope, offset = detectors.fit_calibration(np.array([-1.0, -1, 1, 1]), unwanted)
     probability = 1 / (1 + np.exp(-(slope * np.array([-1.0, 1]) + offset)))
     assert probability == pytest.approx([0.25, 0.75], abs=1e-3)
 
 
-def test_a_detector_comes_back_from_disk_as_it_was(tmp_path):
+def test_a_loaded_detector_equals_the_saved_one(tmp_path):
     fit = detectors.fit_detector(make_marked(), 0.1, "ordered", "walk")
     detectors.save_detector(tmp_path / "d.npz", fit.detector)
     loaded = detectors.load_detector(tmp_path / "d.npz")
@@ -192,10 +192,10 @@ def test_a_detector_comes_back_from_disk_as_it_was(tmp_path):
     [
         (make_marked(60, 1), "1 training videos are marked unwanted"),
         (make_marked(1, 6), "1 training videos are marked wanted"),
-        (make_marked(num_groups=1), "marked wanted are of one group \\(.*'g0'"),
+        (make_marked(num_groups=1), "marked wanted belong to one group \\(.*'g0'"),
     ],
 )
-def test_too_few_marks_are_named(marked, message):
+def test_errors_count_too_few_marked_videos_and_groups(marked, message):
     with pytest.raises(ValueError, match=message):
         detectors.fit_detector(marked, 0.1, "p", "")
 
@@ -204,7 +204,7 @@ def test_too_few_marks_are_named(marked, message):
 
 
 def write_videos(root, kinds, num_videos, seed):
-    """Noise of 12 frames; of class `flash` the last 4 are bright. Returns names by kind."""
+    """Writes 12 frames of noise for each video; the last 4 of the class `flash` are bright."""
     rng = np.random.default_rng(seed)
     for kind in kinds:
         (root / kind).mkdir(parents=True)
@@ -246,7 +246,8 @@ def read_csv(path):
 def answered(tmp_path_factory, params, dataset):
     out = tmp_path_factory.mktemp("eval")
     marks = marked_videos.mark_class(dataset, "flash", 5, "test", seed=0)
-    return moderating.moderate(ask(MODEL, params, dataset, out, **SETTINGS), marks), out, marks
+    question = ask(MODEL, params, dataset, out, **SETTINGS)
+    return draw(moderating.moderate(question, marks), out), out, marks
 
 
 def test_a_declared_class_is_found_with_its_frames(answered):
@@ -267,7 +268,7 @@ def test_a_declared_class_is_found_with_its_frames(answered):
         for k in range(NUM_TEST)
     }
     found = read_csv(out / "moderate_intervals.csv")
-    # Frames before the flash inherit the mark of their video, and may be found too.
+    # Frames before the flash inherit the mark of their video and may be above the threshold, too.
     assert {row["path"] for row in found if int(row["end_frame"]) == 11} == {
         f"test/flash/{k}.npy" for k in range(NUM_TEST)
     }
@@ -275,9 +276,11 @@ def test_a_declared_class_is_found_with_its_frames(answered):
     assert (out / "moderate.png").stat().st_size > 1000
     assert not (out / "moderate_mistakes.png").exists()
     assert all((out / name).exists() for name in result.files)
+    pictures = [name for picture in result.pictures for name in picture.names]
+    assert pictures == [name for name in result.files if name.endswith(".png")] == ["moderate.png"]
 
 
-def test_counts_and_what_so_few_can_vouch_for_are_said(answered):
+def test_notes_state_counts_and_the_rate_that_so_few_videos_can_guarantee(answered):
     result, out, _ = answered
     text = "\n".join(result.notes)
     assert "Learned from 5 unwanted and 8 wanted training videos (class flash unwanted" in text
@@ -288,7 +291,7 @@ def test_counts_and_what_so_few_can_vouch_for_are_said(answered):
     assert write_result(result, out).name == "moderate.json"
 
 
-def test_marks_of_a_file_do_what_the_class_does(tmp_path, answered, params, dataset):
+def test_marks_of_a_file_give_the_detector_of_the_class(tmp_path, answered, params, dataset):
     result, out, marks = answered
     rows = [*read_csv(out / "moderate_marks.csv")]
     assert len(rows) == 13
@@ -312,10 +315,14 @@ def test_marks_of_a_file_do_what_the_class_does(tmp_path, answered, params, data
 def test_without_marks_of_the_split_nothing_is_measured(tmp_path, answered, params, dataset):
     marks = {n: flag for n, flag in answered[2].unwanted.items() if n.startswith("train/")}
     given = marked_videos.Marks(marks, "", "by hand")
+    (tmp_path / "moderate_mistakes.png").write_bytes(b"of an earlier answer")
     result = moderating.moderate(ask(MODEL, params, dataset, tmp_path, **SETTINGS), given)
     assert result.rows == {}
     assert any("Nothing is measured" in note for note in result.notes)
-    assert (tmp_path / "moderate_highest.png").exists()
+    assert result.files[-2:] == ("moderate.png", "moderate_highest.png")
+    draw(result, tmp_path)
+    assert (tmp_path / "moderate_highest.png").stat().st_size > 1000
+    assert not (tmp_path / "moderate_mistakes.png").exists()
 
 
 def test_a_run_that_sees_whole_videos_gives_verdicts_and_no_intervals(
@@ -338,7 +345,7 @@ def test_new_videos_get_the_verdicts_of_the_saved_detector(
     new = open_new(tmp_path / "new", cache, dataset.class_names)
     question = ask(MODEL, params, new, tmp_path, batch_size=3, split=UNSPLIT, is_new=True)
     result = moderating.apply_detector(question, detector)
-    # The class `strange` is not known to the run, so that nobody knows whether it is unwanted.
+    # The run has no class `strange`, so that it is unknown whether its videos are unwanted.
     assert result.rows["vae"]["recall"].card["num_videos"] == 2
     assert result.rows["vae"]["recall"].value == 1.0
     assert math.isnan(result.rows["vae"]["fpr"].value)
@@ -357,7 +364,7 @@ def test_false_alarms_and_misses_come_farthest_first(answered, dataset):
     judgement = dataclasses.replace(judgement, score_V=score, called_V=score > 2)
     unwanted = np.array([False, False, True, True, True, True, False, False])
     alarms, misses = find_mistakes(judgement, np.arange(8) < 7, unwanted)
-    assert alarms.tolist() == [1, 0]  # the last is not known
+    assert alarms.tolist() == [1, 0]  # the truth of the last video is unknown
     assert misses.tolist() == [5, 2, 3]
 
 
@@ -365,12 +372,12 @@ def test_false_alarms_and_misses_come_farthest_first(answered, dataset):
     ("text", "message"),
     [
         ("path,label\ntrain/calm/0.npy,bad\n", "line 2: .* got path 'train/calm/0.npy' and label"),
-        ("name,label\ntrain/calm/0.npy,wanted\n", "needs the columns path and label"),
-        ("path,label\ntrain/calm/77.npy,wanted\n", "'train/calm/77.npy' is no video of"),
+        ("name,label\ntrain/calm/0.npy,wanted\n", "needs a path, .* the columns path and label"),
+        ("path,label\ntrain/calm/77.npy,wanted\n", "'train/calm/77.npy' is not a video of"),
         ("path,label\n" + 2 * "train/calm/0.npy,wanted\n", "line 3: .* is marked twice"),
     ],
 )
-def test_marks_that_cannot_be_followed_are_named(tmp_path, dataset, text, message):
+def test_errors_of_files_of_marks_name_file_and_line(tmp_path, dataset, text, message):
     (tmp_path / "marks.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         marked_videos.read_marks(tmp_path / "marks.csv", dataset)
@@ -378,8 +385,8 @@ def test_marks_that_cannot_be_followed_are_named(tmp_path, dataset, text, messag
         marked_videos.read_marks(tmp_path / "none.csv", dataset)
 
 
-def test_classes_that_cannot_be_learned_are_named(tmp_path, params, dataset):
-    with pytest.raises(ValueError, match=r"--unwanted flush: no class of .* calm, flash"):
+def test_errors_of_classes_name_the_known_ones_and_the_counts(tmp_path, params, dataset):
+    with pytest.raises(ValueError, match=r"--unwanted flush is not a class of .* calm, flash"):
         marked_videos.mark_class(dataset, "flush", 2, "test", seed=0)
     with pytest.raises(ValueError, match="--num_marks 9: the class flash has only 8"):
         marked_videos.mark_class(dataset, "flash", 9, "test", seed=0)
@@ -409,6 +416,6 @@ def test_the_report_names_the_command_with_its_options(tmp_path):
         (["moderate", "--unwanted", "a", "--num_marks", "1"], "--num_marks=1: must be at least 2"),
     ],
 )
-def test_command_lines_that_cannot_be_meant(arguments, message):
+def test_contradictory_command_lines_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         evaluate.read_request([*arguments, "--workdir", "run"])

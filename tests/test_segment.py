@@ -1,4 +1,4 @@
-"""Shot boundaries and foreground masks: closed forms, hand-made latents, exact masks."""
+"""Shot boundaries and foreground masks: closed forms, synthetic latents, exact masks."""
 
 import csv
 import dataclasses
@@ -7,7 +7,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from asking import ask
+from asking import ask, draw
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from vvae import figures
@@ -20,11 +20,11 @@ from vvae.tasks.segmentation import (
     boosted_trees,
     boundaries,
     foreground,
+    joined_videos,
     pyscenedetect,
     segment,
     shots,
 )
-from vvae.tasks.segmentation import joined_videos as material
 from vvae.tasks.segmentation.joined_videos import Transition
 from vvae.video import read_frames
 
@@ -32,11 +32,11 @@ CUT = Transition(10, 10)
 
 
 def make_scene(level, length=60, size=(8, 8)):
-    """Frames that say which scene they are of (red) and their number (green)."""
+    """Returns frames that hold the level of their scene in red and their number in green."""
     frames = np.zeros((length, *size, 3), np.uint8)
     frames[..., 0] = level
     frames[..., 1] = np.arange(length)[:, None, None]
-    return material.loop_scene(frames)
+    return joined_videos.loop_scene(frames)
 
 
 def random_of(seed):
@@ -46,20 +46,20 @@ def random_of(seed):
 # --- matching and F1 ------------------------------------------------------------------------------
 
 
-def test_matching_is_one_to_one_and_counts_the_frames_of_tolerance():
+def test_matching_is_one_to_one_and_within_the_tolerance():
     assert boundaries.match_boundaries([10], [CUT], 0) == 1
     assert boundaries.match_boundaries([11], [CUT], 0) == 0
     assert boundaries.match_boundaries([12], [CUT], 2) == 1
     assert boundaries.match_boundaries([13], [CUT], 2) == 0
     assert boundaries.match_boundaries([9, 10, 11], [CUT], 2) == 1
     assert boundaries.match_boundaries([10], [CUT, Transition(12, 12)], 2) == 1
-    # 11 fits both, 9 the first alone: the largest matching uses both.
+    # 11 matches both and 9 matches only the first: the maximum matching uses both frames.
     assert boundaries.match_boundaries([11, 9], [CUT, Transition(13, 13)], 2) == 2
     fade = Transition(20, 28)
     assert [boundaries.match_boundaries([t], [fade], 0) for t in (19, 20, 28, 29)] == [0, 1, 1, 0]
 
 
-def test_matching_is_the_largest_there_is():
+def test_matching_is_the_maximum_matching():
     rng = np.random.default_rng(0)
     for _ in range(200):
         edges = np.sort(rng.choice(60, 6, replace=False))
@@ -89,7 +89,7 @@ def test_f1_is_its_closed_form():
     assert boundaries.Counts(0, 0, 4).f1 == 0.0
 
 
-def test_alarms_count_each_flash_once():
+def test_alarms_count_every_flash_once():
     flashes = [(10, 11), (30, 30)]
     assert boundaries.count_flash_alarms([10, 12], flashes) == 1
     assert boundaries.count_flash_alarms([13, 29], flashes) == 0
@@ -99,7 +99,7 @@ def test_alarms_count_each_flash_once():
 
 
 def test_cuts_are_where_the_scene_changes():
-    video = material.join_scenes([make_scene(v) for v in (50, 100, 150)], "cuts", random_of(0))
+    video = joined_videos.join_scenes([make_scene(v) for v in (50, 100, 150)], "cuts", random_of(0))
     changes = np.flatnonzero(np.diff(video.frames_THWC[:, 0, 0, 0].astype(int))) + 1
     assert changes.tolist() == [t.first for t in video.transitions]
     assert all(t.first == t.last for t in video.transitions)
@@ -110,20 +110,20 @@ def test_cuts_are_where_the_scene_changes():
 def test_frames_of_a_fade_are_neither_scene_and_the_new_scene_goes_on():
     for seed in range(6):
         scenes = [make_scene(200), make_scene(90)]
-        video = material.join_scenes(scenes, "fades", random_of(seed))
+        video = joined_videos.join_scenes(scenes, "fades", random_of(seed))
         (fade,) = video.transitions
         red = video.frames_THWC[:, 0, 0, 0]
         assert 4 <= fade.last - fade.first <= 12
         assert np.all(red[: fade.first] == 200) and np.all(red[fade.last :] == 90)
         mixed = red[fade.first : fade.last]
         assert (np.all(mixed != 200) and np.all(mixed != 90)) or mixed.min() < 90
-        # The frames of the new scene that were mixed in are not shown again.
+        # The new scene continues where the fade ended.
         assert video.frames_THWC[fade.last, 0, 0, 1] == fade.last - fade.first
 
 
 def test_flashes_are_brighter_and_away_from_the_cuts():
     scenes = [make_scene(60), make_scene(120)]
-    video = material.join_scenes(scenes, "flashes", random_of(1))
+    video = joined_videos.join_scenes(scenes, "flashes", random_of(1))
     blue = video.frames_THWC[:, 0, 0, 2]
     lit = np.concatenate([np.arange(first, last + 1) for first, last in video.flashes])
     np.testing.assert_array_equal(np.flatnonzero(blue > 0), lit)
@@ -131,14 +131,14 @@ def test_flashes_are_brighter_and_away_from_the_cuts():
     assert min(abs(f - e) for f in lit for e in ends) >= 5
 
 
-def test_loops_never_jump_and_bad_input_is_told():
-    order = material.find_loop_frames(4, 9)
+def test_loops_never_jump_and_errors_name_the_bad_input():
+    order = joined_videos.find_loop_frames(4, 9)
     assert order.tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2]
-    assert material.find_loop_frames(1, 3).tolist() == [0, 0, 0]
+    assert joined_videos.find_loop_frames(1, 3).tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match="kind='wipes' is not one of cuts, fades, flashes"):
-        material.join_scenes([make_scene(1)] * 2, "wipes", random_of(0))
+        joined_videos.join_scenes([make_scene(1)] * 2, "wipes", random_of(0))
     with pytest.raises(ValueError, match="two scenes, got 1"):
-        material.join_scenes([make_scene(1)], "cuts", random_of(0))
+        joined_videos.join_scenes([make_scene(1)], "cuts", random_of(0))
 
 
 # --- change points --------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_separation_is_the_least_distance_across_a_frame():
             assert row[t] == pytest.approx(min(pairs, default=np.inf))
 
 
-def test_separation_forgets_flashes_and_tells_a_cut_from_the_frames_beside_it():
+def test_separation_ignores_flashes_and_locates_a_cut_to_the_frame():
     z = np.repeat([0.0, 5.0], 20)[:, None]
     z[10:13] = 100.0
     least = dict(zip(boundaries.SPANS, boundaries.measure_separation(z)))
@@ -181,7 +181,7 @@ def test_separation_forgets_flashes_and_tells_a_cut_from_the_frames_beside_it():
         assert least[width, 0][20] == 25.0
 
 
-def test_frames_beside_a_cut_are_none_and_those_of_a_fade_are_not_used():
+def test_frames_beside_a_cut_are_labelled_none_and_most_of_a_fade_is_not_used():
     label = boundaries.label_frames(40, [CUT, Transition(20, 26)])
     expected = np.full(40, boundaries.NONE)
     expected[10] = boundaries.CUT
@@ -191,7 +191,10 @@ def test_frames_beside_a_cut_are_none_and_those_of_a_fade_are_not_used():
 
 
 def make_latents(seed, with_flash):
-    """Scenes of 30 frames about places of their own, cuts between them, flashes in the middle."""
+    """Returns latents of six scenes of 30 frames, their cuts, and flashes in their middles.
+
+    Each scene is noise around a random mean.
+    """
     rng = random_of(seed)
     places = rng.normal(0.0, 6.0, (6, 5))
     z = np.repeat(places, 30, axis=0) + rng.normal(0.0, 0.3, (180, 5))
@@ -207,7 +210,7 @@ def detector():
     return boundaries.fit_detector([(z, cuts) for z, cuts, _ in made], seed=0)
 
 
-def test_cuts_of_new_latents_are_found_to_the_frame_and_flashes_are_none(detector):
+def test_cuts_of_new_latents_are_found_to_the_frame_and_flashes_are_ignored(detector):
     for seed in (100, 101):
         z, cuts, flashes = make_latents(seed, with_flash=True)
         found = boundaries.detect_boundaries(detector, z)
@@ -215,9 +218,9 @@ def test_cuts_of_new_latents_are_found_to_the_frame_and_flashes_are_none(detecto
         assert boundaries.count_flash_alarms(found, flashes) == 0
 
 
-def test_the_threshold_holds_for_videos_that_the_trees_have_not_seen():
-    # Half of the cuts are as small as what happens within scenes: trees know those that they have
-    # seen by heart, and any threshold is the best one there.
+def test_the_threshold_is_good_for_videos_that_the_trees_were_not_fitted_to():
+    # Half of the cuts are as small as the changes within scenes. The trees memorize the cuts of
+    # their training videos, for which every threshold is optimal.
     def make(seed):
         z, cuts, _ = make_latents(seed, with_flash=False)
         rng = random_of(1000 + seed)
@@ -235,8 +238,8 @@ def test_the_threshold_holds_for_videos_that_the_trees_have_not_seen():
     assert f1_at(fitted.threshold, peaks, references) > best - 0.03
 
 
-def test_of_thresholds_that_are_as_good_the_largest_is_taken(detector):
-    # These cuts are found without fail: what is doubtful is none.
+def test_the_largest_of_equally_good_thresholds_is_chosen(detector):
+    # All of these cuts are found with certainty, so that every threshold is as good.
     assert detector.threshold == boundaries.THRESHOLDS[-1]
 
 
@@ -246,7 +249,7 @@ def test_a_scene_without_a_cut_has_no_boundary(detector):
     assert boundaries.detect_boundaries(detector, still[:1]) == []
 
 
-def test_peaks_keep_their_distance():
+def test_peaks_have_the_least_distance():
     score = np.zeros(40)
     score[[5, 9, 20, 33]] = [0.6, 0.9, 0.7, 0.2]
     assert [frame for frame, _ in boundaries.find_peaks(score)] == [9, 20, 33]
@@ -254,14 +257,17 @@ def test_peaks_keep_their_distance():
 
 def test_training_videos_without_boundaries_are_refused():
     for some in ([], [(np.zeros((20, 2)), [CUT])]):
-        with pytest.raises(ValueError, match="needs two training videos that have some"):
+        message = (
+            f"^{len(some)} of {len(some) + 1} training videos have shot boundaries: a detector"
+        )
+        with pytest.raises(ValueError, match=message):
             boundaries.fit_detector([(np.zeros((20, 2)), []), *some], seed=0)
 
 
 @pytest.mark.parametrize("classes", [(0, 1), (0, 2), (0, 1, 2)])
 def test_trees_on_codes_give_the_probabilities_of_trees_on_features(classes):
     rng = np.random.default_rng(len(classes))
-    # Each of 100 values four times: as many bins for either, with edges that are values themselves.
+    # Each of 100 values occurs four times, so that both have 100 bins and some edges are values.
     values = np.sort(rng.normal(size=100))
     train = np.stack([rng.permutation(np.repeat(values, 4)) for _ in range(5)], axis=1)
     new = rng.choice(values, (900, 5))
@@ -279,7 +285,7 @@ def test_trees_on_codes_give_the_probabilities_of_trees_on_features(classes):
     assert expected.std(axis=0).min() > 0.05
 
 
-def test_edges_are_quantiles_and_what_is_on_one_is_below_it():
+def test_edges_are_quantiles_and_a_value_equal_to_an_edge_is_below_it():
     feature = np.random.default_rng(0).permutation(np.arange(1020.0))[:, None]
     examples = boosted_trees.make_examples(feature, np.zeros(1020, int), seed=0)
     assert examples.edge_XE.shape == (1, 254) and examples.code_NX.dtype == np.uint8
@@ -290,14 +296,14 @@ def test_edges_are_quantiles_and_what_is_on_one_is_below_it():
     assert found.tolist() == [[9], [10], [0], [254]]
 
 
-def test_a_saved_detector_is_the_same_bit_by_bit(detector, tmp_path):
+def test_a_loaded_detector_gives_bit_equal_scores(detector, tmp_path):
     boundaries.save_detector(tmp_path / "boundaries.npz", detector)
     loaded = boundaries.load_detector(tmp_path / "boundaries.npz")
     z, cuts, _ = make_latents(100, with_flash=True)
     scores = [boundaries.score_frames(d, z) for d in (detector, loaded)]
     np.testing.assert_array_equal(*scores)
     assert boundaries.detect_boundaries(loaded, z) == [t.first for t in cuts]
-    with pytest.raises(ValueError, match=r"vectors of 5 numbers, not for 7 and 4"):
+    with pytest.raises(ValueError, match=r"vectors of 5 numbers, not to 7 and 4"):
         boundaries.detect_boundaries(loaded, z[:, :4])
     with pytest.raises(
         ValueError, match=r"none.npz holds no detector of boundaries \(no such file\); run"
@@ -305,7 +311,7 @@ def test_a_saved_detector_is_the_same_bit_by_bit(detector, tmp_path):
         boundaries.load_detector(tmp_path / "none.npz")
 
 
-def test_a_file_that_holds_no_detector_is_told_in_one_line(detector, tmp_path):
+def test_errors_of_bad_detector_files_name_the_file_and_the_remedy(detector, tmp_path):
     path = tmp_path / "boundaries.npz"
     boundaries.save_detector(path, detector)
     whole = dict(np.load(path))
@@ -321,7 +327,7 @@ def test_a_file_that_holds_no_detector_is_told_in_one_line(detector, tmp_path):
         {"examples.edge_XE": whole["examples.edge_XE"][0]},
     ]
     contents = [whole | change for change in changes]
-    # Versions that saved the trees themselves.
+    # Earlier versions saved the trees themselves.
     contents.append({"precision_SZZ": whole["precision_SZZ"], "trees.root_E": np.zeros(1, int)})
     for content in contents:
         np.savez(path, **content)
@@ -332,7 +338,7 @@ def test_a_file_that_holds_no_detector_is_told_in_one_line(detector, tmp_path):
         assert message.endswith("); run the task segment on the videos of the run first")
 
 
-def test_long_vectors_are_measured_by_their_length_alone(tmp_path):
+def test_long_vectors_have_no_mahalanobis_length(tmp_path):
     made = [make_latents(seed, with_flash=False) for seed in range(2)]
     videos = [(np.tile(z, (1, 120)), cuts) for z, cuts, _ in made]
     detector = boundaries.fit_detector(videos, seed=0)
@@ -348,7 +354,7 @@ def test_long_vectors_are_measured_by_their_length_alone(tmp_path):
 # --- masks ----------------------------------------------------------------------------------------
 
 
-def test_iou_is_its_closed_form_and_1_for_exact_masks():
+def test_iou_has_its_closed_form_and_is_1_for_exact_masks():
     _, mask = render_clip("wave", 30, 0)
     mask = foreground.shrink_mask(mask, (32, 32))[None]
     valid = np.ones(mask.shape[:2], bool)
@@ -359,7 +365,7 @@ def test_iou_is_its_closed_form_and_1_for_exact_masks():
     left, right = np.zeros((2, 1, 2, 4, 4), bool)
     left[..., :2], right[..., 1:3] = True, True
     assert foreground.measure_iou(left, right, np.ones((1, 2), bool)).tolist() == [1 / 3]
-    # A masked frame does not count.
+    # Masked frames do not count.
     right[:, 1] = left[:, 1]
     only_second = np.array([[False, True]])
     assert foreground.measure_iou(left, right, only_second).tolist() == [1.0]
@@ -373,7 +379,7 @@ def test_threshold_of_separable_scores_gives_the_mask():
     assert foreground.measure_iou(scores > threshold, true, valid).mean() > 0.97
 
 
-def test_masks_of_performers_of_another_version_are_not_measured(tmp_path):
+def test_masks_of_another_version_of_the_performers_are_not_evaluated(tmp_path):
     for number in range(2):
         np.save(tmp_path / f"{number}.npy", np.full((4, 16, 16, 3), 60 * number, np.uint8))
 
@@ -393,7 +399,7 @@ def test_masks_of_performers_of_another_version_are_not_measured(tmp_path):
     assert f"exact masks of version {VERSION};" in reason
 
 
-def test_pixel_scores_count_noise_units_from_the_decoded_background():
+def test_pixel_scores_are_in_units_of_the_learned_noise():
     model, params = make_model((8, 8, 1))
     x = np.random.default_rng(0).integers(0, 256, (1, 3, 8, 8, 1)).astype(np.uint8)
     valid = np.ones((1, 3), bool)
@@ -431,10 +437,10 @@ def segmented(tmp_path_factory):
     dataset = open_dataset(root, clip_format, Decoding(Cache(cache, 2**28)))
     folder = tmp_path_factory.mktemp("out")
     question = ask(*make_model((16, 16, 1)), dataset, folder)
-    return segment.segment(question, num_joined=1), folder, dataset
+    return draw(segment.segment(question, num_joined=1), folder), folder, dataset
 
 
-def test_every_row_has_the_same_cards_and_the_rivals_say_whether_they_ran(segmented):
+def test_all_rows_have_comparable_cards_and_baselines_state_whether_they_ran(segmented):
     result, _, _ = segmented
     names = {"vae", "frame_difference", *pyscenedetect.DETECTORS}
     assert set(result.rows) == names
@@ -447,6 +453,20 @@ def test_every_row_has_the_same_cards_and_the_rivals_say_whether_they_ran(segmen
         assert row["joined_cuts_f1_0"].card["method"].startswith("not run: scenedetect is not")
     else:
         assert row["drawn_cuts_f1_0"].value > 0.8
+
+
+def test_joined_videos_of_any_size_are_read_at_the_size_of_the_model(segmented):
+    model, params = make_model((16, 16, 1))
+    clips = segmented[2].splits["train"]
+    readers = segment._list_readers(shots.make_frame_encoder(model, params, clips), clips)
+    frames = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
+    large = frames.repeat(2, axis=1).repeat(2, axis=2)
+    for reader in readers.values():
+        vectors = [
+            reader.read(joined_videos.JoinedVideo(video, transitions=()))
+            for video in (frames, large)
+        ]
+        np.testing.assert_array_equal(*vectors)
 
 
 def test_segments_cover_every_frame_once(segmented):
@@ -462,6 +482,8 @@ def test_segments_cover_every_frame_once(segmented):
         assert float(own[0]["start_s"]) == 0.0
         assert all(a["end_s"] == b["start_s"] for a, b in itertools.pairwise(own))
     assert all((folder / name).stat().st_size > 100 for name in result.files)
+    pictures = [name for picture in result.pictures for name in picture.names]
+    assert pictures == [name for name in result.files if name.endswith(".png")]
     assert any("performers only" in note for note in result.notes)
 
 
@@ -471,7 +493,7 @@ def test_the_saved_detector_finds_the_same_shots_without_training_videos(segment
     detector = boundaries.load_detector(folder / segment.DETECTOR_FILE)
     model = make_model((16, 16, 1))
     question = ask(*model, test_only, tmp_path, split="all", is_new=True)
-    result = shots.find_shots(question, detector)
+    result = draw(shots.find_shots(question, detector), tmp_path)
     text = (tmp_path / "segments.csv").read_text()
     assert text == (folder / "segments.csv").read_text() and "test/0.npy,12,29," in text
     assert result.rows == {} and result.files == ("segments.csv", "segments.png")
@@ -501,7 +523,7 @@ def test_pyscenedetect_finds_a_plain_cut():
         assert pyscenedetect.detect_scenes(row, frames, 25.0) == [30]
 
 
-def test_videos_of_files_are_encoded_in_chunks_as_a_whole(segmented, monkeypatch, tmp_path):
+def test_encoding_in_chunks_equals_encoding_the_whole_video(segmented, monkeypatch, tmp_path):
     frames = np.random.default_rng(3).integers(0, 256, (23, 16, 16, 3)).astype(np.uint8)
     np.save(tmp_path / "long.npy", frames)
     clip_format = ClipFormat("difference", 16, 16, Sampling(num_frames=4))

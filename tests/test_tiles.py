@@ -1,4 +1,4 @@
-"""Tiles are cut and joined exactly, scored as videos of their own, and trained on."""
+"""Tiles are cut and joined exactly, scored as separate videos, and used for training."""
 
 import json
 
@@ -28,7 +28,7 @@ FORMAT = ClipFormat("gray", 8, 12, Sampling(num_frames=4))
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """Writes noise; in the middle of the test videos, its right part is brighter."""
+    """Writes videos of noise; in frames 4 to 6 of the test videos, one corner is brighter."""
     root, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
     lines = ["path,split,abnormal"]
     for split, count in (("train", 3), ("val", 2), ("test", 2)):
@@ -103,10 +103,10 @@ def test_heat_of_tiles_is_the_surprise_of_each_tile(dataset, params):
     np.testing.assert_allclose(heat_NTHW[0, :, 4:, 8:], wanted, rtol=1e-5)
 
 
-def test_motion_is_standardised_by_its_place(dataset):
+def test_motion_is_standardized_for_each_position(dataset):
     clips = dataset.splits["train"]
     known = fit_untrained(clips, block=2, seed=0)
-    assert known.motion_mean.shape == (1, 1)  # gray knows of no motion
+    assert known.motion_mean.shape == (1, 1)  # the view gray has no motion
     view = ClipFormat("difference", 8, 12, Sampling(num_frames=4))
     moving = open_dataset(dataset.root, view, Decoding(Cache(dataset.root / "cache", 2**28)))
     train, test = moving.splits["train"], moving.splits["test"]
@@ -123,11 +123,11 @@ def test_motion_is_standardised_by_its_place(dataset):
     largest = max(window[y : y + 2, x : x + 2].mean() for y, x in np.ndindex(7, 11))
     np.testing.assert_allclose(scores["motion_window"][1, test.mask_NT[1]], largest, rtol=1e-5)
     strange = frames.take(scores["motion_standardized"])
-    jumps = np.isin(frames.number_F, (4, 7))  # where the square appears, and where it goes
+    jumps = np.isin(frames.number_F, (4, 7))  # the square appears and disappears
     assert strange[jumps].min() > 2 * strange[~jumps].max()
 
 
-def test_a_model_without_a_clip_latent_has_no_such_term(params):
+def test_a_model_without_a_clip_latent_has_no_kl_of_the_clip(params):
     video = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 1), np.uint8)
     terms = contract.terms(MODEL, params, video, jax.random.key(0))
     np.testing.assert_array_equal(terms.kl_by_level["clip"], 0)
@@ -136,7 +136,7 @@ def test_a_model_without_a_clip_latent_has_no_such_term(params):
     assert contract.sample(MODEL, params, jax.random.key(0), 2, 5).shape == (2, 5, 4, 4, 1)
 
 
-def test_tiles_need_a_size_that_fits_and_tasks_that_know_them():
+def test_tiles_need_a_size_that_fits_and_tasks_that_support_them():
     with pytest.raises(ValueError, match=r"data\.tile=5: must divide data\.height and data\.width"):
         Config(data=Data(tile=5), evaluate=Evaluate(tasks=("anomaly",)), model=Model(widths=()))
     with pytest.raises(ValueError, match=r"data\.tile=4: must be a multiple of 8"):
@@ -147,7 +147,7 @@ def test_tiles_need_a_size_that_fits_and_tasks_that_know_them():
         Model(clip_latent_dim=0, clip_prior="mixture")
 
 
-def test_a_run_of_tiles_trains_and_finds_what_is_strange(dataset, tmp_path, capsys, monkeypatch):
+def test_a_run_of_tiles_trains_and_finds_anomalies(dataset, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     settings = (
         "configs/tiny.py --data.height 8 --data.width 12 --data.num_frames 4 --data.tile 4 "

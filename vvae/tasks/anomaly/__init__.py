@@ -1,1 +1,1 @@
-"""What does not look like the training videos?"""
+"""Anomaly detection: scores frames by how much they differ from the training videos."""

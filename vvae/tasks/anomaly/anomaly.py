@@ -1,6 +1,7 @@
-"""What is strange in a video, for a model that has seen normal ones only?"""
+"""The task anomaly: finds abnormal frames with a model that was trained on normal videos."""
 
 import dataclasses
+import functools
 import math
 import statistics
 import time
@@ -21,7 +22,7 @@ from vvae.tasks.anomaly.intervals import (
     ABNORMAL,
     Frames,
     find_intervals,
-    mark_frames,
+    label_frames,
     read_intervals,
     write_intervals,
 )
@@ -31,7 +32,7 @@ from vvae.tasks.anomaly.streams import cut_for_model
 from vvae.tasks.csv_files import open_csv
 from vvae.tasks.options import Anomaly
 from vvae.tasks.question import Question
-from vvae.tasks.result import Result, require_split
+from vvae.tasks.result import Picture, Result, require_split
 
 INTERVALS_FILE = "anomaly_intervals.csv"
 VERDICTS_FILE = "anomaly_videos.csv"
@@ -52,11 +53,14 @@ AP_DESCRIPTION = "sum over thresholds of precision times the recall gained"
 
 
 def answer(question: Question, options: Anomaly) -> Result:
-    """Finds strange frames: by the saved scorer in new videos, by a new one in the run's.
+    """Finds abnormal frames: fits a scorer on the videos of the run, or applies it to new videos.
+
+    Writes anomaly.npz (the scorer, for the videos of the run), anomaly_intervals.csv and
+    anomaly_videos.csv. The pictures are anomaly.png and anomaly.mp4.
 
     Raises:
-      ValueError: if a split is missing, normal videos have abnormal frames, clips are not windows,
-        or there is no scorer for new videos.
+      ValueError: If a split is missing, the normal videos have abnormal frames, the clips are not
+        windows, or there is no saved scorer for new videos.
     """
     del options
     if question.is_new:
@@ -69,11 +73,14 @@ def answer(question: Question, options: Anomaly) -> Result:
 
 
 def fit(question: Question) -> Scorer:
-    """Fits anomaly scores to normal videos.
+    """Fits a scorer to `train` and calibrates it on `val`; both must have normal videos only.
 
-    The scorer is fitted to `train` and calibrated on `val`, both of normal videos; nothing of the
-    measured split enters it. Without a column `abnormal` in the manifest, training videos are taken
-    to be normal.
+    The evaluated split is not used. Without a column `abnormal` in the manifest, the videos of
+    `train` and `val` are assumed to be normal.
+
+    Raises:
+      ValueError: If a split is missing or not normal, the evaluated split is `train` or `val`, the
+        clips are not windows, or there is no score `evaluate.anomaly_score`.
     """
     model, params, batch_size = question.model, question.params, question.batch_size
     train, normal = (require_split(question.dataset, name) for name in ("train", "val"))
@@ -82,8 +89,8 @@ def fit(question: Question) -> Scorer:
         check_normal(normal_clips, name)
     if question.split in ("train", "val"):
         raise ValueError(
-            f"anomaly cannot be measured on {question.split}, which it is fitted to: add videos of "
-            "a split test, or name others by --data.path"
+            f"anomaly cannot be measured on {question.split}, which it is fitted to: add videos "
+            "with the split test, or give other videos by --data.path"
         )
     chosen = question.settings
     settings = ScoreSettings(
@@ -103,31 +110,36 @@ def fit(question: Question) -> Scorer:
 
 
 def judge(question: Question, scorer: Scorer) -> Result:
-    """Applies a fitted scorer to the videos of a split, new ones or those of the run.
+    """Applies a fitted scorer to the evaluated videos, whether of the run or new.
 
-    Writes anomaly_intervals.csv, anomaly_videos.csv, anomaly.png and anomaly.mp4. Measures AUROC
-    and the rates of alarms if the manifest has a column `abnormal`.
+    Writes anomaly_intervals.csv and anomaly_videos.csv. Measures AUROC and the rates of alarms if
+    the manifest has a column `abnormal`.
+
+    Raises:
+      ValueError: If the split is missing, the clips are not windows, or the column `abnormal`
+        cannot be parsed.
     """
     model, params, clips = question.model, question.params, question.clips
     frames, scores = scorers.compute_scores(
         model, params, scorer.reference, scorer.settings, clips, question.batch_size
     )
     scores = scorers.complete_scores(scorer, scores)
-    abnormal_F = mark_frames(clips.videos, frames)
-    smoothed_F = smooth_by_video(scores[scorer.headline], frames.video_F)
-    threshold = scorer.threshold(scorer.headline, smoothed=True)
-    alarm_F = smoothed_F > threshold
-    peak_V = scorers.find_peaks(smoothed_F, frames.video_F)
-    context = question.describe_data() | _describe_scorer(scorer, frames)
-    if pictures.sees_tiles(model, clips):
-        height, width, _ = model.shape_HWC
-        context["tiles"] = f"{height}x{width} pixels; a frame has the largest score of its tiles"
+    abnormal_F = label_frames(clips.videos, frames)
+    judged = pictures.Judged(
+        clips=clips,
+        frames=frames,
+        score_F=smooth_by_video(scores[scorer.headline], frames.video_F),
+        abnormal_F=abnormal_F,
+        threshold=scorer.threshold(scorer.headline, smoothed=True),
+    )
+    alarm_F = judged.score_F > judged.threshold
+    peak_V = scorers.find_peaks(judged.score_F, frames.video_F)
+    context = _describe(question, scorer, frames)
     rows = _measure(scorer, scores, frames, abnormal_F, context)
     names = [video.name for video in clips.videos]
-    intervals = find_intervals(smoothed_F, alarm_F, frames, names)
+    intervals = find_intervals(judged.score_F, alarm_F, frames, names)
     write_intervals(question.folder / INTERVALS_FILE, intervals)
     _write_verdicts(question.folder / VERDICTS_FILE, names, peak_V, scorer.video_threshold)
-    _draw(question, scorer, pictures.Judged(clips, frames, smoothed_F, abnormal_F, threshold))
     latency = measure_latency(model, params, clips, scorer.settings.block)
     verdicts = _judge_videos(scorer, peak_V, frames, abnormal_F, context)
     return Result(
@@ -143,33 +155,44 @@ def judge(question: Question, scorer: Scorer) -> Result:
         },
         notes=_write_notes(scorer, frames, alarm_F, abnormal_F, verdicts, latency),
         files=(INTERVALS_FILE, VERDICTS_FILE, CURVES_FILE, VIDEO_FILE),
+        pictures=(
+            Picture((CURVES_FILE,), functools.partial(_draw_curves, judged, scorer)),
+            Picture((VIDEO_FILE,), functools.partial(_draw_video, question, judged, scorer)),
+        ),
     )
 
 
-def _draw(question: Question, scorer: Scorer, judged: pictures.Judged) -> None:
+def _draw_curves(judged: pictures.Judged, scorer: Scorer, folder: Path) -> None:
+    pictures.draw_scores(folder / CURVES_FILE, judged, scorer)
+
+
+def _draw_video(question: Question, judged: pictures.Judged, scorer: Scorer, folder: Path) -> None:
     model, params, batch_size = question.model, question.params, question.batch_size
 
     def heat(clips: Clips) -> np.ndarray:
         return pictures.compute_heat(model, params, clips, batch_size) / scorer.heat_scale
 
-    pictures.draw_scores(question.folder / CURVES_FILE, judged, scorer)
     text = pictures.describe_heat(model, judged.clips)
-    pictures.draw_video(question.folder / VIDEO_FILE, judged, heat, text)
+    pictures.draw_video(folder / VIDEO_FILE, judged, heat, text)
 
 
 def check_normal(clips: Clips, split: str) -> None:
-    """Raises ValueError, which names the video, if the manifest states abnormal frames."""
+    """Checks that the manifest has no abnormal frames in a split.
+
+    Raises:
+      ValueError: If it has some; the message names the video.
+    """
     for video in clips.videos:
         if read_intervals(video):
             raise ValueError(
                 f"{video.name}, in the split {split}, has abnormal frames "
-                f"({video.metadata[ABNORMAL]}): anomaly learns from normal videos only; move it to "
-                "the split test and train again"
+                f"({video.metadata[ABNORMAL]}): anomaly is fitted to normal videos only; move the "
+                "video to the split test and train again"
             )
 
 
 def find_family(name: str) -> str:
-    """Returns vae (of the model alone), fusion (with scores that know no model) or control."""
+    """Returns the family of a score: vae (the model only), fusion (with a baseline) or control."""
     if name in MODEL_SCORES or name == scorers.FUSION:
         return "vae"
     return "fusion" if name == scorers.FUSION_MOTION else "control"
@@ -178,8 +201,9 @@ def find_family(name: str) -> str:
 # --- numbers --------------------------------------------------------------------------------------
 
 
-def _describe_scorer(scorer: Scorer, frames: Frames) -> dict[str, Any]:
-    return {
+def _describe(question: Question, scorer: Scorer, frames: Frames) -> dict[str, Any]:
+    """Returns the part of the metric cards that is the same for all scores."""
+    context = question.describe_data() | {
         "num_frames_judged": len(frames),
         "num_frames_filled": frames.num_filled,
         "false_positive_rate": scorer.rate,
@@ -187,6 +211,10 @@ def _describe_scorer(scorer: Scorer, frames: Frames) -> dict[str, Any]:
         "normal_videos": scorer.num_videos,
         "smoothing": f"Gaussian, sigma {SMOOTHING_SIGMA:g} frames, where the name says smoothed",
     }
+    if pictures.sees_tiles(question.model, question.clips):
+        height, width, _ = question.model.shape_HWC
+        context["tiles"] = f"{height}x{width} pixels; a frame has the largest score of its tiles"
+    return context
 
 
 def _describe_score(name: str, scorer: Scorer, clips_view: str) -> str:
@@ -199,7 +227,10 @@ def _describe_score(name: str, scorer: Scorer, clips_view: str) -> str:
 def _measure(
     scorer: Scorer, scores: Mapping[str, np.ndarray], frames: Frames, abnormal_F, context
 ) -> dict[str, dict[str, Metric]]:
-    """One row a score, best families first; nothing but the rate of alarms without known truth."""
+    """Measures each score, in the order fusions, model, baselines; returns score -> metrics.
+
+    Without labels of the frames, only the rate of alarms is measured.
+    """
     known = (*scorers.FUSIONS, *MODEL_SCORES, *scorers.RANDOM_SCORES, *CONTROLS)
     order = [name for name in known if name in scores]
     rows = {}
@@ -250,12 +281,12 @@ def _measure_alarms(alarm_F, abnormal_F, card) -> dict[str, Metric]:
 
 
 def _judge_videos(scorer: Scorer, peak_V, frames: Frames, abnormal_F, context) -> dict[str, Any]:
-    """What the verdicts on whole videos reach, as values with cards."""
+    """Counts the alarms for whole videos and, with labels, measures their rates, as JSON."""
     alarm_V = peak_V > scorer.video_threshold
     found = {
         "num_alarms": int(alarm_V.sum()),
         "threshold": scorer.video_threshold,
-        "resolvable_rate": scorers.describe_video_threshold(scorer).resolvable_rate,
+        "resolvable_rate": scorers.find_resolvable_rate(scorer),
     }
     if abnormal_F is None:
         return found
@@ -270,9 +301,9 @@ def _judge_videos(scorer: Scorer, peak_V, frames: Frames, abnormal_F, context) -
 
 
 def measure_latency(model, params, clips: Clips, block: int) -> float:
-    """Median time of scoring one frame live, milliseconds, compilation left out.
+    """Measures the median time to score one frame live, milliseconds, without compilation.
 
-    The tiles of a frame, for a model that sees tiles, are scored together.
+    If the model sees tiles, all tiles of a frame are scored in one batch.
     """
     tiles, _ = cut_for_model(model, clips.select([0]))
     codes_KTHWC = tiles.read(np.arange(len(tiles)))

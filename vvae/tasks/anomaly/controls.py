@@ -1,8 +1,8 @@
-"""Anomaly scores without any training, which a model has to beat. Pure NumPy, higher is stranger.
+"""Baseline anomaly scores that need no trained model. Pure NumPy; higher is more abnormal.
 
-They look at the same views at the same size as the model. Two of them know nothing of what can be
-seen: the frame's number and the mean brightness. A score of a model that is not above them has
-learned nothing that is of use here.
+They read the same view at the same size as the model. Two of them ignore the content of a frame:
+its number and its mean brightness. A model whose scores do not beat these two has learned nothing
+useful for this task.
 """
 
 import dataclasses
@@ -36,12 +36,14 @@ CONTROLS = {
 
 @dataclasses.dataclass(frozen=True)
 class Untrained:
-    """What the controls know of normal videos.
+    """Statistics of normal videos that the baselines use.
 
     Attributes:
-      background_HWC: median frame, float32 codes of the view.
-      motion_mean, motion_scale: mean and spread of the motion in the squares at each place, float32
-        [H - block + 1, W - block + 1]; zeros and ones for a view without motion.
+      background_HWC: float32; the median frame, in codes of the view.
+      motion_mean: float32 [H - block + 1, W - block + 1]; the mean motion in the square at each
+        position. [1, 1] zeros for a view without motion.
+      motion_scale: The spread of this motion, of the same shape; [1, 1] ones for a view without
+        motion.
     """
 
     background_HWC: np.ndarray
@@ -50,10 +52,19 @@ class Untrained:
 
 
 def fit_untrained(train: Clips, block: int, seed: int) -> Untrained:
-    """Learns from up to 500 training frames what is behind, and how much moves where.
+    """Estimates the background and the motion at each position from up to 500 training frames.
 
-    The spread at a place is the root of its variance plus the mean variance of all places: where
-    next to nothing moved in training, little would be infinitely strange otherwise.
+    The squared spread at a position is its variance plus the mean variance over all positions.
+    Without the second term, the slightest motion would have an extreme score at a position where
+    almost nothing moved in training.
+
+    Args:
+      train: The training clips.
+      block: The side of a square, pixels.
+      seed: The seed of the draw of the frames.
+
+    Raises:
+      ValueError: If the view has motion and the squares do not fit into the frames.
     """
     frames_FHWC = sample_frames(train, MAX_BACKGROUND_FRAMES, seed)
     background_HWC = np.median(frames_FHWC, axis=0).astype(np.float32)
@@ -63,21 +74,24 @@ def fit_untrained(train: Clips, block: int, seed: int) -> Untrained:
         variance = blocks.var(axis=0)
         mean = blocks.mean(axis=0).astype(np.float32)
         scale = np.sqrt(np.maximum(variance + variance.mean(), 1e-12)).astype(np.float32)
-    return Untrained(background_HWC, mean, scale)
+    return Untrained(background_HWC=background_HWC, motion_mean=mean, motion_scale=scale)
 
 
 def score_controls(clips: Clips, untrained: Untrained, block: int) -> dict[str, np.ndarray]:
-    """Scores the frames of clips by everything in CONTROLS that the view allows, but `time_index`.
+    """Scores frames by all of CONTROLS that the view allows, except `time_index`.
 
-    The first frame of a video has no frame before it and takes the difference of the second.
+    The first frame of a video has no predecessor and takes the difference of the second frame.
 
     Args:
-      clips: consecutive windows.
-      untrained: of `fit_untrained`.
-      block: side of a square, pixels.
+      clips: N clips that are consecutive windows of their videos.
+      untrained: The result of `fit_untrained`.
+      block: The side of a square, pixels.
 
     Returns:
       name -> float64 [N, T]; 0 at masked frames.
+
+    Raises:
+      ValueError: If the squares do not fit into the frames.
     """
     view, shape_NT = clips.view, clips.mask_NT.shape
     intensity_C = np.array(view.intensity_channels)
@@ -105,7 +119,10 @@ def score_controls(clips: Clips, untrained: Untrained, block: int) -> dict[str, 
 
 
 def _iterate_video(clips: Clips, video: int) -> Iterator[tuple[int, np.ndarray, np.ndarray, ...]]:
-    """Yields each clip with its valid positions, their frames as float32, and the ones before."""
+    """Yields for each clip: its index, its valid positions, their frames, and their predecessors.
+
+    The frames are float32 codes [S, H, W, C], where S is the number of valid positions.
+    """
     last_HWC = None
     for clip in np.flatnonzero(clips.video_index_N == video):
         position_S = np.flatnonzero(clips.mask_NT[clip])
@@ -113,7 +130,7 @@ def _iterate_video(clips: Clips, video: int) -> Iterator[tuple[int, np.ndarray, 
             continue
         codes_SHWC = clips.read([clip])[0, position_S].astype(np.float32)
         if last_HWC is None:
-            # As if the frame before the first were as far from it as the first from the second.
+            # This gives the first frame the difference of the second.
             last_HWC = codes_SHWC[min(1, len(codes_SHWC) - 1)]
         yield clip, position_S, codes_SHWC, np.concatenate([last_HWC[None], codes_SHWC[:-1]])
         last_HWC = codes_SHWC[-1]
@@ -131,9 +148,10 @@ def _score_motion(scores, clips: Clips, video: int, untrained: Untrained, block:
 
 
 def measure_motion(view: View, codes: np.ndarray) -> np.ndarray:
-    """Root of the sum of squares of the channels that are no intensities, [..., H, W].
+    """Returns the norm over the channels that are not intensities, [..., H, W].
 
-    Of a flow its speed, of a difference its absolute value, in the view's physical units.
+    It is the speed for optical flow and the absolute value for a difference, in the physical units
+    of the view.
     """
     physical = decode_view(view, codes)[..., ~np.array(view.intensity_channels)]
     return np.sqrt(np.square(physical).sum(axis=-1))
@@ -145,17 +163,20 @@ def _put(scores, name: str, where, map_SHW: np.ndarray, block: int) -> None:
 
 
 def average_blocks(map_SHW: np.ndarray, block: int) -> np.ndarray:
-    """Means over the squares of `block` pixels that fit into the frame.
+    """Averages maps [S, H, W] over each square of block x block pixels.
 
     Returns:
       float64 [S, H - block + 1, W - block + 1].
 
     Raises:
-      ValueError: if none fits.
+      ValueError: If the squares do not fit into the frames.
     """
     height, width = map_SHW.shape[1:]
     if not 1 <= block <= min(height, width):
-        raise ValueError(f"block={block!r} does not fit into frames of {height}x{width}")
+        raise ValueError(
+            f"block={block!r} does not fit into frames of {height}x{width} pixels: set "
+            f"evaluate.anomaly_block to 1 to {min(height, width)}"
+        )
     total = np.pad(map_SHW.astype(np.float64), ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
     rows = total[:, block:] - total[:, :-block]
     return (rows[:, :, block:] - rows[:, :, :-block]) / block**2

@@ -1,4 +1,4 @@
-"""Pictures of strange videos: scores over time, and where in its frames a video is strange."""
+"""Pictures of anomalies: scores over time, and heat maps that locate anomalies in the frames."""
 
 import dataclasses
 import functools
@@ -20,14 +20,14 @@ from vvae.tasks.anomaly.streams import compute_streamed, stream_clips
 MAX_CURVES = 12
 MAX_SHOWN_VIDEOS = 4
 MAX_SHOWN_FRAMES = 200
-# Errors in whole frames are averaged over so many pixels around each before they are drawn.
+# The side of the square, pixels, over which errors of whole frames are averaged for the heat map.
 HEAT_SMOOTHING = 5
-# A place gets the brightest colour where its heat exceeds this share of held-out normal ones.
+# The brightest colour stands for this quantile of the heat of held-out normal videos.
 HEAT_QUANTILE = 0.9995
 
 
 def compute_heat(model, params, clips: Clips, batch_size: int) -> np.ndarray:
-    """How strange each place of a frame is, float32 [N, T, H, W], see `describe_heat`."""
+    """Computes heat maps, float32 [N, T, H, W], of the quantity that `describe_heat` names."""
     if sees_tiles(model, clips):
         surprise = compute_streamed(model, params, clips, 1, batch_size)["surprise"]
         height, width, _ = model.shape_HWC
@@ -47,38 +47,38 @@ def compute_heat(model, params, clips: Clips, batch_size: int) -> np.ndarray:
 
 
 def sees_tiles(model, clips: Clips) -> bool:
-    """Whether the model sees tiles of these frames, and not the whole."""
+    """Returns whether the model sees tiles of these frames instead of whole frames."""
     return tuple(model.shape_HWC[:2]) != clips.clip_format.clip_shape[1:3]
 
 
 def describe_heat(model, clips: Clips) -> str:
-    """What the heat map shows: errors of a whole frame, or which of its tiles are surprising."""
+    """Returns what the heat map shows: the surprise of each tile, or the error of each pixel."""
     return "surprise" if sees_tiles(model, clips) else "squared error"
 
 
 def measure_heat_scale(model, params, clips: Clips, batch_size: int) -> float:
-    """Heat that all but one in 2,000 places of normal videos stay below."""
+    """Returns the heat that 1 in 2,000 pixels of normal videos exceeds; at least 1e-6."""
     chosen = clips.select(_cut_long_videos(clips, np.arange(len(clips.videos))))
     heat_NTHW = compute_heat(model, params, chosen, batch_size)
     return max(float(np.quantile(heat_NTHW[chosen.mask_NT], HEAT_QUANTILE)), 1e-6)
 
 
 def _cut_long_videos(clips: Clips, videos) -> np.ndarray:
-    """Returns the numbers of the first clips of these videos, up to 200 frames of each."""
+    """Returns the numbers of the first clips of each of these videos, up to 200 frames a video."""
     count = max(1, MAX_SHOWN_FRAMES // clips.mask_NT.shape[1])
     return np.concatenate([np.flatnonzero(clips.video_index_N == v)[:count] for v in videos])
 
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """What is drawn of the frames of a split.
+    """The frames of a split with their scores.
 
     Attributes:
-      clips: the split.
-      frames: its frames.
-      score_F: smoothed score of the headline.
-      abnormal_F: bool, or None if it is not known.
-      threshold: of the score.
+      clips: The clips of the split.
+      frames: The frames of its videos.
+      score_F: float64; the smoothed headline score.
+      abnormal_F: bool; whether each frame is abnormal. None if it is unknown.
+      threshold: The threshold of the score.
     """
 
     clips: Clips
@@ -88,14 +88,17 @@ class Judged:
     threshold: float
 
     def curve(self, chosen_F: np.ndarray) -> figures.ScoreCurve:
-        """Returns the curve of some frames of one video."""
-        name = self.clips.videos[self.frames.video_F[chosen_F][0]].name
-        marks = None if self.abnormal_F is None else self.abnormal_F[chosen_F]
-        return figures.ScoreCurve(name, self.frames.time_F[chosen_F], self.score_F[chosen_F], marks)
+        """Returns the scores of some frames, bool [F], of one video."""
+        return figures.ScoreCurve(
+            name=self.clips.videos[self.frames.video_F[chosen_F][0]].name,
+            time_F=self.frames.time_F[chosen_F],
+            score_F=self.score_F[chosen_F],
+            abnormal_F=None if self.abnormal_F is None else self.abnormal_F[chosen_F],
+        )
 
 
 def draw_scores(path: Path, judged: Judged, scorer: Scorer) -> None:
-    """Draws the scores over time; of too many videos those with the highest scores."""
+    """Draws the scores of up to 12 videos over time: those with the highest scores."""
     note = ", abnormal intervals shaded" if judged.abnormal_F is not None else ""
     figures.write_score_curves(
         path,
@@ -107,13 +110,13 @@ def draw_scores(path: Path, judged: Judged, scorer: Scorer) -> None:
 
 
 def draw_video(path: Path, judged: Judged, heat: Callable, heat_text: str) -> None:
-    """Draws a few videos with their heat and scores.
+    """Draws the up to 4 videos with the highest scores, with their heat maps and scores.
 
     Args:
-      path: of the video to write.
-      judged: what is drawn.
-      heat: clips -> heat [N, T, H, W]; 1 has the brightest colour.
-      heat_text: what the heat shows.
+      path: The mp4 to write.
+      judged: The frames and their scores.
+      heat: Clips -> heat maps [N, T, H, W]; 1 is drawn in the brightest colour.
+      heat_text: What the heat maps show.
     """
     clips, frames = judged.clips, judged.frames
     shown = _choose_videos(judged, MAX_SHOWN_VIDEOS)
@@ -138,7 +141,7 @@ def _choose_videos(judged: Judged, count: int) -> np.ndarray:
 
 
 def _read_pictures(clips: Clips, video: int, number_F: np.ndarray) -> np.ndarray:
-    """Frames of a video as they are in its file, large enough to be looked at, [F, H, W, 3]."""
+    """Reads frames of a video from its file at a legible size, uint8 RGB [F, H, W, 3]."""
     height, width = clips.clip_format.clip_shape[1:3]
     factor = max(1, -(-figures.SCORE_TILE_PIXELS // max(height, width)))
     wanted = {int(number) for number in number_F}

@@ -1,7 +1,7 @@
-"""The fitted part of anomaly detection: what is known of normal videos, saved beside a run.
+"""The fitted part of anomaly detection: statistics of normal videos, saved with the run.
 
-Fitted to training videos: a background and the latents. Fitted to held-out normal videos: means
-and standard deviations of every score, and the thresholds. No frame that is judged enters.
+The background and the latents come from training videos. The mean and standard deviation of each
+score and the thresholds come from held-out normal videos. The evaluated videos are never used.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from vvae.data.clips import Clips
-from vvae.metrics.detection import Threshold, find_threshold, smooth_by_video
+from vvae.metrics.detection import find_threshold, smooth_by_video
 from vvae.tasks.anomaly.controls import Untrained, fit_untrained, score_controls
 from vvae.tasks.anomaly.intervals import Frames, list_frames
 from vvae.tasks.anomaly.streams import (
@@ -34,7 +34,7 @@ MAX_COMPONENTS = 10
 FRAMES_PER_COMPONENT = 50
 COVARIANCE_FLOOR = 1e-3
 
-# Score -> definition, for the metric cards; quantities of the model alone.
+# Score -> definition, for the metric cards. These scores depend on the model only.
 MODEL_SCORES = {
     "reconstruction": "mean squared error of decoding the posterior means of z_t and of w given "
     "the frames up to t, 8-bit^2",
@@ -49,15 +49,15 @@ MODEL_SCORES = {
     "latent_gmm": "-log density of z_t under a Gaussian mixture of training latents, nats",
     "latent_knn": "mean distance of z_t to its 5 nearest training latents, in its own sigmas",
 }
-# As `latent_knn`, by a network that has learned nothing: what training has to add to.
+# Baseline for `latent_knn`: the same score under a network with random weights.
 RANDOM_ENCODER = "random_encoder"
 RANDOM_SCORES = {
     RANDOM_ENCODER: "mean distance of z_t to its 5 nearest training latents, in its own sigmas, in "
     "the same network with random weights"
 }
-# Sums of z-scores; the first of the model alone, the second with scores that know no model.
+# Means of z-scores: the first of scores of the model only, the second with a baseline.
 FUSION, FUSION_MOTION = "fusion", "fusion_motion"
-# The first of these that the view allows.
+# The baselines of FUSION_MOTION; the first one that the view allows is used.
 MOTION_CONTROLS = ("motion_block", "frame_difference_block")
 FUSIONS = {
     FUSION: "mean of the z-scores of all scores of the model",
@@ -68,14 +68,15 @@ FUSIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """What is known of the training videos.
+    """Statistics of the training videos.
 
     Attributes:
-      untrained: what the controls know.
-      latent_MZ: posterior means in units of their standard deviations.
-      random_MZ: the same from the network with random weights.
-      weight_K, mean_KZ, factor_KZZ: Gaussian mixture of these latents; the precision of a component
-        is factor @ factor.T.
+      untrained: The statistics that the baselines use.
+      latent_MZ: float64; posterior means in units of their standard deviations.
+      random_MZ: float64; the same under the network with random weights.
+      weight_K: The weights of a Gaussian mixture that is fitted to `latent_MZ`.
+      mean_KZ: The means of its components.
+      factor_KZZ: Factors of the precisions of its components: precision = factor @ factor.T.
     """
 
     untrained: Untrained
@@ -88,18 +89,22 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """All that turns new frames into scores and verdicts.
+    """Everything that is needed to compute scores and verdicts for new videos.
 
     Attributes:
-      settings, reference: see there.
-      name_S: the scores that have a threshold.
-      mean_S, scale_S: mean and standard deviation of each on held-out normal frames.
-      threshold_S, smoothed_threshold_S: of single frames, for scores as they are and smoothed.
-      headline: the score that verdicts and intervals come from.
-      video_threshold: of the largest smoothed headline score of a video.
-      rate: the stated false-positive rate of each threshold.
-      num_frames, num_videos: of the held-out normal videos.
-      heat_scale: of `anomaly.compute_heat`, what is drawn in the brightest colour.
+      settings: The settings of the scores.
+      reference: The statistics of the training videos.
+      name_S: The names of the scores.
+      mean_S: The mean of each score over held-out normal frames.
+      scale_S: The standard deviation of each score over held-out normal frames.
+      threshold_S: The threshold of each score for single frames.
+      smoothed_threshold_S: The threshold of each smoothed score for single frames.
+      headline: The score that verdicts and intervals are based on.
+      video_threshold: The threshold of the largest smoothed headline score of a video.
+      rate: The stated false-positive rate of all thresholds.
+      num_frames: The number of held-out normal frames.
+      num_videos: The number of held-out normal videos.
+      heat_scale: The value of `pictures.compute_heat` that is drawn in the brightest colour.
     """
 
     settings: ScoreSettings
@@ -117,7 +122,7 @@ class Scorer:
     heat_scale: float
 
     def threshold(self, name: str, smoothed: bool = False) -> float:
-        """Returns the threshold of a score of frames."""
+        """Returns the threshold of a score for single frames."""
         values_S = self.smoothed_threshold_S if smoothed else self.threshold_S
         return float(values_S[self.name_S.index(name)])
 
@@ -128,20 +133,25 @@ class Scorer:
 def compute_scores(
     model, params, reference: Reference, settings: ScoreSettings, clips: Clips, batch_size: int
 ) -> tuple[Frames, dict[str, np.ndarray]]:
-    """Scores every frame of the videos by everything but what needs held-out normal videos.
+    """Computes the scores of every frame that do not depend on held-out normal videos.
 
-    Where the model sees tiles, a frame has the largest score of its tiles.
+    If the model sees tiles, the score of a frame is the largest score of its tiles.
 
     Args:
-      model: a SequentialVAE.
-      params: its variables.
-      reference: of `fit_reference`.
-      settings: what fixes the scores.
-      clips: consecutive windows.
-      batch_size: clips at a time.
+      model: A SequentialVAE.
+      params: Its variables.
+      reference: The result of `fit_reference`.
+      settings: The settings of the scores.
+      clips: Clips that are consecutive windows of their videos.
+      batch_size: The number of clips in a batch.
 
     Returns:
-      The frames, and name -> float64 [F] for MODEL_SCORES but `typicality`, and for the controls.
+      The frames, and name -> float64 [F] for MODEL_SCORES except `typicality`, for RANDOM_ENCODER
+      and for the baselines.
+
+    Raises:
+      ValueError: If the clips are not consecutive windows, or settings.block does not fit into the
+        frames.
     """
     frames = list_frames(clips)
     streamed = compute_streamed(model, params, clips, settings.block, batch_size)
@@ -170,7 +180,7 @@ def compute_scores(
 
 
 def _flatten_tiles(value: np.ndarray) -> np.ndarray:
-    """[F, rows, cols, ...] -> [F, rows * cols, ...]."""
+    """Flattens the axes of the tiles: [F, rows, cols, ...] -> [F, rows * cols, ...]."""
     return value.reshape(len(value), -1, *value.shape[3:])
 
 
@@ -180,10 +190,17 @@ def _flatten_tiles(value: np.ndarray) -> np.ndarray:
 def fit_reference(
     model, params, train: Clips, settings: ScoreSettings, batch_size: int
 ) -> Reference:
-    """Learns the background and the latents of training videos.
+    """Computes the background, the latents and their Gaussian mixture from training videos.
 
-    Of more than 20,000 latents so many are drawn without replacement. The mixture has up to 10
-    components with full covariances, one for each 50 latents.
+    At most 20,000 latents are kept, drawn without replacement. The mixture has full covariances
+    and one component for every 50 latents, between 1 and 10.
+
+    Args:
+      model: A SequentialVAE.
+      params: Its variables.
+      train: The training clips.
+      settings: The settings of the scores.
+      batch_size: The number of clips in a batch.
     """
     fresh = randomize_params(model, params, settings.seed)
     latent_MZ, random_MZ = (
@@ -196,17 +213,17 @@ def fit_reference(
             num_components, reg_covar=COVARIANCE_FLOOR, random_state=settings.seed
         ).fit(latent_MZ)
     return Reference(
-        fit_untrained(train, settings.block, settings.seed),
-        latent_MZ,
-        random_MZ,
-        mixture.weights_,
-        mixture.means_,
-        mixture.precisions_cholesky_,
+        untrained=fit_untrained(train, settings.block, settings.seed),
+        latent_MZ=latent_MZ,
+        random_MZ=random_MZ,
+        weight_K=mixture.weights_,
+        mean_KZ=mixture.means_,
+        factor_KZZ=mixture.precisions_cholesky_,
     )
 
 
 def _draw_latents(latent: np.ndarray, seed: int) -> np.ndarray:
-    """Draws up to 20,000 of latents [..., Z], float64 [M, Z]."""
+    """Draws up to 20,000 latents from [..., Z], float64 [M, Z]."""
     latent_MZ = latent.reshape(-1, latent.shape[-1]).astype(np.float64)
     if len(latent_MZ) <= MAX_TRAIN_FRAMES:
         return latent_MZ
@@ -215,7 +232,7 @@ def _draw_latents(latent: np.ndarray, seed: int) -> np.ndarray:
 
 
 def score_mixture(reference: Reference, latent_FZ: np.ndarray) -> np.ndarray:
-    """-log density of latents under the mixture of training latents, nats, float64 [F]."""
+    """Returns -log density of latents under the mixture of training latents, nats, float64 [F]."""
     latent_FZ = latent_FZ.astype(np.float64)
     log_density_FK = np.empty((len(latent_FZ), len(reference.weight_K)))
     components = zip(reference.weight_K, reference.mean_KZ, reference.factor_KZZ)
@@ -228,7 +245,15 @@ def score_mixture(reference: Reference, latent_FZ: np.ndarray) -> np.ndarray:
 
 
 def score_neighbours(known_MZ: np.ndarray, latent_FZ: np.ndarray) -> np.ndarray:
-    """Mean distance to the 5 nearest known latents (fewer if there are fewer), float64 [F]."""
+    """Returns the mean distance to the 5 nearest of M known latents, or to all if M < 5.
+
+    Args:
+      known_MZ: The known latents.
+      latent_FZ: The latents to score.
+
+    Returns:
+      float64 [F].
+    """
     with threadpool_limits(1):
         search = NearestNeighbors(n_neighbors=min(NUM_NEIGHBOURS, len(known_MZ))).fit(known_MZ)
         distance_FK, _ = search.kneighbors(latent_FZ.astype(np.float64))
@@ -248,19 +273,21 @@ def fit_scorer(
     rate: float,
     heat_scale: float,
 ) -> Scorer:
-    """Learns means, standard deviations and thresholds from held-out normal videos.
+    """Computes means, standard deviations and thresholds from held-out normal videos.
 
     Args:
-      reference, settings: what the scores were computed with.
-      frames, scores: of `compute_scores`, on these videos.
-      headline: the score that verdicts come from.
-      rate: false-positive rate of frames, and of videos.
-      heat_scale: see `Scorer`.
+      reference: The statistics that the scores were computed with.
+      settings: The settings that the scores were computed with.
+      frames: The frames that `compute_scores` returned for these videos.
+      scores: The scores that `compute_scores` returned for these videos.
+      headline: The score that verdicts are based on.
+      rate: The false-positive rate of frames, and of videos.
+      heat_scale: See `Scorer`.
 
     Raises:
-      ValueError: if there is no such score.
+      ValueError: If there is no score `headline`, or a score is not finite.
     """
-    # Fitted in the order in which they build on each other: typicality, fusion, fusion_motion.
+    # In this order, each derived score depends only on earlier ones.
     mean, scale, complete = {}, {}, dict(scores)
     for name in (*scores, "typicality", FUSION, FUSION_MOTION):
         if name not in scores:
@@ -288,7 +315,7 @@ def fit_scorer(
 
 
 def complete_scores(scorer: Scorer, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Adds typicality and the fusions to what `compute_scores` returned."""
+    """Adds `typicality` and the fusions to the scores of `compute_scores`."""
     mean = dict(zip(scorer.name_S, scorer.mean_S))
     scale = dict(zip(scorer.name_S, scorer.scale_S))
     complete = dict(scores)
@@ -310,27 +337,26 @@ def _derive(name: str, scores, mean, scale, headline: str) -> dict[str, np.ndarr
 
 
 def _spread(score_F: np.ndarray) -> float:
-    """Standard deviation; 1 for a constant score, which then says nothing."""
+    """Returns the standard deviation; 1 for a constant score, whose z-scores are then 0."""
     spread = float(score_F.std())
     return spread if spread > 1e-9 * (abs(float(score_F.mean())) + 1e-9) else 1.0
 
 
 def find_peaks(score_F: np.ndarray, video_F: np.ndarray) -> np.ndarray:
-    """Returns the largest score of each video, in the order of their numbers."""
+    """Returns the largest score of each video, in the order of their numbers in `video_F`."""
     return np.array([score_F[video_F == video].max() for video in np.unique(video_F)])
 
 
-def describe_video_threshold(scorer: Scorer) -> Threshold:
-    """Returns the threshold of videos with the rate that so few videos can vouch for."""
-    count = scorer.num_videos
-    return Threshold(scorer.video_threshold, scorer.rate, count, 1.0 / (count + 1))
+def find_resolvable_rate(scorer: Scorer) -> float:
+    """Returns the lowest false-positive rate of videos that the threshold can guarantee."""
+    return 1.0 / (scorer.num_videos + 1)
 
 
 # --- on disk --------------------------------------------------------------------------------------
 
 
 def save_scorer(path: str | os.PathLike, scorer: Scorer) -> None:
-    """Writes a scorer as .npz; no pickle."""
+    """Writes a scorer as .npz, without pickle."""
     save_fields(path, scorer)
 
 
@@ -338,7 +364,7 @@ def load_scorer(path: str | os.PathLike) -> Scorer:
     """Reads a scorer.
 
     Raises:
-      ValueError: if there is no such file or it does not hold a scorer.
+      ValueError: If there is no such file or it does not hold a scorer.
     """
     remedy = "run the task anomaly on the videos of the run first"
     return load_fields(path, Scorer, "anomaly scorer", remedy)

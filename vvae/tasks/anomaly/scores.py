@@ -1,8 +1,8 @@
-"""Scores of frames and clips from a model: pure functions that work under jit, and live.
+"""Anomaly scores of frames and clips under a model: pure functions that can be jitted.
 
-Higher is stranger. The scores of `score_stream` are causal: those of a frame depend on it and the
-frames before it, whether frames come one at a time (`begin_live`, `step_live`) or many. The scores
-of `score_windows` are those of a clip, and look at all of it.
+Higher scores are more abnormal. The scores of `score_stream` are causal: the score of a frame
+depends on this frame and earlier ones, whether the frames arrive one by one (`begin_live`,
+`step_live`) or many at a time. The scores of `score_windows` depend on the whole clip.
 """
 
 from typing import Any
@@ -35,23 +35,27 @@ REGRET_RATE = 0.1
 def score_stream(
     model: SequentialVAE, params, state: StreamState, x_BTHWC, mask_BT, block: int
 ) -> tuple[StreamState, dict[str, jax.Array]]:
-    """Scores the next frames of videos by what is known up to each of them.
+    """Scores the next frames of B videos, each frame from itself and the frames before it.
 
     Args:
-      model: a SequentialVAE.
-      params: its variables.
-      state: of `begin_live`, or what the call for the frames before has returned.
-      x_BTHWC: the next frames, uint8 or float in [-1, 1].
-      mask_BT: bool, True for real frames.
-      block: side, in pixels, of the squares whose mean error is compared.
+      model: A SequentialVAE.
+      params: Its variables.
+      state: The result of `begin_live`, or the state after the preceding frames.
+      x_BTHWC: The next T frames, uint8 or float in [-1, 1].
+      mask_BT: bool; True for real frames.
+      block: The side of the squares of `reconstruction_block`, pixels.
 
     Returns:
-      The state after these frames, and name -> [B, T]:
-        reconstruction: mean squared error, 8-bit^2, of decoding the means of q(z_t | x_t) and
-          q(w | x_<=t).
-        reconstruction_block: the largest mean of that error over a square.
-        surprise: KL(q(z_t) || p(z_t | z_<t, w_<t)), nats, see `vvae.models.sequential.surprise`.
-      and `latent` [B, T, Z], posterior means in units of their standard deviations.
+      The state after these frames, and a dictionary of float32 arrays:
+        reconstruction: [B, T]; the mean squared error, 8-bit^2, of the frame decoded from the means
+          of q(z_t | x_t) and q(w | x_<=t).
+        reconstruction_block: [B, T]; the largest mean of this error over a square.
+        surprise: [B, T]; KL(q(z_t) || p(z_t | z_<t, w_<t)), nats a frame, see
+          `vvae.models.sequential.surprise`.
+        latent: [B, T, Z]; the posterior means in units of their standard deviations.
+
+    Raises:
+      ValueError: If the squares do not fit into the frames.
     """
     state, streamed = stream(model, params, state, x_BTHWC, mask_BT)
     error_BTHW = _squared_error(model, params, x_BTHWC, streamed)
@@ -67,7 +71,7 @@ def score_stream(
 def stream_latents(
     model: SequentialVAE, params, state: StreamState, x_BTHWC, mask_BT
 ) -> tuple[StreamState, jax.Array]:
-    """Returns the state and the `latent` [B, T, Z] of `score_stream` alone: nothing is decoded."""
+    """Returns the state and the `latent` [B, T, Z] of `score_stream`, without decoding."""
     state, streamed = stream(model, params, state, x_BTHWC, mask_BT)
     return state, _in_deviations(streamed.posterior)
 
@@ -79,27 +83,33 @@ def _in_deviations(posterior: dist.Gaussian) -> jax.Array:
 def map_errors(
     model: SequentialVAE, params, state: StreamState, x_BTHWC, mask_BT
 ) -> tuple[StreamState, jax.Array]:
-    """Returns the state and the squared error of each pixel, 8-bit^2 [B, T, H, W]; see above."""
+    """Returns the state and the squared error of each pixel, 8-bit^2, float32 [B, T, H, W].
+
+    The mean over the pixels is the `reconstruction` of `score_stream`.
+    """
     state, streamed = stream(model, params, state, x_BTHWC, mask_BT)
     return state, _squared_error(model, params, x_BTHWC, streamed)
 
 
 def begin_live(model: SequentialVAE, params, batch: int = 1) -> StreamState:
-    """Returns the state before the first frame of `batch` videos, a pytree of fixed size."""
+    """Returns the state before the first frame of `batch` videos: a pytree of fixed shapes."""
     return begin_stream(model, params, batch)
 
 
 def step_live(
     model: SequentialVAE, params, state: StreamState, frame_BHWC, block: int
 ) -> tuple[StreamState, dict[str, jax.Array]]:
-    """Scores one more frame of each video; jit it with `model` and `block` fixed.
+    """Scores the next frame of each video. Jit it with `model` and `block` static.
 
     Args:
-      model, params, state, block: as in `score_stream`.
-      frame_BHWC: the next frame under the model's view, uint8 or float in [-1, 1].
+      model: A SequentialVAE.
+      params: Its variables.
+      state: The result of `begin_live`, or the state after the preceding frame.
+      frame_BHWC: The next frame in the view of the model, uint8 or float in [-1, 1].
+      block: The side of the squares of `reconstruction_block`, pixels.
 
     Returns:
-      (state, name -> [B]).
+      The state after this frame, and the scores of `score_stream` without the axis T.
     """
     mask_BT = jnp.ones((frame_BHWC.shape[0], 1), bool)
     state, scores = score_stream(model, params, state, frame_BHWC[:, None], mask_BT, block)
@@ -107,7 +117,10 @@ def step_live(
 
 
 def _squared_error(model, params, x_BTHWC, streamed: Streamed) -> jax.Array:
-    """8-bit^2, mean over channels, [B, T, H, W]; every frame is decoded with its own w."""
+    """Returns the squared error, mean over channels, 8-bit^2, [B, T, H, W].
+
+    Each frame is decoded with the w of the frames up to it.
+    """
     z_BTZ, w_BTW = streamed.posterior.mean, streamed.w_BTW
     num_frames = z_BTZ.shape[0] * z_BTZ.shape[1]
     latents = Latents(z_BTZ.reshape(num_frames, 1, -1), w_BTW.reshape(num_frames, w_BTW.shape[-1]))
@@ -117,14 +130,17 @@ def _squared_error(model, params, x_BTHWC, streamed: Streamed) -> jax.Array:
 
 
 def max_block(error_BTHW: jax.Array, block: int) -> jax.Array:
-    """Largest mean over the squares of `block` pixels that fit into the frame, [B, T].
+    """Returns the largest mean over a square of block x block pixels, [B, T].
 
     Raises:
-      ValueError: if none fits.
+      ValueError: If the squares do not fit into the frames.
     """
     height, width = error_BTHW.shape[2:]
     if not 1 <= block <= min(height, width):
-        raise ValueError(f"block={block!r} does not fit into frames of {height}x{width}")
+        raise ValueError(
+            f"block={block!r} does not fit into frames of {height}x{width} pixels: set "
+            f"evaluate.anomaly_block to 1 to {min(height, width)}"
+        )
     for window in ((1, 1, block, 1), (1, 1, 1, block)):
         error_BTHW = jax.lax.reduce_window(
             error_BTHW, 0.0, jax.lax.add, window, (1, 1, 1, 1), "VALID"
@@ -143,28 +159,29 @@ def score_windows(
     num_samples: int,
     regret_steps: int,
 ) -> dict[str, jax.Array]:
-    """Scores clips; those of a clip as a whole are given to all of its frames.
+    """Scores clips. All frames of a clip share the scores that are defined for the whole clip.
 
     Args:
-      model: a SequentialVAE.
-      params: its variables.
-      key: of the noise, which depends on the key and the clip's index alone.
+      model: A SequentialVAE.
+      params: Its variables.
+      key: The key of the noise; the noise of a clip depends on the key and its index only.
       batch: "video" [B, T, H, W, C], "mask" [B, T] and "index" [B].
-      num_samples: K of IWAE.
-      regret_steps: gradient steps of the likelihood regret; 0 leaves it out.
+      num_samples: The number of importance samples K of IWAE.
+      regret_steps: The gradient steps of the likelihood regret; 0 omits this score.
 
     Returns:
-      name -> [B, T]:
+      name -> float32 [B, T]:
         frame_kl: KL(q(z_t) || p(z_t | z_<t, w)), nats a frame, with sampled z_<t and w.
         clip_kl: KL(q(w) || p(w)), nats a clip.
         negative_elbo: -E log p(x_t | z_t, w) + frame_kl + clip_kl / valid frames, nats a frame.
-        iwae: -log p(x) by IWAE-K divided by the clip's valid frames, nats a frame.
-        regret: likelihood regret divided by the valid frames, nats a frame (`measure_regret`).
+        iwae: The IWAE-K bound on -log p(x) divided by the number of valid frames, nats a frame.
+        regret: The likelihood regret divided by the number of valid frames, nats a frame; see
+          `measure_regret`.
     """
     x_BTHWC, mask_BT, index_B = batch["video"], batch["mask"], batch["index"]
     posterior = contract.encode(model, params, x_BTHWC, mask_BT)
     log_likelihood_BT, frame_kl_BT, clip_kl_B = _mean_terms(
-        model, params, key, posterior, x_BTHWC, mask_BT, index_B, ELBO_SAMPLES
+        model, params, key, posterior, batch, ELBO_SAMPLES
     )
     iwae_key, regret_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
     chunk = next(c for c in range(IWAE_CHUNK, 0, -1) if num_samples % c == 0)
@@ -178,24 +195,34 @@ def score_windows(
         "iwae": -bound.value[:, None] / count_B1 * spread,
     }
     if regret_steps:
-        regret_B = measure_regret(
-            model, params, regret_key, posterior, x_BTHWC, mask_BT, index_B, regret_steps
-        )
+        regret_B = measure_regret(model, params, regret_key, posterior, batch, regret_steps)
         scores["regret"] = regret_B[:, None] / count_B1 * spread
     return scores
 
 
 def measure_regret(
-    model, params, key, posterior: SequentialPosterior, x_BTHWC, mask_BT, index_B, num_steps: int
+    model, params, key, posterior: SequentialPosterior, batch: dict[str, Any], num_steps: int
 ) -> jax.Array:
-    """Likelihood regret: by how much the ELBO of a clip grows as its own posterior is fitted to it.
+    """Computes the likelihood regret: the gain in ELBO when the posterior is fitted to each clip.
 
-    Xiao, Yan and Amit 2020 (arXiv:2003.02977, eq. 6) fit the encoder to each input; here the means
-    and log-variances of its posterior are fitted themselves, by `num_steps` steps of Adam with the
-    noise held fixed. Means move in units of the posterior's standard deviations.
+    The paper fits the encoder to each input. This function fits the means and log-variances of the
+    posterior directly, by Adam with fixed noise. Means are parameterized in units of the standard
+    deviations of the posterior.
+
+    Args:
+      model: A SequentialVAE.
+      params: Its variables.
+      key: The key of the noise; the noise of a clip depends on the key and its index only.
+      posterior: The posterior of the encoder, where the fit starts.
+      batch: "video" [B, T, H, W, C], "mask" [B, T] and "index" [B].
+      num_steps: The number of gradient steps.
 
     Returns:
-      [B], nats a clip.
+      float32 [B], nats a clip.
+
+    References:
+      Xiao, Yan and Amit, Likelihood Regret: An Out-of-Distribution Detection Score for Variational
+      Auto-Encoder, 2020, arXiv:2003.02977, eq. 6.
     """
 
     def move(offset):
@@ -210,17 +237,17 @@ def measure_regret(
 
     def elbo(offset):
         log_likelihood_BT, frame_kl_BT, clip_kl_B = _mean_terms(
-            model, params, key, move(offset), x_BTHWC, mask_BT, index_B, 1
+            model, params, key, move(offset), batch, 1
         )
-        return jnp.sum((log_likelihood_BT - frame_kl_BT) * mask_BT, axis=1) - clip_kl_B
+        return jnp.sum((log_likelihood_BT - frame_kl_BT) * batch["mask"], axis=1) - clip_kl_B
 
     optimizer = optax.adam(REGRET_RATE)
     start = jax.tree.map(jnp.zeros_like, posterior)
 
     def improve(carry, _):
         offset, opt_state = carry
-        slope = jax.grad(lambda offset: -jnp.sum(elbo(offset)))(offset)
-        updates, opt_state = optimizer.update(slope, opt_state)
+        gradient = jax.grad(lambda offset: -jnp.sum(elbo(offset)))(offset)
+        updates, opt_state = optimizer.update(gradient, opt_state)
         return (optax.apply_updates(offset, updates), opt_state), None
 
     (end, _), _ = jax.lax.scan(improve, (start, optimizer.init(start)), None, length=num_steps)
@@ -228,13 +255,16 @@ def measure_regret(
 
 
 def _mean_terms(
-    model, params, key, posterior: SequentialPosterior, x_BTHWC, mask_BT, index_B, num_samples: int
+    model, params, key, posterior: SequentialPosterior, batch: dict[str, Any], num_samples: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """E log p(x_t | z_t, w) and KL of each frame [B, T], and KL of the clip [B]; means of samples.
+    """Estimates the terms of the ELBO from samples of the posterior.
 
-    Masked frames have values too, which the caller leaves out.
+    Returns:
+      E log p(x_t | z_t, w) [B, T], the KL of each frame [B, T], and the KL of the clip [B], in
+      nats. Masked frames have values too; the caller must exclude them.
     """
-    key_B = contract.split_key(key, x_BTHWC, index_B)
+    x_BTHWC, mask_BT = batch["video"], batch["mask"]
+    key_B = contract.split_key(key, x_BTHWC, batch["index"])
     x = contract.as_unit_range(x_BTHWC)
 
     def draw(number):
@@ -257,7 +287,7 @@ def _mean_terms(
 
 
 def _clip_kl(model, params, clip: dist.Gaussian, w_BW: jax.Array) -> jax.Array:
-    """KL(q(w) || p(w)) in nats, [B]; under a mixture prior the estimate from the sample w."""
+    """Returns KL(q(w) || p(w)), nats, [B]; with a mixture prior, the estimate from the sample w."""
     if model.clip_prior == "normal":
         standard = dist.standard_gaussian(clip.mean.shape, clip.mean.dtype)
         return dist.gaussian_kl(clip, standard).sum(-1)

@@ -1,4 +1,4 @@
-"""Scores of the frames of whole videos: clip after clip with memory, tile beside tile."""
+"""Scores the frames of whole videos: carries the state from clip to clip, and scores all tiles."""
 
 import dataclasses
 import functools
@@ -15,13 +15,13 @@ from vvae.tasks.anomaly.scores import begin_live, score_stream, score_windows, s
 
 @dataclasses.dataclass(frozen=True)
 class ScoreSettings:
-    """What fixes the scores beside the model.
+    """The settings that determine the scores, besides the model.
 
     Attributes:
-      block: side, in pixels, of the squares of the block scores.
-      num_samples: K of IWAE.
-      regret_steps: gradient steps of the likelihood regret; 0 leaves it out.
-      seed: of all noise, of the mixture and of the draw of training frames.
+      block: The side of the squares of the block scores, pixels.
+      num_samples: The number of importance samples K of IWAE.
+      regret_steps: The gradient steps of the likelihood regret; 0 omits this score.
+      seed: The seed of all noise, of the mixture and of the draw of training frames.
     """
 
     block: int = 16
@@ -31,19 +31,19 @@ class ScoreSettings:
 
 
 def stream_clips(step: Callable, begin: Callable, clips: Clips, batch_size: int):
-    """Applies a function with memory to the clips of each video in turn.
+    """Applies a function with a state to the clips of each video in order.
 
     Args:
       step: (state, video [B, T, ...], mask [B, T]) -> (state, pytree of [B, T, ...]); jitted.
-      begin: B -> the state at the beginning of B videos.
-      clips: consecutive windows.
-      batch_size: B, videos at a time; places that are left over see masked frames.
+      begin: B -> the state before the first frame of B videos.
+      clips: N clips that are consecutive windows of their videos.
+      batch_size: The number of videos B in a batch. Unused rows are filled with masked frames.
 
     Returns:
       The pytree with NumPy arrays [N, T, ...], in the order of the clips.
     """
     own_V = [np.flatnonzero(clips.video_index_N == v) for v in range(len(clips.videos))]
-    # Videos of about the same length go together, so that few places are left over.
+    # Videos of similar length share a batch, which leaves few rows unused.
     order = sorted(range(len(own_V)), key=lambda video: -len(own_V[video]))
     result = None
     for start in range(0, len(order), batch_size):
@@ -66,7 +66,7 @@ def stream_clips(step: Callable, begin: Callable, clips: Clips, batch_size: int)
     return result
 
 
-# Compiled once for all splits of a model.
+# Jitted at module level, so that they are compiled once for all splits.
 _score_stream = jax.jit(score_stream, static_argnames=("model", "block"))
 _stream_latents = jax.jit(stream_latents, static_argnames="model")
 _score_windows = jax.jit(score_windows, static_argnames=("model", "num_samples", "regret_steps"))
@@ -75,19 +75,18 @@ _score_windows = jax.jit(score_windows, static_argnames=("model", "num_samples",
 def compute_streamed(
     model, params, clips: Clips, block: int, batch_size: int
 ) -> dict[str, np.ndarray]:
-    """Returns what `score_stream` says of every frame, name -> [N, T, rows, cols, ...] of tiles."""
-
+    """Computes the scores of `score_stream`, name -> [N, T, rows, cols, ...], for each tile."""
     step = functools.partial(_score_stream, block=block)
     return _stream_tiles(step, model, params, clips, batch_size)
 
 
 def compute_latents(model, params, clips: Clips, batch_size: int) -> np.ndarray:
-    """Returns the `latent` of `compute_streamed` alone, [N, T, rows, cols, Z] of tiles."""
+    """Computes the `latent` of `compute_streamed` only, [N, T, rows, cols, Z], for each tile."""
     return _stream_tiles(_stream_latents, model, params, clips, batch_size)
 
 
 def _stream_tiles(step: Callable, model, params, clips: Clips, batch_size: int):
-    """Applies (model, params, state, video, mask) -> (state, pytree) to every tile of videos."""
+    """Applies (model, params, state, video, mask) -> (state, pytree) to all tiles of the videos."""
     tiles, join = cut_for_model(model, clips)
     begin = functools.partial(begin_live, model, params)
     bound = functools.partial(step, model, params)
@@ -97,10 +96,10 @@ def _stream_tiles(step: Callable, model, params, clips: Clips, batch_size: int):
 def compute_windows(
     model, params, clips: Clips, settings: ScoreSettings, batch_size: int
 ) -> dict[str, np.ndarray]:
-    """Returns what `score_windows` says of every frame, name -> [N, T, rows, cols] of tiles.
+    """Computes the scores of `score_windows`, name -> [N, T, rows, cols], for each tile.
 
-    The noise of a clip is that of its place in its video, so that a video gets the same scores in
-    whatever folder it lies.
+    The noise of a clip depends on its number within its video, so that the scores of a video do not
+    depend on the other videos of its folder.
     """
     key = jax.random.key(settings.seed)
     tiles, join = cut_for_model(model, clips)
@@ -124,11 +123,14 @@ def compute_windows(
 
 
 def cut_for_model(model, clips: Clips) -> tuple[Clips, Callable]:
-    """Cuts clips into the tiles that the model sees, the whole frame for most.
+    """Cuts clips into tiles of the model's frame size; most models see the whole frame, one tile.
 
     Returns:
-      The tiles, and a function that puts a pytree of arrays [N * tiles, T, ...] side by side,
-      [N, T, rows, cols, ...].
+      The tiles as clips, and a function that arranges a pytree of their values,
+      [N * rows * cols, T, ...], by position, [N, T, rows, cols, ...].
+
+    Raises:
+      ValueError: If the tiles do not fill the frames.
     """
     height, width, _ = model.shape_HWC
     shape = count_tiles(clips, height, width)

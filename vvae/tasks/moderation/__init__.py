@@ -1,1 +1,1 @@
-"""Which videos show what a few marked ones show?"""
+"""Moderation: finds videos that resemble a few marked ones."""

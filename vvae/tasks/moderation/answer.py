@@ -1,6 +1,7 @@
-"""What a detector of unwanted content says of videos: verdicts, intervals, pictures, sentences."""
+"""The answer of a detector of unwanted content: verdicts, intervals, notes and pictures."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from vvae.tasks.csv_files import open_csv
 from vvae.tasks.moderation.detector import KINDS, Detector, score_windows, to_probability
 from vvae.tasks.moderation.marked_videos import select_marked
 from vvae.tasks.recognition.predictions import NUM_MISTAKES, write_clips
-from vvae.tasks.result import Result
+from vvae.tasks.result import Picture, Result
 
 VERDICTS_FILE = "moderate.csv"
 INTERVALS_FILE = "moderate_intervals.csv"
@@ -34,13 +35,13 @@ HIGHEST_FILE = "moderate_highest.png"
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """What a detector says of the videos of a split.
+    """The scores and verdicts of a detector for the videos of a split.
 
     Attributes:
-      clips: the split, without windows that have no frame.
-      score_N: of each window.
-      score_V: of each video, the highest of its windows.
-      called_V: bool, the videos that are called unwanted.
+      clips: The N windows of the split that have a valid frame.
+      score_N: float64; the score of each window.
+      score_V: float64; the score of each video, which is the highest score of its windows.
+      called_V: bool; whether each video is called unwanted.
     """
 
     clips: Clips
@@ -50,34 +51,49 @@ class Judgement:
 
 
 def judge(detector: Detector, feature_NF: np.ndarray, clips: Clips) -> Judgement:
-    """Scores windows and videos, and compares them with the threshold.
+    """Scores windows and videos, and compares the videos with the threshold.
 
     Args:
-      detector: of `fit_detector`.
-      feature_NF: one vector a clip.
-      clips: each with a valid frame.
+      detector: The detector.
+      feature_NF: The features of each window.
+      clips: The windows, each with a valid frame.
     """
     score_N = score_windows(detector, feature_NF)
     score_V = find_peaks(score_N, clips.video_index_N)
-    return Judgement(clips, score_N, score_V, score_V > detector.threshold)
+    return Judgement(
+        clips=clips, score_N=score_N, score_V=score_V, called_V=score_V > detector.threshold
+    )
 
 
 def write_answer(
     detector: Detector,
     judgement: Judgement,
+    *,
     truth: Mapping[str, bool],
     rows: Mapping[str, Mapping[str, Metric]],
     folder: Path,
     seed: int,
 ) -> Result:
-    """Writes what is said of each video and of each frame, and draws it."""
+    """Writes the verdicts on the videos and the intervals of frames above the threshold.
+
+    Intervals are written only if the clips are windows. The pictures are moderate.png and either
+    moderate_mistakes.png or, if no truth is known, moderate_highest.png.
+
+    Args:
+      detector: The detector.
+      judgement: Its scores and verdicts.
+      truth: Name of a video -> whether it is unwanted, for the videos for which this is known.
+      rows: Method -> metric name -> metric; empty if nothing was measured.
+      folder: The folder of the answer.
+      seed: The seed of the bootstrap.
+    """
     intervals = estimate_intervals(judgement, truth, seed) if truth else {}
     _write_verdicts(folder / VERDICTS_FILE, detector, judgement)
-    files = [VERDICTS_FILE, SCORES_FILE]
+    files = [VERDICTS_FILE]
     notes = _note_verdicts(detector, judgement)
     if judgement.clips.clip_format.sampling.mode == "windows":
         count = _write_intervals(folder / INTERVALS_FILE, detector, judgement)
-        files.insert(1, INTERVALS_FILE)
+        files.append(INTERVALS_FILE)
         notes.append(f"Intervals above the threshold: {count} ({INTERVALS_FILE}).")
     else:
         notes.append("No intervals: the run sees a whole video at once (data.sampling=whole).")
@@ -85,8 +101,10 @@ def write_answer(
         notes += _note_metrics(rows["vae"], intervals, judgement, truth)
     else:
         notes.append("Nothing is measured: it is not known which of these videos are unwanted.")
-    _draw_scores(folder / SCORES_FILE, detector, judgement, truth)
-    drawn = _draw_videos(folder, detector, judgement, truth)
+    # An earlier answer may have left one of these.
+    for name in (MISTAKES_FILE, HIGHEST_FILE):
+        (folder / name).unlink(missing_ok=True)
+    pictures = _list_pictures(detector, judgement, truth)
     details = {
         "threshold": detector.threshold,
         "slope": detector.slope,
@@ -95,25 +113,40 @@ def write_answer(
         "intervals": intervals,
         "num_called_unwanted": int(judgement.called_V.sum()),
     }
-    return Result("moderate", rows, details, tuple(notes), (*files, *drawn))
+    return Result(
+        task="moderate",
+        rows=rows,
+        details=details,
+        notes=tuple(notes),
+        files=(*files, *(name for picture in pictures for name in picture.names)),
+        pictures=pictures,
+    )
 
 
 def estimate_intervals(
     judgement: Judgement, truth: Mapping[str, bool], seed: int
 ) -> dict[str, tuple[float, float]]:
-    """Returns 95 % intervals of the metrics, name -> (low, high).
+    """Estimates 95 % confidence intervals of the metrics.
 
-    Of `precision`, `recall` and `fpr` by Wilson's formula, of `auroc` and `ap` by a bootstrap over
-    groups.
+    Those of `precision`, `recall` and `fpr` are Wilson intervals; those of `auroc` and `ap` come
+    from a bootstrap over groups.
+
+    Args:
+      judgement: The scores and verdicts.
+      truth: Name of a video -> whether it is unwanted, for the videos for which this is known.
+      seed: The seed of the bootstrap.
+
+    Returns:
+      Name -> (low, high).
     """
     known_V, unwanted_V = select_marked(judgement.clips, truth)
     unwanted_V, called_V = unwanted_V[known_V], judgement.called_V[known_V]
     group_V = np.array([video.group for video in judgement.clips.videos])[known_V]
-    told = (judgement.score_V[known_V], unwanted_V, group_V, seed)
+    sample = (judgement.score_V[known_V], unwanted_V, group_V, seed)
     hits = int((called_V & unwanted_V).sum())
     return {
-        "auroc": bootstrap_groups(auroc, *told),
-        "ap": bootstrap_groups(average_precision, *told),
+        "auroc": bootstrap_groups(auroc, *sample),
+        "ap": bootstrap_groups(average_precision, *sample),
         "precision": estimate_share(hits, int(called_V.sum())),
         "recall": estimate_share(hits, int(unwanted_V.sum())),
         "fpr": estimate_share(int((called_V & ~unwanted_V).sum()), int((~unwanted_V).sum())),
@@ -132,7 +165,7 @@ def _write_verdicts(path: Path, detector: Detector, judgement: Judgement) -> Non
 
 
 def _write_intervals(path: Path, detector: Detector, judgement: Judgement) -> int:
-    """Writes runs of windows above the threshold; returns how many there are."""
+    """Writes the intervals of frames above the threshold; returns their number."""
     frames = list_frames(judgement.clips)
     score_F = judgement.score_N[frames.clip_F]
     names = [video.name for video in judgement.clips.videos]
@@ -190,8 +223,21 @@ def _note_metrics(row: Mapping[str, Metric], intervals, judgement: Judgement, tr
 # --- pictures -------------------------------------------------------------------------------------
 
 
-def _draw_scores(path: Path, detector: Detector, judgement: Judgement, truth) -> None:
-    """A line for each class, or for what is wanted and what is not, if videos have no classes."""
+def _list_pictures(
+    detector: Detector, judgement: Judgement, truth: Mapping[str, bool]
+) -> tuple[Picture, ...]:
+    """Returns the picture of all scores, and that of some videos if there are any to show."""
+    draw_scores = functools.partial(_draw_scores, detector, judgement, truth)
+    scores = Picture((SCORES_FILE,), draw_scores)
+    shown = _choose_shown(judgement, truth)
+    if not len(shown.videos):
+        return (scores,)
+    draw_videos = functools.partial(_draw_videos, detector, judgement, truth, shown)
+    return scores, Picture((shown.file,), draw_videos)
+
+
+def _draw_scores(detector: Detector, judgement: Judgement, truth, folder: Path) -> None:
+    """Draws the scores of videos, grouped by class if one was declared unwanted, else by mark."""
     known_V, unwanted_V = select_marked(judgement.clips, truth)
     by_class = bool(detector.unwanted_class)
     name_V = np.array(
@@ -205,7 +251,7 @@ def _draw_scores(path: Path, detector: Detector, judgement: Judgement, truth) ->
     searched = sorted(set(name_V[unwanted_V]))
     order = [*searched, *sorted(set(name_V) - set(searched))]
     figures.write_score_groups(
-        path,
+        folder / SCORES_FILE,
         {name: judgement.score_V[name_V == name] for name in order},
         searched,
         detector.threshold,
@@ -214,41 +260,58 @@ def _draw_scores(path: Path, detector: Detector, judgement: Judgement, truth) ->
     )
 
 
-def _draw_videos(folder: Path, detector: Detector, judgement: Judgement, truth) -> tuple[str, ...]:
-    """Draws the most confident mistakes, or the highest scores where no truth is known."""
-    clips, score_V = judgement.clips, judgement.score_V
-    for name in (MISTAKES_FILE, HIGHEST_FILE):
-        (folder / name).unlink(missing_ok=True)
-    known_V, unwanted_V = select_marked(clips, truth)
-    if truth:
-        file, (alarms, misses) = MISTAKES_FILE, find_mistakes(judgement, known_V, unwanted_V)
-        videos = np.concatenate([alarms, misses])
-        what = f"The most confident mistakes: {len(alarms)} false alarms, {len(misses)} missed"
-    else:
-        file, videos = HIGHEST_FILE, np.argsort(-score_V, kind="stable")[:NUM_MISTAKES]
-        what = "The highest scores"
-    if not len(videos):
-        return ()
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    """A picture of some videos.
+
+    Attributes:
+      file: The name of the picture.
+      videos: The numbers of the videos that it shows.
+      title: The beginning of its title.
+    """
+
+    file: str
+    videos: np.ndarray
+    title: str
+
+
+def _choose_shown(judgement: Judgement, truth: Mapping[str, bool]) -> _Shown:
+    """Chooses the most confident mistakes or, if no truth is known, the highest scores."""
+    if not truth:
+        videos = np.argsort(-judgement.score_V, kind="stable")[:NUM_MISTAKES]
+        return _Shown(HIGHEST_FILE, videos, "The highest scores")
+    alarms, misses = find_mistakes(judgement, *select_marked(judgement.clips, truth))
+    title = f"The most confident mistakes: {len(alarms)} false alarms, {len(misses)} missed"
+    return _Shown(MISTAKES_FILE, np.concatenate([alarms, misses]), title)
+
+
+def _draw_videos(
+    detector: Detector, judgement: Judgement, truth, shown: _Shown, folder: Path
+) -> None:
+    """Draws the window with the highest score of each video."""
+    known_V, unwanted_V = select_marked(judgement.clips, truth)
     labels = []
-    for video in videos:
+    for video in shown.videos:
         true = f"true: {KINDS[int(unwanted_V[video])]}\n" if known_V[video] else ""
         said = KINDS[int(judgement.called_V[video])]
-        labels.append(f"{true}said: {said} (score {score_V[video]:.2f})")
-    # The window with the highest score stands for its video.
-    ids = np.array([_find_worst_window(judgement, video) for video in videos])
-    write_clips(folder / file, clips, ids, labels, f"{what}; threshold {detector.threshold:.2f}")
-    return (file,)
+        labels.append(f"{true}said: {said} (score {judgement.score_V[video]:.2f})")
+    ids = np.array([_find_highest_window(judgement, video) for video in shown.videos])
+    title = f"{shown.title}; threshold {detector.threshold:.2f}"
+    write_clips(folder / shown.file, judgement.clips, ids, labels, title)
 
 
 def find_mistakes(
     judgement: Judgement, known_V: np.ndarray, unwanted_V: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns up to 4 false alarms and up to 4 missed videos, farthest from the threshold first.
+    """Finds up to 4 false alarms and up to 4 misses, those farthest from the threshold first.
 
     Args:
-      judgement: of `judge`.
-      known_V: bool, the videos whose truth is known.
-      unwanted_V: bool, their truth.
+      judgement: The scores and verdicts.
+      known_V: bool; the videos for which the truth is known.
+      unwanted_V: bool; the videos that are unwanted.
+
+    Returns:
+      The numbers of the false alarms and of the misses.
     """
     alarms = np.flatnonzero(known_V & judgement.called_V & ~unwanted_V)
     misses = np.flatnonzero(known_V & ~judgement.called_V & unwanted_V)
@@ -257,6 +320,6 @@ def find_mistakes(
     return alarms[: NUM_MISTAKES // 2], misses[: NUM_MISTAKES // 2]
 
 
-def _find_worst_window(judgement: Judgement, video: int) -> int:
+def _find_highest_window(judgement: Judgement, video: int) -> int:
     own = np.flatnonzero(judgement.clips.video_index_N == video)
     return int(own[judgement.score_N[own].argmax()])

@@ -1,7 +1,7 @@
-"""A detector of unwanted content: a probe on few marks, calibrated, with a threshold.
+"""A detector of unwanted content: a calibrated linear probe on few marked videos, and a threshold.
 
-Pure NumPy on features of windows. A video is as unwanted as its worst window: its score is the
-highest of theirs, so that it is called unwanted exactly where a window of it is.
+It reads features of windows, as NumPy arrays. The score of a video is the highest score of its
+windows, so that a video is called unwanted if and only if one of its windows is.
 """
 
 import dataclasses
@@ -25,13 +25,14 @@ MAX_FOLDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Marked:
-    """Windows of marked videos.
+    """The windows of V videos that are marked as wanted or unwanted.
 
     Attributes:
-      feature_NF: one vector a window.
-      video_N: the video of each, 0, ..., V-1, each of which occurs.
-      unwanted_V: bool, the marks.
-      group_V: what must not be on both sides of a fit.
+      feature_NF: The features of each window.
+      video_N: int; the video of each window. Each of 0, ..., V - 1 occurs.
+      unwanted_V: bool; whether each video is marked unwanted.
+      group_V: The group of each video. Videos of a group are never split between fitting and
+        held-out data.
     """
 
     feature_NF: np.ndarray
@@ -42,16 +43,18 @@ class Marked:
 
 @dataclasses.dataclass(frozen=True)
 class Detector:
-    """A probe whose logit is the score, what makes it a probability, and a threshold.
+    """A probe whose logit is the score, its calibration, and a threshold.
 
     Attributes:
-      probe: logistic regression on pooled latents of a window, classes wanted and unwanted; its
-        bias is that for as many windows of either.
-      slope, offset: probability = sigmoid(slope * score + offset), if both kinds are as frequent.
-      threshold: a score above it is called unwanted.
-      rate: the stated false-positive rate of videos.
-      num_wanted: held-out wanted videos that the threshold was set by.
-      unwanted_class: the class that was declared unwanted; empty if videos were marked one by one.
+      probe: A logistic regression on the pooled latents of a window with the classes wanted and
+        unwanted. Its bias is corrected to equal numbers of windows of both classes.
+      slope: The slope of the calibration: probability = sigmoid(slope * score + offset) if wanted
+        and unwanted videos are equally frequent.
+      offset: The offset of the calibration.
+      threshold: Scores above it are called unwanted.
+      rate: The stated false-positive rate of videos.
+      num_wanted: The number of held-out wanted videos that the threshold was set by.
+      unwanted_class: The class that was declared unwanted; empty if videos were marked one by one.
     """
 
     probe: Probe
@@ -65,12 +68,12 @@ class Detector:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A detector, and what was seen on the way.
+    """A fitted detector with the results of cross-validation.
 
     Attributes:
-      detector: the result.
-      regularization: the chosen C.
-      score_V: of the marked videos, each by a fit that has not seen its group.
+      detector: The detector.
+      regularization: The chosen C.
+      score_V: float64; the held-out score of each marked video: that of a fit without its group.
     """
 
     detector: Detector
@@ -79,15 +82,16 @@ class Fit:
 
 
 def score_windows(detector: Detector, feature_NF: np.ndarray) -> np.ndarray:
-    """Returns the score of each window, the probe's logit of unwanted, float64 [N]."""
+    """Returns the score of each window, float64 [N]: the logit of unwanted minus that of wanted."""
     return _score(detector.probe, feature_NF)
 
 
 def to_probability(detector: Detector, score: np.ndarray) -> np.ndarray:
-    """Returns calibrated probabilities that what has these scores is unwanted.
+    """Returns the calibrated probability of unwanted for each score.
 
-    They hold where wanted and unwanted videos are as frequent; where a share s is unwanted,
-    multiply the odds by s / (1 - s).
+    Note:
+      The probabilities assume that wanted and unwanted videos are equally frequent. If a share s is
+      unwanted, multiply the odds by s / (1 - s).
     """
     return 0.5 * (1.0 + np.tanh(0.5 * (detector.slope * score + detector.offset)))
 
@@ -100,17 +104,19 @@ def _score(probe: Probe, feature_NF: np.ndarray) -> np.ndarray:
 def fit_detector(marked: Marked, rate: float, pooling: str, unwanted_class: str) -> Fit:
     """Fits a detector to marked training videos.
 
-    Each video is scored by a fit without its group; from these scores come the regularization (the
-    best average precision), the calibration, and the threshold (those of wanted videos).
+    Cross-validation over groups gives a held-out score for each video. These scores determine the
+    regularization, by the best average precision, the calibration and, from the wanted videos, the
+    threshold.
 
     Args:
-      marked: windows of marked videos.
-      rate: stated false-positive rate, between 0 and 1.
-      pooling: which features these are.
-      unwanted_class: goes into the detector.
+      marked: The windows of the marked videos.
+      rate: The false-positive rate of the threshold, between 0 and 1.
+      pooling: The pooling of the features, which is saved in the probe.
+      unwanted_class: The class that was declared unwanted, which is saved in the detector.
 
     Raises:
-      ValueError: if there are fewer than two marks of a kind, or they are of one group.
+      ValueError: If fewer than two videos are marked wanted or unwanted, or they belong to too few
+        groups to hold one out.
     """
     folds = split_groups(marked)
     scores = {
@@ -122,29 +128,37 @@ def fit_detector(marked: Marked, rate: float, pooling: str, unwanted_class: str)
     slope, offset = fit_calibration(scores[best], marked.unwanted_V)
     threshold = find_threshold(scores[best][~marked.unwanted_V], rate)
     detector = Detector(
-        probe, slope, offset, threshold.value, rate, threshold.num_normal, unwanted_class
+        probe=probe,
+        slope=slope,
+        offset=offset,
+        threshold=threshold.value,
+        rate=rate,
+        num_wanted=threshold.num_normal,
+        unwanted_class=unwanted_class,
     )
-    return Fit(detector, best, scores[best])
+    return Fit(detector=detector, regularization=best, score_V=scores[best])
 
 
 def split_groups(marked: Marked) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns (fitted, held-out) videos of each fold; no group is on both sides.
+    """Splits the videos into folds; returns the (fitted, held-out) videos of each.
+
+    No group has videos in both.
 
     Raises:
-      ValueError: if there are too few marks or groups of a kind for both to be fitted to each time.
+      ValueError: If there are too few marked videos or groups for each fit to see both kinds.
     """
     num_groups = []
     for kind, chosen_V in zip(KINDS, (~marked.unwanted_V, marked.unwanted_V)):
         if chosen_V.sum() < MIN_MARKS:
             raise ValueError(
                 f"{chosen_V.sum()} training videos are marked {kind}: moderate needs at least "
-                f"{MIN_MARKS} of each kind"
+                f"{MIN_MARKS} wanted and {MIN_MARKS} unwanted ones"
             )
         groups = np.unique(marked.group_V[chosen_V])
         if len(groups) < 2:
             raise ValueError(
-                f"all training videos that are marked {kind} are of one group ({groups[0]!r}), so "
-                "that none can be held out: mark videos of another group"
+                f"all training videos that are marked {kind} belong to one group ({groups[0]!r}), "
+                "so that none can be held out: mark videos of another group"
             )
         num_groups.append(len(groups))
     splitter = StratifiedGroupKFold(min(MAX_FOLDS, *num_groups))
@@ -152,8 +166,8 @@ def split_groups(marked: Marked) -> list[tuple[np.ndarray, np.ndarray]]:
     for fitted, _ in folds:
         if len(np.unique(marked.unwanted_V[fitted])) < 2:
             raise ValueError(
-                "the marks are of too few groups: where one is held out, no mark of one kind is "
-                "left; mark videos of more groups"
+                "the marked videos belong to too few groups: if one group is held out, the others "
+                "have only wanted or only unwanted videos; mark videos of more groups"
             )
     return folds
 
@@ -162,7 +176,8 @@ def _fit(marked: Marked, videos: np.ndarray, settings: Settings, pooling: str) -
     own_N = np.isin(marked.video_N, videos)
     label_N = marked.unwanted_V[marked.video_N[own_N]].astype(int)
     probe = probes.fit_probe(marked.feature_NF[own_N], label_N, settings, KINDS, pooling)
-    # Without this a fold with many held-out marks of a kind would score that kind lower.
+    # Corrects the bias to equal class frequencies. Otherwise, a fold that holds out many videos of
+    # a class would score this class lower than other folds do.
     share = label_N.mean()
     return dataclasses.replace(probe, bias_K=probe.bias_K - [0.0, np.log(share / (1 - share))])
 
@@ -172,7 +187,7 @@ def _score_held_out(marked: Marked, folds, settings: Settings, pooling: str) -> 
     for fitted, held_out in folds:
         probe = _fit(marked, fitted, settings, pooling)
         own_N = np.isin(marked.video_N, held_out)
-        # Both are in ascending order of the videos.
+        # `held_out` and the result of `find_peaks` are both in ascending order of the videos.
         score_V[held_out] = find_peaks(
             _score(probe, marked.feature_NF[own_N]), marked.video_N[own_N]
         )
@@ -180,11 +195,23 @@ def _score_held_out(marked: Marked, folds, settings: Settings, pooling: str) -> 
 
 
 def fit_calibration(score_V: np.ndarray, unwanted_V: np.ndarray) -> tuple[float, float]:
-    """Fits probability = sigmoid(slope * score + offset), both kinds weighted to one half.
+    """Fits probability = sigmoid(slope * score + offset), with equal total weight of both classes.
 
-    Targets are (N + 1) / (N + 2) and 1 / (N + 2) instead of 1 and 0 (Platt 1999, section 2.2), so
-    that a few marks that are told apart do not make it certain. Calibration reverses no ranking:
-    where held-out scores are the wrong way round, the slope is 0 and all probabilities are equal.
+    The targets are (N + 1) / (N + 2) and 1 / (N + 2) instead of 1 and 0, where N is the number of
+    videos of the class, so that a few well-separated videos do not give probabilities of 0 and 1.
+    The slope is not negative: if unwanted videos score lower than wanted ones, it is 0, and all
+    probabilities are equal.
+
+    Args:
+      score_V: The held-out score of each video.
+      unwanted_V: bool; whether each video is unwanted. Both kinds must occur.
+
+    Returns:
+      The slope and the offset.
+
+    References:
+      Platt, Probabilistic Outputs for Support Vector Machines and Comparisons to Regularized
+      Likelihood Methods, 1999, section 2.2.
     """
     num_unwanted, num_wanted = int(unwanted_V.sum()), int((~unwanted_V).sum())
     target_V = np.where(unwanted_V, (num_unwanted + 1) / (num_unwanted + 2), 1 / (num_wanted + 2))
@@ -202,7 +229,7 @@ def fit_calibration(score_V: np.ndarray, unwanted_V: np.ndarray) -> tuple[float,
 
 
 def save_detector(path: str | os.PathLike, detector: Detector) -> None:
-    """Writes a detector as .npz; no pickle."""
+    """Writes a detector as .npz, without pickle."""
     save_fields(path, detector)
 
 
@@ -210,7 +237,7 @@ def load_detector(path: str | os.PathLike) -> Detector:
     """Reads a detector.
 
     Raises:
-      ValueError: if there is no such file or it does not hold a detector.
+      ValueError: If there is no such file or it does not hold a detector.
     """
     remedy = "run the task moderate on the videos of the run first"
     return load_fields(path, Detector, "detector", remedy)

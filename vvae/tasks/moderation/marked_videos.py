@@ -1,4 +1,4 @@
-"""Which videos are marked as wanted or unwanted: by a file, or by declaring a class unwanted."""
+"""Videos that are marked as wanted or unwanted, by a CSV file or by declaring a class unwanted."""
 
 import csv
 import dataclasses
@@ -19,12 +19,12 @@ DEFAULT_NUM_MARKS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Marks:
-    """Which videos are marked.
+    """The marks of videos: wanted or unwanted.
 
     Attributes:
-      unwanted: name of a video -> True if it is not wanted, False if it is.
-      unwanted_class: the class that was declared unwanted; empty if videos were marked one by one.
-      text: where the marks come from, for the metric cards.
+      unwanted: Name of a video -> whether it is marked unwanted. Other videos are not marked.
+      unwanted_class: The class that was declared unwanted; empty if videos were marked one by one.
+      text: Where the marks come from, for the metric cards.
     """
 
     unwanted: Mapping[str, bool]
@@ -33,15 +33,15 @@ class Marks:
 
 
 def read_marks(path: str | os.PathLike, dataset: Dataset) -> Marks:
-    """Reads a CSV file with the columns `path` and `label` (wanted or unwanted).
+    """Reads marks from a CSV file with the columns `path` and `label` (wanted or unwanted).
 
     Args:
-      path: of the file; its paths are relative to the data set, as in manifest.csv.
-      dataset: whose videos are marked.
+      path: The CSV file. Its paths are relative to the data set, as in manifest.csv.
+      dataset: The data set of the marked videos.
 
     Raises:
-      ValueError: if the file cannot be read, a label is another word, or a path is marked twice or
-        is no video of the data set.
+      ValueError: If the file cannot be read, a label is neither wanted nor unwanted, a video is
+        marked twice, or a path is not a readable video of the data set.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -54,8 +54,8 @@ def read_marks(path: str | os.PathLike, dataset: Dataset) -> Marks:
         name, label = unguard((row.get("path") or "").strip()), (row.get("label") or "").strip()
         if not name or label not in KINDS:
             raise ValueError(
-                f"{path}, line {line}: needs the columns path and label, wanted or unwanted; got "
-                f"path {name!r} and label {label!r}"
+                f"{path}, line {line}: needs a path, and a label that is wanted or unwanted, in "
+                f"the columns path and label; got path {name!r} and label {label!r}"
             )
         if name in unwanted:
             raise ValueError(f"{path}, line {line}: {name!r} is marked twice")
@@ -65,8 +65,8 @@ def read_marks(path: str | os.PathLike, dataset: Dataset) -> Marks:
             )
         if name not in known:
             raise ValueError(
-                f"{path}, line {line}: {name!r} is no video of {dataset.root}; paths are relative "
-                "to this folder"
+                f"{path}, line {line}: {name!r} is not a video of {dataset.root}; paths are "
+                "relative to this folder"
             )
         unwanted[name] = label == "unwanted"
     return Marks(unwanted, "", f"marks of {Path(path).name}")
@@ -75,25 +75,26 @@ def read_marks(path: str | os.PathLike, dataset: Dataset) -> Marks:
 def mark_class(
     dataset: Dataset, unwanted_class: str, num_marks: int, split: str, seed: int
 ) -> Marks:
-    """Declares a class unwanted, as if few of its training videos had been marked.
+    """Marks videos by declaring a class unwanted.
 
-    `num_marks` training videos of the class are marked unwanted, the labelled ones of other classes
-    wanted; the rest of the class is not marked, so that it is not learned from. All labelled videos
-    of the measured split are marked, to count by.
+    `num_marks` training videos of the class are marked unwanted, and all labelled training videos
+    of other classes wanted. The other training videos of the class are not marked and hence not
+    used, as if only few had been found by hand. All labelled videos of the evaluated split are
+    marked, to measure the detector.
 
     Args:
-      dataset: with labels.
-      unwanted_class: name of the class.
-      num_marks: unwanted training videos, drawn by the seed.
-      split: which split is measured.
-      seed: of the draw.
+      dataset: A data set with labels.
+      unwanted_class: The name of the class.
+      num_marks: The number of training videos that are marked unwanted, drawn at random.
+      split: The evaluated split.
+      seed: The seed of the draw.
 
     Raises:
-      ValueError: if there is no such class, or it has too few training videos.
+      ValueError: If there is no such class, it has too few training videos, or a split is missing.
     """
     if unwanted_class not in dataset.class_names:
         raise ValueError(
-            f"--unwanted {unwanted_class}: no class of {dataset.root}, which has "
+            f"--unwanted {unwanted_class} is not a class of {dataset.root}, which has "
             f"{', '.join(dataset.class_names) or 'no labels'}"
         )
     train = find_class(require_split(dataset, "train"), dataset.class_names, unwanted_class)
@@ -112,7 +113,7 @@ def mark_class(
 
 
 def find_class(clips: Clips, class_names: tuple[str, ...], unwanted_class: str) -> dict[str, bool]:
-    """Returns name -> whether the video is of this class, for the videos of a known class."""
+    """Returns name -> whether the video belongs to a class, for the labelled videos of clips."""
     return {
         video.name: class_names[label] == unwanted_class
         for video, label in zip(clips.videos, clips.label_V)
@@ -121,7 +122,7 @@ def find_class(clips: Clips, class_names: tuple[str, ...], unwanted_class: str) 
 
 
 def write_marks(path: str | os.PathLike, clips: Clips, marks: Marks) -> None:
-    """Writes the marks of these videos as a file that `read_marks` reads."""
+    """Writes the marks of the videos of clips as a CSV file that `read_marks` can read."""
     with open_csv(path) as writer:
         writer.writerow(["path", "label"])
         names = [video.name for video in clips.videos if video.name in marks.unwanted]
@@ -129,6 +130,11 @@ def write_marks(path: str | os.PathLike, clips: Clips, marks: Marks) -> None:
 
 
 def select_marked(clips: Clips, marks: Mapping[str, bool]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which videos are marked, bool [V], and which are marked unwanted, bool [V]."""
+    """Returns whether each video is marked, and whether it is marked unwanted, each bool [V].
+
+    Args:
+      clips: Clips of V videos.
+      marks: Name of a video -> whether it is unwanted.
+    """
     marked_V = np.array([video.name in marks for video in clips.videos])
     return marked_V, np.array([marks.get(video.name, False) for video in clips.videos])

@@ -1,4 +1,4 @@
-"""Unwanted content, learned from a handful of marked videos: what is it worth, and where is it?"""
+"""The task moderate: learns from few marked videos to find unwanted content, and evaluates it."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vvae.config import Evaluate
 from vvae.data.clips import Clips
 from vvae.measure.pca import fit_frame_pca, middle_frames, project_frames
 from vvae.metrics.cards import METHOD, Metric, make_metric
@@ -52,10 +53,11 @@ DEFINITIONS = {
 
 
 def answer(question: Question, options: Moderate) -> Result:
-    """Finds unwanted content: by the saved detector in new videos, by a new one in the run's.
+    """Finds unwanted content: fits a detector on the videos of the run, or applies it to new ones.
 
     Raises:
-      ValueError: if a split is missing, there are too few marks (`fit_detector`), or there is no
+      ValueError: If neither a class nor a file of marks is given, the marks cannot be used (see
+        `read_marks`, `mark_class` and `fit_detector`), a split is missing, or there is no saved
         detector for new videos.
     """
     if question.is_new:
@@ -70,11 +72,14 @@ def answer(question: Question, options: Moderate) -> Result:
 
 
 def _read_marks(question: Question, options: Moderate) -> Marks:
-    """Returns the marks that the options state."""
+    """Returns the marks that the options describe."""
     if options.marks is not None:
         return read_marks(options.marks, question.dataset)
     if options.unwanted is None:
-        raise ValueError("it learns from --unwanted CLASS or from --marks FILE.csv: name the task")
+        raise ValueError(
+            "moderate needs marked videos: run evaluate.py moderate with --unwanted CLASS or "
+            "--marks FILE.csv"
+        )
     count = options.num_marks or DEFAULT_NUM_MARKS
     return mark_class(
         question.dataset, options.unwanted, count, split=question.split, seed=question.seed
@@ -82,47 +87,56 @@ def _read_marks(question: Question, options: Moderate) -> Marks:
 
 
 def moderate(question: Question, marks: Marks) -> Result:
-    """Learns unwanted content from marks, measures it, and writes verdicts and intervals.
+    """Fits a detector to the marked videos of `train` and applies it to the evaluated split.
 
-    Learns from what is marked in `train` and measures what is marked in the split; every video of
-    the split gets a verdict. Writes moderate.npz, CSV files and pictures.
+    The marked videos of the split measure the detector, beside detectors on other features. Every
+    video of the split gets a verdict. Writes moderate.npz (the detector), moderate_marks.csv (the
+    marks that it was fitted to) and the files of `write_answer`.
 
     Args:
-      question: the videos.
-      marks: of `read_marks` or `mark_class`.
+      question: The run and the videos.
+      marks: The result of `read_marks` or `mark_class`.
 
     Raises:
-      ValueError: if a split is missing or there are too few marks, see `fit_detector`.
+      ValueError: If a split is missing, the evaluated split is `train`, or too few training videos
+        are marked, see `fit_detector`.
     """
-    settings, folder, seed = question.settings, question.folder, question.seed
     if question.split == "train":
-        raise ValueError("moderate cannot be measured on train, which it is fitted to")
+        raise ValueError(
+            "moderate cannot be measured on train, which it is fitted to: add videos with the "
+            "split test"
+        )
     train, clips = _drop_empty(question.train), _drop_empty(question.clips)
     marked_V, _ = select_marked(train, marks.unwanted)
     if not marked_V.any():
-        raise ValueError(f"no training video is marked ({marks.text}): moderate learns from them")
+        raise ValueError(
+            f"no training video is marked ({marks.text}): moderate is fitted to marked training "
+            "videos"
+        )
     learned = train.select(np.flatnonzero(marked_V[train.video_index_N]))
     truth = {v.name: marks.unwanted[v.name] for v in clips.videos if v.name in marks.unwanted}
-    context = _describe(question, learned, marks, truth)
-    fits, judgements, rows = {}, {}, {}
-    for name, (extract, text) in _list_methods(question, train).items():
-        if name != "vae" and not truth:
-            continue  # nothing to compare
-        marked = _gather(extract(learned), learned, marks)
-        fits[name] = fit_detector(
-            marked, settings.false_positive_rate, settings.pooling, marks.unwanted_class
-        )
-        judgements[name] = judge(fits[name].detector, extract(clips), clips)
-        if truth:
-            chosen = f"logistic regression, C={fits[name].regularization:g} by held-out groups"
-            card = {**context, METHOD: f"{text}; {chosen}"}
-            rows[name] = _measure(fits[name].detector, judgements[name], truth, card)
-    fit = fits["vae"]
+    methods = _list_methods(question, train)
+    if not truth:  # Nothing can be measured, so that only the verdicts of the model are needed.
+        methods = {"vae": methods["vae"]}
+    outcomes = {
+        name: _apply_method(method, learned, clips, marks, question.settings)
+        for name, method in methods.items()
+    }
+    rows = {}
     if truth:
-        rows["chance"] = _measure_chance(fit.detector, clips, truth, context)
-    save_detector(folder / DETECTOR_FILE, fit.detector)
-    write_marks(folder / MARKS_FILE, learned, marks)
-    result = write_answer(fit.detector, judgements["vae"], truth, rows, folder, seed)
+        context = _describe(question, learned, marks, truth)
+        rows = _compare_methods(methods, outcomes, truth, context)
+    fit, judgement = outcomes["vae"]
+    save_detector(question.folder / DETECTOR_FILE, fit.detector)
+    write_marks(question.folder / MARKS_FILE, learned, marks)
+    result = write_answer(
+        fit.detector,
+        judgement,
+        truth=truth,
+        rows=rows,
+        folder=question.folder,
+        seed=question.seed,
+    )
     return dataclasses.replace(
         result,
         details={**result.details, "held_out_marks": _describe_fit(fit, learned, marks)},
@@ -131,34 +145,79 @@ def moderate(question: Question, marks: Marks) -> Result:
     )
 
 
-def _list_methods(
-    question: Question, train: Clips
-) -> dict[str, tuple[Callable[[Clips], np.ndarray], str]]:
-    """Returns name -> (clips -> one vector a window, what it is in words)."""
+@dataclasses.dataclass(frozen=True)
+class _Method:
+    """The features that a detector is fitted to.
+
+    Attributes:
+      text: What they are, for the metric cards.
+      extract: N clips -> features [N, F].
+    """
+
+    text: str
+    extract: Callable[[Clips], np.ndarray]
+
+
+def _list_methods(question: Question, train: Clips) -> dict[str, _Method]:
+    """Returns row -> the features of the model or of a baseline."""
     model, pooling = question.model, question.settings.pooling
     pca = fit_frame_pca(train, model.latent_dim + model.clip_latent_dim, question.seed)
     fresh = randomize_params(model, question.params, question.seed)
     encode = functools.partial(encode_clips, make_encoder(model, pooling))
     batch_size = question.batch_size
-    random = f"latents of the same network with random weights, pooling {pooling}"
     return {
-        "vae": (
-            lambda clips: encode(question.params, clips, batch_size),
+        "vae": _Method(
             f"latents, pooling {pooling}",
+            lambda clips: encode(question.params, clips, batch_size),
         ),
-        "random_encoder": (lambda clips: encode(fresh, clips, batch_size), random),
-        "frame_pca": (
-            lambda clips: project_frames(pca, middle_frames(clips, np.arange(len(clips)))),
+        "random_encoder": _Method(
+            f"latents of the same network with random weights, pooling {pooling}",
+            lambda clips: encode(fresh, clips, batch_size),
+        ),
+        "frame_pca": _Method(
             f"PCA of the middle frame of each window, {len(pca.components_KD)} components",
+            lambda clips: project_frames(pca, middle_frames(clips, np.arange(len(clips)))),
         ),
     }
 
 
-def apply_detector(question: Question, detector: Detector) -> Result:
-    """Applies a saved detector to videos; writes verdicts, intervals and pictures.
+def _apply_method(
+    method: _Method, learned: Clips, clips: Clips, marks: Marks, settings: Evaluate
+) -> tuple[Fit, Judgement]:
+    """Fits a detector to marked training clips and applies it to the clips of the split."""
+    fit = fit_detector(
+        _gather(method.extract(learned), learned, marks),
+        settings.false_positive_rate,
+        settings.pooling,
+        marks.unwanted_class,
+    )
+    return fit, judge(fit.detector, method.extract(clips), clips)
 
-    It is measured if a class was declared unwanted and the videos are labelled with classes that
-    the run knows.
+
+def _compare_methods(
+    methods: Mapping[str, _Method],
+    outcomes: Mapping[str, tuple[Fit, Judgement]],
+    truth: Mapping[str, bool],
+    context: Mapping[str, Any],
+) -> dict[str, dict[str, Metric]]:
+    """Returns row -> metrics, for each method and for chance."""
+    rows = {}
+    for name, (fit, judgement) in outcomes.items():
+        chosen = f"logistic regression, C={fit.regularization:g} by held-out groups"
+        card = {**context, METHOD: f"{methods[name].text}; {chosen}"}
+        rows[name] = _measure(fit.detector, judgement, truth, card)
+    fit, judgement = outcomes["vae"]
+    return rows | {"chance": _measure_chance(fit.detector, judgement.clips, truth, context)}
+
+
+def apply_detector(question: Question, detector: Detector) -> Result:
+    """Applies a saved detector to new videos; writes the files of `write_answer`.
+
+    The detector is measured if a class was declared unwanted and new videos are labelled with
+    classes of the run.
+
+    Raises:
+      ValueError: If there are no videos, or the detector was fitted to features of another size.
     """
     clips = _drop_empty(question.clips)
     encoder = make_encoder(question.model, detector.probe.pooling)
@@ -175,25 +234,37 @@ def apply_detector(question: Question, detector: Detector) -> Result:
             METHOD: f"latents, pooling {detector.probe.pooling}; saved detector",
         }
         rows["vae"] = _measure(detector, judgement, truth, context)
-    return write_answer(detector, judgement, truth, rows, question.folder, question.seed)
+    return write_answer(
+        detector,
+        judgement,
+        truth=truth,
+        rows=rows,
+        folder=question.folder,
+        seed=question.seed,
+    )
 
 
 def _drop_empty(clips: Clips) -> Clips:
-    """Leaves out windows without a valid frame."""
+    """Omits windows without a valid frame."""
     return clips.select(np.flatnonzero(clips.mask_NT.any(axis=1)))
 
 
 def _gather(feature_NF: np.ndarray, clips: Clips, marks: Marks) -> Marked:
     _, unwanted_V = select_marked(clips, marks.unwanted)
     group_V = np.array([video.group for video in clips.videos])
-    return Marked(feature_NF, clips.video_index_N, unwanted_V, group_V)
+    return Marked(
+        feature_NF=feature_NF,
+        video_N=clips.video_index_N,
+        unwanted_V=unwanted_V,
+        group_V=group_V,
+    )
 
 
 # --- numbers --------------------------------------------------------------------------------------
 
 
 def _describe(question: Question, learned: Clips, marks: Marks, truth) -> dict[str, Any]:
-    """Returns the part of the metric cards that is the same for all methods."""
+    """Returns the entries of the metric cards that are the same for all methods."""
     _, learned_V = select_marked(learned, marks.unwanted)
     return question.describe_data() | {
         "num_videos": len(truth),
@@ -208,7 +279,7 @@ def _describe(question: Question, learned: Clips, marks: Marks, truth) -> dict[s
 def _measure(
     detector: Detector, judgement: Judgement, truth: Mapping[str, bool], card: Mapping[str, Any]
 ) -> dict[str, Metric]:
-    """Metrics over the videos whose truth is known."""
+    """Measures a detector on the videos for which the truth is known."""
     known_V, unwanted_V = select_marked(judgement.clips, truth)
     score_V, unwanted_V = judgement.score_V[known_V], unwanted_V[known_V]
     rates = measure_alarms(judgement.called_V[known_V], unwanted_V)
@@ -227,15 +298,19 @@ def _measure(
 
 
 def _measure_chance(detector: Detector, clips: Clips, truth, context) -> dict[str, Metric]:
-    """A score that is the same for all, so that none is above the threshold."""
+    """Measures equal scores for all videos, none of which is above the threshold."""
     constant = dataclasses.replace(detector, slope=0.0, offset=0.0)
-    score_V = np.zeros(len(clips.videos))
-    judgement = Judgement(clips, np.zeros(len(clips)), score_V, np.zeros(len(score_V), bool))
+    judgement = Judgement(
+        clips=clips,
+        score_N=np.zeros(len(clips)),
+        score_V=np.zeros(len(clips.videos)),
+        called_V=np.zeros(len(clips.videos), bool),
+    )
     return _measure(constant, judgement, truth, {**context, METHOD: "the same score for all"})
 
 
 def _describe_fit(fit: Fit, learned: Clips, marks: Marks) -> dict[str, float]:
-    """How well held-out marks are told apart, and how well calibrated their probabilities are."""
+    """Measures the ranking and the calibration of the held-out scores of marked videos."""
     _, unwanted_V = select_marked(learned, marks.unwanted)
     return {
         "auroc": auroc(fit.score_V, unwanted_V),

@@ -1,1 +1,1 @@
-"""Where does a shot end, and what moves?"""
+"""Shot boundaries and foreground masks."""

@@ -1,8 +1,8 @@
-"""Boosted trees that are saved as their training examples, and fitted again when they are loaded.
+"""Boosted trees that are saved as their training examples and fitted again when they are loaded.
 
-scikit-learn saves fitted trees by pickle alone, and reading a pickle can run any code. skops runs
-none, but it cannot check the indices of nodes in a file, and scikit-learn reads memory out of
-bounds where they are wrong. Its files also name private classes, which differ between versions of
+scikit-learn saves fitted trees only as pickles, and loading a pickle can run arbitrary code. skops
+runs no code, but it does not check the node indices of a file, and scikit-learn reads memory out of
+bounds for wrong ones. Its files also name private classes, which differ between versions of
 scikit-learn. Fitting again takes seconds and gives the same trees.
 """
 
@@ -12,18 +12,18 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
-NUM_BINS = 255  # as many as scikit-learn tells apart
+NUM_BINS = 255  # the maximum of HistGradientBoostingClassifier
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-    """What trees are fitted to.
+    """The training examples of trees.
 
     Attributes:
-      edge_XE: float64, the quantiles of each feature over the examples, ascending.
-      code_NX: uint8, how many edges are below each feature, which is all that the trees see.
-      label_N: the class of each example.
-      seed: of the fit.
+      edge_XE: float64; the quantiles of each feature over the examples, ascending.
+      code_NX: uint8; the number of edges below each feature. The trees see only these codes.
+      label_N: int; the class of each example.
+      seed: The seed of the fit.
     """
 
     edge_XE: np.ndarray
@@ -34,18 +34,25 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trees:
-    """Fitted trees, and what they were fitted to."""
+    """Fitted trees and their training examples."""
 
     examples: Examples
     classifier: HistGradientBoostingClassifier
 
 
 def make_examples(feature_NX: np.ndarray, label_N: np.ndarray, seed: int) -> Examples:
-    """Makes examples from features, float [N, X], and their classes, int [N]."""
+    """Makes training examples.
+
+    Args:
+      feature_NX: float; the features of each example.
+      label_N: int; the class of each example.
+      seed: The seed of the fit.
+    """
     shares = np.linspace(0, 1, NUM_BINS + 1)[1:-1]
     edge_EX = np.quantile(feature_NX, shares, axis=0, method="averaged_inverted_cdf")
     edge_XE = np.ascontiguousarray(edge_EX.T)
-    return Examples(edge_XE, encode_features(edge_XE, feature_NX), label_N, seed)
+    code_NX = encode_features(edge_XE, feature_NX)
+    return Examples(edge_XE=edge_XE, code_NX=code_NX, label_N=label_N, seed=seed)
 
 
 def encode_features(edge_XE: np.ndarray, feature_NX: np.ndarray) -> np.ndarray:
@@ -55,10 +62,11 @@ def encode_features(edge_XE: np.ndarray, feature_NX: np.ndarray) -> np.ndarray:
 
 
 def fit_trees(examples: Examples) -> Trees:
-    """Fits trees; the same examples give the same trees.
+    """Fits trees. The same examples give the same trees.
 
     Raises:
-      ValueError: for examples of fewer than two classes, or arrays that do not fit together.
+      ValueError: If the examples have fewer than two classes, or the shapes of their arrays do not
+        match.
     """
     classifier = HistGradientBoostingClassifier(
         max_depth=4,
@@ -67,7 +75,7 @@ def fit_trees(examples: Examples) -> Trees:
         early_stopping=False,
         random_state=examples.seed,
     )
-    # A second of work on one thread; threads that wait for busy processors make it a minute.
+    # One thread needs a second; several threads on busy processors can need a minute.
     with threadpool_limits(1, user_api="openmp"):
         classifier.fit(examples.code_NX, examples.label_N)
     return Trees(examples, classifier)

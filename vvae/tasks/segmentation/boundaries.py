@@ -1,18 +1,19 @@
-"""Shot boundaries from change points in a sequence of vectors, and how well they are found.
+"""Detects shot boundaries as change points in a sequence of vectors, and scores detections.
 
-A frame t is described by how much the vectors change there: the median of a few frames after t
-minus the median of as many before it, over several widths and gaps. A flash is forgotten by the
-wider medians, a cut is seen by all of them, and a fade by those with a gap alone. Each change is
-measured by its length and by its Mahalanobis length under the changes that happen *within* scenes,
-and both beside their median over the neighbourhood, which makes the threshold adaptive.
+Two kinds of features describe each frame t:
 
-Medians say which scene it is, but not to the frame where it begins, and motion that swings moves
-them too. So a frame is described as well by the least distance between any of a few frames before
-it and any of a few frames from it on. Across motion and flashes two frames that are alike are found
-on both sides; across a cut there are none, and one frame beside the cut there are already.
+* The change at t: the median of a few frames from t on minus the median of as many frames before t,
+  for several widths and gaps. Wide medians ignore a flash, all medians change at a cut, and those
+  with a gap also change at a fade. The features are the length of the change, its Mahalanobis
+  length under the changes *within* scenes, and both relative to their median over the neighbouring
+  frames, which adapts the detector to the motion in a video.
+* The separation at t: the least distance between any of a few frames before t and any of a few
+  frames from t on. Medians do not locate a boundary to the frame, and they also change with
+  oscillating motion. During motion and flashes, similar frames exist on both sides of t, so that
+  the separation is small. At a cut it is large, and one frame beside the cut it is small again.
 
-Small boosted trees turn these numbers into the probability of a boundary. Everything is fitted to
-joined training videos; nothing is looked up in the videos that are segmented.
+Small boosted trees map these features to the probability of a boundary. Everything is fitted to
+joined training videos; the segmented videos are not used for fitting.
 """
 
 import dataclasses
@@ -31,22 +32,22 @@ from vvae.tasks.segmentation.boosted_trees import (
 )
 from vvae.tasks.segmentation.joined_videos import Transition
 
-# (width, gap): medians over [t + gap, t + gap + width) and [t - gap - width, t - gap).
+# (width, gap): medians over the frames [t + gap, t + gap + width) and [t - gap - width, t - gap).
 SCALES = ((1, 0), (2, 0), (4, 0), (8, 0), (2, 3), (3, 6), (3, 10))
-# (width, gap): one frame of [t - gap - width, t - gap), the other of [t + gap, t + gap + width).
+# (width, gap): distances from the frames [t - gap - width, t - gap) to [t + gap, t + gap + width).
 SPANS = (
     *((1, 0), (2, 0), (4, 0), (8, 0), (16, 0)),
     *((4, 2), (4, 5), (8, 3), (8, 6), (12, 2)),
 )
 NEIGHBOURHOOD = 20  # frames on each side
-PEAK_REACH = 3  # frames on each side that a cut is told from
-MIN_DISTANCE = 8  # frames between two boundaries
-MARGIN = 3  # frames about a fade that train neither as boundary nor as none
-MAX_PRECISION_SIZE = 512
-RIDGE = 0.01  # share of the mean variance that is added to the covariance
-FLOOR = 1e-3
+PEAK_REACH = 3  # frames on each side with which the separation of a frame is compared
+MIN_DISTANCE = 8  # least number of frames from one boundary to the next
+MARGIN = 3  # frames on each side of a fade that are not used for training
+MAX_PRECISION_SIZE = 512  # Z; longer vectors have no Mahalanobis length
+RIDGE = 0.01  # the share of the mean variance that is added to the covariance
+FLOOR = 1e-3  # added to variances and, times Z, to squared lengths before the logarithm
 THRESHOLDS = np.arange(0.02, 0.99, 0.02)
-SLACK = 0.01  # of F1, given up for fewer false boundaries
+SLACK = 0.01  # the loss of F1 that is accepted for fewer false boundaries
 TOLERANCES = (0, 2)  # frames
 NONE, CUT, FADE = 0, 1, 2
 
@@ -56,11 +57,11 @@ class Detector:
     """A fitted detector.
 
     Attributes:
-      precision_SZZ: for each scale the inverse covariance of changes within scenes; [S, 0, 0] for
-        vectors of more than 512 numbers, whose changes are measured by their length alone.
-      trees: features -> probabilities of none, cut and fade.
-      threshold: least probability of a boundary, the largest whose mean F1 over both tolerances
-        is within 0.01 of the best, on training videos that the trees scoring them have not seen.
+      precision_SZZ: float64; for each scale, the inverse covariance of the changes within scenes.
+        [S, 0, 0] for vectors of more than 512 numbers, whose Mahalanobis lengths are not used.
+      trees: The trees, which map features to the probabilities of NONE, CUT and FADE.
+      threshold: The least probability of a boundary. It is the largest threshold whose F1, averaged
+        over both tolerances, is within 0.01 of the best on held-out training videos.
     """
 
     precision_SZZ: np.ndarray
@@ -69,12 +70,14 @@ class Detector:
 
 
 def measure_change(z_FZ: np.ndarray, width: int, gap: int) -> np.ndarray:
-    """Median of `width` frames from t + gap on, minus that of `width` frames up to t - gap.
+    """Computes the change at each frame t: the difference of the medians after and before t.
+
+    It is the median over [t + gap, t + gap + width) minus that over [t - gap - width, t - gap).
 
     Args:
-      z_FZ: one vector a frame; the first and the last one are repeated beyond the ends.
-      width: frames on each side.
-      gap: frames left out on each side.
+      z_FZ: One vector for each frame. The first and the last one are repeated beyond the ends.
+      width: The number of frames on each side.
+      gap: The number of frames that are omitted on each side.
 
     Returns:
       float64 [F, Z].
@@ -82,20 +85,21 @@ def measure_change(z_FZ: np.ndarray, width: int, gap: int) -> np.ndarray:
     num_frames, reach = len(z_FZ), width + gap
     padded = np.pad(z_FZ.astype(np.float64), ((reach, reach), (0, 0)), mode="edge")
     windows = [padded[k : len(padded) - width + 1 + k] for k in range(width)]
-    # median_SZ[s] is the median of the frames s - reach, ..., s - reach + width - 1.
+    # median_SZ[s] is the median over the frames s - reach, ..., s - reach + width - 1.
     median_SZ = np.median(np.stack(windows), axis=0) if width > 1 else windows[0]
     after = median_SZ[reach + gap : reach + gap + num_frames]
     return after - median_SZ[:num_frames]
 
 
 def measure_separation(z_FZ: np.ndarray) -> np.ndarray:
-    """Least squared distance between a frame before t and one from t on, for each span.
+    """Computes the least squared distance between a frame before t and a frame from t on.
 
     Args:
-      z_FZ: one vector a frame.
+      z_FZ: One vector for each frame.
 
     Returns:
-      float64 [spans, F]; inf where the span has no two frames, as at the first frame.
+      float64 [S, F], for each of SPANS and each frame t; inf where one side has no frames, such as
+      at the first frame.
     """
     num_frames = len(z_FZ)
     z_FZ = z_FZ.astype(np.float64)
@@ -116,7 +120,10 @@ def measure_separation(z_FZ: np.ndarray) -> np.ndarray:
 def fit_precisions(
     videos: Sequence[tuple[np.ndarray, Sequence[Transition]]],
 ) -> np.ndarray:
-    """Returns the inverse covariances of the changes within scenes, one a scale, [S, Z, Z]."""
+    """Returns the inverse covariance of the changes within scenes for each scale, [S, Z, Z].
+
+    [S, 0, 0] for vectors of more than 512 numbers.
+    """
     if videos[0][0].shape[1] > MAX_PRECISION_SIZE:
         return np.zeros((len(SCALES), 0, 0))
     return np.stack([_fit_precision(videos, width, gap) for width, gap in SCALES])
@@ -135,7 +142,7 @@ def _fit_precision(videos, width: int, gap: int) -> np.ndarray:
 
 
 def find_inside(num_frames: int, transitions: Sequence[Transition], reach: int) -> np.ndarray:
-    """True for frames over `reach` frames away from transitions and ends, bool [F]."""
+    """Returns bool [F]: True for frames more than `reach` frames from transitions and ends."""
     inside_F = np.ones(num_frames, bool)
     inside_F[:reach] = False
     inside_F[max(num_frames - reach, 0) :] = False
@@ -145,21 +152,33 @@ def find_inside(num_frames: int, transitions: Sequence[Transition], reach: int) 
 
 
 def describe_frames(z_FZ: np.ndarray, precision_SZZ: np.ndarray) -> np.ndarray:
-    """Describes how much every frame differs from those before it, float64 [F, features].
+    """Computes the features of each frame.
 
-    For each scale: the logarithms of the squared length of the change and of its squared
-    Mahalanobis length (where there is a precision), and both minus their median over 20 frames on
-    each side. Then, in both measures, the logarithm of the separation for each span, the same minus
-    its median, and for spans without a gap minus the largest of 3 frames on each side.
+    They are, in this order:
+
+    1. For each scale, the logarithm of the squared length of the change, and the same minus its
+       median over 20 frames on each side. Then both for the squared Mahalanobis length, unless the
+       precisions are empty.
+    2. For each span, the logarithm of the separation, the same minus its median over 20 frames on
+       each side, and, for spans without a gap, the same minus its maximum over 3 frames on each
+       side. Then all of them for the Mahalanobis distance of the first scale, unless the precisions
+       are empty.
+
+    Args:
+      z_FZ: One vector for each frame.
+      precision_SZZ: The result of `fit_precisions`.
+
+    Returns:
+      float64 [F, X].
 
     Raises:
-      ValueError: if the precisions are those of other scales or of vectors of another length.
+      ValueError: If the precisions belong to other scales or to vectors of another length.
     """
     size = z_FZ.shape[1]
     if precision_SZZ.shape not in ((len(SCALES), size, size), (len(SCALES), 0, 0)):
         raise ValueError(
-            f"the detector of boundaries is made for {len(precision_SZZ)} scales and vectors of "
-            f"{precision_SZZ.shape[-1]} numbers, not for {len(SCALES)} and {size}"
+            f"the detector of boundaries was fitted to {len(precision_SZZ)} scales and vectors of "
+            f"{precision_SZZ.shape[-1]} numbers, not to {len(SCALES)} and {size}"
         )
     columns = []
     for (width, gap), precision_ZZ in zip(SCALES, precision_SZZ):
@@ -177,12 +196,12 @@ def describe_frames(z_FZ: np.ndarray, precision_SZZ: np.ndarray) -> np.ndarray:
 
 
 def _describe_separation(z_FZ: np.ndarray) -> list[np.ndarray]:
-    """Features of the separation at each frame, each [F]."""
+    """Returns the features of the separation, each [F]."""
     columns = []
     for least_F, (_, gap) in zip(measure_separation(z_FZ), SPANS):
         defined_F = np.isfinite(least_F)
         log_F = np.log(np.where(defined_F, least_F, 0.0) + FLOOR * z_FZ.shape[1])
-        # Where there are no two frames nothing is known: the usual value.
+        # Undefined separations, near the ends, take the median.
         log_F[~defined_F] = np.median(log_F[defined_F]) if defined_F.any() else 0.0
         columns += [log_F, log_F - _measure_neighbourhood(log_F)]
         if gap == 0:
@@ -191,32 +210,36 @@ def _describe_separation(z_FZ: np.ndarray) -> list[np.ndarray]:
 
 
 def _find_largest_beside(value_F: np.ndarray) -> np.ndarray:
-    """Largest value of PEAK_REACH frames on each side, without the frame itself."""
+    """Returns the maximum over PEAK_REACH frames on each side, without the frame itself, [F]."""
     padded = np.pad(value_F, PEAK_REACH, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * PEAK_REACH + 1)
     return np.delete(windows, PEAK_REACH, axis=1).max(axis=1)
 
 
 def _measure_neighbourhood(value_F: np.ndarray) -> np.ndarray:
-    """Median over NEIGHBOURHOOD frames on each side, fewer at the ends."""
+    """Returns the median over NEIGHBOURHOOD frames on each side (fewer at the ends), [F]."""
     padded = np.pad(value_F, NEIGHBOURHOOD, constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEIGHBOURHOOD + 1)
     return np.nanmedian(windows, axis=1)
 
 
 def fit_detector(videos: Sequence[tuple[np.ndarray, Sequence[Transition]]], seed: int) -> Detector:
-    """Fits a detector to videos whose transitions are known.
+    """Fits a detector to videos with known transitions.
 
     Args:
-      videos: vectors [F, Z] of each training video, and its transitions.
-      seed: of the trees.
+      videos: For each training video, its vectors [F, Z] and its transitions.
+      seed: The seed of the trees.
 
     Raises:
-      ValueError: if fewer than two videos have a transition.
+      ValueError: If fewer than two videos have a transition.
     """
-    if sum(bool(transitions) for _, transitions in videos) < 2:
-        raise ValueError("a detector of boundaries needs two training videos that have some")
-    # Those with transitions first, so that each half has some.
+    num_usable = sum(bool(transitions) for _, transitions in videos)
+    if num_usable < 2:
+        raise ValueError(
+            f"{num_usable} of {len(videos)} training videos have shot boundaries: a detector needs "
+            "at least two"
+        )
+    # Videos with transitions come first, so that both halves below contain some.
     videos = sorted(videos, key=lambda video: not video[1])
     precision_SZZ = fit_precisions(videos)
     features = [describe_frames(z_FZ, precision_SZZ) for z_FZ, _ in videos]
@@ -233,10 +256,11 @@ def _fit_trees(features, references, seed: int) -> Trees:
 
 
 def _choose_threshold(features, references, seed: int) -> float:
-    """Returns the largest threshold of nearly the best mean F1.
+    """Returns the largest threshold whose mean F1 is within SLACK of the best.
 
-    Each half of the videos is scored by trees of the other half. A third of the joined videos have
-    nothing but fades, other videos have few: what is doubtful is less often a boundary there.
+    Each half of the videos is scored by trees that are fitted to the other half. The largest
+    threshold is chosen because a third of the joined videos have only fades, whereas real videos
+    have few, so that uncertain detections are boundaries less often there.
     """
     peaks = [[] for _ in features]
     for half in range(2):
@@ -255,10 +279,13 @@ def _f1_at(peaks, references, threshold: float, tolerance: int) -> float:
 
 
 def label_frames(num_frames: int, transitions: Sequence[Transition]) -> np.ndarray:
-    """Labels frames NONE, CUT or FADE; -1 for those of a fade and close to it. int [F]
+    """Labels frames NONE, CUT, FADE, or -1 for frames that are not used for training.
 
-    The boundary of a fade is the middle of it and one frame on each side. The frames beside a cut
-    are NONE: it is found to the frame.
+    The middle of a fade and one frame on each side are FADE; its other frames and MARGIN frames on
+    each side are -1. The frames beside a cut are NONE, so that cuts are detected to the frame.
+
+    Returns:
+      int [F].
     """
     label_F = np.full(num_frames, NONE)
     for transition in transitions:
@@ -274,19 +301,28 @@ def label_frames(num_frames: int, transitions: Sequence[Transition]) -> np.ndarr
 
 
 def score_features(trees: Trees, feature_FX: np.ndarray) -> np.ndarray:
-    """Probability that a boundary is at each frame, [F]."""
+    """Returns the probability of a boundary at each frame from its features, float64 [F]."""
     return 1.0 - predict_probability(trees, feature_FX, NONE)
 
 
 def score_frames(detector: Detector, z_FZ: np.ndarray) -> np.ndarray:
-    """Probability that a new shot begins at each frame, [F]; 0 at the first, which always does."""
+    """Returns the probability that a new shot begins at each frame, float64 [F].
+
+    It is set to 0 at frame 0, which is not a boundary.
+
+    Raises:
+      ValueError: If the detector was fitted to vectors of another length.
+    """
     score_F = score_features(detector.trees, describe_frames(z_FZ, detector.precision_SZZ))
     score_F[0] = 0.0
     return score_F
 
 
 def find_peaks(score_F: np.ndarray) -> list[tuple[int, float]]:
-    """Returns (frame, score) of the largest scores that are at least MIN_DISTANCE frames apart."""
+    """Returns (frame, score) of the local maxima, ascending, at least MIN_DISTANCE frames apart.
+
+    Of maxima that are closer, the larger one is kept.
+    """
     left, right = np.roll(score_F, 1), np.roll(score_F, -1)
     left[0] = right[-1] = -np.inf
     candidates = np.flatnonzero((score_F >= left) & (score_F >= right) & (score_F > 0))
@@ -298,7 +334,11 @@ def find_peaks(score_F: np.ndarray) -> list[tuple[int, float]]:
 
 
 def detect_boundaries(detector: Detector, z_FZ: np.ndarray) -> list[int]:
-    """Returns the frames at which a new shot begins, ascending; frame 0 is not among them."""
+    """Returns the numbers of the frames at which a new shot begins, ascending, without frame 0.
+
+    Raises:
+      ValueError: If the detector was fitted to vectors of another length.
+    """
     peaks = find_peaks(score_frames(detector, z_FZ))
     return [frame for frame, score in peaks if score >= detector.threshold]
 
@@ -308,7 +348,7 @@ def detect_boundaries(detector: Detector, z_FZ: np.ndarray) -> list[int]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Saved:
-    """What is kept of a detector: what its trees are fitted to, instead of the trees."""
+    """A detector in its file: it holds the training examples instead of the trees."""
 
     precision_SZZ: np.ndarray
     examples: Examples
@@ -316,7 +356,7 @@ class _Saved:
 
 
 def save_detector(path: str | os.PathLike, detector: Detector) -> None:
-    """Writes a detector as .npz; no pickle."""
+    """Writes a detector as .npz, without pickle."""
     save_fields(path, _Saved(detector.precision_SZZ, detector.trees.examples, detector.threshold))
 
 
@@ -324,7 +364,7 @@ def load_detector(path: str | os.PathLike) -> Detector:
     """Reads a detector and fits its trees again.
 
     Raises:
-      ValueError: if there is no such file or it does not hold a detector.
+      ValueError: If there is no such file or it does not hold a detector.
     """
     what, remedy = "detector of boundaries", "run the task segment on the videos of the run first"
     saved = load_fields(path, _Saved, what, remedy)
@@ -336,12 +376,18 @@ def load_detector(path: str | os.PathLike) -> Detector:
     return Detector(saved.precision_SZZ, trees, saved.threshold)
 
 
-# --- how well boundaries are found ---------------------------------------------------------------
+# --- evaluation of detected boundaries ------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """Boundaries over some videos: `matched` of `num_found` and of `num_true`."""
+    """Counts of boundaries over some videos.
+
+    Attributes:
+      matched: The number of detected boundaries that match a true one.
+      num_found: The number of detected boundaries.
+      num_true: The number of true boundaries.
+    """
 
     matched: int
     num_found: int
@@ -349,29 +395,34 @@ class Counts:
 
     @property
     def f1(self) -> float:
-        """2 matched / (found + true), in [0, 1]; NaN if there is neither."""
+        """F1 = 2 matched / (found + true), in [0, 1]; NaN without any boundary."""
         total = self.num_found + self.num_true
         return 2.0 * self.matched / total if total else float("nan")
 
     @property
     def precision(self) -> float:
-        """Share of the found boundaries that are true; NaN if none is found."""
+        """The share of the detected boundaries that are true; NaN if none is detected."""
         return self.matched / self.num_found if self.num_found else float("nan")
 
     @property
     def recall(self) -> float:
-        """Share of the true boundaries that are found; NaN if there is none."""
+        """The share of the true boundaries that are detected; NaN if there is none."""
         return self.matched / self.num_true if self.num_true else float("nan")
 
 
 def match_boundaries(
     found: Sequence[int], transitions: Sequence[Transition], tolerance: int
 ) -> int:
-    """Counts the pairs of a largest one-to-one matching.
+    """Counts the pairs of a maximum one-to-one matching.
 
-    A found frame may be paired with a transition if it lies within [first - tolerance,
-    last + tolerance]. Transitions do not overlap, so taking them in order, each with the earliest
-    frame that is left and fits, gives the largest matching.
+    A detected frame matches a transition if it lies within [first - tolerance, last + tolerance].
+    Transitions do not overlap. Assigning to each transition in order the earliest unused frame that
+    matches it is therefore optimal.
+
+    Args:
+      found: The detected frames.
+      transitions: The true transitions.
+      tolerance: The tolerance, in frames.
     """
     frames, matched, next_frame = sorted(found), 0, 0
     for transition in sorted(transitions, key=lambda t: t.last):
@@ -386,11 +437,26 @@ def match_boundaries(
 def count_matches(
     found: Sequence[Sequence[int]], references: Sequence[Sequence[Transition]], tolerance: int
 ) -> Counts:
-    """Adds up the matches of several videos."""
+    """Sums the counts over several videos.
+
+    Args:
+      found: The detected frames of each video.
+      references: The true transitions of each video.
+      tolerance: The tolerance of `match_boundaries`, in frames.
+    """
     matched = sum(match_boundaries(f, r, tolerance) for f, r in zip(found, references))
-    return Counts(matched, sum(map(len, found)), sum(map(len, references)))
+    return Counts(
+        matched=matched, num_found=sum(map(len, found)), num_true=sum(map(len, references))
+    )
 
 
 def count_flash_alarms(found: Sequence[int], flashes: Sequence[tuple[int, int]]) -> int:
-    """Counts the flashes with a found boundary from their first frame to the one after them."""
+    """Counts the flashes for which a boundary is detected.
+
+    A flash counts if a boundary is detected between its first frame and the frame after its last.
+
+    Args:
+      found: The detected frames.
+      flashes: The first and the last frame of each flash.
+    """
     return sum(any(first <= frame <= last + 1 for frame in found) for first, last in flashes)

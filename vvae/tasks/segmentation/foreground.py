@@ -1,7 +1,8 @@
-"""Foreground masks from the predictive distribution of the pixels, against exact masks."""
+"""Foreground masks from the predictive distribution of the pixels, compared with exact masks."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.models import contract
 from vvae.models.sequential import Latents
 from vvae.tasks.question import Question
-from vvae.tasks.result import describe_clips
+from vvae.tasks.result import Picture, describe_clips
 
 MASK_FILE = "masks.png"
-MAX_FIT_VIDEOS = 100
+MAX_FIT_CLIPS = 100
 NUM_THRESHOLDS = 60
 NUM_EXAMPLES = 3
 TINT = (255, 40, 40)
@@ -37,31 +38,46 @@ METHODS = {
 
 @dataclasses.dataclass(frozen=True)
 class Masks:
-    """What the masks came to; empty, with the reason, where exact masks are not known."""
+    """The part of the answer about masks.
+
+    It is empty, except for a note with the reason, if exact masks are not known.
+
+    Attributes:
+      rows: Method -> metric name -> metric.
+      details: The thresholds.
+      notes: Sentences for the reader.
+      pictures: The pictures that are still to be drawn.
+    """
 
     rows: Mapping[str, Mapping[str, Metric]] = dataclasses.field(default_factory=dict)
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
 
 def score_pixels(model, params, x_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.Array:
-    """How unlikely each pixel is as background: its standardised deviation, float [B, T, H, W].
+    """Computes the standardized deviation |d| of each pixel from the background of its clip.
 
-    What a clip shows at all times is background. Its latent is the mean of the frame latents over
-    the clip, so that the predictive distribution of a background pixel is that of the likelihood,
-    N(b, sigma^2) with b the mean video decoded from that latent and sigma the learned noise. Let
-    a foreground pixel have any of the 256 values with equal probability. Then the logarithm of the
-    ratio of the two is d^2 / 2 + log(sigma sqrt(2 pi) / 256) with d = (x - b) / sigma: a threshold
-    of the ratio, at any prior share of the foreground, is a threshold of |d| (as in background
-    subtraction by Gaussians: Stauffer and Grimson, CVPR 1999). The prior share is not known, so the
-    threshold is fixed on training videos. Of several channels the root mean square of d is taken.
+    The background is what a clip shows in all of its frames. Its latent is the mean of the frame
+    latents, so that the predictive distribution of a background pixel is N(b, sigma^2), where b is
+    decoded from this latent and sigma is the learned noise of the likelihood. A foreground pixel
+    has each of the 256 values with equal probability. With d = (x - b) / sigma, the logarithm of
+    the likelihood ratio of foreground and background is d^2 / 2 + log(sigma sqrt(2 pi) / 256).
+    Hence, for any prior probability of the foreground, a threshold on the ratio is a threshold on
+    |d|. The prior is unknown, so the threshold is fitted to training videos. For several channels,
+    |d| is the root mean square over the channels.
 
     Args:
-      model: a SequentialVAE with a Gaussian or logistic likelihood.
-      params: its variables.
+      model: A SequentialVAE with a Gaussian or logistic likelihood.
+      params: Its variables.
       x_BTHWC: uint8, or float in [-1, 1].
-      mask_BT: bool, True for valid frames; others do not enter the mean latent.
+      mask_BT: bool; True for valid frames. Other frames do not contribute to the mean latent.
+
+    Returns:
+      float32 [B, T, H, W], in standard deviations.
+
+    References:
+      Stauffer and Grimson, Adaptive Background Mixture Models for Real-Time Tracking, CVPR 1999.
     """
     posterior = contract.encode(model, params, x_BTHWC, mask_BT)
     weight_BT1 = mask_BT[..., None] / jnp.maximum(mask_BT.sum(axis=1), 1)[:, None, None]
@@ -74,13 +90,20 @@ def score_pixels(model, params, x_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.A
 
 
 def score_median(x_NTHWC: np.ndarray) -> np.ndarray:
-    """Deviation from each pixel's median over the clip, 8-bit units, mean over channels."""
+    """Returns the deviation of each pixel from its median over the clip, float32 [N, T, H, W].
+
+    It is the mean absolute deviation over the channels, in 8-bit units.
+    """
     x_NTHWC = x_NTHWC.astype(np.float32)
     return np.abs(x_NTHWC - np.median(x_NTHWC, axis=1, keepdims=True)).mean(axis=-1)
 
 
 def score_difference(x_NTHWC: np.ndarray) -> np.ndarray:
-    """Difference from the frame before, 8-bit units; the first frame has that of the second."""
+    """Returns the difference of each pixel from the previous frame, float32 [N, T, H, W].
+
+    It is the mean absolute difference over the channels, in 8-bit units. The first frame takes the
+    difference of the second, or 0 if there is only one.
+    """
     x_NTHWC = x_NTHWC.astype(np.float32)
     step_NTHW = np.abs(np.diff(x_NTHWC, axis=1)).mean(axis=-1)
     if not step_NTHW.shape[1]:
@@ -89,9 +112,15 @@ def score_difference(x_NTHWC: np.ndarray) -> np.ndarray:
 
 
 def measure_iou(found_NTHW: np.ndarray, true_NTHW: np.ndarray, mask_NT: np.ndarray) -> np.ndarray:
-    """Intersection over union of each clip, over the pixels of its valid frames, float64 [N].
+    """Computes the intersection over union of each clip over the pixels of its valid frames.
 
-    1 for a clip in which neither mask has a pixel.
+    Args:
+      found_NTHW: bool; the detected masks.
+      true_NTHW: bool; the true masks.
+      mask_NT: bool; True for valid frames.
+
+    Returns:
+      float64 [N]; 1 for a clip for which both masks are empty.
     """
     used = mask_NT[:, :, None, None]
     both_N = (found_NTHW & true_NTHW & used).sum(axis=(1, 2, 3))
@@ -100,14 +129,14 @@ def measure_iou(found_NTHW: np.ndarray, true_NTHW: np.ndarray, mask_NT: np.ndarr
 
 
 def fit_threshold(score_NTHW: np.ndarray, true_NTHW: np.ndarray, mask_NT: np.ndarray) -> float:
-    """Returns the threshold with the best mean IoU, among 60 quantiles of the scores."""
+    """Returns the threshold with the best mean IoU among 60 quantiles of the scores."""
     choices = np.quantile(score_NTHW[mask_NT], np.linspace(0.2, 0.995, NUM_THRESHOLDS))
     values = [measure_iou(score_NTHW > t, true_NTHW, mask_NT).mean() for t in choices]
     return float(choices[int(np.argmax(values))])
 
 
 def explain_missing(model, clips: Clips) -> str | None:
-    """Returns why no mask is measured, or None if exact masks are known."""
+    """Returns the reason why masks cannot be evaluated, or None if they can be."""
     clip_format = clips.clip_format
     known = {"performer", "take", "seed", "version"}
     if not all(known <= set(video.metadata) for video in clips.videos):
@@ -127,10 +156,11 @@ def explain_missing(model, clips: Clips) -> str | None:
     return None
 
 
-def draw_masks(clips: Clips) -> np.ndarray:
-    """Draws the exact masks of clips of the performers, bool [N, T, H, W], at the model's size.
+def render_masks(clips: Clips) -> np.ndarray:
+    """Renders the exact masks of clips of the built-in performers, bool [N, T, H, W].
 
-    A pixel is foreground if the figure covers half or more of the pixel centres in it.
+    They have the frame size of the clips. A pixel is foreground if at least half of the pixels of
+    the full-size mask within it are.
     """
     clip_format = clips.clip_format
     size = (clip_format.height, clip_format.width)
@@ -146,39 +176,30 @@ def draw_masks(clips: Clips) -> np.ndarray:
 
 
 def shrink_mask(mask_THW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns bool [T, *size]: True where half or more of the pixels underneath are."""
+    """Downsamples masks to bool [T, *size]: True where at least half of the pixels are True."""
     frames, height, width = mask_THW.shape
     parts = mask_THW.reshape(frames, size[0], height // size[0], size[1], width // size[1])
     return parts.mean(axis=(2, 4)) >= 0.5
 
 
 def measure_masks(question: Question) -> Masks:
-    """Measures masks of the performers against the exact ones, beside two controls.
+    """Evaluates the masks of the model and of two baselines on the built-in performers.
 
-    Up to 100 training videos fix the thresholds. Writes masks.png.
+    The thresholds are fitted to up to 100 training clips. The picture is masks.png.
     """
-    model, params, clips, train = question.model, question.params, question.clips, question.train
-    reason = explain_missing(model, clips) or explain_missing(model, train)
+    clips, train = question.clips, question.train
+    reason = explain_missing(question.model, clips) or explain_missing(question.model, train)
     if reason is not None:
         return Masks(notes=(f"Foreground masks are not measured: {reason}.",))
-    fitted = train.select(spread_evenly(np.arange(len(train)), MAX_FIT_VIDEOS))
-    score = jax.jit(lambda video, mask: score_pixels(model, params, video, mask))
-
-    def score_all(some: Clips) -> dict[str, np.ndarray]:
-        x_NTHWC = some.read(np.arange(len(some)))
-        vae = map_clips(
-            lambda batch: score(batch["video"], batch["mask"]), some, question.batch_size
-        )
-        return {
-            "vae": vae,
-            "median_background": score_median(x_NTHWC),
-            "frame_difference": score_difference(x_NTHWC),
-        }
-
-    learned, fit_masks = score_all(fitted), draw_masks(fitted)
-    thresholds = {n: fit_threshold(s, fit_masks, fitted.mask_NT) for n, s in learned.items()}
-    true_NTHW = draw_masks(clips)
-    found = {name: s > thresholds[name] for name, s in score_all(clips).items()}
+    fitted = train.select(spread_evenly(np.arange(len(train)), MAX_FIT_CLIPS))
+    score = _make_scorer(question)
+    fit_masks_NTHW = render_masks(fitted)
+    thresholds = {
+        name: fit_threshold(score_NTHW, fit_masks_NTHW, fitted.mask_NT)
+        for name, score_NTHW in score(fitted).items()
+    }
+    true_NTHW = render_masks(clips)
+    found = {name: s > thresholds[name] for name, s in score(clips).items()}
     found["everything"] = np.ones_like(true_NTHW)
     context = question.describe_data() | describe_clips(clips)
     rows = {}
@@ -188,8 +209,29 @@ def measure_masks(question: Question) -> Masks:
         if name in thresholds:
             method += f", above {thresholds[name]:.3g}, fixed on {len(fitted)} training clips"
         rows[f"mask/{name}"] = {"iou": _make_iou(iou_N.mean(), {**context, METHOD: method})}
-    _draw_examples(question.folder / MASK_FILE, clips, found, true_NTHW)
-    return Masks(rows, {"thresholds": thresholds}, (), (MASK_FILE,))
+    draw = functools.partial(_draw_examples, clips, found, true_NTHW)
+    return Masks(
+        rows=rows, details={"thresholds": thresholds}, pictures=(Picture((MASK_FILE,), draw),)
+    )
+
+
+def _make_scorer(question: Question) -> Callable[[Clips], dict[str, np.ndarray]]:
+    """Returns clips -> method -> score of each pixel, [N, T, H, W]; compiled once."""
+    model, params = question.model, question.params
+    score = jax.jit(lambda video, mask: score_pixels(model, params, video, mask))
+
+    def score_all(clips: Clips) -> dict[str, np.ndarray]:
+        x_NTHWC = clips.read(np.arange(len(clips)))
+        vae_NTHW = map_clips(
+            lambda batch: score(batch["video"], batch["mask"]), clips, question.batch_size
+        )
+        return {
+            "vae": vae_NTHW,
+            "median_background": score_median(x_NTHWC),
+            "frame_difference": score_difference(x_NTHWC),
+        }
+
+    return score_all
 
 
 def _make_iou(value: float, context) -> Metric:
@@ -204,7 +246,8 @@ def _make_iou(value: float, context) -> Metric:
     )
 
 
-def _draw_examples(path: Path, clips: Clips, found, true_NTHW: np.ndarray) -> None:
+def _draw_examples(clips: Clips, found, true_NTHW: np.ndarray, folder: Path) -> None:
+    """Draws frames of up to 3 clips, and below them the exact and the detected masks."""
     ids = choose_examples(clips, NUM_EXAMPLES)
     frames = choose_frames(clips.mask_NT.shape[1])
     pictures = view_to_rgb(clips.view, clips.read(ids))
@@ -214,7 +257,7 @@ def _draw_examples(path: Path, clips: Clips, found, true_NTHW: np.ndarray) -> No
         rows.append(pictures[k, frames])
         rows += [tint(pictures[k, frames], mask[clip, frames]) for mask in shown.values()]
     figures.write_sheet(
-        path,
+        folder / MASK_FILE,
         rows,
         label_rows(clips.select(ids), list(shown)),
         [f"frame {t}" for t in frames],
@@ -224,6 +267,6 @@ def _draw_examples(path: Path, clips: Clips, found, true_NTHW: np.ndarray) -> No
 
 
 def tint(frames_THWC: np.ndarray, mask_THW: np.ndarray) -> np.ndarray:
-    """Returns uint8 RGB frames, half red where the mask is."""
+    """Blends red into uint8 RGB frames where the mask is True."""
     red = (frames_THWC.astype(np.float32) + np.array(TINT)) / 2
     return np.where(mask_THW[..., None], np.rint(red), frames_THWC).astype(np.uint8)

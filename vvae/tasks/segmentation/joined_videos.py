@@ -1,6 +1,7 @@
-"""Videos whose shot boundaries are known: scenes joined by cuts or fades, with flashes in between.
+"""Videos with known shot boundaries: scenes joined by cuts or fades, optionally with flashes.
 
-The scenes are frames of real videos, or drawn; everything random comes from one seed. Pure NumPy.
+The scenes are frames of real videos or are drawn. All random numbers come from a generator that the
+caller passes in. Pure NumPy.
 """
 
 import dataclasses
@@ -14,23 +15,24 @@ from vvae.data.frames import read_chunks
 from vvae.data.listing import Video
 
 KINDS = ("cuts", "fades", "flashes")
-SCENE_FRAMES = (24, 48)  # fewest and most frames of a scene that nothing else is mixed into
-FADE_FRAMES = (4, 12)  # of frames that are neither scene alone
+# The ranges (minimum, maximum) that random numbers are drawn from.
+SCENE_FRAMES = (24, 48)  # frames that show one scene only
+FADE_FRAMES = (4, 12)  # frames that mix two scenes
 FLASH_FRAMES = (1, 3)
 FLASH_STRENGTH = (0.6, 1.0)  # share of white
-FLASH_MARGIN = 6  # frames between a flash and the ends of its scene
+FLASH_MARGIN = 6  # least number of frames between a flash and either end of its scene
 DRAWN_SIZE = 64
 DRAWN_FPS = 10.0
-NOISE = 3.0  # standard deviation of the noise of drawn scenes, 8-bit
+NOISE = 3.0  # standard deviation of the noise of drawn scenes, 8-bit units
 
 
 @dataclasses.dataclass(frozen=True)
 class Transition:
-    """Where one scene becomes the next.
+    """The transition from one scene to the next.
 
     Attributes:
-      first: number of the first frame that is not the old scene alone.
-      last: number of the first frame that is the new scene alone; `first` for a cut.
+      first: The number of the first frame that does not show the old scene only.
+      last: The number of the first frame that shows the new scene only; equal to `first` for a cut.
     """
 
     first: int
@@ -39,12 +41,12 @@ class Transition:
 
 @dataclasses.dataclass(frozen=True)
 class JoinedVideo:
-    """A video with known boundaries.
+    """A video with known shot boundaries.
 
     Attributes:
       frames_THWC: uint8 RGB.
-      transitions: in order; one fewer than there are scenes.
-      flashes: the first and last frame of each flash, which is no boundary.
+      transitions: The transitions between its scenes, in order.
+      flashes: The first and the last frame of each flash. Flashes are not boundaries.
     """
 
     frames_THWC: np.ndarray
@@ -52,12 +54,12 @@ class JoinedVideo:
     flashes: tuple[tuple[int, int], ...] = ()
 
 
-# A scene that lasts as long as it is asked to: number of frames -> uint8 RGB [T, H, W, 3].
+# Renders a scene of any length: number of frames T -> uint8 RGB [T, H, W, 3].
 Scene = Callable[[int], np.ndarray]
 
 
 def loop_scene(frames_FHWC: np.ndarray) -> Scene:
-    """Returns a scene that plays frames forwards, then backwards, and so on: it never jumps."""
+    """Returns a scene that plays frames forwards and backwards in turn, so that it never jumps."""
 
     def play(length: int) -> np.ndarray:
         return frames_FHWC[find_loop_frames(len(frames_FHWC), length)]
@@ -66,18 +68,18 @@ def loop_scene(frames_FHWC: np.ndarray) -> Scene:
 
 
 def find_loop_frames(num_frames: int, length: int) -> np.ndarray:
-    """Returns the frames 0, 1, ..., F-1, F-2, ..., 1, 0, 1, ... of a loop, int64 [length]."""
+    """Returns the frame numbers 0, 1, ..., F-1, F-2, ..., 1, 0, 1, ..., int64 [length]."""
     period = max(2 * (num_frames - 1), 1)
     position_T = np.arange(length) % period
     return np.minimum(position_T, period - position_T) if num_frames > 1 else position_T * 0
 
 
 def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
-    """Returns a drawn scene: a wall of waves that a camera moves past, with three moving bodies.
+    """Draws a scene: three moving bodies before a wall of waves, seen by a moving camera.
 
     Args:
-      rng: consumed.
-      size: (height, width); scenes are drawn 64x64, and their nearest pixels are shown.
+      rng: The source of random numbers.
+      size: (height, width). Scenes are drawn at 64x64 and resized by nearest neighbours.
     """
     longest = SCENE_FRAMES[1] + 2 * FADE_FRAMES[1]
     time_T = np.arange(longest) / DRAWN_FPS
@@ -91,7 +93,7 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
 
 
 def _draw_body(time_T: np.ndarray, rng: np.random.Generator) -> Limb:
-    """A thick line whose ends swing about places of their own."""
+    """Draws the parameters of a thick line whose two ends oscillate about random positions."""
     ends = []
     for _ in range(2):
         place_2, swing_2 = rng.uniform(10.0, 54.0, 2), rng.uniform(-12.0, 12.0, 2)
@@ -109,12 +111,15 @@ def _draw_body(time_T: np.ndarray, rng: np.random.Generator) -> Limb:
 
 
 def read_scene(video: Video, size: tuple[int, int], stride: int) -> Scene:
-    """Reads the beginning of a video as a scene.
+    """Reads the first frames of a video as a scene.
 
     Args:
-      video: of a data set.
-      size: (height, width) of its frames.
-      stride: every stride-th frame is used.
+      video: A video of a data set.
+      size: The (height, width) to which its frames are resized.
+      stride: Every stride-th frame is used.
+
+    Raises:
+      VideoError: If the video cannot be read.
     """
     _, _, frames_FHWC = next(read_chunks(video.path, size, stride, SCENE_FRAMES[1]))
     return loop_scene(frames_FHWC)
@@ -124,20 +129,21 @@ def join_scenes(scenes: Sequence[Scene], kind: str, rng: np.random.Generator) ->
     """Joins scenes into one video.
 
     Args:
-      scenes: two or more, of one frame size.
-      kind: "cuts"; "fades": each boundary is a dissolve or a fade through black; or "flashes":
-        cuts, and a flash of white light within each scene.
-      rng: draws the lengths of scenes and transitions, and where the flashes are; consumed.
+      scenes: Two or more scenes with the same frame size.
+      kind: "cuts"; "fades", where each transition is a dissolve or a fade through black; or
+        "flashes", which are cuts with one white flash within each scene.
+      rng: The source of random numbers.
 
     Raises:
-      ValueError: for another kind, or fewer than two scenes.
+      ValueError: If there is no such kind, or there are fewer than two scenes.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is not one of {', '.join(KINDS)}")
     if len(scenes) < 2:
         raise ValueError(f"a boundary needs two scenes, got {len(scenes)}")
     parts, transitions, flashes = [], [], []
-    length, lead = 0, 0  # frames so far, and those of the next scene that are mixed in already
+    # `length` counts the frames so far, `lead` those of the next scene that a fade already showed.
+    length, lead = 0, 0
     for number, scene in enumerate(scenes):
         pure = int(rng.integers(*SCENE_FRAMES, endpoint=True))
         fades = kind == "fades" and number + 1 < len(scenes)
@@ -165,16 +171,16 @@ def _dissolve(old_NHWC: np.ndarray, new_NHWC: np.ndarray) -> np.ndarray:
 
 
 def _fade_through_black(old_NHWC: np.ndarray, new_NHWC: np.ndarray) -> np.ndarray:
-    """The old scene darkens in the first half, the new one brightens in the second."""
+    """Darkens the old scene in the first half and brightens the new one in the second half."""
     count = len(old_NHWC)
-    # -1 is the old scene alone, 0 black, 1 the new scene alone.
+    # -1 stands for the old scene, 0 for black and 1 for the new scene.
     place_N = np.linspace(-1.0, 1.0, count + 2)[1:-1]
     shown = np.where((place_N < 0)[:, None, None, None], old_NHWC, new_NHWC)
     return _mix(np.zeros_like(shown), shown, np.abs(place_N))
 
 
 def _add_flash(frames_THWC: np.ndarray, rng: np.random.Generator):
-    """Returns the frames with one flash, and the numbers of its first and last frame."""
+    """Adds one flash; returns the frames, and the numbers of its first and last frame."""
     count = int(rng.integers(*FLASH_FRAMES, endpoint=True))
     first = int(rng.integers(FLASH_MARGIN, len(frames_THWC) - FLASH_MARGIN - count, endpoint=True))
     flash = slice(first, first + count)
@@ -186,6 +192,6 @@ def _add_flash(frames_THWC: np.ndarray, rng: np.random.Generator):
 
 
 def _mix(a_NHWC: np.ndarray, b_NHWC: np.ndarray, weight_N: np.ndarray) -> np.ndarray:
-    """a + weight * (b - a), rounded."""
+    """Returns a + weight * (b - a), rounded to uint8."""
     weight_N111 = weight_N[:, None, None, None]
     return np.rint(a_NHWC + weight_N111 * (b_NHWC.astype(float) - a_NHWC)).astype(np.uint8)

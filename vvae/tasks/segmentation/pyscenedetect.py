@@ -1,10 +1,10 @@
-"""PySceneDetect on frames in memory: the only user of scenedetect, an extra."""
+"""Baselines from PySceneDetect. Only this module imports scenedetect, an optional package."""
 
 from importlib import metadata
 
 import numpy as np
 
-# Row -> class of scenedetect.detectors, used with its defaults.
+# Row of the table -> class of scenedetect.detectors, used with its default settings.
 DETECTORS = {
     "pyscenedetect_adaptive": "AdaptiveDetector",
     "pyscenedetect_content": "ContentDetector",
@@ -13,9 +13,9 @@ DETECTORS = {
 
 
 def find_pyscenedetect() -> str | None:
-    """Returns the installed version of PySceneDetect, None where there is none."""
+    """Returns the installed version of PySceneDetect, or None if it cannot be imported."""
     try:
-        import scenedetect  # noqa: F401  (it needs OpenCV, which may be missing)
+        import scenedetect  # noqa: F401  (the import fails without OpenCV)
 
         return metadata.version("scenedetect")
     except (ImportError, metadata.PackageNotFoundError):
@@ -23,12 +23,15 @@ def find_pyscenedetect() -> str | None:
 
 
 def detect_scenes(row: str, frames_THWC: np.ndarray, fps: float) -> list[int]:
-    """Returns the frames at which a detector of PySceneDetect begins a new scene.
+    """Runs a detector of PySceneDetect on frames in memory.
 
     Args:
-      row: a key of DETECTORS.
+      row: A key of DETECTORS.
       frames_THWC: uint8 RGB.
-      fps: frames per second.
+      fps: The frame rate, frames/s.
+
+    Returns:
+      The numbers of the first frames of new scenes, ascending.
     """
     import scenedetect
     from scenedetect import detectors

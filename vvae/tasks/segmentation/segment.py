@@ -1,7 +1,8 @@
-"""Where do shots begin, and which pixels are foreground? From the latents and the likelihood."""
+"""The task segment: finds shots from latents, and foreground masks from the likelihood."""
 
+import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +13,57 @@ from vvae.data.views import encode_view
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.tasks.options import Segment
 from vvae.tasks.question import Question
-from vvae.tasks.result import Result
+from vvae.tasks.result import Picture, Result
 from vvae.tasks.segmentation import boundaries, joined_videos, pyscenedetect
+from vvae.tasks.segmentation.boundaries import Detector
 from vvae.tasks.segmentation.foreground import measure_masks
 from vvae.tasks.segmentation.joined_videos import JoinedVideo
-from vvae.tasks.segmentation.material import SOURCES, iterate_material, make_material
-from vvae.tasks.segmentation.shots import choose_size, find_shots, make_frame_encoder
+from vvae.tasks.segmentation.scene_sources import (
+    SOURCES,
+    iterate_joined_videos,
+    make_joined_videos,
+)
+from vvae.tasks.segmentation.shots import find_shots, make_frame_encoder
 
 DETECTOR_FILE = "boundaries.npz"
 EXAMPLE_FILE = "segment_example.png"
-FITTED_PER_MEASURED = 2  # joined videos
-JOINED_FPS = 25.0  # nominal; the detectors compared count frames
-# Streams of random numbers.
+FITTED_PER_MEASURED = 2  # the ratio of joined videos for fitting and for evaluation
+JOINED_FPS = 25.0  # nominal, frames/s; the compared detectors count frames
+# The streams of random numbers of the joined videos.
 _TRAIN, _TEST = 0, 1
 
 
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method that finds shot boundaries.
+
+    Attributes:
+      text: What the method does, for the metric cards.
+      find: Video -> the detected frames, ascending. None if the method cannot be run.
+    """
+
+    text: str
+    find: Callable[[JoinedVideo], list[int]] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """The vectors that a detector of boundaries is fitted to.
+
+    Attributes:
+      text: What the vectors are, for the metric cards.
+      read: Video -> one vector for each frame, float [F, Z].
+    """
+
+    text: str
+    read: Callable[[JoinedVideo], np.ndarray]
+
+
 def answer(question: Question, options: Segment) -> Result:
-    """Finds the shots of videos: by the saved detector in new videos, by a new one in the run's.
+    """Finds shots: fits a detector on the videos of the run, or applies it to new videos.
 
     Raises:
-      ValueError: if a split is missing, or there is no detector for new videos.
+      ValueError: If a split is missing, or there is no saved detector for new videos.
     """
     del options
     if question.is_new:
@@ -40,119 +72,156 @@ def answer(question: Question, options: Segment) -> Result:
 
 
 def segment(question: Question, num_joined: int = 6) -> Result:
-    """Fits detectors to joined training videos, measures them, and finds the shots of the split.
+    """Fits detectors to joined training videos, evaluates them, and finds the shots of the split.
 
-    Writes segments.csv, boundaries.npz and pictures, and measures foreground masks.
+    It also evaluates foreground masks. Writes segments.csv and boundaries.npz. The pictures are
+    contact sheets, segment_example.png and masks.png.
 
     Args:
-      question: the run, its training videos and those that are segmented.
-      num_joined: joined videos of each source and kind for measuring; twice as many for fitting.
+      question: The run, with its training videos and the videos to segment.
+      num_joined: The number of joined videos of each source and kind for the evaluation; twice as
+        many are used for fitting.
+
+    Raises:
+      ValueError: If a split is missing.
     """
-    train, clips, folder, seed = question.train, question.clips, question.folder, question.seed
+    train, clips, seed = question.train, question.clips, question.seed
     encode = make_frame_encoder(question.model, question.params, train)
     num_fitted = FITTED_PER_MEASURED * num_joined
-    learned = (video for _, video in iterate_material(train, seed, _TRAIN, num_fitted))
-    measured = make_material(clips, seed, _TEST, num_joined)
+    learned = (video for _, video in iterate_joined_videos(train, seed, _TRAIN, num_fitted))
+    measured = make_joined_videos(clips, seed, _TEST, num_joined)
     context = question.describe_data() | {"videos_per_kind": num_joined}
-    methods, detector = _fit_methods(encode, train, learned, seed)
-    found, texts = _find_all(methods, measured)
+    readers = _list_readers(encode, train)
+    detectors, num_learned = _fit_detectors(readers, learned, seed)
+    methods = _list_methods(readers, detectors, num_learned) | _list_baselines()
+    found = {name: _find_boundaries(method, measured) for name, method in methods.items()}
     rows = {
-        name: summarize_boundaries(measured, found[name], {**context, METHOD: text})
-        for name, text in texts.items()
+        name: summarize_boundaries(measured, found[name], {**context, METHOD: method.text})
+        for name, method in methods.items()
     }
-    boundaries.save_detector(folder / DETECTOR_FILE, detector)
-    shots = find_shots(question, detector)
-    _draw_example(folder / EXAMPLE_FILE, encode, detector, measured)
+    boundaries.save_detector(question.folder / DETECTOR_FILE, detectors["vae"])
+    shots = find_shots(question, detectors["vae"])
     masks = measure_masks(question)
+    draw = functools.partial(
+        _draw_example, readers["vae"], detectors["vae"], _choose_examples(measured)
+    )
     return Result(
         task="segment",
         rows={**rows, **masks.rows},
         details={
             "counts": count_boundaries(measured, found),
-            "threshold": detector.threshold,
+            "threshold": detectors["vae"].threshold,
             "pyscenedetect": pyscenedetect.find_pyscenedetect(),
             "masks": masks.details,
         },
-        notes=(*shots.notes, *_note_material(measured), *masks.notes),
-        files=(*shots.files, EXAMPLE_FILE, DETECTOR_FILE, *masks.files),
+        notes=(*shots.notes, *_note_omissions(measured), *masks.notes),
+        files=(
+            *shots.files,
+            EXAMPLE_FILE,
+            DETECTOR_FILE,
+            *(name for picture in masks.pictures for name in picture.names),
+        ),
+        pictures=(*shots.pictures, Picture((EXAMPLE_FILE,), draw), *masks.pictures),
     )
 
 
-# --- boundaries ----------------------------------------------------------------------------------
+# --- boundaries -----------------------------------------------------------------------------------
 
 
-def _fit_methods(encode, train: Clips, learned: Iterable[JoinedVideo], seed: int):
-    """Returns row -> (JoinedVideo -> boundaries, description) and the detector of the latents."""
-    _, factor = choose_size(train)
-    text = (
-        "changes of medians over {} and least distances over {} frames (+ gap) in {}, boosted "
-        "trees and threshold fitted to {} joined training videos "
-        f"(at least {boundaries.MIN_DISTANCE} frames between boundaries)"
-    )
+def _list_readers(encode: Callable, train: Clips) -> dict[str, Reader]:
+    """Returns row -> the vectors of frames that its detector is fitted to."""
 
-    def read_latents(video: JoinedVideo):
-        return encode(video.frames_THWC, factor)
+    def find_factor(video: JoinedVideo) -> int:
+        # Joined videos of another split can have another size, see `choose_size`.
+        return video.frames_THWC.shape[1] // train.clip_format.height
 
-    def read_pixels(video: JoinedVideo):
-        codes_THWC, _, _ = encode_view(train.view, video.frames_THWC, factor)
+    def read_latents(video: JoinedVideo) -> np.ndarray:
+        return encode(video.frames_THWC, find_factor(video))
+
+    def read_pixels(video: JoinedVideo) -> np.ndarray:
+        codes_THWC, _, _ = encode_view(train.view, video.frames_THWC, find_factor(video))
         return codes_THWC.reshape(len(codes_THWC), -1).astype(np.float32)
 
-    readers = {
-        "vae": (read_latents, "latents in units of their posterior standard deviations"),
-        "frame_difference": (read_pixels, "8-bit codes of the view"),
+    return {
+        "vae": Reader("latents in units of their posterior standard deviations", read_latents),
+        "frame_difference": Reader("8-bit codes of the view", read_pixels),
     }
-    # The frames of one video at a time are in memory, the vectors of all.
+
+
+def _fit_detectors(
+    readers: Mapping[str, Reader], learned: Iterable[JoinedVideo], seed: int
+) -> tuple[dict[str, Detector], int]:
+    """Returns row -> the detector that is fitted to its vectors, and the number of videos.
+
+    The vectors of all videos are in memory, but the frames of only one video at a time.
+    """
     videos = {name: [] for name in readers}
+    num_videos = 0
     for video in learned:
-        for name, (read, _) in readers.items():
-            videos[name].append((read(video), video.transitions))
-    methods, detectors = {}, {}
-    for name, (read, words) in readers.items():
-        detector = detectors[name] = boundaries.fit_detector(videos[name], seed)
-        reach = (_list_windows(boundaries.SCALES), _list_windows(boundaries.SPANS))
-        find = functools.partial(_detect, detector, read)
-        methods[name] = (find, text.format(*reach, words, len(videos[name])))
-    version = pyscenedetect.find_pyscenedetect()
-    for name, detector in pyscenedetect.DETECTORS.items():
-        if version is None:
-            reason = "not run: scenedetect is not installed; pip install 'vvae[segment]'"
-            methods[name] = (None, reason)
-        else:
-            words = f"PySceneDetect {version}, {detector} with its defaults, RGB of full size"
-            methods[name] = (functools.partial(_detect_rival, name), words)
-    return methods, detectors["vae"]
+        num_videos += 1
+        for name, reader in readers.items():
+            videos[name].append((reader.read(video), video.transitions))
+    return {name: boundaries.fit_detector(videos[name], seed) for name in readers}, num_videos
+
+
+def _list_methods(
+    readers: Mapping[str, Reader], detectors: Mapping[str, Detector], num_videos: int
+) -> dict[str, Method]:
+    """Returns row -> the method that applies its detector."""
+    scales, spans = _list_windows(boundaries.SCALES), _list_windows(boundaries.SPANS)
+    methods = {}
+    for name, reader in readers.items():
+        text = (
+            f"changes of medians over {scales} and least distances over {spans} frames (+ gap) in "
+            f"{reader.text}, boosted trees and threshold fitted to {num_videos} joined training "
+            f"videos (at least {boundaries.MIN_DISTANCE} frames between boundaries)"
+        )
+        methods[name] = Method(text, functools.partial(_detect, detectors[name], reader))
+    return methods
 
 
 def _list_windows(windows: Sequence[tuple[int, int]]) -> str:
     return ", ".join(f"{width}+{gap}" for width, gap in windows)
 
 
-def _detect(detector, read, video: JoinedVideo) -> list[int]:
-    return boundaries.detect_boundaries(detector, read(video))
+def _detect(detector: Detector, reader: Reader, video: JoinedVideo) -> list[int]:
+    return boundaries.detect_boundaries(detector, reader.read(video))
 
 
-def _detect_rival(name: str, video: JoinedVideo) -> list[int]:
+def _list_baselines() -> dict[str, Method]:
+    """Returns row -> the detector of PySceneDetect, which is not run if it is not installed."""
+    version = pyscenedetect.find_pyscenedetect()
+    if version is None:
+        reason = "not run: scenedetect is not installed; pip install 'vvae[segment]'"
+        return {name: Method(reason, None) for name in pyscenedetect.DETECTORS}
+    return {
+        name: Method(
+            f"PySceneDetect {version}, {detector} with its defaults, RGB of full size",
+            functools.partial(_detect_scenes, name),
+        )
+        for name, detector in pyscenedetect.DETECTORS.items()
+    }
+
+
+def _detect_scenes(name: str, video: JoinedVideo) -> list[int]:
     return pyscenedetect.detect_scenes(name, video.frames_THWC, JOINED_FPS)
 
 
-def _find_all(methods, measured):
-    """Returns row -> (source, kind) -> boundaries of each video, and row -> description."""
-    found = {
-        name: {key: [find(video) for video in videos] for key, videos in measured.items()}
-        if find is not None
-        else None
-        for name, (find, _) in methods.items()
-    }
-    return found, {name: text for name, (_, text) in methods.items()}
+def _find_boundaries(method: Method, measured):
+    """Returns (source, kind) -> the detected frames of each video; None if it cannot be run."""
+    if method.find is None:
+        return None
+    return {key: [method.find(video) for video in videos] for key, videos in measured.items()}
 
 
 def summarize_boundaries(measured, found, context) -> dict[str, Metric]:
-    """Returns F1 at both tolerances for each source and kind, and the false alarms at flashes.
+    """Returns F1 at both tolerances for each source and kind, and the rate of alarms at flashes.
 
     Args:
       measured: (source, kind) -> joined videos.
-      found: (source, kind) -> boundaries of each; None if the method was not run.
-      context: goes into every card.
+      found: (source, kind) -> the detected frames of each video; None if the method was not run,
+        which makes all values NaN.
+      context: Entries of all metric cards.
     """
     row = {}
     for (source, kind), videos in measured.items():
@@ -196,7 +265,12 @@ def _summarize_alarms(source: str, videos, found, card) -> dict[str, Metric]:
 
 
 def count_boundaries(measured, found) -> dict:
-    """Returns row -> source -> kind -> tolerance -> matched, found, true, precision, recall."""
+    """Returns row -> source -> kind -> tolerance -> matched, found, true, precision, recall.
+
+    Args:
+      measured: (source, kind) -> joined videos.
+      found: Row -> the `found` of `summarize_boundaries`. Methods that were not run are omitted.
+    """
     counted = {}
     for name, by_key in found.items():
         for (source, kind), videos in measured.items() if by_key is not None else ():
@@ -214,25 +288,29 @@ def count_boundaries(measured, found) -> dict:
     return counted
 
 
-# --- pictures and notes --------------------------------------------------------------------------
+# --- pictures and notes ---------------------------------------------------------------------------
 
 
-def _draw_example(path: Path, encode, detector, measured) -> None:
-    """The score over one measured video of each kind, with what is true and what is found."""
+def _choose_examples(measured) -> dict[str, JoinedVideo]:
+    """Returns title -> one joined video of each kind."""
     source = "joined" if ("joined", "cuts") in measured else "drawn"
+    return {f"{source} {kind}": measured[source, kind][0] for kind in joined_videos.KINDS}
+
+
+def _draw_example(
+    reader: Reader, detector: Detector, examples: Mapping[str, JoinedVideo], folder: Path
+) -> None:
+    """Draws the scores over each example, with its transitions and flashes."""
     panels = {}
-    for kind in joined_videos.KINDS:
-        video = measured[source, kind][0]
-        factor = video.frames_THWC.shape[1] // encode.args[1].clip_format.height
-        score_F = boundaries.score_frames(detector, encode(video.frames_THWC, factor))
+    for title, video in examples.items():
+        score_F = boundaries.score_frames(detector, reader.read(video))
         spans = [(t.first, t.last) for t in video.transitions]
-        panels[f"{source} {kind}"] = (score_F, spans, video.flashes)
-    figures.write_boundary_curves(
-        path, panels, detector.threshold, "Probability of a shot boundary (test material)"
-    )
+        panels[title] = (score_F, spans, video.flashes)
+    title = "Probability of a shot boundary (test material)"
+    figures.write_boundary_curves(folder / EXAMPLE_FILE, panels, detector.threshold, title)
 
 
-def _note_material(measured) -> tuple[str, ...]:
+def _note_omissions(measured) -> tuple[str, ...]:
     notes = []
     if ("joined", "cuts") not in measured:
         notes.append("Joined videos are left out: the split has one video only.")

@@ -1,4 +1,4 @@
-"""The shots of videos: latents of their frames, boundaries between them, a table and sheets."""
+"""Finds the shots of videos from the latents of their frames; writes a table and contact sheets."""
 
 import functools
 import os
@@ -16,33 +16,37 @@ from vvae.data.views import encode_view, find_decode_factor
 from vvae.tasks.csv_files import open_csv
 from vvae.tasks.pooling import make_encoder, scale_by_uncertainty
 from vvae.tasks.question import Question
-from vvae.tasks.result import Result
+from vvae.tasks.result import Picture, Result
 from vvae.tasks.segmentation import boundaries
 from vvae.tasks.segmentation.boundaries import Detector
 
 SEGMENTS_FILE = "segments.csv"
-MAX_SIDE = 256  # pixels of a joined video
+MAX_SIDE = 256  # the longest side of a joined video, pixels
 SEGMENTS_PER_SHEET = 160
 MAX_SHEETS = 10
 CHUNK_WINDOWS = 16
 
 
 def find_shots(question: Question, detector: Detector) -> Result:
-    """Finds the shots of videos with a detector; writes segments.csv and contact sheets.
+    """Finds the shots of videos with a detector.
+
+    Writes segments.csv. The pictures are contact sheets: segments.png, segments_2.png, ...
 
     Raises:
-      ValueError: if the split is missing or the detector was fitted to other latents.
+      ValueError: If the split is missing, or the detector was fitted to latents of another size.
     """
     clips = question.clips
     encode = make_frame_encoder(question.model, question.params, clips)
     segments = segment_videos(encode, detector, clips)
     write_segments(question.folder / SEGMENTS_FILE, segments)
+    sheets = _list_sheets(clips, segments)
     return Result(
         task="segment",
         rows={},
         details={"threshold": detector.threshold, "broken": question.dataset.broken},
         notes=_note_shots(segments, clips),
-        files=(SEGMENTS_FILE, *_draw_segments(question.folder, clips, segments)),
+        files=(SEGMENTS_FILE, *(name for sheet in sheets for name in sheet.names)),
+        pictures=sheets,
     )
 
 
@@ -50,7 +54,7 @@ def find_shots(question: Question, detector: Detector) -> Result:
 
 
 def make_frame_encoder(model, params, clips: Clips) -> Callable:
-    """Returns `encode_frames` for a model: (frames_FHWC, factor) -> latents [F, Z]."""
+    """Returns `encode_frames` for a model: (frames_FHWC, factor) -> latents float32 [F, Z]."""
     encoder = make_encoder(model, lambda posterior, mask_BT: scale_by_uncertainty(posterior.frame))
 
     def encode(video_BTHWC: np.ndarray) -> jax.Array:
@@ -62,24 +66,25 @@ def make_frame_encoder(model, params, clips: Clips) -> Callable:
 def encode_frames(
     encode: Callable, clips: Clips, frames_FHWC: np.ndarray, factor: int
 ) -> np.ndarray:
-    """Latents of consecutive frames in units of their posterior standard deviations.
+    """Encodes consecutive frames to latents in units of their posterior standard deviations.
 
     The frames are cut into windows as in training.
 
     Args:
-      encode: codes uint8 [B, T, H, W, C] -> [B, T, Z].
-      clips: whose format says what the model sees.
-      frames_FHWC: uint8 RGB of `factor` times the model's size.
-      factor: frames are averaged over squares of so many pixels, see `encode_view`.
+      encode: uint8 codes [B, T, H, W, C] -> [B, T, Z].
+      clips: Clips of the format that the model sees.
+      frames_FHWC: uint8 RGB; H and W are `factor` times the height and width of the format.
+      factor: The side of the squares over which pixels are averaged, see `encode_view`.
 
     Returns:
-      float32 [F, Z]. A frame that the view does not define has the latent of the next one.
+      float32 [F, Z]. If the view has no value for the first frame, it takes the latent of the
+      second.
     """
     codes_FHWC, valid_F, _ = encode_view(clips.view, frames_FHWC, factor)
     position_NT, _ = cut_sequence(len(codes_FHWC), clips.clip_format.sampling.num_frames)
     parts = []
     for start in range(0, len(position_NT), CHUNK_WINDOWS):
-        # One size of batch, so that the encoder is compiled once.
+        # All batches have the same size, so that the encoder is compiled once.
         rows = np.minimum(np.arange(start, start + CHUNK_WINDOWS), len(position_NT) - 1)
         parts.append(jax.device_get(encode(codes_FHWC[position_NT[rows]])))
     latent_NTZ = np.concatenate(parts)
@@ -90,11 +95,11 @@ def encode_frames(
 
 
 def choose_size(clips: Clips) -> tuple[tuple[int, int], int]:
-    """Returns the size of joined videos and the factor by which it is the model's size.
+    """Returns the (height, width) of joined videos and its factor relative to the model's size.
 
-    As near to that of the first video as whole factors and 256 pixels a side allow: detectors that
-    look at frames get more pixels than the model. With flow in the view it is the size that flow
-    is computed from.
+    It is the largest multiple of the model's size within the size of the first video and 256 pixels
+    a side, so that detectors that read frames get more pixels than the model. If the view has
+    optical flow, it is the size that flow is computed from.
     """
     height, width = clips.clip_format.height, clips.clip_format.width
     factor = find_decode_factor(clips.view, height, width)
@@ -109,12 +114,24 @@ def choose_size(clips: Clips) -> tuple[tuple[int, int], int]:
 
 
 def segment_videos(encode: Callable, detector: Detector, clips: Clips) -> list[dict]:
-    """Cuts videos into shots; in memory are their latents and one chunk of frames.
+    """Cuts videos into shots. Only latents and one chunk of frames are in memory.
+
+    Args:
+      encode: The result of `make_frame_encoder`.
+      detector: The detector of boundaries.
+      clips: Clips of the videos.
 
     Returns:
-      For each shot, in order: path, start_frame, end_frame (the last frame of the shot, both
-      numbers in the file), start_s, end_s (when the next shot begins; the time of the last frame
-      for the last).
+      For each shot, in order, a dictionary:
+        path: The name of the video.
+        start_frame: The number of the first frame in the file.
+        end_frame: The number of the last frame in the file.
+        start_s: The time of the first frame, s.
+        end_s: The time at which the next shot begins, s; for the last shot, the time of the last
+          frame.
+
+    Raises:
+      VideoError: If a video cannot be read.
     """
     segments = []
     for video in clips.videos:
@@ -145,7 +162,7 @@ def _encode_video(encode: Callable, clips: Clips, path: str):
     for number_F, time_F, frames_FHWC in read_chunks(
         path, size, clip_format.sampling.frame_stride, length
     ):
-        # Views of changes need the frames before the chunk.
+        # Views that compare frames need those before the chunk.
         shown = np.concatenate([before, frames_FHWC])
         latents.append(encode(shown, factor)[len(shown) - len(frames_FHWC) :])
         numbers.append(number_F)
@@ -155,7 +172,7 @@ def _encode_video(encode: Callable, clips: Clips, path: str):
 
 
 def write_segments(path: str | os.PathLike, segments: Sequence[dict]) -> None:
-    """Writes segments as CSV; times in seconds with three decimals."""
+    """Writes segments as CSV. Times are in seconds with three decimals."""
     with open_csv(path) as writer:
         writer.writerow(["path", "start_frame", "end_frame", "start_s", "end_s"])
         for row in segments:
@@ -163,27 +180,33 @@ def write_segments(path: str | os.PathLike, segments: Sequence[dict]) -> None:
             writer.writerow([row["path"], row["start_frame"], row["end_frame"], *times])
 
 
-def _draw_segments(folder: Path, clips: Clips, segments: list[dict]) -> tuple[str, ...]:
-    """Contact sheets: the first, the middle and the last frame of every segment."""
+def _list_sheets(clips: Clips, segments: list[dict]) -> tuple[Picture, ...]:
+    """Returns the contact sheets of up to MAX_SHEETS * SEGMENTS_PER_SHEET segments."""
+    num_shown = min(len(segments), MAX_SHEETS * SEGMENTS_PER_SHEET)
+    sheets = []
+    for number, start in enumerate(range(0, num_shown, SEGMENTS_PER_SHEET), start=1):
+        name = "segments.png" if number == 1 else f"segments_{number}.png"
+        draw = functools.partial(_draw_sheet, clips, segments, start, name)
+        sheets.append(Picture((name,), draw))
+    return tuple(sheets)
+
+
+def _draw_sheet(clips: Clips, segments: list[dict], start: int, name: str, folder: Path) -> None:
+    """Draws the first, the middle and the last frame of each segment from number `start` on."""
+    shown = segments[start : start + SEGMENTS_PER_SHEET]
+    figures.write_strips(
+        folder / name,
+        _read_strips(clips, shown),
+        [f"{row['path']}  {row['start_frame']}-{row['end_frame']}" for row in shown],
+        f"Segments {start + 1} to {start + len(shown)} of {len(segments)}: "
+        "first, middle and last frame",
+    )
+
+
+def _read_strips(clips: Clips, segments: Sequence[dict]) -> list[np.ndarray]:
+    """Reads three frames of each segment. Each file is read once for all of its segments."""
     paths = {video.name: video.path for video in clips.videos}
     size, _ = choose_size(clips)
-    names = []
-    for start in range(0, min(len(segments), MAX_SHEETS * SEGMENTS_PER_SHEET), SEGMENTS_PER_SHEET):
-        part = segments[start : start + SEGMENTS_PER_SHEET]
-        name = "segments.png" if not names else f"segments_{len(names) + 1}.png"
-        figures.write_strips(
-            folder / name,
-            _read_strips(paths, size, part),
-            [f"{row['path']}  {row['start_frame']}-{row['end_frame']}" for row in part],
-            f"Segments {start + 1} to {start + len(part)} of {len(segments)}: "
-            "first, middle and last frame",
-        )
-        names.append(name)
-    return tuple(names)
-
-
-def _read_strips(paths, size, segments: Sequence[dict]) -> list[np.ndarray]:
-    """Reads three frames of each segment; a file is read once for all of its segments here."""
     wanted: dict[str, set[int]] = {}
     for row in segments:
         wanted.setdefault(row["path"], set()).update(_three_frames(row))

@@ -1,4 +1,4 @@
-"""Joined videos of every source and kind, for fitting and measuring detectors of boundaries."""
+"""Joined videos of every source and kind, to fit and evaluate detectors of shot boundaries."""
 
 from collections.abc import Iterator
 
@@ -16,18 +16,19 @@ SOURCES = {
 }
 
 
-def iterate_material(
+def iterate_joined_videos(
     clips: Clips, seed: int, stream: int, num_joined: int
 ) -> Iterator[tuple[tuple[str, str], JoinedVideo]]:
-    """Makes joined videos with known boundaries, one at a time.
+    """Makes joined videos one at a time.
 
     Args:
-      clips: of the split that gives the scenes, in the random order of the seed.
-      seed, stream: of everything random.
-      num_joined: videos of each source and kind.
+      clips: The clips of the split that provides the scenes.
+      seed: The seed of the random numbers.
+      stream: The stream of random numbers: other streams of a seed give other videos.
+      num_joined: The number of videos of each source and kind.
 
     Yields:
-      (source, kind) and a video. Source "joined" is left out if the split has one video only.
+      (source, kind) and a video. The source "joined" is omitted if the split has only one video.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, stream]))
     size, _ = choose_size(clips)
@@ -40,12 +41,12 @@ def iterate_material(
                 yield (source, kind), joined_videos.join_scenes(scenes, kind, rng)
 
 
-def make_material(
+def make_joined_videos(
     clips: Clips, seed: int, stream: int, num_joined: int
 ) -> dict[tuple[str, str], list[JoinedVideo]]:
-    """Returns (source, kind) -> the joined videos of `iterate_material`."""
+    """Returns (source, kind) -> the videos of `iterate_joined_videos`."""
     made = {}
-    for key, video in iterate_material(clips, seed, stream, num_joined):
+    for key, video in iterate_joined_videos(clips, seed, stream, num_joined):
         made.setdefault(key, []).append(video)
     return made
 
