@@ -193,7 +193,7 @@ def test_impossible_models_say_why(settings, text):
 @pytest.mark.parametrize(
     ("x", "text"),
     [
-        (np.zeros((2, 8, 8, 1), np.uint8), "has shape"),
+        (np.zeros((2, 8, 8, 1), np.uint8), "must have shape"),
         (np.zeros((1, 2, 8, 8, 1), np.int32), "not int32"),
         (np.zeros((1, 2, 8, 16, 1), np.uint8), "takes frames of"),
     ],
