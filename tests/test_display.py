@@ -1,9 +1,11 @@
 """Frames come out as the ffmpeg program shows them: each test asks the program itself."""
 
+import gc
 import struct
 import subprocess
 from fractions import Fraction
 
+import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -56,6 +58,17 @@ def test_all_orientations(tmp_path, degrees, mirroring):
     path = tmp_path / "a.mp4"
     run_ffmpeg("-display_rotation", degrees, *mirroring, "-i", stored, "-c", "copy", path)
     check_shown(path, SIZE[::-1] if degrees % 180 else SIZE)
+
+
+def test_frames_are_freed_without_the_collector_of_garbage(tmp_path):
+    path = make_video(tmp_path / "a.mp4", rate=100)
+    gc.collect()
+    gc.disable()
+    try:
+        assert video.probe(path).num_frames == 20
+        assert sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects()) <= 2
+    finally:
+        gc.enable()
 
 
 def test_other_rotations_are_refused_by_name(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 
 from vvae.video.errors import VideoError
 from vvae.video.frames import Size
@@ -46,7 +47,8 @@ def read_orientation(path: Path, frame: av.VideoFrame) -> Orientation:
       VideoError: If it is not a quarter turn, mirrored or not.
     """
     try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        # `frame.side_data` would be a cycle of references, which keeps frames in memory.
+        matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
     except ValueError as error:  # a kind of side data that this version of PyAV does not know
         if frame.rotation:
             raise VideoError(path, "rotated or mirrored in a way that PyAV cannot tell") from error
