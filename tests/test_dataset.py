@@ -221,7 +221,9 @@ def test_masks_are_a_warning_among_new_videos(tmp_path, decoding):
     for name in ("Test001.mp4", "Test001_gt.mp4"):
         write_noise(tmp_path / "new" / name)
     (warning,) = describe_flaws(open_unsplit(tmp_path / "new", FORMAT, decoding))
-    assert warning.startswith("warning: 1 videos, such as 'Test001_gt.mp4', look like masks")
+    assert warning.startswith(
+        "warning: names such as 'Test001_gt.mp4' (1 in all) are those of masks"
+    )
 
 
 def test_many_broken_files_are_counted_after_the_first(tmp_path, decoding):

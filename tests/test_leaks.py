@@ -118,7 +118,7 @@ def test_other_names_do_not_sound_like_splits(names):
 def test_masks_are_named(mask):
     videos = (make_video("Test/Test001", "test"), make_video(mask, "test"))
     assert find_all(*videos) == (
-        f"1 videos, such as {mask!r}, look like masks of others: move them out of the folder, or "
+        f"names such as {mask!r} (1 in all) are those of masks: move these out of the folder, or "
         "list the other videos in a manifest.csv",
     )
 

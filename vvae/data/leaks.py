@@ -56,7 +56,7 @@ def find_masks(videos: Iterable[Video]) -> tuple[str, ...]:
     if not masks or len(masks) == len(stems):
         return ()
     return (
-        f"{len(masks)} videos, such as {masks[0]!r}, look like masks of others: move them out of "
+        f"names such as {masks[0]!r} ({len(masks)} in all) are those of masks: move these out of "
         f"the folder, or list the other videos in a {MANIFEST}",
     )
 
