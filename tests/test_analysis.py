@@ -48,6 +48,7 @@ from vvae.tasks.quality import density, generate
 from vvae.tasks.quality import reconstruct as reconstruction
 from vvae.tasks.random_params import randomize_params
 from vvae.tasks.recognition import classify, label
+from vvae.tasks.recognition.scores import match_labels
 from vvae.tasks.result import Result, as_json, format_result, write_result
 from vvae.video import probe as probe_video
 
@@ -562,13 +563,11 @@ def test_saved_probe_labels_new_videos(classified, dataset, params):
 )
 def test_labels_that_cannot_be_learned_are_named(train, test, message):
     with pytest.raises(ValueError, match=message):
-        classify.match_labels(np.array(train), np.array(test), ("a", "b", "c"))
+        match_labels(np.array(train), np.array(test), ("a", "b", "c"))
 
 
 def test_classes_without_videos_are_left_out_and_unlabelled_videos_counted():
-    labels = classify.match_labels(
-        np.array([0, 2, 0, 2, -1]), np.array([2, -1, 0]), ("a", "b", "c")
-    )
+    labels = match_labels(np.array([0, 2, 0, 2, -1]), np.array([2, -1, 0]), ("a", "b", "c"))
     assert labels.class_names == ("a", "c")
     assert labels.train_label_V.tolist() == [0, 1, 0, 1]
     assert labels.test_label_V.tolist() == [1, 0]

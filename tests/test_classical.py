@@ -16,6 +16,7 @@ from vvae.tasks import probe as probes
 from vvae.tasks.options import Classify
 from vvae.tasks.pooling import VideoFeatures, average_by_video
 from vvae.tasks.recognition import classical, classify, cnn
+from vvae.tasks.recognition.scores import match_labels
 from vvae.video import write_video
 
 
@@ -264,7 +265,7 @@ def test_shuffled_labels_give_chance():
     """With features that separate four classes, true labels are learned, shuffled ones are not."""
     train, test = make_random_features(160, 6, 0), make_random_features(400, 6, 1)
     features = classify._Features(train, test, "random")
-    labels = classify.match_labels(train.label_V, test.label_V, ("a", "b", "c", "d"))
+    labels = match_labels(train.label_V, test.label_V, ("a", "b", "c", "d"))
     right = classify._classify(features, labels, "x").scores["linear"][0]
     assert (right.argmax(axis=1) == test.label_V).mean() > 0.9
     top1 = [

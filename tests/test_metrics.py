@@ -22,7 +22,7 @@ from vvae.metrics.frames import (
     seam_index,
     video_means,
 )
-from vvae.tasks.recognition.classify import count_confusions
+from vvae.tasks.recognition.scores import count_confusions
 
 
 def random_frames(seed, shape):

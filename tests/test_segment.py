@@ -25,6 +25,12 @@ from vvae.tasks.segmentation import (
     segment,
     shots,
 )
+from vvae.tasks.segmentation.boundary_counts import (
+    Counts,
+    count_flash_alarms,
+    count_matches,
+    match_boundaries,
+)
 from vvae.tasks.segmentation.joined_videos import Transition
 from vvae.video import read_frames
 
@@ -47,16 +53,16 @@ def random_of(seed):
 
 
 def test_matching_is_one_to_one_and_within_the_tolerance():
-    assert boundaries.match_boundaries([10], [CUT], 0) == 1
-    assert boundaries.match_boundaries([11], [CUT], 0) == 0
-    assert boundaries.match_boundaries([12], [CUT], 2) == 1
-    assert boundaries.match_boundaries([13], [CUT], 2) == 0
-    assert boundaries.match_boundaries([9, 10, 11], [CUT], 2) == 1
-    assert boundaries.match_boundaries([10], [CUT, Transition(12, 12)], 2) == 1
+    assert match_boundaries([10], [CUT], 0) == 1
+    assert match_boundaries([11], [CUT], 0) == 0
+    assert match_boundaries([12], [CUT], 2) == 1
+    assert match_boundaries([13], [CUT], 2) == 0
+    assert match_boundaries([9, 10, 11], [CUT], 2) == 1
+    assert match_boundaries([10], [CUT, Transition(12, 12)], 2) == 1
     # 11 matches both and 9 matches only the first: the maximum matching uses both frames.
-    assert boundaries.match_boundaries([11, 9], [CUT, Transition(13, 13)], 2) == 2
+    assert match_boundaries([11, 9], [CUT, Transition(13, 13)], 2) == 2
     fade = Transition(20, 28)
-    assert [boundaries.match_boundaries([t], [fade], 0) for t in (19, 20, 28, 29)] == [0, 1, 1, 0]
+    assert [match_boundaries([t], [fade], 0) for t in (19, 20, 28, 29)] == [0, 1, 1, 0]
 
 
 def test_matching_is_the_maximum_matching():
@@ -75,24 +81,22 @@ def test_matching_is_the_maximum_matching():
             return max([largest(rest, frames, tolerance), *tries])
 
         for tolerance in (0, 2):
-            assert boundaries.match_boundaries(found, spans, tolerance) == largest(
-                spans, found, tolerance
-            )
+            assert match_boundaries(found, spans, tolerance) == largest(spans, found, tolerance)
 
 
 def test_f1_is_its_closed_form():
-    counts = boundaries.count_matches([[10, 40], [5]], [[CUT], [Transition(6, 6), CUT]], 2)
-    assert counts == boundaries.Counts(matched=2, num_found=3, num_true=3)
+    counts = count_matches([[10, 40], [5]], [[CUT], [Transition(6, 6), CUT]], 2)
+    assert counts == Counts(matched=2, num_found=3, num_true=3)
     assert counts.f1 == pytest.approx(2 / 3)
     assert (counts.precision, counts.recall) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
-    assert np.isnan(boundaries.Counts(0, 0, 0).f1)
-    assert boundaries.Counts(0, 0, 4).f1 == 0.0
+    assert np.isnan(Counts(0, 0, 0).f1)
+    assert Counts(0, 0, 4).f1 == 0.0
 
 
 def test_alarms_count_every_flash_once():
     flashes = [(10, 11), (30, 30)]
-    assert boundaries.count_flash_alarms([10, 12], flashes) == 1
-    assert boundaries.count_flash_alarms([13, 29], flashes) == 0
+    assert count_flash_alarms([10, 12], flashes) == 1
+    assert count_flash_alarms([13, 29], flashes) == 0
 
 
 # --- joined videos --------------------------------------------------------------------------------
@@ -215,7 +219,7 @@ def test_cuts_of_new_latents_are_found_to_the_frame_and_flashes_are_ignored(dete
         z, cuts, flashes = make_latents(seed, with_flash=True)
         found = boundaries.detect_boundaries(detector, z)
         assert found == [t.first for t in cuts]
-        assert boundaries.count_flash_alarms(found, flashes) == 0
+        assert count_flash_alarms(found, flashes) == 0
 
 
 def test_the_threshold_is_good_for_videos_that_the_trees_were_not_fitted_to():
@@ -228,7 +232,7 @@ def test_the_threshold_is_good_for_videos_that_the_trees_were_not_fitted_to():
 
     def f1_at(threshold, peaks, references):
         found = [[frame for frame, score in video if score >= threshold] for video in peaks]
-        return boundaries.count_matches(found, references, 0).f1
+        return count_matches(found, references, 0).f1
 
     fitted = boundaries.fit_detector([make(seed) for seed in range(8)], seed=0)
     new = [make(seed) for seed in range(200, 230)]
@@ -348,7 +352,7 @@ def test_long_vectors_have_no_mahalanobis_length(tmp_path):
     assert loaded.precision_SZZ.shape == (7, 0, 0)
     found = boundaries.detect_boundaries(loaded, z)
     assert found == boundaries.detect_boundaries(detector, z)
-    assert boundaries.match_boundaries(found, cuts, 2) == len(cuts)
+    assert match_boundaries(found, cuts, 2) == len(cuts)
 
 
 # --- masks ----------------------------------------------------------------------------------------

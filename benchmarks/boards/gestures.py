@@ -18,8 +18,8 @@ from vvae.data.dataset import UNSPLIT, Clips, Dataset
 from vvae.tasks.pooling import VideoFeatures, average_by_video, extract, make_encoder
 from vvae.tasks.random_params import randomize_params
 from vvae.tasks.recognition import classical
-from vvae.tasks.recognition.classify import score_recognition
 from vvae.tasks.recognition.few_labels import estimate_interval, measure_few_labels
+from vvae.tasks.recognition.scores import score_recognition
 
 NUM_FOLDS = 8
 # Few labels cannot choose how latents are pooled.

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 from vvae import figures
 from vvae.data.clips import NO_LABEL, Clips
 from vvae.measure.pca import FramePCA, fit_frame_pca, middle_frames, project_frames
 from vvae.metrics.cards import METHOD, Metric, make_metric
-from vvae.metrics.classification import mean_class_accuracy, top_k_accuracy
 from vvae.tasks import probe as probes
 from vvae.tasks.options import Classify
 from vvae.tasks.pooling import VideoFeatures, average_by_video, extract, make_encoder
@@ -31,6 +29,14 @@ from vvae.tasks.recognition.predictions import (
     write_mistakes,
     write_predictions,
 )
+from vvae.tasks.recognition.scores import (
+    BY_VIDEO,
+    DEFINITIONS,
+    LabelledSplits,
+    count_confusions,
+    match_labels,
+    score_recognition,
+)
 from vvae.tasks.result import Picture, Result
 
 PREDICTIONS_FILE = "classify_predictions.csv"
@@ -39,106 +45,8 @@ CONFUSION_FILE = "classify_confusion.png"
 FEW_LABELS_FILE = "classify_few_labels.png"
 # Written whether or not there are mistakes.
 FILES = (probes.PROBE_FILE, CONFUSION_FILE, FEW_LABELS_FILE, PREDICTIONS_FILE)
-MIN_CLASS_VIDEOS = 2
 # Baselines that can be asked for but are never run, and why.
 NOT_RUN = {"surf": "not run: the wheels of OpenCV leave SURF out, because it was patented"}
-BY_VIDEO = "over videos; features of a video's clips are averaged"
-DEFINITIONS = {
-    "top1": "share of videos whose class has the highest score",
-    "top5": "share of videos whose class is among the five highest scores",
-    "mean_class": "mean over the classes of the share of their videos that are recognised",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelledSplits:
-    """The labelled videos of two splits, with classes numbered 0, ..., K-1.
-
-    Attributes:
-      train_V, test_V: bool, whether a video has a label.
-      train_label_V, test_label_V: class numbers of the videos with a label.
-      class_names: K names.
-    """
-
-    train_V: np.ndarray
-    test_V: np.ndarray
-    train_label_V: np.ndarray
-    test_label_V: np.ndarray
-    class_names: tuple[str, ...]
-
-
-def match_labels(
-    train_label_V: np.ndarray, test_label_V: np.ndarray, class_names: tuple[str, ...]
-) -> LabelledSplits:
-    """Finds the classes that can be learned and measured.
-
-    Args:
-      train_label_V, test_label_V: class ids of the videos, -1 for no label.
-      class_names: by class id.
-
-    Raises:
-      ValueError: if no video or only one class is labelled, if a class has only one training
-        video, or if a class of test videos has none.
-    """
-    train_V, test_V = train_label_V != NO_LABEL, test_label_V != NO_LABEL
-    classes, count = np.unique(train_label_V[train_V], return_counts=True)
-    if not test_V.any() or not train_V.any():
-        raise ValueError(
-            "classify needs labelled videos to learn from and to test on: sort them into one "
-            "folder a class, or fill the column `label` of manifest.csv"
-        )
-    unknown = np.setdiff1d(test_label_V[test_V], classes)
-    if len(unknown):
-        raise ValueError(
-            f"class {class_names[unknown[0]]!r} has test videos but no training video: add some, "
-            "or leave the class out"
-        )
-    if len(classes) < 2:
-        raise ValueError(
-            f"all labelled training videos are of one class ({class_names[classes[0]]!r}): "
-            "classify needs two or more"
-        )
-    if count.min() < MIN_CLASS_VIDEOS:
-        raise ValueError(
-            f"class {class_names[classes[count.argmin()]]!r} has one training video, too few to "
-            f"learn and to choose settings: add videos until it has {MIN_CLASS_VIDEOS}, or leave "
-            "the class out"
-        )
-    return LabelledSplits(
-        train_V=train_V,
-        test_V=test_V,
-        train_label_V=np.searchsorted(classes, train_label_V[train_V]),
-        test_label_V=np.searchsorted(classes, test_label_V[test_V]),
-        class_names=tuple(class_names[c] for c in classes),
-    )
-
-
-def score_recognition(
-    scores_VK: np.ndarray, label_V: np.ndarray, context: dict[str, Any]
-) -> dict[str, Metric]:
-    """Returns top1, top5 and mean_class, in [0, 1].
-
-    Args:
-      scores_VK: any scores that are higher for more probable classes.
-      label_V: class numbers.
-      context: further entries of every metric card.
-    """
-    confusion_KK = count_confusions(scores_VK, label_V)
-    values = {
-        "top1": top_k_accuracy(scores_VK, label_V, 1),
-        "top5": top_k_accuracy(scores_VK, label_V, 5),
-        "mean_class": mean_class_accuracy(confusion_KK),
-    }
-    return {
-        name: make_metric(name, value, "", DEFINITIONS[name], BY_VIDEO, **context)
-        for name, value in values.items()
-    }
-
-
-def count_confusions(scores_VK: np.ndarray, label_V: np.ndarray) -> np.ndarray:
-    """Returns the confusion matrix [K, K] of the highest scores; rows are the true classes."""
-    classes_K = np.arange(scores_VK.shape[1])
-    return confusion_matrix(label_V, scores_VK.argmax(axis=1), labels=classes_K)
 
 
 def answer(question: Question, options: Classify) -> Result:

@@ -16,13 +16,10 @@ from vvae.tasks.question import Question
 from vvae.tasks.result import Picture, Result
 from vvae.tasks.segmentation import boundaries, joined_videos, pyscenedetect
 from vvae.tasks.segmentation.boundaries import Detector
+from vvae.tasks.segmentation.boundary_counts import count_flash_alarms, count_matches
 from vvae.tasks.segmentation.foreground import measure_masks
 from vvae.tasks.segmentation.joined_videos import JoinedVideo
-from vvae.tasks.segmentation.scene_sources import (
-    SOURCES,
-    iterate_joined_videos,
-    make_joined_videos,
-)
+from vvae.tasks.segmentation.scene_sources import SOURCES, iterate_joined_videos, make_joined_videos
 from vvae.tasks.segmentation.shots import find_shots, make_frame_encoder
 
 DETECTOR_FILE = "boundaries.npz"
@@ -230,7 +227,7 @@ def summarize_boundaries(measured, found, context) -> dict[str, Metric]:
         for tolerance in boundaries.TOLERANCES:
             value = np.nan
             if found is not None:
-                value = boundaries.count_matches(found[source, kind], references, tolerance).f1
+                value = count_matches(found[source, kind], references, tolerance).f1
             name = f"{source}_{kind}_f1_{tolerance}"
             row[name] = make_metric(
                 name,
@@ -259,7 +256,7 @@ def _summarize_alarms(source: str, videos, found, card) -> dict[str, Metric]:
     value = np.nan
     if found is not None:
         pairs = zip(found[source, "flashes"], videos)
-        value = sum(boundaries.count_flash_alarms(f, v.flashes) for f, v in pairs) / count
+        value = sum(count_flash_alarms(f, v.flashes) for f, v in pairs) / count
     text = "share of the flashes that are taken for a boundary (lower is better)"
     return {name: make_metric(name, value, "", text, "over all flashes", **card)}
 
@@ -276,7 +273,7 @@ def count_boundaries(measured, found) -> dict:
         for (source, kind), videos in measured.items() if by_key is not None else ():
             references = [video.transitions for video in videos]
             for tolerance in boundaries.TOLERANCES:
-                counts = boundaries.count_matches(by_key[source, kind], references, tolerance)
+                counts = count_matches(by_key[source, kind], references, tolerance)
                 place = counted.setdefault(name, {}).setdefault(source, {}).setdefault(kind, {})
                 place[tolerance] = {
                     "matched": counts.matched,
