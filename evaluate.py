@@ -56,7 +56,12 @@ def main(arguments: list[str]) -> int:
 
 def evaluate(request: Evaluation) -> None:
     """Runs tasks on a run or on published weights, in this process or in several."""
+    from vvae.data.listing import refuse_listed
+
     common, reconstruct = request.common, request.tasks.get("reconstruct")
+    if common.data.path is not None:
+        source = common.workdir or reconstruct.pretrained
+        refuse_listed(source / "eval", common.data.path)
     if reconstruct is not None and reconstruct.pretrained is not None:
         from vvae.tasks.quality.published import reconstruct_published
 

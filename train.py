@@ -17,6 +17,7 @@ from pathlib import Path
 from vvae import cli, processes, runtime
 from vvae.config import Config
 from vvae.config_files import load_config_file
+from vvae.data.listing import refuse_listed
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "default.py"
 
@@ -85,6 +86,8 @@ def read_request(arguments: list[str]) -> Request:
     if group is not None and options.workdir is None:
         raise ValueError("several processes need the same run directory: give --workdir RUN")
     workdir = options.workdir or Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if config.data.path is not None:
+        refuse_listed(workdir, config.data.path)
     return Request(config=config, workdir=workdir, init_from=options.init_from, group=group)
 
 

@@ -63,7 +63,7 @@ def test_several_tasks_take_the_options_of_each():
         ("check --data.path new", options.Check(options.Videos("new"))),
         ("--workdir run report", options.Report(RUN)),
         ("export --workdir run --which latest", options.Export(RUN, "latest")),
-        ("compare a b --out c", options.Compare((Path("a"), Path("b")), Path("c"))),
+        ("compare a b --out c.json", options.Compare((Path("a"), Path("b")), Path("c.json"))),
         (
             "--workdir run compress a.mp4 b.vvz --step 3",
             options.Compress(workdir=RUN, files=(Path("a.mp4"), Path("b.vvz")), step=3.0),
@@ -109,6 +109,75 @@ def test_published_weights_are_reconstructed_without_a_run():
 def test_wrong_command_lines_are_refused(line, message):
     with pytest.raises(ValueError, match=message):
         read(line)
+
+
+def write_files(folder):
+    """Writes a video, coded latents and a run that are none, and links to the video."""
+    for name in ("a.mp4", "b.vvz", "old.vvz", "old.mp4", "old.json"):
+        (folder / name).write_text(f"content of {name}")
+    (folder / "soft.vvz").symlink_to("a.mp4")
+    (folder / "hard.vvz").hardlink_to(folder / "a.mp4")
+    (folder / "hard.mp4").hardlink_to(folder / "b.vvz")
+    (folder / "to_b").symlink_to(".")
+    (folder / "run" / "eval").mkdir(parents=True)
+    for name in ("config.json", "eval/density.json"):
+        (folder / "run" / name).write_text("{}")
+    (folder / "record.json").symlink_to("run/eval/density.json")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        *(
+            (
+                f"compress a.mp4 {name} --workdir run",
+                f"^the output {Path(name)} is the same .* a.mp4,",
+            )
+            for name in ("a.mp4", "./a.mp4", "soft.vvz", "hard.vvz", "to_b/run/../a.mp4")
+        ),
+        ("compress a.mp4 soft.vvz --workdir run --overwrite", "same file as the input a.mp4"),
+        ("compress new.mp4 to_b/new.mp4 --workdir run", "same file as the input new.mp4"),
+        ("decompress b.vvz to_b/hard.mp4 --workdir run --overwrite", "the input b.vvz"),
+        ("compare run run --out run/config.json --overwrite", "the input run/config.json"),
+        ("compare run run --out record.json --overwrite", "the input run/eval/density.json"),
+        ("compress a.mp4 old.vvz --workdir run", "^old.vvz exists: .* or --overwrite"),
+        ("decompress b.vvz old.mp4 --workdir run", "^old.mp4 exists"),
+        ("compare run run --out old.json", "^old.json exists"),
+        ("compress a.mp4 run --workdir run", "^run is a folder: .* run/NAME.vvz"),
+        ("decompress b.vvz run --workdir run", "^run is a folder: .* run/NAME.avi"),
+        ("compress a.mp4 no/b.vvz --workdir run", "^no/b.vvz: there is no folder .*/no: make"),
+        ("decompress b.vvz no/b.mp4 --workdir run", "^no/b.mp4: there is no folder"),
+        ("compare run run --out no/c.json", "^no/c.json: there is no folder"),
+        ("compress a.mp4 old.mp4 --workdir run --overwrite", r"cannot write '\.mp4'; use \.vvz"),
+        ("decompress b.vvz c --workdir run", "^c: cannot write ''; use .* or .mp4 for the output"),
+        ("compare run run --out c", r"^c: cannot write ''; use \.json"),
+    ],
+)
+def test_an_output_that_would_destroy_a_file_or_cannot_be_written_is_refused(
+    line, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=message):
+        read(line)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "compress a.mp4 new.VVZ --workdir run",
+        "compress a.mp4 old.vvz --workdir run --overwrite",
+        "decompress b.vvz old.mp4 --workdir run --overwrite",
+        "compare run run --out run/comparison.json",
+        "compare run run --out /dev/null",
+    ],
+)
+def test_other_outputs_are_allowed(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path)
+    read(line)
 
 
 def test_a_directory_among_the_words_names_the_option_for_it(tmp_path):

@@ -79,7 +79,7 @@ ALLOWED = {
         "figures",
     ),
     # Questions to a trained model; the report reads files alone.
-    "tasks.options": ("task_table", "cli"),
+    "tasks.options": ("task_table", "cli", "files", "video.writing"),
     "tasks.command_line": ("task_table", "config", "cli", "tasks.options"),
     "tasks.quality.published": (
         "tasks",
@@ -192,6 +192,7 @@ def test_a_training_begins_without_what_draws_pictures():
         ("evaluate.py", ["classify", "--help"]),
         ("evaluate.py", ["--no.such.setting", "1"]),
         ("evaluate.py", ["search", "--workdir", "RUN"]),
+        ("evaluate.py", ["compress", "evaluate.py", "./evaluate.py", "--workdir", "RUN"]),
     ],
 )
 def test_help_and_usage_errors_come_without_jax(program, arguments):

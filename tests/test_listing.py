@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from vvae.data.listing import list_videos
+from vvae.data.listing import list_videos, refuse_listed
 from vvae.data.splits import assign_splits
 
 
@@ -305,3 +305,18 @@ def test_a_hundred_thousand_files_in_a_folder(tmp_path):
     assert {video.label for video in videos} == {"videos"}
     counts = Counter(video.split for video in videos)
     assert counts == {"train": 80_000, "val": 10_000, "test": 10_000}
+
+
+def test_folders_whose_pictures_would_be_listed_are_refused(tmp_path):
+    root, run = tmp_path / "videos", tmp_path / "videos" / "runs" / "a"
+    run.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(root)
+    for folder in (root, run, root / "new" / "run", tmp_path / "link" / "run"):
+        for videos in (root, tmp_path / "link"):
+            with pytest.raises(ValueError, match="is inside the folder of videos"):
+                refuse_listed(folder, videos)
+    # Beside or above the videos, hidden, or not listed by the manifest.
+    for folder in (tmp_path, tmp_path / "videos2", root / ".runs" / "a"):
+        refuse_listed(folder, root)
+    (root / "manifest.csv").write_text("path\na.mp4\n")
+    refuse_listed(run, root)

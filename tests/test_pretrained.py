@@ -444,6 +444,22 @@ def test_a_folder_of_shards_is_not_written_into(copy_of):
     assert not (folder / folders.WEIGHTS).exists()
 
 
+def test_weights_and_records_are_not_replaced_unasked(copy_of, tmp_path):
+    folder = copy_of("wan21")
+    model, params = load_pretrained(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match=rf"{folders.WEIGHTS} exists: .* overwrite=True"):
+        save_pretrained(folder, model, params)
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"config\.json exists"):
+        save_pretrained(tmp_path / "run", model, params)
+    save_pretrained(folder, model, params, overwrite=True)
+    _, after = load_pretrained(folder)
+    jax.tree.map(np.testing.assert_array_equal, params, after)
+
+
 def test_latents_of_another_width_say_so():
     model, params = load_pretrained(GOLDEN_FOLDER / "wan21")
     with pytest.raises(ValueError, match=r"\[B, t, h, w, 3\].*\(1, 1, 2, 2, 4\)"):

@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 from compiling import xla_flags
 
+import evaluate
+import train
 import vvae
 from vvae import build, video
+from vvae.config import Config, Data
 from vvae.session.prior_fits import plan_fits
 from vvae.training.checkpoint import Checkpointer
 from vvae.training.log import read_metrics
@@ -380,6 +383,22 @@ def test_folders_that_cannot_be_trained_on_say_why(tmp_path):
     result = run_program("train.py", TINY, "--data.path", alone, check=False, cwd=tmp_path)
     assert result.returncode == 2 and "group" in result.stderr
     assert not list((tmp_path / "runs").iterdir())  # nothing is left of runs that never began
+
+
+def test_what_is_written_into_the_folder_of_videos_is_refused_before_it_is_read(tmp_path):
+    """It would be read as videos by the next command."""
+    data, text = str(tmp_path), "is inside the folder of videos"
+    with pytest.raises(ValueError, match=rf"run {text}"):
+        train.read_request(["--data.path", data, "--workdir", f"{data}/run"])
+    with pytest.raises(ValueError, match=rf"eval {text}"):
+        evaluate.main(["classify", "--workdir", f"{data}/run", "--data.path", data])
+    with pytest.raises(ValueError, match=rf"eval {text}"):
+        evaluate.main(["reconstruct", "--pretrained", f"{data}/weights", "--data.path", data])
+    config = Config(data=Data(path=data, cache_dir=f"{data}/cache"))
+    for open_data in (build.open_data, lambda *given: build.open_new_data(*given, ())):
+        with pytest.raises(ValueError, match=rf"cache {text}"):
+            open_data(config, data)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_class_of_one_video_is_refused_before_the_training(tmp_path):

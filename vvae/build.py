@@ -18,6 +18,7 @@ from vvae.data.dataset import (
     open_dataset,
     open_unsplit,
 )
+from vvae.data.listing import refuse_listed
 from vvae.data.performers import write_performers
 from vvae.data.tiles import cut_tiles
 from vvae.models.bottleneck import FiniteScalars, GaussianLatents
@@ -52,12 +53,18 @@ def count_workers(config: Config) -> int:
 
 
 def open_data(config: Config, folder, progress=None) -> Dataset:
-    """Opens the training, validation and test clips of a folder."""
+    """Opens the training, validation and test clips of a folder.
+
+    Raises:
+      ValueError: if the data are invalid (`open_dataset`), or hold the folder of decoded clips.
+    """
+    refuse_listed(_cache_folder(config), folder)
     return open_dataset(folder, clip_format(config), _decoding(config), progress=progress)
 
 
 def open_new_data(config: Config, folder, class_names, progress=None) -> Dataset:
-    """Opens every video of a folder as one split, for a trained model."""
+    """Opens every video of a folder as one split, for a trained model. Raises as `open_data`."""
+    refuse_listed(_cache_folder(config), folder)
     return open_unsplit(
         folder,
         clip_format(config),
@@ -74,11 +81,14 @@ def clip_format(config: Config) -> ClipFormat:
     return ClipFormat(view=data.view, height=data.height, width=data.width, sampling=sampling)
 
 
+def _cache_folder(config: Config) -> Path:
+    return Path(config.data.cache_dir or runtime.cache_folder() / "clips")
+
+
 def _decoding(config: Config) -> Decoding:
     data = config.data
-    folder = Path(data.cache_dir or runtime.cache_folder() / "clips")
     return Decoding(
-        Cache(folder, int(data.cache_gb * 1e9)),
+        Cache(_cache_folder(config), int(data.cache_gb * 1e9)),
         num_workers=count_workers(config),
         on_error=data.on_error,
         limits=Limits(int(data.max_megapixels * 1e6), data.decode_seconds),

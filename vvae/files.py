@@ -7,7 +7,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,64 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         if not is_special:
             with contextlib.suppress(OSError):
                 part.unlink()
+
+
+def is_same_file(first: str | os.PathLike, second: str | os.PathLike) -> bool:
+    """Whether two paths name the same file or folder, also through links or other spellings."""
+    try:
+        return os.path.samefile(first, second)
+    except OSError:  # one of them does not exist
+        return os.path.realpath(first) == os.path.realpath(second)
+
+
+def refuse_same(output: str | os.PathLike, inputs: Iterable[str | os.PathLike]) -> None:
+    """Raises ValueError if a file to write is one of the inputs."""
+    for path in inputs:
+        if is_same_file(output, path):
+            raise ValueError(
+                f"the output {output} is the same file as the input {path}, which would be lost: "
+                "give the output another name"
+            )
+
+
+def check_output(
+    output: str | os.PathLike,
+    *,
+    inputs: Iterable[str | os.PathLike],
+    suffixes: Sequence[str],
+    overwrite: bool,
+) -> None:
+    """Checks that a file may and can be written. Call it before the work for the file begins.
+
+    Args:
+      output: the file to write. A device or a pipe is accepted under any name.
+      inputs: the files that the work reads.
+      suffixes: the suffixes that the file may have, in lower case.
+      overwrite: whether the file may exist.
+
+    Raises:
+      ValueError: if the output is one of the inputs, is a folder, has another suffix, or exists; if
+        its folder is missing or read-only.
+    """
+    refuse_same(output, inputs)
+    path = Path(output)
+    if path.is_dir():
+        raise ValueError(
+            f"{path} is a folder: name the file to write, {path / 'NAME'}{suffixes[0]}"
+        )
+    if path.exists() and not path.is_file():
+        return
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(
+            f"{path}: cannot write {path.suffix!r}; use {' or '.join(suffixes)} for the output"
+        )
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise ValueError(f"{path}: there is no folder {folder}: make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{path}: the folder {folder} may not be written to: choose another one")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists: give another name, or --overwrite to replace it")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

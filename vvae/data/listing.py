@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vvae.data.manifest import read_rows
 from vvae.data.split_names import MAIN_SPLITS, find_main_split, unify_splits
+from vvae.files import is_same_file
 from vvae.video import IMAGE_SUFFIXES, is_video
 
 MANIFEST = "manifest.csv"
@@ -93,6 +94,25 @@ def list_videos(root: str | os.PathLike) -> tuple[Video, ...]:
             "each video there"
         )
     return tuple(sorted(videos, key=lambda video: video.name))
+
+
+def refuse_listed(folder: str | os.PathLike, root: str | os.PathLike) -> None:
+    """Raises ValueError if pictures written below `folder` would be listed as videos of `root`.
+
+    They would be if the folder is the root or inside it, unless it is hidden or the root has a
+    manifest.
+    """
+    if os.path.isfile(os.path.join(root, MANIFEST)):
+        return
+    resolved = Path(folder).resolve()
+    for ancestor in (resolved, *resolved.parents):
+        if is_same_file(ancestor, root):
+            raise ValueError(
+                f"{folder} is inside the folder of videos {root}: what is written there would be "
+                f"read as videos. Move one of them, or list the videos in a {MANIFEST}"
+            )
+        if ancestor.name.startswith("."):
+            return
 
 
 def count_other_files(root: str, videos: Collection[Video]) -> dict[str, int]:

@@ -266,20 +266,25 @@ def _open(path: Path):
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def write_folder(folder: Path, config: dict[str, Any], params) -> None:
-    """Writes config.json and the parameters; an existing file of weights is replaced atomically.
+def write_folder(folder: Path, config: dict[str, Any], params, *, overwrite: bool) -> None:
+    """Writes config.json and the parameters; each file appears whole or not at all.
 
     Args:
       folder: created if missing.
       config: the settings and _class_name.
       params: tree of arrays.
+      overwrite: whether files of these names are replaced.
 
     Raises:
-      ValueError: if the folder holds shards or an index, which would contradict the new file.
+      ValueError: if the folder holds shards or an index, which would contradict the new file, or
+        files of these names and `overwrite` is not set.
     """
     save = require_extra("safetensors.numpy", "pretrained", "writing published weights").save_file
     folder.mkdir(parents=True, exist_ok=True)
     refuse_other_weights(folder)
+    for path in (folder / WEIGHTS, folder / CONFIG):
+        if path.exists() and not overwrite:
+            raise ValueError(f"{path} exists: write to another folder, or give overwrite=True")
     tensors = {
         tensor_name(path): np.asarray(to_tensor(path, np.asarray(leaf)), order="C")
         for path, leaf in list_paths(params).items()

@@ -81,7 +81,9 @@ def _find(folder: Path) -> tuple[GridVideoVAE, Any]:
     return model, tensors
 
 
-def save_pretrained(path: str | os.PathLike, model: GridVideoVAE, params: Params) -> None:
+def save_pretrained(
+    path: str | os.PathLike, model: GridVideoVAE, params: Params, *, overwrite: bool = False
+) -> None:
     """Writes weights as a folder that diffusers and `load_pretrained` read.
 
     Args:
@@ -89,9 +91,10 @@ def save_pretrained(path: str | os.PathLike, model: GridVideoVAE, params: Params
       model: from `load_pretrained`, or of one of its families.
       params: its variables. The standardisation must be the identity, and the noise scale is not
         written: published weights have neither.
+      overwrite: whether to replace the weights, or the config.json, that the folder holds.
 
     Raises:
-      ValueError: for another model, or another standardisation.
+      ValueError: for another model, another standardisation, or files that would be replaced.
     """
     family = _find_family(model)
     stats = params["stats"]
@@ -104,7 +107,7 @@ def save_pretrained(path: str | os.PathLike, model: GridVideoVAE, params: Params
     if family.BUFFERS:
         values = (np.float32(latents.prior_mean), np.float32(latents.prior_std))
         published |= dict(zip(family.BUFFERS, values, strict=True))
-    folders.write_folder(Path(path), family.describe(model), published)
+    folders.write_folder(Path(path), family.describe(model), published, overwrite=overwrite)
 
 
 def is_published(path: str | os.PathLike) -> bool:

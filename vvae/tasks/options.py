@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from vvae import cli
+from vvae.files import check_output
 from vvae.task_table import BASELINES, TASKS
 
 
@@ -212,6 +213,11 @@ class Latents(TaskOptions):
 # --- commands ------------------------------------------------------------------------------------
 
 
+def _list_records(run: Path) -> list[Path]:
+    """Lists the JSON files of a run, which a comparison reads."""
+    return [run / "config.json", run / "classes.json", *sorted((run / "eval").rglob("*.json"))]
+
+
 @dataclass(frozen=True)
 class Check:
     """Describes a folder of videos, and what is broken in it."""
@@ -240,6 +246,13 @@ class Compare:
     """The two run directories."""
     out: Path | None = None
     """JSON file to write."""
+    overwrite: bool = False
+    """Replace the JSON file if it exists."""
+
+    def __post_init__(self):
+        if self.out is not None:
+            inputs = [path for run in self.runs for path in _list_records(run)]
+            check_output(self.out, inputs=inputs, suffixes=(".json",), overwrite=self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -262,11 +275,15 @@ class Compress(RunOptions):
     """The video, and the file to write."""
     step: float | None = None
     """Step of the quantisation, in standard deviations of the posterior (2)."""
+    overwrite: bool = False
+    """Replace OUT.vvz if it exists."""
 
     def __post_init__(self):
         self.check_run()
         if self.step is not None and not 0 < self.step < math.inf:
             raise ValueError(f"--step={self.step}: must be positive")
+        source, target = self.files
+        check_output(target, inputs=[source], suffixes=(".vvz",), overwrite=self.overwrite)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,9 +295,15 @@ class Decompress(RunOptions):
     """The coded latents, and the video to write."""
     lossless: bool = False
     """Write the decoded frames without loss."""
+    overwrite: bool = False
+    """Replace OUT.mp4 if it exists."""
 
     def __post_init__(self):
+        from vvae.video.writing import CONTAINERS
+
         self.check_run()
+        source, target = self.files
+        check_output(target, inputs=[source], suffixes=tuple(CONTAINERS), overwrite=self.overwrite)
 
 
 COMMANDS = {

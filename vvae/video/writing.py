@@ -17,7 +17,7 @@ from vvae.video.frames import SQUARE
 # the videos written here are small enough to do without it.
 _REPRODUCIBLE = ("-x264-params", "asm=0:threads=1")
 _MAX_ASPECT = 4096  # the largest numerator and denominator that x264 stores
-_CONTAINERS = {".avi": "avi", ".m4v": "mp4", ".mkv": "matroska", ".mov": "mov", ".mp4": "mp4"}
+CONTAINERS = {".avi": "avi", ".m4v": "mp4", ".mkv": "matroska", ".mov": "mov", ".mp4": "mp4"}
 
 
 def write_video(
@@ -89,7 +89,7 @@ def write_video_pieces(
             pix_fmt_out=pixel_format,
             quality=None,
             macro_block_size=1,
-            output_params=[*options, "-f", _CONTAINERS[path.suffix.lower()]],
+            output_params=[*options, "-f", CONTAINERS[path.suffix.lower()]],
         )
         stack.enter_context(contextlib.closing(writer))
         with _as_video_error(path):
@@ -129,5 +129,5 @@ def _check_target(path: Path, fps: float) -> None:
     """Raises VideoError for an invalid frame rate or an unknown suffix."""
     if not fps > 0:
         raise VideoError(path, f"fps is {fps}; it must be above 0")
-    if path.suffix.lower() not in _CONTAINERS:
-        raise VideoError(path, f"cannot write {path.suffix!r}; use one of {sorted(_CONTAINERS)}")
+    if path.suffix.lower() not in CONTAINERS:
+        raise VideoError(path, f"cannot write {path.suffix!r}; use one of {sorted(CONTAINERS)}")

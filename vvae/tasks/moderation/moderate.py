@@ -9,6 +9,7 @@ import numpy as np
 
 from vvae.config import Evaluate
 from vvae.data.clips import Clips
+from vvae.files import refuse_same
 from vvae.measure.pca import fit_frame_pca, middle_frames, project_frames
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.detection import auroc, average_precision, measure_alarms, measure_calibration
@@ -74,6 +75,7 @@ def answer(question: Question, options: Moderate) -> Result:
 def _read_marks(question: Question, options: Moderate) -> Marks:
     """Returns the marks that the options describe."""
     if options.marks is not None:
+        refuse_same(question.folder / MARKS_FILE, [options.marks])
         return read_marks(options.marks, question.dataset)
     if options.unwanted is None:
         raise ValueError(

@@ -13,6 +13,7 @@ import numpy as np
 
 from vvae import video
 from vvae.data.views import encode_view, get_view
+from vvae.files import refuse_same
 from vvae.inference import coding, streaming
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.frames import frame_psnr
@@ -46,10 +47,11 @@ def compress(
         the video by the geometric mean (`coding.choose_quantiser`).
 
     Raises:
-      ValueError: for another model or view, if latents are not finite, or if `constriction` is not
-        installed.
+      ValueError: if the target is the source, for another model or view, if latents are not finite,
+        or if `constriction` is not installed.
       VideoError: if the video cannot be read.
     """
+    refuse_same(target, [source])
     _check_model(model)
     if view not in VIEWS:
         raise ValueError(f"compress takes models of the views {' and '.join(VIEWS)}, not {view}")
@@ -107,9 +109,11 @@ def decompress(
       The header of the file.
 
     Raises:
-      ValueError: if the file is damaged, truncated, or of another model; the message names it.
+      ValueError: if the target is the source, or if the file is damaged, truncated, or of another
+        model; the message names it.
       VideoError: if the video cannot be written.
     """
+    refuse_same(target, [source])
     header = _read_header_of(model, params, source)
     rate = header.fps[0] / header.fps[1]
     pieces = decode_file(model, params, source)
