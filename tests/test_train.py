@@ -3,7 +3,6 @@
 import csv
 import importlib.util
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -12,8 +11,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import programs
 import pytest
-from compiling import xla_flags
+from watching import Watch
 
 import evaluate
 import train
@@ -29,20 +29,20 @@ TINY = str(ROOT / "configs" / "tiny.py")
 CLASSES = ("left", "right")
 
 
-def run_program(program, *arguments, check=True, cwd=ROOT):
-    """Runs a program of the project on one CPU device."""
-    environment = os.environ | {"XLA_FLAGS": xla_flags()}
-    environment["PYTHONPATH"] = str(ROOT)
-    result = subprocess.run(
-        [sys.executable, str(ROOT / program), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=cwd,
-    )
+def run_program(program, *arguments, check=True):
+    """Runs a program of the project in this process."""
+    result = programs.run_in_process(program, *arguments)
     if check:
         assert result.returncode == 0, result.stdout + result.stderr
     return result
+
+
+def run_as_user(program, *arguments):
+    """Runs a program in a process of its own; returns what it has printed."""
+    process = programs.start(program, *arguments, stderr=subprocess.STDOUT)
+    printed = process.communicate()[0]
+    assert process.returncode == 0, printed
+    return printed
 
 
 def write_square(path, direction, seed):
@@ -130,64 +130,70 @@ def test_metric_cards_say_what_was_measured(trained):
     assert card["split"] == "test" and card["num_videos"] == 6 and card["unit"] == "dB"
 
 
+@pytest.fixture(scope="module")
+def whole_and_stopped(folder, cache, tmp_path_factory):
+    """Two runs by real processes: one of 12 steps at once, one that is stopped and continued.
+
+    Their mixture prior is fitted after steps 2, 5, 10 and 12: before and after the stop.
+    """
+    place = tmp_path_factory.mktemp("runs")
+    arguments = [TINY, "--data.path", folder, "--data.cache_dir", cache]
+    arguments += ["--objective.kl_warmup", 0.2, "--objective.prior_every", 5]
+    arguments += ["--model.clip_prior", "mixture", "--model.num_components", 3]
+    arguments += ["--evaluate.tasks", "density"]
+    run_as_user("train.py", *arguments, "--workdir", place / "whole")
+    stop_and_continue(arguments, place / "stopped")
+    return place / "whole", place / "stopped"
+
+
 def stop_and_continue(arguments, workdir):
     """Trains, interrupts it after the first logged step, and goes on to the end."""
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *map(str, arguments), "--workdir", str(workdir)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"XLA_FLAGS": xla_flags()},
-    )
-    # The first logged step has been done when its line is there; Ctrl-C then saves and stops.
-    metrics = workdir / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
-        pass
-    process.send_signal(signal.SIGINT)
+    workdir.mkdir()
+    with Watch(workdir) as watch:
+        process = programs.start(
+            "train.py", *arguments, "--workdir", workdir, stderr=subprocess.STDOUT
+        )
+        # The first logged step has been done when its line is there; Ctrl-C then saves and stops.
+        for name in watch.names(is_alive=lambda: process.poll() is None):
+            if name == "metrics.jsonl" and (workdir / name).stat().st_size:
+                process.send_signal(signal.SIGINT)
+                break
     printed = process.communicate()[0]
     assert process.returncode == 0, printed
     step, _ = read_state(workdir)
     if step < 12:
         assert f"go on: python train.py --workdir {workdir}" in printed
-    run_program("train.py", "--workdir", workdir)
+    run_as_user("train.py", "--workdir", workdir)
 
 
-def assert_same_states(workdir, other):
-    """The newest checkpoints are those of step 12 and equal bit by bit."""
-    states = read_state(workdir), read_state(other)
+def test_stopping_and_continuing_is_bit_identical(whole_and_stopped):
+    """The newest checkpoints are those of step 12 and equal bit by bit; so are the logs."""
+    states = [read_state(workdir) for workdir in whole_and_stopped]
     assert states[0][0] == states[1][0] == 12
     for a, b in zip(states[0][1], states[1][1], strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def test_stopping_and_continuing_is_bit_identical(trained, folder, cache, tmp_path):
-    workdir = tmp_path / "stopped"
-    stop_and_continue((TINY, "--data.path", folder, "--data.cache_dir", cache), workdir)
-    assert_same_states(trained[0], workdir)
     timing = ("frames_per_second", "flop_utilization", "data_wait")
     lines = [
-        [{k: v for k, v in row.items() if k not in timing} for row in read_metrics(path)]
-        for path in (trained[0] / "metrics.jsonl", workdir / "metrics.jsonl")
+        [
+            {k: v for k, v in row.items() if k not in timing}
+            for row in read_metrics(workdir / "metrics.jsonl")
+        ]
+        for workdir in whole_and_stopped
     ]
     assert [row for row in lines[1] if row["step"] in (4, 8)] == [
         row for row in lines[0] if row["step"] in (4, 8)
     ]
 
 
-def test_a_mixture_prior_is_fitted_the_same_in_a_run_that_is_continued(folder, cache, tmp_path):
-    """It is fitted after steps 2, 5, 10 and 12: before the stop and behind it."""
-    arguments = (TINY, "--data.path", folder, "--data.cache_dir", cache)
-    arguments += ("--objective.kl_warmup", 0.2, "--objective.prior_every", 5)
-    arguments += ("--model.clip_prior", "mixture", "--model.num_components", 3)
-    arguments += ("--evaluate.tasks", "density")
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    run_program("train.py", *arguments, "--workdir", whole)
-    stop_and_continue(arguments, stopped)
-    assert_same_states(whole, stopped)
-    with Checkpointer(whole / "checkpoints", read_only=True) as checkpointer:
-        params = checkpointer.restore_variables("latest")["params"]
+def test_a_mixture_prior_is_fitted_the_same_in_a_run_that_is_continued(whole_and_stopped):
+    params = []
+    for workdir in whole_and_stopped:
+        with Checkpointer(workdir / "checkpoints", read_only=True) as checkpointer:
+            params.append(checkpointer.restore_variables("latest")["params"])
+    for name in ("mixture_mean", "mixture_logvar", "mixture_logits"):
+        np.testing.assert_array_equal(params[0][name], params[1][name])
     # Without a fit they are equal for ever: they begin so, and so do their gradients.
-    assert len(np.unique(params["mixture_mean"], axis=0)) == 3
+    assert len(np.unique(params[0]["mixture_mean"], axis=0)) == 3
 
 
 def test_the_mixture_prior_is_fitted_from_the_end_of_the_warm_up_to_the_end_of_the_training():
@@ -219,12 +225,13 @@ def test_continuing_with_other_settings_shows_the_difference(trained):
     assert "optim.learning_rate: 0.002 -> 0.1" in result.stderr
 
 
-def test_a_run_whose_data_moved_goes_on_and_is_evaluated(trained, folder, cache, tmp_path):
+def test_a_run_whose_data_moved_goes_on_and_is_evaluated(trained, folder, tmp_path, monkeypatch):
     workdir, moved = tmp_path / "run", tmp_path / "moved"
     shutil.copytree(trained[0], workdir)
     shutil.copytree(folder, moved)
     arguments = ("--workdir", workdir, "--data.path", moved.name, "--evaluate.tasks", "density")
-    run_program("train.py", *arguments, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run_program("train.py", *arguments)
     record = json.loads((workdir / "config.json").read_text())
     assert record["data"]["path"] == record["config"]["data"]["path"] == str(moved)
     # The changed runtime settings are on record, and that there was one more start.
@@ -371,16 +378,17 @@ def test_bad_input_is_one_line_and_status_2(program, arguments, text, folder, tm
     assert "Traceback" not in result.stderr
 
 
-def test_folders_that_cannot_be_trained_on_say_why(tmp_path):
+def test_folders_that_cannot_be_trained_on_say_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
-    result = run_program("train.py", TINY, "--data.path", empty, check=False, cwd=tmp_path)
+    result = run_program("train.py", TINY, "--data.path", empty, check=False)
     assert result.returncode == 2 and str(empty) in result.stderr
     alone = tmp_path / "alone"
     alone.mkdir()
     for number in range(2):
         write_square(alone / f"{number}.mkv", "left", number)
-    result = run_program("train.py", TINY, "--data.path", alone, check=False, cwd=tmp_path)
+    result = run_program("train.py", TINY, "--data.path", alone, check=False)
     assert result.returncode == 2 and "group" in result.stderr
     assert not list((tmp_path / "runs").iterdir())  # nothing is left of runs that never began
 
