@@ -9,7 +9,6 @@ import math
 import numpy as np
 import pytest
 from asking import ask, draw
-from scipy import stats
 from tiny_vae import make_variables
 
 import evaluate
@@ -25,8 +24,6 @@ from vvae.data.dataset import (
 from vvae.metrics.detection import (
     auroc,
     balance_kinds,
-    bootstrap_groups,
-    estimate_share,
     measure_calibration,
 )
 from vvae.models.sequential import SequentialVAE
@@ -65,28 +62,6 @@ def test_opposite_errors_within_a_bin_cancel_and_across_bins_do_not():
     unwanted = np.array([True, False])
     assert measure_calibration(np.array([0.55, 0.45]), unwanted)["ece"] == pytest.approx(0.45)
     assert measure_calibration(np.array([0.52, 0.52]), unwanted)["ece"] == pytest.approx(0.02)
-
-
-@pytest.mark.parametrize(("count", "total"), [(0, 10), (3, 10), (10, 10), (7, 300)])
-def test_the_interval_of_a_share_equals_that_of_scipy(count, total):
-    expected = stats.binomtest(count, total).proportion_ci(method="wilson")
-    assert estimate_share(count, total) == pytest.approx((expected.low, expected.high))
-    assert all(math.isnan(x) for x in estimate_share(0, 0))
-
-
-def test_the_bootstrap_draws_whole_groups():
-    score, unwanted = np.arange(8.0), np.arange(8) >= 4
-    pairs = np.arange(8) % 4  # a wanted and an unwanted video in each
-
-    def mean(score_V, unwanted_V):
-        assert unwanted_V.mean() == 0.5
-        return float(score_V.mean())
-
-    low, high = bootstrap_groups(mean, score, unwanted, pairs, seed=0)
-    assert 2.0 <= low < 3.5 < high <= 5.0  # group means are 2, 3, 4, 5
-    assert bootstrap_groups(auroc, score, unwanted, unwanted, seed=0) == (1.0, 1.0)
-    undefined = bootstrap_groups(auroc, score, np.ones(8, bool), pairs, seed=0)
-    assert all(math.isnan(x) for x in undefined)
 
 
 # --- the detector ---------------------------------------------------------------------------------

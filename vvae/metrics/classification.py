@@ -1,5 +1,7 @@
 """Accuracies of classifiers."""
 
+import math
+
 import numpy as np
 
 
@@ -18,3 +20,15 @@ def mean_class_accuracy(confusion_KK: np.ndarray) -> float:
     count_K = confusion_KK.sum(axis=1)
     occurs = count_K > 0
     return float(np.mean(np.diagonal(confusion_KK)[occurs] / count_K[occurs]))
+
+
+def f1_from_counts(hit_V: np.ndarray, false_V: np.ndarray, missed_V: np.ndarray) -> float:
+    """Returns F1, in [0, 1], of all cases together; NaN if nothing was there and nothing was found.
+
+    Args:
+      hit_V: The true positives of each case.
+      false_V: The false positives.
+      missed_V: The false negatives.
+    """
+    total = 2 * np.sum(hit_V) + np.sum(false_V) + np.sum(missed_V)
+    return float(2 * np.sum(hit_V) / total) if total else math.nan

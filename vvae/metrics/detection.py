@@ -203,9 +203,7 @@ def measure_alarms(alarm_F: np.ndarray, abnormal_F: np.ndarray) -> dict[str, flo
     }
 
 
-CONFIDENCE = 0.95
 NUM_BINS = 10
-NUM_RESAMPLES = 1000
 
 
 def balance_kinds(unwanted_V: np.ndarray) -> np.ndarray:
@@ -242,45 +240,3 @@ def measure_calibration(probability_V: np.ndarray, unwanted_V: np.ndarray) -> di
         "brier": float(np.sum(weight_V * np.square(probability_V - unwanted_V))),
         "ece": round(float(np.abs(error_B).sum()), 12),  # removes rounding errors about 0
     }
-
-
-def estimate_share(count: int, total: int) -> tuple[float, float]:
-    """Returns the 95 % interval of a share of independent cases (Wilson 1927); NaN for none."""
-    if not total:
-        return math.nan, math.nan
-    low, high = stats.binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
-    return float(low), float(high)
-
-
-def bootstrap_groups(
-    measure: Callable[[np.ndarray, np.ndarray], float],
-    score_V: np.ndarray,
-    unwanted_V: np.ndarray,
-    group_V: np.ndarray,
-    seed: int,
-) -> tuple[float, float]:
-    """Returns the 95 % interval by the percentiles of 1000 resamples of whole groups (Efron 1979).
-
-    Videos of one group are alike, so that groups are drawn instead of videos. Resamples for which
-    the measure is undefined are left out; the interval is NaN if it is undefined for all.
-
-    Args:
-      measure: A function (scores, unwanted) -> number.
-      score_V: The scores of the videos.
-      unwanted_V: bool; the unwanted videos.
-      group_V: The groups of the videos.
-      seed: The seed of the draws.
-    """
-    _, group_V = np.unique(group_V, return_inverse=True)
-    own_G = [np.flatnonzero(group_V == group) for group in range(group_V.max() + 1)]
-    random = np.random.Generator(np.random.Philox(key=[seed, 0]))
-    values = []
-    for _ in range(NUM_RESAMPLES):
-        chosen = np.concatenate([own_G[g] for g in random.integers(len(own_G), size=len(own_G))])
-        values.append(measure(score_V[chosen], unwanted_V[chosen]))
-    values = [value for value in values if not math.isnan(value)]
-    if not values:
-        return math.nan, math.nan
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)

@@ -11,13 +11,8 @@ import numpy as np
 from vvae import figures
 from vvae.data.clips import Clips
 from vvae.metrics.cards import Metric
-from vvae.metrics.detection import (
-    CONFIDENCE,
-    auroc,
-    average_precision,
-    bootstrap_groups,
-    estimate_share,
-)
+from vvae.metrics.detection import auroc, average_precision
+from vvae.metrics.intervals import CONFIDENCE, bootstrap_units, estimate_share
 from vvae.tasks.anomaly.intervals import find_intervals, list_frames, write_intervals
 from vvae.tasks.anomaly.scorer import find_peaks
 from vvae.tasks.csv_files import open_csv
@@ -142,11 +137,11 @@ def estimate_intervals(
     known_V, unwanted_V = select_marked(judgement.clips, truth)
     unwanted_V, called_V = unwanted_V[known_V], judgement.called_V[known_V]
     group_V = np.array([video.group for video in judgement.clips.videos])[known_V]
-    sample = (judgement.score_V[known_V], unwanted_V, group_V, seed)
+    cases = (judgement.score_V[known_V], unwanted_V)
     hits = int((called_V & unwanted_V).sum())
     return {
-        "auroc": bootstrap_groups(auroc, *sample),
-        "ap": bootstrap_groups(average_precision, *sample),
+        "auroc": bootstrap_units(auroc, cases, group_V, seed=seed),
+        "ap": bootstrap_units(average_precision, cases, group_V, seed=seed),
         "precision": estimate_share(hits, int(called_V.sum())),
         "recall": estimate_share(hits, int(unwanted_V.sum())),
         "fpr": estimate_share(int((called_V & ~unwanted_V).sum()), int((~unwanted_V).sum())),
