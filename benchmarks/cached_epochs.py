@@ -10,7 +10,6 @@ the later epochs (resident, without pages of files).
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.origin import describe_command, stamp, write_result
 from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_unsplit
 from vvae.data.loader import train_batches
 
@@ -43,8 +43,8 @@ def main() -> None:
             f"memory grows by {row['growth_mb']:.1f} MB"
         )
     if options.json:
-        content = {"cores": os.cpu_count(), "copying_frames_per_second": copying, "rows": rows}
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+        content = {"copying_frames_per_second": copying, "rows": rows}
+        write_result(options.json, stamp(content, describe_command()))
 
 
 def measure_copying(num_batches: int = 200) -> float:

@@ -16,7 +16,6 @@ installed, or cannot be loaded, are reported as not run.
 
 import argparse
 import importlib
-import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.origin import describe_command, stamp, write_result
 from benchmarks.timing import measure
 from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_unsplit
 from vvae.video import iterate_frames, write_video_pieces
@@ -115,8 +115,8 @@ def main() -> None:
         if problem is not None:
             print(f"{name}: not run ({problem})")
     if options.json:
-        content = {"cores": os.cpu_count(), "frames": options.frames, "results": results}
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+        content = {"frames": options.frames, "results": results}
+        write_result(options.json, stamp(content, describe_command()))
 
 
 def _find_problem(package: str) -> str | None:

@@ -36,7 +36,7 @@ import imageio.v3 as iio
 import numpy as np
 from PIL import Image
 
-from benchmarks.results import RESULTS
+from benchmarks.origin import RESULTS, stamp, write_result
 from vvae.data.workers import WorkerError, run_in_workers
 from vvae.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError, iterate_frames
 
@@ -105,14 +105,14 @@ def main() -> int:
     print(f"{len(failures)} failures in {len(mutants)} files; {megabytes:.0f} MB at most a worker")
     sized = "" if options.size is None else f" --size {' '.join(map(str, options.size))}"
     command = f"python -m benchmarks.fuzz --clips CLIPS --files {options.files}{sized}"
-    content = {"command": command, "files": len(mutants), "sources": len(sources)}
+    content = {"files": len(mutants), "sources": len(sources)}
     content |= {"failures": [f"{m.number} {m.kind} {m.source}: {why}" for m, why in failures]}
     content |= {"outcomes": dict(sorted(outcomes.items())), "megabytes_at_most": round(megabytes)}
     content |= {"seconds_a_file_at_most": options.seconds}
     path = RESULTS / "fuzz.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    known["resized" if sized else "as_they_are"] = content
-    path.write_text(json.dumps(known, indent=2) + "\n")
+    known["resized" if sized else "as_they_are"] = stamp(content, command)
+    write_result(path, known)
     return bool(failures)
 
 

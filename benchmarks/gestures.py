@@ -1,6 +1,6 @@
 """Gesture recognition, cross-validated by environment: latents, raw frames, PCA, random networks.
 
-    python benchmarks/gestures.py --data.path GESTURES [--seeds 3] [--folds 8] [--view VIEW]
+    python -m benchmarks.gestures --data.path GESTURES [--seeds 3] [--folds 8] [--view VIEW]
 
 In every fold the VAE, its standardisation and its PCA start see only the training folds and the
 videos without one of the ten labels (split `extra`). The probe is that of `evaluate.py classify`.
@@ -11,7 +11,6 @@ benchmarks/results/gestures_VIEW.json.
 
 import argparse
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,6 +24,7 @@ import jax
 import numpy as np
 from sklearn.model_selection import GroupKFold
 
+from benchmarks.origin import RESULTS, stamp, write_result
 from vvae import build
 from vvae.config import Config
 from vvae.config_files import load_config_file
@@ -39,7 +39,6 @@ from vvae.tasks.random_params import randomize_params
 from vvae.training.parallel import make_runner
 from vvae.training.state import variables
 
-RESULTS = Path(__file__).resolve().parent / "results"
 UNLABELLED = ("unclassified",)
 POOLINGS = ("mean_dynamics", "dynamics", "ordered", "steps")
 
@@ -66,15 +65,13 @@ def main() -> None:
         "task": "gestures",
         "protocol": f"{options.folds} folds by environment, {options.seeds} seeds, top-1",
         "view": view,
-        "command": f"python benchmarks/gestures.py --data.path GESTURES --seeds {options.seeds} "
-        f"--folds {options.folds} --view {view}",
         "cross_validation": rows,
         "stated_test_split": split_rows,
         "seconds": round(time.time() - started),
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"gestures_{view}.json"
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    command = f"python -m benchmarks.gestures --data.path GESTURES --seeds {options.seeds}"
+    command += f" --folds {options.folds} --view {view}"
+    write_result(RESULTS / f"gestures_{view}.json", stamp(content, command))
     for title in ("cross_validation", "stated_test_split"):
         for name, row in content[title].items():
             print(f"{title:18s} {name:16s} top-1 {row['mean']:.3f} +- {row['std']:.3f}")

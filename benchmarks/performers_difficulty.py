@@ -1,6 +1,6 @@
 """How hard the built-in data set is: what distinguishes its actions, and what does not.
 
-    python benchmarks/performers_difficulty.py [--seeds 3] [--epochs 14]
+    python -m benchmarks.performers_difficulty [--seeds 3] [--epochs 14]
 
 Recognises the actions of unseen performers (gray, 32x32, 16 frames) by logistic regression on the
 middle frame, a random frame, PCA of all frames in order, a plain convolutional network and the
@@ -10,9 +10,7 @@ a few minutes on 2 cores.
 """
 
 import argparse
-import json
 import time
-from pathlib import Path
 
 from vvae import runtime
 
@@ -27,6 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from benchmarks.origin import RESULTS, stamp, write_result
 from vvae import build
 from vvae.config import Config
 from vvae.data.dataset import Clips, Dataset
@@ -38,7 +37,6 @@ from vvae.tasks.pooling import extract, make_encoder
 from vvae.tasks.random_params import randomize_params
 from vvae.tasks.recognition import cnn
 
-RESULTS = Path(__file__).resolve().parent / "results"
 NUM_COMPONENTS = 50
 REGULARIZATION = 0.03  # C, the inverse weight of the squared norm
 BATCH = 32
@@ -69,16 +67,14 @@ def main() -> None:
     accuracy["random_encoder"] = [_read_random_encoder(config, train, test, s) for s in seeds]
     accuracy["conv3d"] = [_train_conv3d(dataset, options.epochs, seed=0)]
     rows = {name: _summarize(name, values) for name, values in accuracy.items()}
-    command = f"python benchmarks/performers_difficulty.py --seeds {options.seeds}"
+    command = f"python -m benchmarks.performers_difficulty --seeds {options.seeds}"
+    command += f" --epochs {options.epochs}"
     content = {
-        "command": f"{command} --epochs {options.epochs}",
         "data": f"{len(train)} training clips, {len(test)} test clips of unseen performers",
         "top1": rows,
         "seconds": round(time.time() - started),
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "performers_difficulty.json"
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_result(RESULTS / "performers_difficulty.json", stamp(content, command))
     for name, row in rows.items():
         print(f"{name:18s} top-1 {row['mean']:.3f} +- {row['std']:.3f}  {row['target']}")
 

@@ -27,7 +27,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.results import RESULTS
+from benchmarks.origin import RESULTS, stamp, write_result
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,11 +57,12 @@ def main() -> None:
     ratios = {key: rows["vvae"][key] / rows["diffusers"][key] for key in rows["vvae"]}
     print(f"vvae / diffusers: {', '.join(f'{key} {value:.2f}' for key, value in ratios.items())}")
     print(f"largest difference, in standard deviations of diffusers' result: {difference}")
-    words = ("repeats", "threads", "size", "frames")
-    content = {"settings": {word: getattr(options, word) for word in words}}
-    content |= {"cores": os.cpu_count(), "rows": rows, "ratios": ratios, "difference": difference}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "pretrained.json").write_text(json.dumps(content, indent=2) + "\n")
+    names = ("repeats", "threads", "size", "frames")
+    settings = {name: getattr(options, name) for name in names}
+    content = {"settings": settings, "rows": rows, "ratios": ratios, "difference": difference}
+    words = " ".join(f"--{name} {value}" for name, value in settings.items())
+    command = f"python -m benchmarks.pretrained {words}"
+    write_result(RESULTS / "pretrained.json", stamp(content, command))
 
 
 def measure(options, folder: Path) -> dict[str, dict[str, float]]:

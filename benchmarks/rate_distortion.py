@@ -26,7 +26,6 @@ over videos, of RGB or gray codes.
 import argparse
 import dataclasses
 import io
-import json
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -40,7 +39,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from benchmarks.results import RESULTS
+from benchmarks.origin import RESULTS, stamp, write_result
 from vvae import build, figures
 from vvae.data.clips import Clips
 from vvae.inference import coding
@@ -358,7 +357,6 @@ def report(curves, gains) -> None:
 def write(curves, gains, clips: Clips, options) -> None:
     """Writes benchmarks/results/rate_distortion.json and the picture."""
     content = {
-        "command": "python -m benchmarks.rate_distortion --workdir RUN --data.path VIDEOS",
         "checkpoint": options.which,
         "data": f"{len(clips)} whole clips of {len(clips.videos)} videos, split {options.split}, "
         f"{clips.clip_format}",
@@ -368,7 +366,8 @@ def write(curves, gains, clips: Clips, options) -> None:
         },
         "gain_of_vae_db": gains,
     }
-    (RESULTS / "rate_distortion.json").write_text(json.dumps(content, indent=1) + "\n")
+    command = "python -m benchmarks.rate_distortion --workdir RUN --data.path VIDEOS"
+    write_result(RESULTS / "rate_distortion.json", stamp(content, command))
     lines = {
         name: (np.array([p.rate for p in curve]), np.array([p.psnr for p in curve]))
         for name, curve in curves.items()

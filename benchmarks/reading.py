@@ -9,8 +9,6 @@ Decoding counts, compilation does not. Prints medians; writes benchmarks/results
 """
 
 import argparse
-import json
-import os
 import statistics
 import tempfile
 import time
@@ -23,7 +21,7 @@ runtime.prepare_jax()
 import jax
 import numpy as np
 
-from benchmarks.results import RESULTS
+from benchmarks.origin import RESULTS, stamp, write_result
 from vvae.data.sampling import ClipFormat, Sampling, decode_clips
 from vvae.models import contract
 from vvae.models.contract import init_variables
@@ -55,14 +53,12 @@ def main() -> None:
             for name, read in ways.items()
         }
     content = {
-        "command": "python -m benchmarks.reading",
         "video": f"{options.frames} frames of 320x240, H.264, read at 64x64",
-        "cores": os.cpu_count(),
         "frames_per_second": {name: round(rate) for name, rate in rates.items()},
         "times_real_time_at_25_fps": {name: round(r / FPS, 1) for name, r in rates.items()},
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "reading.json").write_text(json.dumps(content, indent=1) + "\n")
+    command = f"python -m benchmarks.reading --frames {options.frames} --repeats {options.repeats}"
+    write_result(RESULTS / "reading.json", stamp(content, command))
     for name, rate in rates.items():
         print(f"{name:10s} {rate:7.0f} frames/s, {rate / FPS:5.1f} times real time at {FPS} fps")
 

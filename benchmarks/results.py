@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-RESULTS = Path(__file__).resolve().parent / "results"
+from benchmarks.origin import describe_machine, write_result
+from vvae.metrics.intervals import bootstrap_units, permute_difference
+
 FAMILIES = ("vae", "fusion", "baseline", "control")
 
 
@@ -24,6 +26,7 @@ class Board:
       headlines: names of the rows that were chosen beforehand; one of the family vae.
       published: figures of others with their protocol and source.
       columns: metrics in the README's table, in order.
+      unit: what the independent units of `Measurement.hits` are, in the plural.
     """
 
     task: str
@@ -32,6 +35,7 @@ class Board:
     headlines: tuple[str, ...]
     columns: tuple[str, ...]
     published: tuple[dict[str, str], ...] = ()
+    unit: str = "units"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,19 +64,20 @@ class Measurement:
       family: vae (quantities of a trained VAE alone), fusion (with untrained scores), baseline, or
         control (does not see the content).
       metrics: name -> value; None if not run.
-      seconds: wall time of training and measuring.
-      parameters: numbers fitted by gradients; 0 for none.
+      parameters: of the network that training fits by gradients; 0 for none.
       frames_per_second: of training, if there is one.
-      machine: what it was measured on.
+      hits: independent unit (a person, an environment) -> (hits, cases) of the first column, if
+        they are known.
+      origin: see `benchmarks.origin.describe_origin`; None if it was not recorded.
     """
 
     row: str
     family: str
     metrics: dict[str, float | None]
-    seconds: float
     parameters: int = 0
     frames_per_second: float | None = None
-    machine: str = ""
+    hits: dict[str, tuple[float, int]] | None = None
+    origin: dict[str, Any] | None = None
 
 
 def summarize(board: Board, measured: Sequence[tuple[int, Measurement]], command: str) -> dict:
@@ -95,14 +100,20 @@ def summarize(board: Board, measured: Sequence[tuple[int, Measurement]], command
     families = [by_row[name][0][1].family for name in board.headlines]
     if families.count("vae") != 1:
         raise ValueError(f"{board.task}: one headline row of the family vae, not {families}")
+    origins = {seed: row.origin for seed, row in measured if row.origin}
+    rows = [_summarize_row(name, found, board) for name, found in by_row.items()]
+    headline = next(name for name in board.headlines if by_row[name][0][1].family == "vae")
+    _add_intervals(rows, headline)
     return {
         "task": board.task,
         "protocol": board.protocol,
         "data": board.data,
         "command": command,
-        "machines": sorted({row.machine for _, row in measured if row.machine}),
+        "machines": sorted({describe_machine(origin) for origin in origins.values()}),
+        "origins": origins,
+        "unit": board.unit,
         "columns": list(board.columns),
-        "rows": [_summarize_row(name, found, board) for name, found in by_row.items()],
+        "rows": rows,
         "published": list(board.published),
     }
 
@@ -117,13 +128,50 @@ def _summarize_row(name: str, found: Sequence[tuple[int, Measurement]], board: B
         "metrics": {
             metric: _spread([m.metrics[metric] for _, m in found]) for metric in first.metrics
         },
-        "seconds": round(float(np.mean([m.seconds for _, m in found])), 1),
         "parameters": first.parameters,
     }
+    if all(m.hits for _, m in found):
+        row["units"] = {
+            unit: [float(np.mean([m.hits[unit][0] for _, m in found])), count]
+            for unit, (_, count) in first.hits.items()
+        }
     rates = [m.frames_per_second for _, m in found if m.frames_per_second is not None]
     if rates:
         row["frames_per_second"] = round(float(np.mean(rates)))
     return row
+
+
+def _add_intervals(rows: Sequence[dict], headline: str) -> None:
+    """Adds intervals over units to the rows that have them: of the share of hits, and of the gain.
+
+    Hits are averaged over seeds first. The gain is that of the headline row over the row.
+    """
+    known = {row["row"]: np.array(list(row["units"].values())) for row in rows if "units" in row}
+    best = next((row for row in rows if row["row"] == headline and "units" in row), None)
+    for row in rows:
+        if row["row"] not in known:
+            continue
+        hits_U, count_U = known[row["row"]].T
+        units_U = np.arange(len(hits_U))
+        interval = bootstrap_units(share_hits, (hits_U, count_U), units_U, seed=0)
+        row["interval"] = {"low": interval[0], "high": interval[1], "num_units": len(hits_U)}
+        if best is None or row is best:
+            continue
+        if list(row["units"]) != list(best["units"]):
+            raise ValueError(f"{row['row']} and {headline} were not measured on the same units")
+        gain_U = known[headline][:, 0] - hits_U
+        low, high = bootstrap_units(share_hits, (gain_U, count_U), units_U, seed=0)
+        row["headline_gain"] = {
+            "mean": share_hits(gain_U, count_U),
+            "low": low,
+            "high": high,
+            "p": permute_difference(gain_U, seed=0),
+        }
+
+
+def share_hits(hits_U: np.ndarray, count_U: np.ndarray) -> float:
+    """Returns the share of hits among the cases of all units."""
+    return float(hits_U.sum() / count_U.sum())
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
@@ -139,8 +187,7 @@ def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
 
 def write_board(path: Path, content: dict) -> None:
     """Writes the file of a task; numbers that are not finite become null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_clean(content), indent=1, allow_nan=False) + "\n")
+    write_result(path, _clean(content))
 
 
 def _clean(value):

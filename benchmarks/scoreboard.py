@@ -14,14 +14,13 @@ import argparse
 import dataclasses
 import importlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
-from benchmarks.results import RESULTS, Measurement, Request, summarize, write_board
+from benchmarks.origin import RESULTS, describe_origin
+from benchmarks.results import Measurement, Request, summarize, write_board
 from benchmarks.tables import README, write_tables
-from vvae import runtime
 
 TASKS = ("ped2", "gestures", "performers", "clusters", "shots")
 NEED_DATA = ("ped2", "gestures")
@@ -88,19 +87,10 @@ def _measure_seed(module, options: argparse.Namespace, seed: int) -> list[Measur
         return [Measurement(**row) for row in json.loads(known.read_text())]
     request = Request(options.data_path, seed, options.folder, options.steps)
     rows = module.measure(request)
-    machine = _describe_machine()
-    rows = [dataclasses.replace(row, machine=machine) for row in rows]
+    origin = describe_origin()
+    rows = [dataclasses.replace(row, origin=origin) for row in rows]
     known.write_text(json.dumps([dataclasses.asdict(row) for row in rows]))
     return rows
-
-
-def _describe_machine() -> str:
-    """Returns the kind of JAX's first device, and the number of usable CPU cores."""
-    runtime.prepare_jax()
-    import jax
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{jax.devices()[0].device_kind}, CPU cores: {cores}"
 
 
 if __name__ == "__main__":

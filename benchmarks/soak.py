@@ -32,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.results import RESULTS
+from benchmarks.origin import RESULTS, stamp, write_result
 from vvae.training.log import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,16 +65,15 @@ def _report_growth(samples: list[dict[str, float]], steps: int) -> None:
         )
     every = max(1, len(samples) // 40)
     course = [[sample["step"], round(sample["memory"])] for sample in samples[::every]]
-    content = {"command": f"python -m benchmarks.soak --steps {steps}", "cores": os.cpu_count()}
-    content |= {"steps": steps, "samples": len(samples), "rows": rows}
-    _store(content | {"memory_by_step": course})
+    content = {"steps": steps, "samples": len(samples), "rows": rows, "memory_by_step": course}
+    _store(stamp(content, f"python -m benchmarks.soak --steps {steps}"))
 
 
 def _store(part: dict) -> None:
     """Merges the new measurements into the file."""
     path = RESULTS / "soak.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(known | part, indent=2) + "\n")
+    write_result(path, known | part)
 
 
 def compare_quarters(samples: list[dict[str, float]], steps: int) -> dict[str, dict[str, float]]:
@@ -208,7 +207,7 @@ def _report_kills(found: dict) -> int:
         f"{found['identical']} ended as the one without a kill"
     )
     command = f"python -m benchmarks.soak --kills {found['kills']}"
-    _store({"killed": {"command": command} | found})
+    _store({"killed": stamp(found, command)})
     return found["identical"] != found["trainings"]
 
 

@@ -6,7 +6,7 @@
 import re
 from pathlib import Path
 
-from benchmarks.results import FAMILIES, read_board
+from benchmarks.results import read_board
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 _MARKS = re.compile(r"(<!-- scoreboard (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -36,20 +36,27 @@ def write_tables(results: Path, readme: Path = README) -> list[str]:
 
 
 def format_board(content: dict) -> str:
-    """Returns a board as Markdown: headlines bold and first in their family, losses included."""
-    columns = content["columns"]
+    """Returns a board as Markdown: the best row first, controls last, losses included.
+
+    A headline is bold only where it is clearly ahead (see `_is_ahead`).
+    """
+    columns, rows = content["columns"], content["rows"]
+    over = f"95 % over {content.get('unit', 'units')}"
+    extra = [f"{columns[0]}, {over}", f"headline's gain, {over}"]
+    extra = extra if any("interval" in row for row in rows) else []
     lines = [
         " ".join([content["protocol"], f"`{content['command']}`", *_name_machines(content)]),
         "",
-        f"| row | family | {' | '.join(columns)} | seeds | seconds | parameters |",
-        f"| --- | --- | {' | '.join('---:' for _ in columns)} | ---: | ---: | ---: |",
+        f"| row | family | {' | '.join([*columns, *extra])} | seeds | parameters |",
+        f"| --- | --- | {' | '.join('---:' for _ in [*columns, *extra])} | ---: | ---: |",
     ]
-    order = sorted(content["rows"], key=lambda row: _rank(row, columns[0]))
-    lines += [_format_row(row, columns) for row in order]
+    for row in sorted(rows, key=lambda row: _rank(row, columns[0])):
+        cells = _format_intervals(row) if extra else []
+        lines.append(_format_row(row, columns, cells, bold=_is_ahead(row, rows, columns[0])))
     for known in content["published"]:
         lines.append(
             f"| {known['row']} | published | {known['value']} "
-            f"{'| ' * (len(columns) - 1)}| | | {known['source']} |"
+            f"{'| ' * (len(columns) + len(extra) - 1)}| | {known['source']} |"
         )
     return "\n".join([*lines, "", ""])
 
@@ -61,19 +68,43 @@ def _name_machines(content: dict) -> list[str]:
 
 def _rank(row: dict, column: str) -> tuple:
     value = row["metrics"].get(column, {}).get("mean")
-    return (FAMILIES.index(row["family"]), not row["headline"], -(value or 0.0))
+    return (row["family"] == "control", value is None, -(value or 0.0))
 
 
-def _format_row(row: dict, columns: list[str]) -> str:
+def _is_ahead(row: dict, rows: list[dict], column: str) -> bool:
+    """Whether a headline is above every other row by twice the larger deviation over seeds."""
+    own = row["metrics"][column]
+    if not row["headline"] or own["mean"] is None:
+        return False
+    others = [other["metrics"].get(column, {}) for other in rows if other is not row]
+    return all(
+        own["mean"] - other["mean"] > 2 * max(own["std"] or 0.0, other["std"] or 0.0)
+        for other in others
+        if other.get("mean") is not None
+    )
+
+
+def _format_row(row: dict, columns: list[str], intervals: list[str], *, bold: bool) -> str:
     name = row["row"].replace("|", "\\|")
-    name = f"**{name}**" if row["headline"] else name
+    name = f"**{name}**" if bold else name
+    family = f"{row['family']}, headline" if row["headline"] else row["family"]
     cells = [_format_metric(row["metrics"].get(column)) for column in columns]
     cells = cells if any(cells) else ["not run", *cells[1:]]
     parameters = f"{row['parameters']:,}" if row["parameters"] else ""
-    return (
-        f"| {name} | {row['family']} | {' | '.join(cells)} | {len(row['seeds'])} | "
-        f"{row['seconds']:.0f} | {parameters} |"
-    )
+    joined = " | ".join([*cells, *intervals])
+    return f"| {name} | {family} | {joined} | {len(row['seeds'])} | {parameters} |"
+
+
+def _format_intervals(row: dict) -> list[str]:
+    """Returns the interval of the first column over units, and that of the headline's gain."""
+    own, gain = row.get("interval"), row.get("headline_gain")
+    return [
+        f"[{own['low']:.{_DIGITS}f}, {own['high']:.{_DIGITS}f}]" if own else "",
+        f"{gain['mean']:.{_DIGITS}f} [{gain['low']:.{_DIGITS}f}, {gain['high']:.{_DIGITS}f}], "
+        f"p = {gain['p']:.{_DIGITS}f}"
+        if gain
+        else "",
+    ]
 
 
 def _format_metric(metric: dict | None) -> str:

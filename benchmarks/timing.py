@@ -1,13 +1,14 @@
 """Times steps of several programs in one process, in turn."""
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+
+from benchmarks.origin import describe_command, stamp, write_result
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -20,16 +21,10 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def write_results(path: Path | None, results: list[dict]) -> None:
-    """Writes figures as JSON, with the machine they were measured on, if there is a path."""
+    """Writes figures as JSON, with their command and origin, if there is a path."""
     if path is None:
         return
-    import jax
-    import torch
-
-    versions = {"jax": jax.__version__, "torch": torch.__version__}
-    versions["device"] = jax.devices()[0].device_kind
-    content = {"versions": versions, "cores": os.cpu_count(), "results": results}
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_result(path, stamp({"results": results}, describe_command()))
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,42 @@
 """The scoreboard: summaries by hand, tables from files, and a task measured in miniature."""
 
+import dataclasses
 import json
+import os
+import platform
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 from compiling import xla_flags
 
-from benchmarks import scoreboard, tables
+from benchmarks import origin, scoreboard, tables
 from benchmarks.boards import ped2
 from benchmarks.results import Board, Measurement, read_board, summarize, write_board
 
 BOARD = Board("toy", "What is measured.", "toys", ("a",), ("top1", "top5"))
+ORIGIN = {
+    "git_commit": "0" * 40,
+    "machine": {"cpu": "abacus", "cores": 2, "device": {"platform": "cpu"}},
+    "versions": {"python": "3.11"},
+}
 
 
 def measure_toys(family="vae"):
     return [
-        (0, Measurement("b|x", "baseline", {"top1": 0.9, "top5": 1.0}, 3.0)),
-        (0, Measurement("a", family, {"top1": 0.25, "top5": 0.5}, 10.0, 7, 100.0)),
+        (0, Measurement("b|x", "baseline", {"top1": 0.9, "top5": 1.0})),
+        (0, Measurement("a", family, {"top1": 0.25, "top5": 0.5}, 7, 100.0)),
         (
             1,
             Measurement(
-                "a", family, {"top1": 0.75, "top5": float("nan")}, 20.0, 7, 300.0, "abacus"
+                "a",
+                family,
+                {"top1": 0.75, "top5": float("nan")},
+                parameters=7,
+                frames_per_second=300.0,
+                origin=ORIGIN,
             ),
         ),
     ]
@@ -36,8 +52,9 @@ def test_rows_are_means_over_the_seeds_they_were_measured_in(tmp_path):
     assert (second["seeds"], second["headline"], second["parameters"]) == ([0, 1], True, 7)
     assert second["metrics"]["top1"] == {"mean": 0.5, "std": round(0.5 / np.sqrt(2), 5)}
     assert second["metrics"]["top5"] == {"mean": None, "std": None}
-    assert (second["seconds"], second["frames_per_second"]) == (15.0, 200)
-    assert read["machines"] == ["abacus"]
+    assert second["frames_per_second"] == 200
+    assert read["machines"] == ["abacus, usable cores: 2"]
+    assert read["origins"] == {"1": ORIGIN}
     assert set(read) >= {"task", "protocol", "data", "command", "rows"}
 
 
@@ -56,11 +73,11 @@ def test_tables_come_from_the_files_and_show_losses(tmp_path):
     text = readme.read_text()
     assert text.startswith("before\n<!-- scoreboard toy -->\n") and "old" not in text
     assert text.endswith("<!-- end -->\nafter\n")
-    assert "What is measured. `python toys` (abacus)\n" in text
+    assert "What is measured. `python toys` (abacus, usable cores: 2)\n" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
     assert rows == [
-        "| **a** | vae | 0.500 ± 0.354 |  | 2 | 15 | 7 |",
-        "| b\\|x | baseline | 0.900 | 1.000 | 1 | 3 |  |",
+        "| b\\|x | baseline | 0.900 | 1.000 | 1 |  |",
+        "| a | vae, headline | 0.500 ± 0.354 |  | 2 | 7 |",
     ]
     tables.write_tables(tmp_path, readme)
     assert readme.read_text() == text
@@ -70,10 +87,78 @@ def test_tables_come_from_the_files_and_show_losses(tmp_path):
 
 
 def test_a_row_that_was_not_run_says_so(tmp_path):
-    rows = [*measure_toys(), (0, Measurement("c", "baseline", {"top1": None, "top5": None}, 1.0))]
+    rows = [*measure_toys(), (0, Measurement("c", "baseline", {"top1": None, "top5": None}))]
     write_board(tmp_path / "toy.json", summarize(BOARD, rows, "python toys"))
     table = tables.format_board(read_board(tmp_path / "toy.json"))
-    assert "| c | baseline | not run |  | 1 | 1 |  |" in table
+    assert "| c | baseline | not run |  | 1 |  |" in table
+
+
+def test_a_headline_is_bold_only_if_it_is_ahead_by_twice_the_spread():
+    def format_with(rival):
+        measured = [
+            *((seed, Measurement("a", "vae", {"top1": 0.8 + 0.01 * seed})) for seed in range(3)),
+            (0, Measurement("b", "baseline", {"top1": rival})),
+        ]
+        board = Board("toy", "", "toys", ("a",), ("top1",))
+        return tables.format_board(summarize(board, measured, ""))
+
+    # Mean 0.81, standard deviation 0.01.
+    assert "| **a** | vae, headline | 0.810 ± 0.010 | 3 |" in format_with(0.78)
+    assert "| a | vae, headline | 0.810 ± 0.010 | 3 |" in format_with(0.795)
+
+
+def test_rows_with_hits_of_units_have_intervals_over_them():
+    def measure_hits(row, family, hits):
+        units = {f"person {n}": (float(hit), 4) for n, hit in enumerate(hits)}
+        top1 = sum(hits) / (4 * len(hits))
+        return Measurement(row, family, {"top1": top1}, hits=units)
+
+    board = Board("toy", "", "toys", ("a",), ("top1",), unit="people")
+    measured = [
+        (0, measure_hits("a", "vae", [3, 3, 4, 2])),
+        (1, measure_hits("a", "vae", [3, 3, 2, 4])),  # the mean over seeds is 3 of 4 for all
+        (0, measure_hits("b", "baseline", [2, 2, 2, 2])),
+        (0, Measurement("c", "baseline", {"top1": 0.5})),
+    ]
+    content = summarize(board, measured, "")
+    first, second, third = content["rows"]
+    assert first["units"]["person 2"] == [3.0, 4]
+    assert first["interval"] == {"low": 0.75, "high": 0.75, "num_units": 4}
+    assert "headline_gain" not in first
+    # One hit of four more for each person; as likely as not in 2 of 2^4 patterns of signs.
+    assert second["headline_gain"] == {"mean": 0.25, "low": 0.25, "high": 0.25, "p": 2 / 16}
+    assert "interval" not in third
+    table = tables.format_board(content)
+    assert (
+        "| row | family | top1 | top1, 95 % over people | headline's gain, 95 % over people |"
+        in (table)
+    )
+    assert "| 0.500 | [0.500, 0.500] | 0.250 [0.250, 0.250], p = 0.125 | 1 |" in table
+    other = dataclasses.replace(measured[2][1], hits={"someone": (1.0, 4)})
+    with pytest.raises(ValueError, match="b and a were not measured on the same units"):
+        summarize(board, [*measured[:2], (0, other)], "")
+
+
+def test_a_result_names_its_commit_machine_versions_and_command(tmp_path, monkeypatch):
+    content = origin.stamp({"score": 1.5}, "python toys")
+    origin.write_result(tmp_path / "new" / "toy.json", content)
+    read = json.loads((tmp_path / "new" / "toy.json").read_text())
+    assert (read["command"], read["score"]) == ("python toys", 1.5)
+    found = read["origin"]
+    git = ["git", "-C", str(origin.RESULTS), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True)
+    if commit.returncode == 0:
+        assert found["git_commit"].rstrip("+") == commit.stdout.strip()
+    assert found["machine"]["cpu"] == origin.find_cpu_model() != ""
+    assert 1 <= found["machine"]["cores"] <= os.cpu_count()
+    assert found["machine"]["device"]["platform"] == jax.devices()[0].platform
+    assert found["versions"]["python"] == platform.python_version()
+    assert found["versions"]["jax"] == jax.__version__
+    assert None not in found["versions"].values()
+    monkeypatch.setattr(sys, "argv", ["/somewhere/benchmarks/toys.py", "--seeds", "3"])
+    assert origin.describe_command() == "python -m benchmarks.toys --seeds 3"
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        origin.write_result(tmp_path / "nan.json", {"score": float("nan")})
 
 
 def test_the_readme_is_what_the_files_say(tmp_path):
@@ -118,7 +203,8 @@ def test_a_task_in_miniature(crossing, tmp_path, monkeypatch):
     assert rows["speed/motion_block"]["metrics"]["micro_raw"]["mean"] > 0.9
     assert rows["speed/time_index"]["family"] == "control"
     assert rows["speed/fusion_motion"]["family"] == "fusion"
-    assert rows["speed/iwae"]["parameters"] > 0 and rows["speed/iwae"]["seconds"] > 0
+    assert rows["speed/iwae"]["parameters"] > 0
+    assert set(content["origins"]) == {"0", "1"} and len(content["machines"]) == 1
     assert {"micro_raw", "micro_minmax", "macro", "micro_raw_smoothed", "active_frame"} <= set(
         rows["speed/iwae"]["metrics"]
     )

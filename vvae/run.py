@@ -105,7 +105,7 @@ def create_run(workdir, config: Config, data: dict[str, Any], class_names) -> Ru
     """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    record = {"config": to_dict(config), "data": data, "history": []} | _describe_system()
+    record = {"config": to_dict(config), "data": data, "history": []} | describe_system()
     write_json(workdir / "classes.json", list(class_names))
     run = Run(workdir, config, record, tuple(class_names))
     return record_start(run, config, data["path"])
@@ -118,7 +118,7 @@ def record_start(run: Run, config: Config, data_path: str) -> Run:
     """
     if config.data.path is not None:
         config = replace(config, data=replace(config.data, path=data_path))
-    start = {"command": sys.argv, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | _describe_system()
+    start = {"command": sys.argv, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | describe_system()
     record = run.record | {
         "config": to_dict(config),
         "data": run.record["data"] | {"path": data_path},
@@ -179,7 +179,8 @@ def _read_json(path: Path):
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def _describe_system() -> dict[str, Any]:
+def describe_system() -> dict[str, Any]:
+    """Describes this process: `versions` of packages, `device` of JAX, and `git_commit`."""
     device = jax.devices()[0]
     return {
         "versions": {"python": platform.python_version()}

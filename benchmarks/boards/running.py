@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A finished run: its directory, what it took, and its size."""
+    """A finished run: its directory, its size, and the speed of its training."""
 
     workdir: Path
-    seconds: float
     parameters: int
     frames_per_second: float | None
 
@@ -42,18 +40,17 @@ def train(request: Request, name: str, arguments: Sequence[str]) -> Trained:
     if request.num_steps is not None:
         steps = str(request.num_steps)
         command += ["--train.num_steps", steps, "--train.validate_every", steps]
-    seconds = _run([str(ROOT / "train.py"), *command])
-    return Trained(workdir, seconds, _count_parameters(workdir), _read_rate(workdir))
+    _run([str(ROOT / "train.py"), *command])
+    return Trained(workdir, _count_parameters(workdir), _read_rate(workdir))
 
 
-def evaluate(run: Trained, tasks: Sequence[str], arguments: Sequence[str] = ()) -> float:
-    """Runs tasks of evaluate.py on a run; returns the seconds."""
+def evaluate(run: Trained, tasks: Sequence[str], arguments: Sequence[str] = ()) -> None:
+    """Runs tasks of evaluate.py on a run."""
     command = [*tasks, "--workdir", str(run.workdir), *arguments]
-    return _run([str(ROOT / "evaluate.py"), *command])
+    _run([str(ROOT / "evaluate.py"), *command])
 
 
-def _run(command: Sequence[str]) -> float:
-    start = time.perf_counter()
+def _run(command: Sequence[str]) -> None:
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
     done = subprocess.run(
@@ -67,7 +64,6 @@ def _run(command: Sequence[str]) -> float:
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}")
-    return time.perf_counter() - start
 
 
 def _count_parameters(workdir: Path) -> int:
