@@ -38,7 +38,8 @@ def write_tables(results: Path, readme: Path = README) -> list[str]:
 def format_board(content: dict) -> str:
     """Returns a board as Markdown: the best row first, controls last, losses included.
 
-    A headline is bold only where it is clearly ahead (see `_is_ahead`).
+    A headline is bold only where its gain over every other row is above 0 over independent units,
+    with 95 % confidence; a spread over training seeds is not enough.
     """
     columns, rows = content["columns"], content["rows"]
     over = f"95 % over {content.get('unit', 'units')}"
@@ -72,15 +73,13 @@ def _rank(row: dict, column: str) -> tuple:
 
 
 def _is_ahead(row: dict, rows: list[dict], column: str) -> bool:
-    """Whether a headline is above every other row by twice the larger deviation over seeds."""
-    own = row["metrics"][column]
-    if not row["headline"] or own["mean"] is None:
-        return False
-    others = [other["metrics"].get(column, {}) for other in rows if other is not row]
-    return all(
-        own["mean"] - other["mean"] > 2 * max(own["std"] or 0.0, other["std"] or 0.0)
-        for other in others
-        if other.get("mean") is not None
+    """Whether the gain of a headline over every other row is known over units, and above 0."""
+    others = [other for other in rows if other is not row]
+    measured = [other for other in others if other["metrics"][column]["mean"] is not None]
+    return (
+        row["headline"]
+        and "interval" in row
+        and all(other.get("headline_gain", {}).get("low", 0.0) > 0.0 for other in measured)
     )
 
 
