@@ -12,8 +12,6 @@ import numpy as np
 from benchmarks.origin import describe_machine, write_result
 from vvae.metrics.intervals import bootstrap_units, permute_difference
 
-FAMILIES = ("vae", "fusion", "baseline", "control")
-
 
 @dataclasses.dataclass(frozen=True)
 class Board:

@@ -13,7 +13,7 @@ import pytest
 from compiling import xla_flags
 
 from benchmarks import origin, scoreboard, tables
-from benchmarks.boards import ped2
+from benchmarks.boards import gestures, ped2
 from benchmarks.results import Board, Measurement, read_board, summarize, write_board
 
 BOARD = Board("toy", "What is measured.", "toys", ("a",), ("top1", "top5"))
@@ -134,6 +134,19 @@ def test_rows_with_hits_of_units_have_intervals_over_them():
     other = dataclasses.replace(measured[2][1], hits={"someone": (1.0, 4)})
     with pytest.raises(ValueError, match="b and a were not measured on the same units"):
         summarize(board, [*measured[:2], (0, other)], "")
+
+
+def test_hits_of_environments_are_those_of_all_folds():
+    def make_fold(scores, labels, groups):
+        return gestures.FoldRow(
+            family="vae", parameters=1, scores=scores, labels=labels, groups=groups, few_hits=[]
+        )
+
+    folds = [
+        make_fold([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]], [0, 1, 0], ["hall", "hall", "desk"]),
+        make_fold([[0.4, 0.6]], [1], ["desk"]),
+    ]
+    assert gestures._count_hits(folds) == {"desk": (1.0, 2), "hall": (2.0, 2)}
 
 
 def test_a_result_names_its_commit_machine_versions_and_command(tmp_path, monkeypatch):
