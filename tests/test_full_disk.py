@@ -16,9 +16,10 @@ from tiny_vae import assert_equal, make_adam, make_state
 from vvae.data.cache import Entry, cache_videos, open_codes
 from vvae.data.cache_quota import Cache
 from vvae.data.sampling import ClipFormat, Sampling
-from vvae.files import allocate, write_json
+from vvae.files import allocate, check_output, write_json
 from vvae.training.checkpoint import Checkpointer, CheckpointError
 from vvae.training.log import MetricsLog, read_metrics
+from vvae.video import VideoError, write_video
 
 ROOT = Path(__file__).resolve().parents[1]
 DISK_BYTES = 2**20
@@ -144,6 +145,25 @@ def test_a_file_that_does_not_fit_is_named_and_the_old_one_stays(disk):
         write_json(path, "new" * 2**14)
     (disk / "filler").unlink()
     assert path.read_text() == '"old"\n' and list(disk.iterdir()) == [path]
+
+
+def test_a_video_that_does_not_fit_is_named_and_the_old_one_stays(disk, capfd):
+    path = disk / "a.mp4"
+    path.write_text("old")
+    fill_up(disk, bytes_left=2**14)
+    noise = np.random.default_rng(0).integers(0, 256, (8, 128, 128, 3), dtype=np.uint8)
+    with pytest.raises(VideoError, match=r"/a\.mp4: cannot be written \(.*No space left on device"):
+        write_video(path, noise, fps=5)
+    assert capfd.readouterr() == ("", "")
+    (disk / "filler").unlink()
+    assert path.read_text() == "old" and list(disk.iterdir()) == [path]
+
+
+def test_an_output_in_a_folder_that_may_only_be_read_is_refused(disk):
+    remount = ["mount", "-o", "remount,ro", str(disk)]
+    assert subprocess.run(remount, capture_output=True).returncode == 0
+    with pytest.raises(ValueError, match=r"a\.vvz: the folder .* may not be written to"):
+        check_output(disk / "a.vvz", inputs=[], suffixes=(".vvz",), overwrite=False)
 
 
 def test_room_for_an_array_that_is_not_there_is_told_before_it_is_filled(disk):

@@ -32,6 +32,7 @@ from vvae.tasks.moderation import detector as detectors
 from vvae.tasks.moderation import marked_videos
 from vvae.tasks.moderation import moderate as moderating
 from vvae.tasks.moderation.answer import find_mistakes, judge
+from vvae.tasks.options import Moderate
 from vvae.tasks.result import write_result
 
 MODEL = SequentialVAE((16, 16, 1), widths=(4,), hidden=8, latent_dim=3, clip_latent_dim=2)
@@ -285,6 +286,15 @@ def test_marks_of_a_file_give_the_detector_of_the_class(tmp_path, answered, para
     assert again.rows["vae"]["recall"].card["num_videos"] == 3
     assert "1 marks are of videos of other splits and are not used." in again.notes
     assert len(read_csv(tmp_path / "moderate.csv")) == 2 * NUM_TEST
+
+
+def test_the_file_of_marks_is_not_replaced_by_those_that_were_used(tmp_path, params, dataset):
+    path = tmp_path / "moderate_marks.csv"
+    path.write_text("path,label\n")
+    question = ask(MODEL, params, dataset, tmp_path, **SETTINGS)
+    with pytest.raises(ValueError, match=r"moderate_marks\.csv is the same file as the input"):
+        moderating.answer(question, Moderate(marks=path))
+    assert path.read_text() == "path,label\n"
 
 
 def test_without_marks_of_the_split_nothing_is_measured(tmp_path, answered, params, dataset):

@@ -82,6 +82,19 @@ def test_a_failed_write_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("width", "fps", "reason"),
+    [(20_000, 5, "invalid width x height"), (8, 1e12, "Unable to parse")],
+)
+def test_a_failing_encoder_is_one_line_and_the_old_file_stays(tmp_path, capfd, width, fps, reason):
+    path = tmp_path / "a.mp4"
+    path.write_text("old")
+    with pytest.raises(VideoError, match=rf"^{path}: cannot be written \({reason}[^\n]*\)$"):
+        video.write_video(path, np.zeros((3, 2, width, 1), np.uint8), fps)
+    assert capfd.readouterr() == ("", "")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
 def test_every_file_of_the_manifest(shared_data):
     """Natural, odd and corrupt files give the right count and size, or a VideoError."""
     folder = shared_data("clips")

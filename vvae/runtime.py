@@ -25,7 +25,6 @@ def prepare_jax() -> None:
     environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "jax"))
     environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     environment.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-    environment.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     if not any(importlib.util.find_spec(name) for name in _ACCELERATOR_PLUGINS):
         environment.setdefault("JAX_PLATFORMS", "cpu")
         environment.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")

@@ -1,7 +1,10 @@
-"""Writes H.264 videos by imageio-ffmpeg."""
+"""Writes H.264 videos by the ffmpeg of imageio-ffmpeg."""
 
 import contextlib
 import os
+import re
+import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -78,35 +81,61 @@ def write_video_pieces(
         odd = size[0] % 2, size[1] % 2
     if pixel_aspect != SQUARE:
         options += ["-vf", f"setsar=sar={pixel_aspect}:max={_MAX_ASPECT}"]
+    options += ["-f", CONTAINERS[path.suffix.lower()]]
+    command = [
+        *(imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-f", "rawvideo", "-vcodec", "rawvideo"),
+        *("-s", f"{size[1] + odd[1]}x{size[0] + odd[0]}", "-pix_fmt", "rgb24"),
+        *("-r", str(Fraction(fps).limit_denominator()), "-i", "-", "-an"),
+        *("-vcodec", codec, "-pix_fmt", pixel_format, "-v", "error", *options),
+    ]
     with contextlib.ExitStack() as stack:
         with _as_video_error(path):
             part = stack.enter_context(replacing(path))
-        writer = imageio_ffmpeg.write_frames(
-            str(part),
-            (size[1] + odd[1], size[0] + odd[0]),
-            fps=fps,
-            codec=codec,
-            pix_fmt_out=pixel_format,
-            quality=None,
-            macro_block_size=1,
-            output_params=[*options, "-f", CONTAINERS[path.suffix.lower()]],
-        )
-        stack.enter_context(contextlib.closing(writer))
-        with _as_video_error(path):
-            writer.send(None)
-        for frames_THWC in pieces:
-            _check_frames(path, frames_THWC, size)
-            grown = np.pad(frames_THWC, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
-            for frame in np.broadcast_to(grown, (*grown.shape[:3], 3)):
-                with _as_video_error(path):
-                    writer.send(np.ascontiguousarray(frame))
+        problem = _run_encoder([*command, str(part)], _pad_frames(path, pieces, size, odd))
+        if problem is not None:
+            raise VideoError(path, f"cannot be written ({problem.replace(str(part), str(path))})")
         with _as_video_error(path):
             stack.close()
 
 
+def _run_encoder(command: list[str], frames: Iterable[np.ndarray]) -> str | None:
+    """Sends frames to ffmpeg; returns the first line of its errors if it fails, otherwise None."""
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, process_group=0) as process,
+    ):
+        try:
+            for frame in frames:
+                try:
+                    process.stdin.write(frame)
+                except BrokenPipeError:  # ffmpeg has ended: its status and its errors tell why
+                    break
+            process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+        if process.returncode == 0:
+            return None
+        log.seek(0)
+        lines = log.read().decode(errors="replace").splitlines()
+        # ffmpeg begins a line with its part and an address, such as [libx264 @ 0x55d0c0].
+        return re.sub(r"^\[[^]]* @ 0x\w+\] ", "", lines[0]) if lines else "ffmpeg failed"
+
+
+def _pad_frames(
+    path: Path, pieces: Iterable[np.ndarray], size: tuple[int, int], odd: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    """Yields RGB frames, uint8 [H, W, 3], whose last row and column are repeated where odd."""
+    for frames_THWC in pieces:
+        _check_frames(path, frames_THWC, size)
+        grown = np.pad(frames_THWC, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
+        for frame in np.broadcast_to(grown, (*grown.shape[:3], 3)):
+            yield np.ascontiguousarray(frame)
+
+
 @contextlib.contextmanager
 def _as_video_error(path: Path) -> Iterator[None]:
-    """Turns a failure of the encoder or the disk into a VideoError."""
+    """Turns a failure of the folder or the disk into a VideoError."""
     try:
         yield
     except (OSError, ValueError) as error:
