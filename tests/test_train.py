@@ -209,7 +209,7 @@ def test_more_components_than_training_clips_are_refused_before_the_training(
     arguments = (TINY, "--data.path", folder, "--data.cache_dir", cache)
     arguments += ("--model.clip_prior", "mixture", "--model.num_components", 99)
     result = run_program("train.py", *arguments, "--workdir", tmp_path / "run", check=False)
-    assert result.returncode == 2 and "model.num_components=99: there are" in result.stderr
+    assert result.returncode == 2 and "model.num_components=99: the mixture prior" in result.stderr
 
 
 def test_a_finished_run_says_so(trained):
