@@ -1,14 +1,10 @@
 """Training CausalVideoVAE by the command line: a critic, a frozen encoder, mixed batches."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
-from compiling import xla_flags
 
 from vvae import build
 from vvae import config as settings
@@ -18,7 +14,6 @@ from vvae.session.start import describe_state
 from vvae.session.update import make_optimizer, make_schedule
 from vvae.training.checkpoint import Checkpointer
 
-ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
     "data.view": "gray",
     "data.height": "16",
@@ -34,7 +29,7 @@ SETTINGS = {
     "causal.attention": "false",
     "objective.l1": "1",
     "objective.wavelet": "0.1",
-    "train.batch_size": "4",
+    "train.batch_size": "8",
     "train.num_steps": "4",
     "train.validate_every": "2",
     "train.log_every": "1",
@@ -43,12 +38,10 @@ SETTINGS = {
 
 
 def train(folder, workdir, *extra, **changed):
-    """Runs train.py in a subprocess and returns its output."""
+    """Runs train.py and returns its output."""
     values = SETTINGS | {"data.cache_dir": str(folder / "cache")} | changed
     words = [word for name, value in values.items() for word in (f"--{name}", *value.split())]
-    command = [sys.executable, "train.py", *words, "--workdir", str(workdir), *extra]
-    environment = os.environ | {"XLA_FLAGS": xla_flags()}
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    result = programs.run_in_process("train.py", *words, "--workdir", workdir, *extra)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
