@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from browser import Browser, find_browser
 
-from vvae import cli, config, video
+from vvae import cli, config, config_files, video
 from vvae.report.charts import find_ticks, format_tick, thin_out
 from vvae.report.commands import find_changed, write_arguments
 from vvae.report.results import preview_csv
 from vvae.report.write import make_environment, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULTS = config.to_dict(config.Config(name="default"))
+DEFAULTS = config_files.to_dict(config.Config(name="default"))
 EVIL = (
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(2)>',
@@ -274,8 +274,8 @@ def test_the_command_gives_the_settings_back():
         k: v | changes.get(k, {}) if isinstance(v, dict) else v for k, v in DEFAULTS.items()
     }
     words = write_arguments(find_changed(settings, DEFAULTS))
-    parsed = cli.parse_settings(words, config.from_dict(DEFAULTS))
-    assert config.to_dict(parsed) == settings
+    parsed = cli.parse_settings(words, config_files.from_dict(DEFAULTS))
+    assert config_files.to_dict(parsed) == settings
     assert find_changed(DEFAULTS, DEFAULTS) == {}
 
 
