@@ -297,6 +297,8 @@ def test_combinations_that_a_task_would_refuse_after_the_training_are_refused_be
     flat = dataclasses.replace(SEQUENTIAL.model, clip_latent_dim=0)
     with pytest.raises(ValueError, match="pooling='clip': needs model"):
         dataclasses.replace(SEQUENTIAL, model=flat, evaluate=Evaluate(pooling="clip"))
+    with pytest.raises(ValueError, match="clip_latent_dim=0: must be at least 1 for the task clus"):
+        dataclasses.replace(SEQUENTIAL, model=flat, evaluate=Evaluate(tasks=("cluster",)))
 
 
 SMALLEST = """
@@ -307,7 +309,7 @@ SMALLEST = """
     optim=Optim(warmup=1.0, final_fraction=0.0, ema_decay=0.0, clip_norm=inf),
     train=Train(batch_size=1, num_steps=1, log_every=10**9, validate_every=1, validation_clips=1),
     evaluate=Evaluate(
-        tasks=("reconstruct", "density", "classify", "generate", "cluster", "anomaly"),
+        tasks=("reconstruct", "density", "classify", "generate", "anomaly"),
         baselines=(), num_samples=1, anomaly_block=1, regret_steps=0),
 """
 ONE_COMPONENT = """
@@ -327,7 +329,7 @@ GRID = """
     data=Data(height=16, width=16, num_frames=4, images=1.0),
     model=Model(kind="causal"),
     causal=Causal(widths=(1, 1, 1), blocks=(1, 1), temporal_compression=1, spatial_compression=4,
-        levels=(2,)),
+        channels=1),
     objective=Objective(likelihood=0.0, l1=1.0, beta=0.0),
     critic=Critic(weight=1.0, start=1, width=1, depth=1),
     optim=Optim(freeze="encoder"),

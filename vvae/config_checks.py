@@ -105,6 +105,9 @@ def check_tasks(config, tasks) -> None:
     of_tiles = list_tasks("tiles")
     rule = f"needs whole frames, and data.tile={config.data.tile} cuts them; of tiles there are "
     rule += ", ".join(of_tiles)
+    if "cluster" in tasks:
+        size = config.model.clip_latent_dim
+        require(size > 0, "model.clip_latent_dim", size, "must be at least 1 for the task cluster")
     if "anomaly" in tasks:
         block, side = config.evaluate.anomaly_block, min(config.data.height, config.data.width)
         rule = f"must be at most {side}, the smaller side of a frame, for the task anomaly"
