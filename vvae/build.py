@@ -1,6 +1,7 @@
 """Settings -> data, model, loaded run."""
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def open_data(config: Config, folder, progress=None) -> Dataset:
       ValueError: if the data are invalid (`open_dataset`), or hold the folder of decoded clips.
     """
     refuse_listed(_cache_folder(config), folder)
-    return open_dataset(folder, clip_format(config), _decoding(config), progress=progress)
+    return open_dataset(folder, clip_format(config), find_decoding(config), progress=progress)
 
 
 def open_new_data(config: Config, folder, class_names, progress=None) -> Dataset:
@@ -68,7 +69,7 @@ def open_new_data(config: Config, folder, class_names, progress=None) -> Dataset
     return open_unsplit(
         folder,
         clip_format(config),
-        _decoding(config),
+        find_decoding(config),
         class_names=class_names,
         progress=progress,
     )
@@ -85,14 +86,20 @@ def _cache_folder(config: Config) -> Path:
     return Path(config.data.cache_dir or runtime.cache_folder() / "clips")
 
 
-def _decoding(config: Config) -> Decoding:
+def find_decoding(config: Config) -> Decoding:
+    """Returns how videos are decoded, and where their clips are kept."""
     data = config.data
     return Decoding(
-        Cache(_cache_folder(config), int(data.cache_gb * 1e9)),
+        Cache(_cache_folder(config), _round_down(data.cache_gb * 1e9)),
         num_workers=count_workers(config),
         on_error=data.on_error,
-        limits=Limits(int(data.max_megapixels * 1e6), data.decode_seconds),
+        limits=Limits(_round_down(data.max_megapixels * 1e6), data.decode_seconds),
     )
+
+
+def _round_down(value: float) -> int:
+    """Returns the whole part of a number; the largest that the system counts for infinity."""
+    return int(min(value, sys.maxsize))
 
 
 def cut_data(config: Config, dataset: Dataset) -> Dataset:

@@ -14,10 +14,11 @@ from vvae import config_checks
 from vvae.config_checks import (
     require,
     require_at_least_zero,
+    require_finite,
     require_fraction,
     require_positive,
 )
-from vvae.task_table import BASELINES, DEFAULT_BASELINES, DEFAULT_TASKS, TASKS
+from vvae.task_table import ANOMALY_SCORES, BASELINES, DEFAULT_BASELINES, DEFAULT_TASKS, TASKS
 
 
 def _runtime(default) -> Any:
@@ -78,6 +79,8 @@ class Data:
     replaced."""
 
     def __post_init__(self):
+        rule = "must name a folder; leave it out for the built-in data set"
+        require(self.path != "", "data.path", self.path, rule)
         require_positive("data", self, "height", "width", "num_frames", "frame_stride", "cache_gb")
         require_positive("data", self, "max_megapixels", "decode_seconds")
         require_at_least_zero("data", self, "crop")
@@ -166,6 +169,10 @@ class Causal:
 
     def __post_init__(self):
         require_positive("causal", self, "channels", "components")
+        factor, rule = self.temporal_compression, "must be 1, 2, 4 or 8"
+        require(factor in (1, 2, 4, 8), "causal.temporal_compression", factor, rule)
+        factor, rule = self.spatial_compression, "must be 4, 8, 16 or 32"
+        require(factor in (4, 8, 16, 32), "causal.spatial_compression", factor, rule)
         rule = "must be greater than 0"
         require(min(self.widths, default=0) > 0, "causal.widths", self.widths, rule)
         require(min(self.blocks, default=0) > 0, "causal.blocks", self.blocks, rule)
@@ -206,6 +213,8 @@ class Objective:
     def __post_init__(self):
         require_at_least_zero("objective", self, "beta", "free_bits", "likelihood")
         require_at_least_zero("objective", self, "l1", "mse", "lpips", "wavelet")
+        require_finite("objective", self, "beta", "free_bits", "likelihood")
+        require_finite("objective", self, "l1", "mse", "lpips", "wavelet")
         require_positive("objective", self, "prior_every")
         require_fraction("objective", self, "kl_warmup")
 
@@ -231,6 +240,7 @@ class Critic:
     def __post_init__(self):
         require_at_least_zero("critic", self, "weight", "start", "lecam")
         require_positive("critic", self, "learning_rate", "width", "depth")
+        require_finite("critic", self, "weight", "lecam", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -260,6 +270,7 @@ class Optim:
         require_positive("optim", self, "learning_rate", "clip_norm", "sigma_rate")
         require_fraction("optim", self, "warmup", "final_fraction", "ema_decay")
         require_at_least_zero("optim", self, "weight_decay")
+        require_finite("optim", self, "learning_rate", "sigma_rate", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -301,6 +312,7 @@ class Train:
         require_positive("train", self, "batch_size", "log_every")
         require_positive("train", self, "validate_every", "validation_clips")
         require_at_least_zero("train", self, "seed", "skip_nonfinite")
+        require(self.seed < 2**63, "train.seed", self.seed, "must be less than 2**63")
         require(
             (self.num_steps is None) != (self.num_epochs is None),
             "train.num_steps, train.num_epochs",
@@ -385,6 +397,10 @@ class Evaluate:
         for name in self.baselines:
             rule = f"is not among {', '.join(BASELINES)}"
             require(name in BASELINES, "evaluate.baselines", name, rule)
+        score, rule = self.anomaly_score, f"is not among {', '.join(ANOMALY_SCORES)}"
+        require(score in ANOMALY_SCORES, "evaluate.anomaly_score", score, rule)
+        rule = "needs evaluate.regret_steps greater than 0"
+        require(score != "regret" or self.regret_steps > 0, "evaluate.anomaly_score", score, rule)
         for task in self.tasks:
             require(task in TASKS, "evaluate.tasks", task, f"is not among {', '.join(TASKS)}")
         require_positive("evaluate", self, "num_samples")

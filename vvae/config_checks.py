@@ -1,5 +1,7 @@
 """Checks of settings: of a value, and of what settings of different sections allow together."""
 
+import math
+
 from vvae.task_table import list_tasks
 
 
@@ -23,6 +25,13 @@ def require_at_least_zero(section: str, settings, *names: str) -> None:
         require(value >= 0, f"{section}.{name}", value, "must not be negative")
 
 
+def require_finite(section: str, settings, *names: str) -> None:
+    """Raises ValueError for the first of these settings of a section that is infinite or NaN."""
+    for name in names:
+        value = getattr(settings, name)
+        require(math.isfinite(value), f"{section}.{name}", value, "must be finite")
+
+
 def require_fraction(section: str, settings, *names: str) -> None:
     """Raises ValueError for the first of these settings of a section outside [0, 1]."""
     for name in names:
@@ -34,6 +43,9 @@ def check_sections(config) -> None:
     """Raises ValueError for settings of a `Config` that do not go together."""
     if config.model.kind == "sequential":
         _check_size(config)
+        has_clip = config.model.clip_latent_dim > 0 or config.evaluate.pooling != "clip"
+        rule = "needs model.clip_latent_dim greater than 0"
+        require(has_clip, "evaluate.pooling", config.evaluate.pooling, rule)
         _check_grid_only(config)
     if config.data.tile is not None:
         _check_tile(config)
@@ -93,6 +105,13 @@ def check_tasks(config, tasks) -> None:
     of_tiles = list_tasks("tiles")
     rule = f"needs whole frames, and data.tile={config.data.tile} cuts them; of tiles there are "
     rule += ", ".join(of_tiles)
+    if "cluster" in tasks:
+        size = config.model.clip_latent_dim
+        require(size > 0, "model.clip_latent_dim", size, "must be at least 1 for the task cluster")
+    if "anomaly" in tasks:
+        block, side = config.evaluate.anomaly_block, min(config.data.height, config.data.width)
+        rule = f"must be at most {side}, the smaller side of a frame, for the task anomaly"
+        require(block <= side, "evaluate.anomaly_block", block, rule)
     for task in tasks:
         known = config.data.tile is None or task in of_tiles
         require(known, "evaluate.tasks", task, rule)

@@ -18,7 +18,8 @@ def load_config_file(path) -> Config:
       path: configs/NAME.py; the user's own code, which is executed.
 
     Raises:
-      ValueError: if there is no such file, or it has no get_config() that returns a Config.
+      ValueError: if there is no such file, it has no get_config() that returns a Config, or a
+        setting has a value of another type.
     """
     path = Path(path)
     if not path.is_file():
@@ -31,7 +32,10 @@ def load_config_file(path) -> Config:
     config = scope["get_config"]()
     if not isinstance(config, Config):
         raise ValueError(f"get_config() of {path} returned {type(config).__name__}, not Config")
-    return config
+    try:
+        return from_dict(to_dict(config))  # checks types and choices, which Python does not
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def to_dict(config) -> dict:

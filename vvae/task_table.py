@@ -58,6 +58,34 @@ BASELINES = (
     "surf",
 )
 
+# Scores of the task anomaly.
+ANOMALY_SCORES = (
+    "fusion",
+    "fusion_motion",
+    "reconstruction",
+    "reconstruction_block",
+    "surprise",
+    "frame_kl",
+    "clip_kl",
+    "negative_elbo",
+    "iwae",
+    "typicality",
+    "regret",
+    "latent_gmm",
+    "latent_knn",
+    "random_encoder",
+    "frame_difference",
+    "frame_difference_block",
+    "background",
+    "background_block",
+    "motion",
+    "motion_block",
+    "motion_window",
+    "motion_standardized",
+    "brightness",
+    "time_index",
+)
+
 
 def list_tasks(ability: str) -> list[str]:
     """Returns the tasks of which a field of `Task` is true."""

@@ -151,7 +151,9 @@ class _Limit:
 
     def __init__(self, process: subprocess.Popen, seconds: float | None):
         self.seconds, self.process, self.is_over = seconds, process, False
-        self.timer = None if seconds is None else threading.Timer(seconds, self._end)
+        self.timer = None
+        if seconds is not None:
+            self.timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._end)
 
     def __enter__(self) -> "_Limit":
         if self.timer is not None:
