@@ -25,7 +25,19 @@ gc.set_threshold(50_000, 20, 20)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# The longest tests, whose subjects have fast tests too. Lines are FILE, FILE::TEST or
+# FILE::TEST[CASE]; `pytest --durations=0` shows which tests take long.
+SLOW_TESTS = frozenset(Path(__file__).with_name("slow.txt").read_text().split())
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks the tests of slow.txt as slow."""
+    for item in items:
+        name = f"{item.path.name}::{item.name}"
+        if SLOW_TESTS & {item.path.name, name, name.partition("[")[0]}:
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="module", autouse=True)
