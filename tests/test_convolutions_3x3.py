@@ -6,7 +6,7 @@ import pytest
 from jax import export
 from jax import numpy as jnp
 
-from vvae.models import convolutions, convolutions_cpu_3x3
+from vvae.models import convolutions, convolutions_cpu_3x3, onednn_probe
 from vvae.training.cost import count_flops
 
 # Batch, frames, height, width, channels, features, taps. For both CPU forms: blocks of a part of a
@@ -20,6 +20,18 @@ SIZES = [
     (3, 4, 6, 7, 3, 24, 3),
     (1, 3, 5, 4, 12, 4, 1),
 ]
+
+
+@pytest.fixture(params=["onednn", "portable"])
+def lowering(request, monkeypatch):
+    """What convolutions on a CPU are lowered to."""
+    if request.param == "portable":
+        monkeypatch.setenv(onednn_probe.SWITCH, "0")
+    onednn_probe.is_usable.cache_clear()
+    if request.param == "onednn" and not onednn_probe.is_usable():
+        pytest.skip("no oneDNN here: another processor or wheel")
+    yield
+    onednn_probe.is_usable.cache_clear()
 
 
 def _draw(seed, *shape, dtype=np.float32):
@@ -51,7 +63,7 @@ def _differentiate(function, x, kernel, dy):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_value_and_gradients_equal_those_of_lax(size):
+def test_value_and_gradients_equal_those_of_lax(size, lowering):
     arrays = _draw_all(size)
     expected = _differentiate(convolutions.native_conv_3x3, *arrays)
     for actual, value in zip(_differentiate(convolutions.conv_3x3, *arrays), expected, strict=True):
@@ -61,7 +73,7 @@ def test_value_and_gradients_equal_those_of_lax(size):
 
 
 @pytest.mark.parametrize("lead", [1, 2])
-def test_zeros_in_front_are_as_if_given_and_cost_no_gradient(lead):
+def test_zeros_in_front_are_as_if_given_and_cost_no_gradient(lead, lowering):
     x, kernel, dy = _draw_all((2, 6, 34, 33, 24, 3, 3))
     given = x.at[:, :lead].set(0)
     expected = _differentiate(convolutions.native_conv_3x3, given, kernel, dy)
@@ -105,7 +117,7 @@ def test_float64_is_exact(size):
             _assert_close(actual, value, 1e-13)
 
 
-def test_bfloat16_keeps_its_dtype_and_rounds_only_the_result():
+def test_bfloat16_keeps_its_dtype_and_rounds_only_the_result(lowering):
     x, kernel, _ = (a.astype(jnp.bfloat16) for a in _draw_all((1, 2, 6, 8, 24, 4, 3)))
     y = convolutions.conv_3x3(x, kernel)
     assert y.dtype == jnp.bfloat16
@@ -126,7 +138,7 @@ def test_the_largest_error_is_about_that_of_a_direct_convolution():
     assert measure(convolutions_cpu_3x3.conv) <= 2 * measure(convolutions.native_conv_3x3)
 
 
-def test_vmap_and_second_derivatives():
+def test_vmap_and_second_derivatives(lowering):
     x, kernel, weight = _draw_all((1, 2, 6, 5, 24, 24, 3))
     kernels = jnp.stack([kernel, -2 * kernel]) / 20
 

@@ -28,7 +28,7 @@ ALLOWED = {
     "metrics": ("metrics",),
     # Videos as clips; networks and their losses.
     "data": ("data", "extras", "files", "video"),
-    "models": ("models", "distributions"),
+    "models": ("models", "distributions", "files", "runtime"),
     "objectives": ("objectives", "distributions", "extras", "models.contract"),
     "training": (
         "training",

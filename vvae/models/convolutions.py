@@ -18,7 +18,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.nn import initializers
 
-from vvae.models import convolutions_cpu_3x3, convolutions_cpu_4x4
+from vvae.models import convolutions_cpu_3x3, convolutions_cpu_4x4, convolutions_onednn
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -134,7 +134,8 @@ def conv_3x3(x_BTHWC: Array, kernel: Array, lead: int = 0) -> Array:
     """Convolves frames with a 3x3 kernel over [taps] frames; pads rows and columns with zeros.
 
     Time is padded only in front, by `lead` frames. It is implemented per backend and differentiated
-    as `down_conv`; CPUs use the products of `convolutions_cpu_3x3`.
+    as `down_conv`; CPUs use oneDNN where it works (`convolutions_onednn`), and else the products of
+    `convolutions_cpu_3x3`.
 
     Args:
       x_BTHWC: floats [B, T, H, W, C].
@@ -144,12 +145,37 @@ def conv_3x3(x_BTHWC: Array, kernel: Array, lead: int = 0) -> Array:
     Returns:
       [B, T + lead - (taps - 1), H, W, F], the dtype of x.
     """
+    padding = ((lead, 0), (1, 1), (1, 1))
+    convolve = convolutions_onednn.dispatch(
+        lambda x, kernel: convolutions_onednn.convolve(x, kernel, (1, 1, 1), padding),
+        lambda x, kernel: convolutions_cpu_3x3.conv(_pad_frames(x, lead, 0), kernel),
+    )
+    default = functools.partial(native_conv_3x3, lead=lead)
+    return lax.platform_dependent(x_BTHWC, kernel, cpu=convolve, default=default)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _kernel_gradient_3x3(x_BTHWC: Array, y_BTHWF: Array, lead: int) -> Array:
+    """The adjoint of kernel -> conv_3x3(x, kernel, lead), applied to y: [taps, 3, 3, C, F]."""
+    taps = 1 + lead + x_BTHWC.shape[1] - y_BTHWF.shape[1]
+    compute = convolutions_onednn.dispatch(
+        functools.partial(convolutions_onednn.kernel_gradient, taps=(taps, 3, 3)),
+        convolutions_cpu_3x3.kernel_gradient,
+    )
     return lax.platform_dependent(
         x_BTHWC,
-        kernel,
-        cpu=lambda x, kernel: convolutions_cpu_3x3.conv(_pad_frames(x, lead, 0), kernel),
-        default=lambda x, kernel: native_conv_3x3(x, kernel, lead),
+        y_BTHWF,
+        cpu=lambda x, y: compute(_pad_frames(x, lead, 0), y),
+        default=lambda x, y: _native_kernel_gradient_3x3(x, y, lead),
     )
+
+
+def _input_gradient_3x3(y_BTHWF: Array, kernel: Array, lead: int) -> Array:
+    """The adjoint of x -> conv_3x3(x, kernel, lead), applied to y."""
+    # It is the convolution with the flipped kernel, over all frames that it reaches.
+    reach = kernel.shape[0] - 1
+    flipped = kernel[::-1, ::-1, ::-1].swapaxes(3, 4)
+    return conv_3x3(_pad_frames(y_BTHWF, reach - lead, reach), flipped)
 
 
 def _conv_3x3_forward(x: Array, kernel: Array, lead: int) -> tuple[Array, tuple[Array, Array]]:
@@ -158,20 +184,24 @@ def _conv_3x3_forward(x: Array, kernel: Array, lead: int) -> tuple[Array, tuple[
 
 def _conv_3x3_backward(lead: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    # The adjoint in x is the convolution with the flipped kernel, over all frames that it reaches.
-    reach = kernel.shape[0] - 1
-    flipped = kernel[::-1, ::-1, ::-1].swapaxes(3, 4)
-    dx = conv_3x3(_pad_frames(dy, reach - lead, reach), flipped)
-    gradient = lax.platform_dependent(
-        x,
-        dy,
-        cpu=lambda x, dy: convolutions_cpu_3x3.kernel_gradient(_pad_frames(x, lead, 0), dy),
-        default=lambda x, dy: _native_kernel_gradient_3x3(x, dy, lead),
-    )
-    return dx, gradient
+    return _input_gradient_3x3(dy, kernel, lead), _kernel_gradient_3x3(x, dy, lead)
+
+
+def _kernel_gradient_3x3_forward(
+    x: Array, y: Array, lead: int
+) -> tuple[Array, tuple[Array, Array]]:
+    return _kernel_gradient_3x3(x, y, lead), (x, y)
+
+
+def _kernel_gradient_3x3_backward(
+    lead: int, residuals: tuple[Array, Array], dkernel: Array
+) -> tuple[Array, Array]:
+    x, y = residuals
+    return _input_gradient_3x3(y, dkernel, lead), conv_3x3(x, dkernel, lead)
 
 
 conv_3x3.defvjp(_conv_3x3_forward, _conv_3x3_backward)
+_kernel_gradient_3x3.defvjp(_kernel_gradient_3x3_forward, _kernel_gradient_3x3_backward)
 
 
 def native_conv_3x3(x_BTHWC: Array, kernel: Array, lead: int = 0) -> Array:
