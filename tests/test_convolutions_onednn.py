@@ -21,8 +21,13 @@ TARGET = "__onednn$convolution"
 BOUNDS = {jnp.float32: 1e-5, jnp.bfloat16: 2.0**-7}
 
 works = pytest.mark.skipif(
-    not onednn_probe.is_usable(), reason="no oneDNN here: another processor or wheel"
+    not onednn_probe.works_here(), reason="no oneDNN here: another processor or wheel"
 )
+
+
+@pytest.fixture(autouse=True)
+def switched_on(monkeypatch):
+    monkeypatch.setenv(onednn_probe.SWITCH, "1")
 
 
 def _draw(seed, *shape, dtype=np.float32):
@@ -175,12 +180,8 @@ def test_the_portable_function_is_chosen_elsewhere(monkeypatch):
     assert not _is_by_onednn(jax.jit(_choose)(x[:0], kernel).sum() + 1000)
     with jax.enable_x64(True):
         assert not _is_by_onednn(jax.jit(_choose)(*_draw_pair(dtype=np.float64)))
-    monkeypatch.setenv(onednn_probe.SWITCH, "0")
-    onednn_probe.is_usable.cache_clear()
-    try:
-        assert not _is_by_onednn(jax.jit(lambda *a: _choose(*a))(x, kernel))
-    finally:
-        onednn_probe.is_usable.cache_clear()
+    monkeypatch.delenv(onednn_probe.SWITCH)
+    assert not _is_by_onednn(jax.jit(lambda *a: _choose(*a))(x, kernel))
 
 
 @pytest.mark.parametrize("platforms", [("cpu",), ("cuda",), ("cpu", "cuda", "tpu")])
@@ -234,11 +235,11 @@ jax.block_until_ready((jax.jit(with_onednn)(x, k), jax.jit(without)(x)))
 
 def _ask_probe(monkeypatch, folder):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    onednn_probe.is_usable.cache_clear()
+    onednn_probe.works_here.cache_clear()
     try:
         return onednn_probe.is_usable()
     finally:
-        onednn_probe.is_usable.cache_clear()
+        onednn_probe.works_here.cache_clear()
 
 
 @works

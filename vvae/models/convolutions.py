@@ -134,8 +134,8 @@ def conv_3x3(x_BTHWC: Array, kernel: Array, lead: int = 0) -> Array:
     """Convolves frames with a 3x3 kernel over [taps] frames; pads rows and columns with zeros.
 
     Time is padded only in front, by `lead` frames. It is implemented per backend and differentiated
-    as `down_conv`; CPUs use oneDNN where it works (`convolutions_onednn`), and else the products of
-    `convolutions_cpu_3x3`.
+    as `down_conv`; CPUs use oneDNN where it is switched on and works (`onednn_probe`), and
+    else the products of `convolutions_cpu_3x3`.
 
     Args:
       x_BTHWC: floats [B, T, H, W, C].

@@ -2,7 +2,8 @@
 
 The way to it is not a public interface (`convolutions_onednn`), and a wrong call ends the process.
 So it is tried in a process of its own, once for each version of jaxlib and each processor, and the
-answer is kept in the user's cache folder. `VVAE_ONEDNN=0` switches oneDNN off.
+answer is kept in the user's cache folder. The environment variable `VVAE_ONEDNN=1` switches oneDNN
+on; it is off by default until its speed is measured on more machines.
 """
 
 import functools
@@ -30,10 +31,15 @@ _MACHINES = ("x86_64", "AMD64")
 _FROM_CPUINFO = ("model name", "cpu family", "model", "stepping", "flags")
 
 
-@functools.cache
 def is_usable() -> bool:
+    """Whether oneDNN is switched on and works here."""
+    return os.environ.get(SWITCH) == "1" and works_here()
+
+
+@functools.cache
+def works_here() -> bool:
     """Whether oneDNN works here; the first call on a machine starts a process, for seconds."""
-    if os.environ.get(SWITCH) == "0" or platform.machine() not in _MACHINES:
+    if platform.machine() not in _MACHINES:
         return False
     path = _locate_answer()
     try:
