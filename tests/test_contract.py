@@ -34,7 +34,10 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="module", params=MODELS)
+FAST = ("sequential", "causal", "causal_codes", "wan21", "ltx")
+
+
+@pytest.fixture(scope="module", params=tiny_causal.vary(MODELS, FAST))
 def model_and_variables(request):
     return MODELS[request.param]()
 
