@@ -34,10 +34,7 @@ MODELS = {
 }
 
 
-FAST = ("sequential", "causal", "causal_codes", "wan21", "ltx")
-
-
-@pytest.fixture(scope="module", params=tiny_causal.vary(MODELS, FAST))
+@pytest.fixture(scope="module", params=MODELS)
 def model_and_variables(request):
     return MODELS[request.param]()
 

@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from vvae.models import contract
 from vvae.models.bottleneck import FiniteScalars, GaussianLatents, ScaledLatents
@@ -88,12 +87,6 @@ LOOKING_AHEAD: dict[str, GridVideoVAE] = {
 """Networks of published families whose encoder is causal and whose decoder is not."""
 
 NAMES = [*SETTINGS, *IMPORTED]
-
-
-def vary(names, fast) -> list:
-    """Returns names as parameters of a test: those in `fast`, and the others as slow ones."""
-    marks = ((), pytest.mark.slow)
-    return [pytest.param(name, marks=marks[name not in fast]) for name in names]
 
 
 def make_model(**settings) -> CausalVideoVAE:
