@@ -32,12 +32,20 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Marks the tests of slow.txt as slow."""
+def pytest_collection_modifyitems(config, items):
+    """Marks the tests of slow.txt as slow; refuses lines that name no test of a collected file."""
+    found = set()
     for item in items:
         name = f"{item.path.name}::{item.name}"
-        if SLOW_TESTS & {item.path.name, name, name.partition("[")[0]}:
+        lines = SLOW_TESTS & {item.path.name, name, name.partition("[")[0]}
+        if lines:
             item.add_marker("slow")
+        found |= lines
+    if not any("::" in argument for argument in config.args):
+        files = {item.path.name for item in items}
+        lost = {line for line in SLOW_TESTS if line.partition("::")[0] in files} - found
+        if lost:
+            raise pytest.UsageError(f"tests/slow.txt: no test is named {', '.join(sorted(lost))}")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jitted
 import numpy as np
 import pytest
 from tiny_causal import make_model
@@ -91,7 +92,7 @@ def test_start_is_the_optimum_of_a_linear_vae_of_blocks(beta):
     cut = cut.reshape(-1, cut.shape[-1])
     pca = decompose(cut.mean(0), np.cov(cut.T, bias=True))
     stats, variance_D = whiten_blocks(pca, {"mean": mean, "std": std}, model.components)
-    params = init_variables(model, jax.random.key(0))["params"]
+    params = jitted.init_variables(model, jax.random.key(0))["params"]
     params = start_blocks_at_ppca(model, params, stats, variance_D, beta)
     for part in ("encoder", "decoder"):  # the linear path alone
         params[part]["head"]["conv"]["kernel"] *= 0.0
@@ -101,7 +102,7 @@ def test_start_is_the_optimum_of_a_linear_vae_of_blocks(beta):
     kl = 0.5 * np.log(np.maximum(variance_D[:8] / level, 1.0)).sum()
     num_used = np.sum(variance_D[:8] > level)
     assert num_used == 8 if beta == 1.0 else 0 < num_used < 8
-    posterior = jax.jit(contract.encode, static_argnums=0)(model, variables, x)
+    posterior = jitted.encode(model, variables, x)
     measured = model.bottleneck.kl_by_dim(posterior)[:, 1:].sum(-1).mean()
     np.testing.assert_allclose(measured, kl, rtol=1e-4)
 
@@ -117,15 +118,11 @@ def test_start_is_the_optimum_of_a_linear_vae_of_blocks(beta):
 
 
 def _solve(variance_D, num_latents, beta):
-    """Finds the smallest e with e = water-filling(beta e), by bisection."""
-
-    def left(e):
-        kept = np.minimum(variance_D[:num_latents], beta * e).sum()
-        return (kept + variance_D[num_latents:].sum()) / len(variance_D) - e
-
-    grid = np.geomspace(1e-9, variance_D.sum(), 200001)
-    values = np.array([left(e) for e in grid])
-    return grid[np.argmax(values <= 0)]
+    """Finds the smallest e with e = water-filling(beta e), on a grid."""
+    e_N = np.geomspace(1e-9, variance_D.sum(), 200001)
+    kept_N = np.minimum(variance_D[:num_latents], beta * e_N[:, None]).sum(1)
+    left_N = (kept_N + variance_D[num_latents:].sum()) / len(variance_D) - e_N
+    return e_N[np.argmax(left_N <= 0)]
 
 
 def test_the_first_frame_has_a_map_of_its_own_and_taps_reach_back():
@@ -135,7 +132,7 @@ def test_the_first_frame_has_a_map_of_its_own_and_taps_reach_back():
     params = layer.init(jax.random.key(1), x, None)
 
     def see(t):
-        gradient = jax.grad(lambda x: layer.apply(params, x, None)[0][0, t].sum())(x)
+        gradient = jax.jit(jax.grad(lambda x: layer.apply(params, x, None)[0][0, t].sum()))(x)
         return np.flatnonzero(np.abs(gradient).sum((0, 2, 3, 4)))
 
     np.testing.assert_array_equal(see(0), [0])

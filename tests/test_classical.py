@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import cv2
+import jitted
 import numpy as np
 import pytest
 from asking import ask
@@ -285,12 +286,11 @@ def test_names_agree_with_the_settings():
 def test_rows_of_classify(dataset, tmp_path, monkeypatch):
     import jax
 
-    from vvae.models.contract import init_variables
     from vvae.models.sequential import SequentialVAE
 
     monkeypatch.setattr(cnn, "MIN_STEPS", 30)
     model = SequentialVAE(shape_HWC=(24, 24, 1), widths=(4,), latent_dim=3, clip_latent_dim=2)
-    params = init_variables(model, jax.random.key(0))
+    params = jitted.init_variables(model, jax.random.key(0))
     question = ask(model, params, dataset, tmp_path)
     result = classify.answer(question, Classify(settings.BASELINES))
     wanted = {f"{n}/{c}" for n in classical.FEATURES for c in ("linear", "knn")}

@@ -8,6 +8,7 @@ import sys
 
 import imageio.v3 as iio
 import jax
+import jitted
 import numpy as np
 import pytest
 from asking import ask, draw
@@ -16,7 +17,6 @@ from tiny_vae import draw_variables
 from vvae import distributions as dist
 from vvae.config import Data
 from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset, open_unsplit
-from vvae.models import contract
 from vvae.models.digest import digest_params
 from vvae.models.sequential import SequentialVAE
 from vvae.tasks import options
@@ -105,7 +105,7 @@ def test_every_row_is_the_latent_of_the_frame_that_the_index_names(stored, datas
     first = 0
     for split, clips in dataset.splits.items():
         x = clips.read(np.arange(len(clips)))
-        posterior = contract.encode(MODEL, params, x, clips.mask_NT)
+        posterior = jitted.encode(MODEL, params, x, clips.mask_NT)
         own = slice(first, first + len(clips))
         for name, expected in (
             ("frame_mean", posterior.frame.mean),
@@ -286,7 +286,7 @@ def test_responsibilities_are_those_of_the_prior(dataset, params):
     clips = dataset.splits["test"]
     responsibility_VK, _ = clustering.measure_responsibilities(MODEL, params, clips, 3)
     mixture = MODEL.apply(params, method="clip_prior_mixture")
-    w = contract.encode(MODEL, params, clips.read(np.arange(len(clips))), clips.mask_NT).clip.mean
+    w = jitted.encode(MODEL, params, clips.read(np.arange(len(clips))), clips.mask_NT).clip.mean
     expected_NK = np.asarray(dist.mixture_responsibilities(mixture, w))
     np.testing.assert_allclose(responsibility_VK.sum(axis=1), 1.0, rtol=1e-5)
     assert np.ptp(expected_NK, axis=0).max() > 0.01

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
+import jitted
 import numpy as np
 import optax
 import pytest
@@ -23,7 +24,6 @@ from vvae.config import Causal, Config, Data, Evaluate, Model
 from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset
 from vvae.distributions import Gaussian
 from vvae.inference import coding, streaming
-from vvae.models import contract
 from vvae.models.bottleneck import Codes, FiniteScalars, GaussianLatents
 from vvae.models.digest import digest_params
 from vvae.models.sequential import SequentialVAE
@@ -401,7 +401,7 @@ def test_a_video_is_its_own_decoding_from_quantised_latents(kind, gaussian_run, 
     pieces = list(streaming.decode_video(model, params, latents, (12, 10, 14)))
     expected = np.concatenate(pieces)
     np.testing.assert_array_equal(frames, np.broadcast_to(expected, frames.shape))
-    whole = contract.decode(model, params, jnp.concatenate(latents, 1), (12, 10, 14))[0]
+    whole = jitted.decode(model, params, jnp.concatenate(latents, 1), (12, 10, 14))[0]
     codes = np.clip(np.rint((np.asarray(whole) + 1) * 127.5), 0, 255)
     assert np.abs(codes - expected).max() <= 1
     # The printed numbers agree with the files.
@@ -413,7 +413,7 @@ def test_a_video_is_its_own_decoding_from_quantised_latents(kind, gaussian_run, 
     assert row["bits_per_pixel"] == pytest.approx(8 * row["size"] / (12 * 10 * 14))
     head = 8 * (72 + 4 * quantiser.num_channels + 16)
     assert row["coded_bits"] <= 8 * row["size"] - head <= row["coded_bits"] + 96
-    posterior = contract.encode(model, params, originals[None])
+    posterior = jitted.encode(model, params, originals[None])
     mask_Bt = np.ones((1, len(read_file(coded))), bool)
     kl = coding.kl_bits(model.bottleneck, posterior, mask_Bt)[0]
     assert row["kl_bits"] == pytest.approx(float(kl), rel=1e-4)

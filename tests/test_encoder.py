@@ -21,6 +21,7 @@ out = encoder.call(np.load("video.npy"))
 assert not any(name.startswith("vvae") for name in sys.modules)
 np.savez("out.npz", **out)
 """
+encode = jax.jit(contract.encode, static_argnums=0)
 
 
 def make(name):
@@ -37,7 +38,7 @@ def run_elsewhere(folder, video_BTHWC):
 
 
 def check(outputs, model, params, video_BTHWC):
-    posterior = contract.encode(model, params, video_BTHWC)
+    posterior = encode(model, params, video_BTHWC)
     expected = {
         f"{level}_{name}": getattr(gaussian, name)
         for level, gaussian in model.level_posteriors(posterior).items()

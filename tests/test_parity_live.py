@@ -136,6 +136,10 @@ def test_diffusers_loads_what_we_write(pair, name, tmp_path):
     assert again.state_dict().keys() == state.keys()
     for key, value in again.state_dict().items():
         assert torch.equal(value, state[key]), key
+    # from_pretrained maps the file into memory, where tensors may begin anywhere; for other
+    # alignments PyTorch chooses other kernels, which round differently.
+    for tensor in (*again.parameters(), *again.buffers()):
+        tensor.data = tensor.data.clone()
     x = make_video(5)
     expected = run_reference(reference, x)
     assert_same(run_reference(again.eval().requires_grad_(False), x), expected, 0.0)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jitted
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ def make_model(**settings):
 
 def make_variables(model, seed=0):
     """Draws variables with a standardisation that is not the identity, and no zeros."""
-    variables = jax.jit(lambda key: contract.init_variables(model, key))(jax.random.key(seed))
+    variables = jitted.init_variables(model, jax.random.key(seed))
     noise = np.random.default_rng(seed)
     params = jax.tree.map(
         lambda a: a + 0.1 * noise.normal(size=a.shape).astype(a.dtype), variables["params"]
@@ -94,7 +95,7 @@ def test_masked_frames_enter_no_term(model_and_variables):
 
     for before, after in zip(jax.tree.leaves(read(x)), jax.tree.leaves(read(other)), strict=True):
         np.testing.assert_array_equal(before, after)
-    assert not np.array_equal(read(x)[1].mean, contract.encode(model, variables, x).clip.mean)
+    assert not np.array_equal(read(x)[1].mean, jitted.encode(model, variables, x).clip.mean)
 
 
 def test_padding_at_the_end_changes_nothing():
@@ -102,9 +103,9 @@ def test_padding_at_the_end_changes_nothing():
     variables = make_variables(model)
     x = make_video()
     mask = np.broadcast_to(np.arange(6) < 4, (2, 6))
-    long = contract.terms(model, variables, x, jax.random.key(0), mask)
-    posterior_long = contract.encode(model, variables, x, mask)
-    posterior = contract.encode(model, variables, x[:, :4])
+    long = jitted.terms(model, variables, x, jax.random.key(0), mask)
+    posterior_long = jitted.encode(model, variables, x, mask)
+    posterior = jitted.encode(model, variables, x[:, :4])
     np.testing.assert_allclose(posterior.clip.mean, posterior_long.clip.mean, rtol=1e-5, atol=1e-6)
     assert np.all(np.isfinite(long.log_likelihood))
 
@@ -118,13 +119,14 @@ def test_parallel_prior_equals_step_by_step():
     mask = np.ones((2, 6), bool)
     mask[1, 2] = False
     w_BTW = jnp.repeat(w[:, None], 6, axis=1)
-    parallel = model.apply(variables, z, w_BTW, mask, method="frame_prior")
+    parallel = jitted.apply(model, variables, z, w_BTW, mask, method="frame_prior")
     state = model.apply(variables, 2, method="begin_dynamics")
     for t in range(6):
-        step = model.apply(variables, state, w, method="predict_frame")
+        step = jitted.apply(model, variables, state, w, method="predict_frame")
         np.testing.assert_allclose(parallel.mean[:, t], step.mean, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(parallel.logvar[:, t], step.logvar, rtol=1e-5, atol=1e-6)
-        state = model.apply(variables, state, z[:, t], mask[:, t], method="observe_frame")
+        observed = z[:, t], mask[:, t]
+        state = jitted.apply(model, variables, state, *observed, method="observe_frame")
 
 
 def test_level_kl_sums_to_the_terms():
@@ -133,8 +135,8 @@ def test_level_kl_sums_to_the_terms():
     x, key = make_video(), jax.random.key(5)
     mask = np.ones((2, 6), bool)
     mask[0, 5] = False
-    by_dim = sequential.level_kl(model, variables, x, key, mask)
-    terms = contract.terms(model, variables, x, key, mask)
+    by_dim = jitted.level_kl(model, variables, x, key, mask)
+    terms = jitted.terms(model, variables, x, key, mask)
     frame, clip = by_dim["frame"].sum((1, 2)), by_dim["clip"].sum(1)
     np.testing.assert_allclose(frame, terms.kl_by_level["frame"][0], rtol=1e-5)
     np.testing.assert_allclose(clip, terms.kl_by_level["clip"][0], rtol=1e-5)
@@ -145,10 +147,11 @@ def test_gaussian_likelihood_is_a_density_over_8_bit_values():
     model = make_model()
     variables = make_variables(model)
     x = make_video()
-    latents = model.posterior_mean(contract.encode(model, variables, x))
-    got = model.apply(variables, contract.as_unit_range(x), latents, method="frame_log_likelihood")
-    mean = 127.5 * (np.asarray(contract.decode(model, variables, latents), np.float64) + 1.0)
-    log_sigma = float(model.apply(variables, method="effective_log_sigma"))
+    latents = model.posterior_mean(jitted.encode(model, variables, x))
+    scaled = contract.as_unit_range(x)
+    got = jitted.apply(model, variables, scaled, latents, method="frame_log_likelihood")
+    mean = 127.5 * (np.asarray(jitted.decode(model, variables, latents), np.float64) + 1.0)
+    log_sigma = float(jitted.apply(model, variables, method="effective_log_sigma"))
     scale = 127.5 * 0.4 * np.exp(log_sigma)
     density = -0.5 * ((x - mean) / scale) ** 2 - np.log(scale) - 0.5 * np.log(2 * np.pi)
     np.testing.assert_allclose(got, density.sum((2, 3, 4)), rtol=1e-5)
@@ -158,7 +161,7 @@ def test_sigma_is_floored_at_one_value_of_256():
     model = make_model()
     variables = make_variables(model)
     variables["params"]["log_sigma"] = jnp.float32(-50.0)
-    log_sigma = float(model.apply(variables, method="effective_log_sigma"))
+    log_sigma = float(jitted.apply(model, variables, method="effective_log_sigma"))
     np.testing.assert_allclose(np.exp(log_sigma) * 0.4, 2 / 256, rtol=1e-5)
 
 
@@ -166,8 +169,9 @@ def test_static_prior_ignores_the_past():
     model = make_model(prior="static")
     variables = make_variables(model)
     w_BTW, mask = jnp.ones((2, 6, 2)), np.ones((2, 6), bool)
-    a = model.apply(variables, jnp.zeros((2, 6, 3)), w_BTW, mask, method="frame_prior")
-    b = model.apply(variables, jnp.ones((2, 6, 3)), w_BTW, mask, method="frame_prior")
+    past, other = jnp.zeros((2, 6, 3)), jnp.ones((2, 6, 3))
+    a = jitted.apply(model, variables, past, w_BTW, mask, method="frame_prior")
+    b = jitted.apply(model, variables, other, w_BTW, mask, method="frame_prior")
     np.testing.assert_array_equal(a.mean, b.mean)
 
 
@@ -209,19 +213,17 @@ def test_a_fresh_mixture_prior_is_the_standard_normal():
     w = np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
     log_prior = []
     for model in (mixture, normal):
-        variables = jax.jit(lambda key, model=model: contract.init_variables(model, key))(
-            jax.random.key(0)
-        )
-        log_prior.append(model.apply(variables, w, method="clip_log_prior"))
+        variables = jitted.init_variables(model, jax.random.key(0))
+        log_prior.append(jitted.apply(model, variables, w, method="clip_log_prior"))
     np.testing.assert_allclose(log_prior[0], log_prior[1], rtol=1e-5)
 
 
 def test_a_replaced_clip_prior_is_that_of_the_model():
     model = make_model(clip_prior="mixture", num_components=3)
     variables = make_variables(model)
-    other = model.apply(make_variables(model, seed=1), method="clip_prior_mixture")
+    other = jitted.apply(model, make_variables(model, seed=1), method="clip_prior_mixture")
     params = sequential.replace_clip_prior(variables["params"], other)
-    replaced = model.apply({**variables, "params": params}, method="clip_prior_mixture")
+    replaced = jitted.apply(model, {**variables, "params": params}, method="clip_prior_mixture")
     jax.tree.map(np.testing.assert_array_equal, replaced, other)
     assert {name for name in params if params[name] is not variables["params"][name]} == {
         "mixture_logits",

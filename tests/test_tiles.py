@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jitted
 import numpy as np
 import pytest
 
@@ -12,7 +13,6 @@ from vvae.config import Config, Data, Evaluate, Model
 from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset
 from vvae.data.tiles import cut_tiles, join_tiles
 from vvae.models import contract
-from vvae.models.contract import init_variables
 from vvae.models.sequential import SequentialVAE, begin_stream
 from vvae.tasks.anomaly import intervals, pictures
 from vvae.tasks.anomaly import scorer as scorers
@@ -45,7 +45,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def params():
-    return init_variables(MODEL, jax.random.key(0))
+    return jitted.init_variables(MODEL, jax.random.key(0))
 
 
 def test_tiles_are_parts_of_the_frames_and_join_to_them(dataset):
