@@ -25,7 +25,8 @@ USAGE_ERROR = 2
 INTERRUPTED = 130
 NUMERICAL_ERROR = 3
 TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: run it again
-_ROOT = Path(__file__).resolve().parent.parent
+# Errors that are raised in these files are written for the user.
+_PACKAGE = Path(__file__).resolve().parent
 _PLAIN_WORDS = {bool: {"true": True, "false": False}, type(None): {"none": None}}
 _REGISTRY = tyro.constructors.ConstructorRegistry()
 
@@ -262,7 +263,7 @@ def _is_for_user(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.filename is not None or _is_full(error)
     frames = traceback.extract_tb(error.__traceback__)
-    return Path(frames[-1].filename).resolve().is_relative_to(_ROOT)
+    return Path(frames[-1].filename).resolve().is_relative_to(_PACKAGE)
 
 
 def _is_full(error: Exception) -> bool:
