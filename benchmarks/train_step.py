@@ -66,8 +66,13 @@ class Outputs(NamedTuple):
     loss: float
 
 
-def make_jax_step(case: Case, variables, micro_batch: int, video: np.ndarray) -> Callable[[], None]:
-    """Returns a function that makes one update with vvae's own training step and waits for it."""
+def compile_jax_step(case: Case, variables, micro_batch: int, video: np.ndarray):
+    """Compiles an update by vvae's own training step.
+
+    Returns:
+      (compiled program, state, batch): state and metrics are `compiled(state, batch)`, which
+      consumes the state.
+    """
     model, tx = case.make_model(), optax.adam(LEARNING_RATE)
     counts = {
         "num_steps": case.config.train.num_steps,
@@ -78,16 +83,25 @@ def make_jax_step(case: Case, variables, micro_batch: int, video: np.ndarray) ->
     variables = jax.tree.map(jnp.array, variables)
     state = init_state(variables["params"], variables["stats"], tx)
     batch = make_batch(video)
-    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    return jax.jit(step, donate_argnums=0).lower(state, batch).compile(), state, batch
+
+
+def run_compiled(name: str, compiled, state, batch) -> Callable[[], None]:
+    """Returns a function that makes one update with a compiled step and waits for it."""
 
     def run() -> None:
         nonlocal state
         state, metrics = compiled(state, batch)
         jax.block_until_ready(state)
         if not float(metrics["finite"]):
-            raise FloatingPointError(f"{case.name}: the loss is not finite")
+            raise FloatingPointError(f"{name}: the loss is not finite")
 
     return run
+
+
+def make_jax_step(case: Case, variables, micro_batch: int, video: np.ndarray) -> Callable[[], None]:
+    """Returns a function that makes one update with vvae's own training step and waits for it."""
+    return run_compiled(case.name, *compile_jax_step(case, variables, micro_batch, video))
 
 
 def make_batch(video: np.ndarray) -> dict[str, jax.Array]:

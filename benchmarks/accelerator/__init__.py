@@ -1,0 +1,1 @@
+"""Speed, memory and agreement on one accelerator, beside PyTorch and diffusers."""
