@@ -359,7 +359,7 @@ def test_check_names_what_is_broken(folder):
         ("train.py", ["--data.height", "20"], "data.height=20: must be a multiple of 8"),
         ("train.py", ["--worksdir", "x"], "did you mean --workdir?"),
         ("train.py", ["configs/nope.py"], "no configuration configs/nope.py"),
-        ("train.py", ["configs/gestures.py"], "EgoGestAR: give its folder with --data.path"),
+        ("train.py", ["gestures"], "for your videos: give their folder with --data.path"),
         ("train.py", ["--init_from", "nowhere", "--data.path", "FOLDER"], "nowhere is not a run"),
         ("evaluate.py", ["recontruct"], "did you mean reconstruct?"),
         ("evaluate.py", ["check", "--data.pth", "x"], "did you mean --data.path?"),

@@ -7,6 +7,7 @@ import errno
 import io
 import math
 import os
+import select
 import signal
 import sys
 import traceback
@@ -368,12 +369,10 @@ def _find_status(main: Callable[[list[str]], int]) -> int:
 
 
 def _is_unread(stream: typing.TextIO) -> bool:
-    """Whether nothing reads any more what is written to a stream."""
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        return True
-    return False
+    """Whether a stream is a pipe that nothing reads any more."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)  # errors are reported in any case
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def describe_unknown(kind: str, word: str, known: Sequence[str]) -> str:

@@ -465,5 +465,5 @@ def require_videos(config: Config) -> None:
     """Raises ValueError if the settings are not for the built-in data set and name no folder."""
     if config.data.path is None and config.data.name != "performers":
         raise ValueError(
-            f"these settings are made for {config.data.name}: give their folder with --data.path"
+            f"these settings are for {config.data.name}: give their folder with --data.path"
         )

@@ -209,8 +209,8 @@ def refuse_foreign(workdir) -> None:
     foreign = [name for name in names if (workdir / name).exists()]
     if foreign:
         raise ValueError(
-            f"{workdir} is not a run (it has no config.json), but holds {', '.join(foreign)}, which "
-            "a run would write: give another --workdir"
+            f"{workdir} is not a run (it has no config.json), but holds what a run would write "
+            f"({', '.join(foreign)}): give another --workdir"
         )
 
 

@@ -120,7 +120,6 @@ def train(request: Request):
     draw_curves(run)
     if number == num_steps:
         return Ending.FINISHED
-    print(
-        f"stopped at step {number} of {num_steps}; go on: {name_command('train')} --workdir {workdir}"
-    )
+    again = f"{name_command('train')} --workdir {workdir}"
+    print(f"stopped at step {number} of {num_steps}; go on: {again}")
     return interrupts.ending

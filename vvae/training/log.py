@@ -93,7 +93,8 @@ class Progress:
             self._bar.set_description_str("", refresh=False)
         else:
             self._steps += 1
-        self._bar.set_postfix_str(f"loss {loss:.1f} KL {kl:.1f}, {speed}", refresh=False)
+        text = f"loss {_shorten(loss)} KL {_shorten(kl)}, {speed}"
+        self._bar.set_postfix_str(text, refresh=False)
         self._bar.update()
 
     def exclude(self, seconds: float) -> None:
@@ -127,3 +128,7 @@ class Progress:
     def close(self) -> None:
         """Closes the bar and leaves it on the screen."""
         self._bar.close()
+
+
+def _shorten(value: float) -> str:
+    return f"{value:.1f}" if abs(value) < 1e4 else f"{value:.0f}"
