@@ -110,5 +110,5 @@ def test_the_line_of_progress_fits_80_columns_and_begins_with_the_loss():
         progress.advance(91051.2, 815.64, speed)
     progress.close()
     line = stream.getvalue().split("\r")[-1].strip()
-    assert re.search(r"600/600 .*, loss 91051 KL 815.6, 434 frames/s, 45% FLOP/s, wait 10%", line)
+    assert re.search(r"600/600 .*, loss 91051 KL 815.6, 434 fps, 45% FLOP/s, wait 10%", line)
     assert len(line) - len(" " * 10) + 3 <= 80  # the bar of 10 columns is the first to shrink
