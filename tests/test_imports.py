@@ -67,6 +67,7 @@ ALLOWED = {
     # A training: it knows no task.
     "session": (
         "session",
+        "task_table",
         "build",
         "run",
         "processes",

@@ -1,5 +1,7 @@
 """Trains a video VAE: settings and a folder of videos in, a run directory out."""
 
+import shlex
+
 from vvae import cli, processes, runtime
 from vvae.commands.train_request import Request, read_request
 from vvae.program import name_command
@@ -120,6 +122,6 @@ def train(request: Request):
     draw_curves(run)
     if number == num_steps:
         return Ending.FINISHED
-    again = f"{name_command('train')} --workdir {workdir}"
+    again = f"{name_command('train')} --workdir {shlex.quote(str(workdir))}"
     print(f"stopped at step {number} of {num_steps}; go on: {again}")
     return interrupts.ending
