@@ -187,7 +187,8 @@ def test_other_outputs_are_allowed(line, tmp_path, monkeypatch):
 
 
 def test_a_folder_among_the_words_is_the_run_or_the_videos(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+    for name in ("config.json", "classes.json"):
+        (tmp_path / name).write_text("{}")
     assert read(f"report {tmp_path}") == options.Report(tmp_path)
     assert read(f"{tmp_path} density").common.workdir == tmp_path
     assert read(f"check {tmp_path}") == options.Check(options.Videos(str(tmp_path)))
@@ -197,7 +198,10 @@ def test_a_folder_among_the_words_is_the_run_or_the_videos(tmp_path):
 def test_a_folder_that_can_be_meant_in_several_ways_names_the_options(tmp_path):
     with pytest.raises(ValueError, match=f"not a task: give videos by --data.path {tmp_path}"):
         read(f"{tmp_path}")
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{}")  # of published weights
+    with pytest.raises(ValueError, match="not a task"):
+        read(f"reconstruct {tmp_path}")
+    (tmp_path / "classes.json").write_text("[]")
     with pytest.raises(ValueError, match="not a task"):  # the run is given already
         read(f"density {tmp_path} --workdir run")
     with pytest.raises(ValueError, match=r"^report nowhere: no such run"):

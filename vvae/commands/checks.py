@@ -16,19 +16,24 @@ from vvae.tasks import options as opts
 from vvae.tasks.command_line import Evaluation
 
 
-def check_start(config: Config, workdir: Path, init_from: str | None) -> None:
-    """Raises ValueError if a training cannot begin: paths, view, packages of extras."""
+def check_settings_alone(config: Config, workdir: Path) -> None:
+    """Raises ValueError for settings that cannot be trained with, whatever the videos are."""
     require_videos(config)
     if config.data.path is not None:
-        list_videos(config.data.path)
         refuse_listed(workdir, config.data.path)
+    check_packages(config)
+    check_task_packages(config.evaluate.tasks)
+
+
+def check_sources(config: Config, init_from: str | None) -> None:
+    """Raises ValueError if there are no videos, or nothing at --init_from."""
+    if config.data.path is not None:
+        list_videos(config.data.path)
     if init_from is not None and not Path(init_from).exists():
         raise ValueError(
             f"--init_from {init_from} is not a run directory and holds no published weights: "
             f"{describe_missing(init_from)}"
         )
-    check_packages(config)
-    check_task_packages(config.evaluate.tasks)
 
 
 def check_packages(config: Config) -> None:
@@ -52,6 +57,8 @@ def check_task_packages(tasks: Iterable[str]) -> None:
 def check_request(request: Any) -> None:
     """Raises ValueError for tasks or a command that cannot begin.
 
+    Several processes call `check_evaluation` once they are connected, so that all are told.
+
     Args:
       request: as `vvae.tasks.command_line.read_request` returns it.
     """
@@ -60,8 +67,8 @@ def check_request(request: Any) -> None:
             refuse_listed(weights / "eval", request.common.data.path)
             find_folder(weights)
             list_videos(request.common.data.path)
-        case Evaluation(common=common):
-            _check_evaluation(common, request.tasks)
+        case Evaluation(common=common) if common.parallel.coordinator is None:
+            check_evaluation(request)
         case opts.Compress() | opts.Decompress():
             extras.locate_extra("constriction", "coding", "the range coder of latents")
             open_run(request.workdir)
@@ -70,13 +77,14 @@ def check_request(request: Any) -> None:
             open_run(request.workdir)
 
 
-def _check_evaluation(common: opts.CommonOptions, tasks: Iterable[str]) -> None:
-    path = common.data.path
+def check_evaluation(request: Evaluation) -> None:
+    """Raises ValueError for tasks that the run, the videos or the packages do not allow."""
+    path, workdir = request.common.data.path, request.common.workdir
     if path is not None:
-        refuse_listed(common.workdir / "eval", path)
-    config = open_run(common.workdir).config
-    check_tasks(config, tasks)
-    check_task_packages(tasks)
+        refuse_listed(workdir / "eval", path)
+    config = open_run(workdir).config
+    check_tasks(config, request.tasks)
+    check_task_packages(request.tasks)
     check_packages(config)
     if path is not None:
         list_videos(path)

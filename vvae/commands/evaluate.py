@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from vvae import processes, runtime
-from vvae.commands.checks import check_request
+from vvae.commands.checks import check_evaluation, check_request
 from vvae.tasks import options as opts
 from vvae.tasks.command_line import Evaluation, read_request
 
@@ -55,6 +55,7 @@ def evaluate(request: Evaluation) -> None:
     group = common.parallel.group()
     if group is not None:
         processes.connect(group)
+        processes.do_together(check_evaluation, request)
     evaluate_run(common.workdir, request)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vvae import cli, cli_help, processes
-from vvae.commands.checks import check_start
+from vvae.commands.checks import check_settings_alone, check_sources
 from vvae.config import Config
 from vvae.config_files import format_configs, load_config_file
 from vvae.data.listing import list_videos
@@ -83,7 +83,9 @@ def read_request(arguments: list[str]) -> Request:
         raise ValueError("several processes need the same run directory: give --workdir RUN")
     workdir = place.workdir or Path("runs") / _name_run(config, options)
     refuse_foreign(workdir)
-    check_start(config, workdir, place.init_from)
+    check_settings_alone(config, workdir)
+    if group is None:  # several processes are all told what one of them lacks
+        check_sources(config, place.init_from)
     if is_run(workdir):
         _check_run(workdir, config)
     return Request(config, workdir, place.init_from, group, note)
@@ -103,15 +105,12 @@ def _find_defaults(name: str | None, options: list[list[str]]) -> tuple[Config, 
     """Returns the settings that the options change, and how they were chosen if nothing says it."""
     if name is not None:
         return load_config_file(name), None
-    for option in ("--workdir", "--init_from"):
-        run = cli.find_value(options, option)
-        if run is not None and is_run(run):
-            try:
-                return open_run(run).config, None
-            except ValueError:
-                if option == "--workdir":
-                    raise
-                # Published weights have a config.json, too.
+    workdir, source = (cli.find_value(options, name) for name in ("--workdir", "--init_from"))
+    if workdir is not None and is_run(workdir):
+        return open_run(workdir).config, None
+    # Published weights have a config.json, too.
+    if source is not None and is_run(source) and (Path(source) / "classes.json").exists():
+        return open_run(source).config, None
     path = cli.find_value(options, "--data.path")
     if path in (None, "", "none", "None"):
         return load_config_file("default"), None

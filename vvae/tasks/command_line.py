@@ -78,7 +78,7 @@ def _recognise_folder(
             continue
         if "check" in words and Path(word).exists():
             option = "--data.path"
-        elif (Path(word) / "config.json").is_file() and not (Path(word) / "vae").is_dir():
+        elif all((Path(word) / name).is_file() for name in ("config.json", "classes.json")):
             option = "--workdir"
         else:
             continue
