@@ -133,7 +133,7 @@ def test_the_configurations_lie_inside_an_installed_package_or_beside_a_checkout
     assert find_configs() == tmp_path / "vvae" / "configs"
 
 
-def test_an_installed_wheel_trains_from_another_folder(tmp_path):
+def test_an_installed_wheel_trains_from_another_folder(videos, tmp_path):
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
     subprocess.run([*install, str(tmp_path / "site"), str(ROOT)], check=True)
     elsewhere = tmp_path / "elsewhere"
@@ -160,9 +160,10 @@ def test_an_installed_wheel_trains_from_another_folder(tmp_path):
         command, capture_output=True, text=True, cwd=elsewhere, env=environment, check=True
     ).stdout
     assert printed == f"{tmp_path / 'site' / 'vvae' / 'configs' / 'actions.py'} actions\n"
-    printed = call("train", "tiny", "--train.num_steps", "2", "--evaluate.tasks", "density")
+    short = ["--train.num_steps", "2", "--evaluate.tasks", "density"]
+    printed = call("train", "tiny", "--data.path", str(tmp_path / videos), *short)
     (workdir,) = (elsewhere / "runs").iterdir()
-    assert workdir.name.startswith("tiny-") and (workdir / "report.html").exists()
+    assert workdir.name.startswith("my_class-tiny-") and (workdir / "report.html").exists()
     assert "elbo" in printed and "elbo" in call("density", f"runs/{workdir.name}")
 
 
