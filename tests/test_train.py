@@ -424,7 +424,7 @@ def test_what_is_written_into_the_folder_of_videos_is_refused_before_it_is_read(
     """It would be read as videos by the next command."""
     data, text = str(tmp_path), "is inside the folder of videos"
     with pytest.raises(ValueError, match=rf"run {text}"):
-        train.read_request(["--data.path", data, "--workdir", f"{data}/run"])
+        train.read_request(["default", "--data.path", data, "--workdir", f"{data}/run"])
     with pytest.raises(ValueError, match=rf"eval {text}"):
         evaluate.main(["classify", "--workdir", f"{data}/run", "--data.path", data])
     with pytest.raises(ValueError, match=rf"eval {text}"):
