@@ -21,6 +21,7 @@ ALLOWED = {
     "files": (),
     "runtime": (),
     "processes": (),
+    "progress": ("processes",),
     "distributions": (),
     "video": ("video", "files"),
     "figures": ("figures", "files", "video"),
@@ -55,6 +56,7 @@ ALLOWED = {
     "measure": (
         "measure",
         "processes",
+        "progress",
         "data",
         "models",
         "distributions",
@@ -97,6 +99,7 @@ ALLOWED = {
         "extras",
         "files",
         "processes",
+        "progress",
         "config",
         "config_files",
         "video",
