@@ -34,7 +34,9 @@ def describe_units(num_videos: int, units: Units) -> tuple[str, ...]:
     if len(units) < 2:
         text = f"n = {num_videos} videos of a single group: no interval can be given."
     else:
-        of_groups = "" if units.noun == "videos" else f" in {units.text}, which are resampled"
+        of_groups = (
+            "" if units.noun == "videos" else f" in {len(units)} groups, which are resampled"
+        )
         text = f"n = {num_videos} videos{of_groups}; [low, high] is a 95 % interval."
     if num_videos >= FEW_VIDEOS and (len(units) >= 2):
         return (text,)

@@ -140,8 +140,8 @@ def fit(question: Question) -> Scorer:
 def judge(question: Question, scorer: Scorer) -> Result:
     """Applies a fitted scorer to the evaluated videos, whether of the run or new.
 
-    Writes anomaly_intervals.csv, anomaly_videos.csv and anomaly_frames.csv. Measures AUROC and the rates of alarms if
-    the manifest has a column `abnormal`.
+    Writes anomaly_intervals.csv, anomaly_videos.csv and anomaly_frames.csv. Measures AUROC and the
+    rates of alarms if the manifest has a column `abnormal`.
 
     Raises:
       ValueError: If the split is missing, the clips are not windows, or the column `abnormal`

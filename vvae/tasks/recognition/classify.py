@@ -316,7 +316,7 @@ def _plan_mistakes(
 
 
 def _finetune(question: Question, labels: LabelledSplits) -> dict[str, _Predicted]:
-    """Returns the predictions of supervised training, from the run's weights and from fresh ones."""
+    """Returns the predictions of supervised training, from the run's and from fresh weights."""
     model, train, pooling = question.model, question.train, question.settings.pooling
     num_steps = question.settings.finetune_steps
     label_V = np.full(len(train.videos), NO_LABEL)

@@ -109,9 +109,12 @@ def append_all_labels(few_labels: dict, hits: Mapping[str, np.ndarray], units: U
     """
     whole = _summarize_rows({name: [hit_U[None]] for name, hit_U in hits.items()}, units)
 
+    def append(values, more):
+        return [*values, *more] if isinstance(values, list) else np.concatenate([values, more])
+
     def join(kind: str) -> dict:
         return {
-            name: {key: [*values, *whole[kind][name][key]] for key, values in row.items()}
+            name: {key: append(values, whole[kind][name][key]) for key, values in row.items()}
             for name, row in few_labels[kind].items()
         }
 
@@ -182,9 +185,9 @@ def _summarize(values: Sequence[np.ndarray], units: Units) -> dict:
     ends = [find_percentiles(resample_ratio(units, v.mean(axis=0), ones)) for v in values]
     return {
         "top1": [v.mean(axis=1) for v in values],
-        "mean": [float(v.mean()) for v in values],
-        "low": [low for low, _ in ends],
-        "high": [high for _, high in ends],
+        "mean": np.array([v.mean() for v in values]),
+        "low": np.array([low for low, _ in ends]),
+        "high": np.array([high for _, high in ends]),
     }
 
 
