@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from asking import ask, draw
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
 from tiny_vae import draw_variables
 
 from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset
@@ -259,6 +260,40 @@ def test_regularization_is_chosen_without_sharing_groups():
     _, leaking = probes.select_settings(x, label, np.arange(120))
     assert leaking > 0.99
     assert accuracy < 0.8
+
+
+@pytest.mark.parametrize("num_features", [12, 90])
+def test_settings_are_those_of_a_direct_cross_validation(num_features):
+    """Neither the rotation nor starting from the fit before changes what is chosen."""
+    rng = np.random.default_rng(5)
+    label, group = np.arange(64) % 4, np.arange(64) // 8
+    x = rng.normal(size=(4, num_features))[label] * 0.4 + rng.normal(size=(64, num_features))
+    x = (x * np.exp(rng.normal(size=num_features)) + 3).astype(np.float32)
+    accuracy = {}
+    for scaling in probes.SCALINGS:
+        for c in probes.REGULARIZATIONS:
+            hits = []
+            for fitted, held in GroupKFold(4).split(x, label, group):
+                mean, std = x[fitted].mean(0, np.float64), x[fitted].std(0, dtype=np.float64)
+                scale = std if scaling == "each" else np.sqrt(np.mean(std**2))
+                plain = LogisticRegression(C=c, max_iter=5000, tol=1e-8)
+                plain.fit((x[fitted] - mean) / scale, label[fitted])
+                hits.append(np.mean(plain.predict((x[held] - mean) / scale) == label[held]))
+            accuracy[probes.Settings(c, scaling)] = np.mean(hits)
+    settings, chosen = probes.select_settings(x, label, group)
+    assert settings == max(accuracy, key=accuracy.get)
+    assert chosen == pytest.approx(accuracy[settings])
+    assert len(set(accuracy.values())) > 3
+
+
+def test_a_feature_that_is_there_three_times_counts_as_three_times_the_weight():
+    """Twelve features are fitted as they are, 36 of as many videos in the basis of their span."""
+    x, label = make_blobs(3, 4)
+    wide = np.concatenate([x, x, x], axis=1)
+    narrow_probe = probes.fit_probe(x, label, probes.Settings(0.3, "each"), tuple("abc"), "x")
+    wide_probe = probes.fit_probe(wide, label, probes.Settings(0.1, "each"), tuple("abc"), "x")
+    first = probes.predict_scores(narrow_probe, x)
+    np.testing.assert_allclose(first, probes.predict_scores(wide_probe, wide), atol=1e-3)
 
 
 def test_one_group_leaves_nothing_to_choose_by():

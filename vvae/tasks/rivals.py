@@ -34,12 +34,8 @@ def describe_units(num_videos: int, units: Units) -> tuple[str, ...]:
     if len(units) < 2:
         text = f"n = {num_videos} videos of a single group: no interval can be given."
     else:
-        of_groups = (
-            "" if units.noun == "videos" else f" in {len(units)} groups, which are resampled"
-        )
-        text = f"n = {num_videos} videos{of_groups}; [low, high] is a 95 % interval."
-    if num_videos >= FEW_VIDEOS and (len(units) >= 2):
-        return (text,)
+        resampled = "" if units.noun == "videos" else f", resampled by their {len(units)} groups"
+        text = f"n = {num_videos} videos{resampled}; [low, high] is a 95 % interval."
     few = (
         f"FEW TEST VIDEOS: {num_videos}, fewer than {FEW_VIDEOS}; read the intervals, not the "
         "digits, and add test videos before you choose by such a table."
