@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from tiny_vae import draw_variables
 
+from vvae import task_table
 from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset
 from vvae.distributions import Gaussian
 from vvae.measure import collapse
@@ -600,6 +601,25 @@ def test_the_table_of_recognition_leads_with_its_strongest_rival_and_tells_how_s
     for name, row in rows.items():
         hits = [video[name] == video["label"] for video in predicted]
         assert np.mean(hits) == row["top1"].value
+
+
+def test_every_row_of_latents_gets_the_pooling_that_is_best_in_its_training_videos(
+    dataset, params, tmp_path
+):
+    assert tuple(POOLINGS) == task_table.POOLINGS
+    question = ask(MODEL, params, dataset, tmp_path, pooling="ordered")
+    labels = match_labels(
+        dataset.splits["train"].label_V, dataset.splits["test"].label_V, dataset.class_names
+    )
+    names = ("steps", "stats")
+    chosen = classify._extract_features(question, ("random_encoder",), labels, names)
+    # Steps between frames of noise tell nothing about brightness.
+    assert [row.pooling for row in chosen.values()] == ["stats", "stats"]
+    assert "the best of steps, stats" in chosen["vae"].text
+    (alone, _) = classify._extract_features(
+        question, ("random_encoder",), labels, names[:1]
+    ).values()
+    assert alone.pooling == "steps"
 
 
 def test_saved_probe_labels_new_videos_and_is_measured_where_they_state_a_class(

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from vvae import cli
 from vvae.files import check_output
-from vvae.task_table import BASELINES, TASKS
+from vvae.task_table import BASELINES, POOLINGS, TASKS
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,15 @@ class Classify(TaskOptions):
 
     baselines: tuple[str, ...] | None = None
     """Baselines to measure, instead of those of the run's settings (evaluate.baselines)."""
+    poolings: tuple[str, ...] = ()
+    """Poolings to choose from, for the model and for the random encoder each by cross-validation
+    over training videos, instead of evaluate.pooling."""
 
     def __post_init__(self):
+        for name in self.poolings:
+            if name not in POOLINGS:
+                text = cli.describe_unknown("pooling", name, POOLINGS)
+                raise ValueError(f"--poolings: {text}")
         for name in self.baselines or ():
             if name not in BASELINES:
                 text = cli.describe_unknown("baseline", name, BASELINES)

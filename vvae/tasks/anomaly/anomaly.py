@@ -14,7 +14,7 @@ import numpy as np
 
 from vvae import progress
 from vvae.data.clips import Clips
-from vvae.metrics.cards import METHOD, Metric, make_metric
+from vvae.metrics.cards import METHOD, Interval, Metric, make_metric
 from vvae.metrics.detection import (
     SMOOTHING_SIGMA,
     auroc,
@@ -24,9 +24,11 @@ from vvae.metrics.detection import (
     smooth_by_video,
 )
 from vvae.metrics.intervals import (
+    CONFIDENCE,
     Units,
     compare_resamples,
     estimate_interval,
+    estimate_share,
     make_units,
     resample_auroc,
     resample_ratio,
@@ -422,11 +424,21 @@ def _judge_videos(scorer: Scorer, peak_V, frames: Frames, abnormal_F, context) -
     abnormal_V = scorers.find_peaks(abnormal_F.astype(float), frames.video_F) > 0
     definition = "largest smoothed score of a video above that of held-out normal videos"
     card = {**context, METHOD: scorer.headline, "num_abnormal_videos": int(abnormal_V.sum())}
-    rates = measure_alarms(alarm_V, abnormal_V)
-    return found | {
-        name: make_metric(f"video_{name}", value, "", definition, "over videos", **card).as_json()
-        for name, value in rates.items()
+    hits = int((alarm_V & abnormal_V).sum())
+    counts = {
+        "false_positive_rate": (int((alarm_V & ~abnormal_V).sum()), int((~abnormal_V).sum())),
+        "recall": (hits, int(abnormal_V.sum())),
+        "precision": (hits, int(alarm_V.sum())),
     }
+    for name, value in measure_alarms(alarm_V, abnormal_V).items():
+        count, total = counts[name]
+        interval = None
+        if total:
+            text = f"{CONFIDENCE:.0%}, Wilson, {total} videos"
+            interval = Interval(*estimate_share(count, total), text)
+        metric = make_metric(f"video_{name}", value, "", definition, "over videos", **card)
+        found[name] = dataclasses.replace(metric, interval=interval).as_json()
+    return found
 
 
 def measure_latency(model, params, clips: Clips, block: int) -> float:

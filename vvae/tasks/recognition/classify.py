@@ -78,7 +78,6 @@ def answer(question: Question, options: Classify) -> Result:
     """
     if question.is_new:
         return label_new_videos(question)
-    pooling = question.settings.pooling
     baselines = question.settings.baselines if options.baselines is None else options.baselines
     test = question.clips
     labels = match_labels(question.train.label_V, test.label_V, question.dataset.class_names)
@@ -89,9 +88,10 @@ def answer(question: Question, options: Classify) -> Result:
         "num_train_videos": int(labels.train_V.sum()),
     }
     with progress.stage("classify: features"):
-        extracted = _extract_features(question, baselines)
+        poolings = options.poolings or (question.settings.pooling,)
+        extracted = _extract_features(question, baselines, labels, poolings)
     classified = {
-        name: _classify(features, labels, pooling)
+        name: _classify(features, labels, features.pooling)
         for name, features in progress.track("classify: probes", list(extracted.items()))
     }
     predicted = _predict_by_probes(extracted, classified)
@@ -141,11 +141,15 @@ def answer(question: Question, options: Classify) -> Result:
 
 @dataclasses.dataclass(frozen=True)
 class _Features:
-    """Features of the videos of both splits, and their description in metric cards."""
+    """Features of the videos of both splits, and their description in metric cards.
+
+    `pooling` is that of latents, empty for other features.
+    """
 
     train: VideoFeatures
     test: VideoFeatures
     text: str
+    pooling: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,15 +165,30 @@ class _Classified:
     probe: Probe
 
 
-def _extract_features(question: Question, baselines: Sequence[str]) -> dict[str, _Features]:
-    """Returns the name of a row -> its features; the row `vae` comes first."""
-    model, settings, seed = question.model, question.settings, question.seed
+def _extract_features(
+    question: Question,
+    baselines: Sequence[str],
+    labels: LabelledSplits,
+    poolings: Sequence[str],
+) -> dict[str, _Features]:
+    """Returns the name of a row -> its features; the row `vae` comes first.
+
+    Each row of latents has the pooling, among these, that is best by cross-validation over its own
+    training videos.
+    """
+    model, seed = question.model, question.seed
     train, test = question.train, question.clips
-    encoder = make_encoder(model, settings.pooling)
+    encoders = {pooling: make_encoder(model, pooling) for pooling in poolings}
 
     def encode(params, what: str) -> _Features:
-        both = (extract(encoder, params, clips, question.batch_size) for clips in (train, test))
-        return _Features(*both, _describe_latents(what, settings.pooling))
+        candidates = []
+        for pooling, encoder in encoders.items():
+            both = (extract(encoder, params, clips, question.batch_size) for clips in (train, test))
+            text = _describe_latents(what, pooling)
+            if len(encoders) > 1:
+                text += f" (the best of {', '.join(encoders)} in training videos)"
+            candidates.append(_Features(*both, text, pooling))
+        return candidates[0] if len(candidates) == 1 else _choose_best(candidates, labels)
 
     extracted = {"vae": encode(question.params, "posterior means")}
     if "random_encoder" in baselines:
@@ -182,6 +201,17 @@ def _extract_features(question: Question, baselines: Sequence[str]) -> dict[str,
         if name in classical.FEATURES:
             extracted[name] = _extract_classical(name, train, test, seed)
     return extracted
+
+
+def _choose_best(candidates: Sequence[_Features], labels: LabelledSplits) -> _Features:
+    """Returns the features that are best by cross-validation over groups of training videos."""
+
+    def score(features: _Features) -> float:
+        train = features.train
+        train_VF, group_V = train.feature_VF[labels.train_V], train.group_V[labels.train_V]
+        return probes.select_settings(train_VF, labels.train_label_V, group_V)[1]
+
+    return max(candidates, key=score)
 
 
 def _classify(features: _Features, labels: LabelledSplits, pooling: str) -> _Classified:
@@ -354,8 +384,7 @@ def _predict_by_baselines(
     """Returns the predictions of baselines that are no probes of features, and facts about them."""
     rows, facts = {}, {}
     if "shuffled_labels" in baselines:
-        pooling = question.settings.pooling
-        row = _classify_shuffled(latents, labels, pooling, question.seed)
+        row = _classify_shuffled(latents, labels, question.seed)
         rows["shuffled_labels/linear"] = row
     if "cnn" in baselines:
         rows["cnn"], facts["cnn"] = _classify_by_cnn(question, labels)
@@ -417,13 +446,11 @@ def _guess(labels: LabelledSplits) -> _Predicted:
     return scores_VK, "always the most frequent training classes"
 
 
-def _classify_shuffled(
-    features: _Features, labels: LabelledSplits, pooling: str, seed: int
-) -> _Predicted:
+def _classify_shuffled(features: _Features, labels: LabelledSplits, seed: int) -> _Predicted:
     """Predicts by the same procedure with shuffled labels: more than chance reveals a leak."""
     random = np.random.Generator(np.random.Philox(key=[seed, 0]))
     shuffled = dataclasses.replace(labels, train_label_V=random.permutation(labels.train_label_V))
-    scores_VK, text = _classify(features, shuffled, pooling).scores["linear"]
+    scores_VK, text = _classify(features, shuffled, features.pooling).scores["linear"]
     return scores_VK, f"control: training labels shuffled; {features.text}; {text}"
 
 
