@@ -1,4 +1,4 @@
-"""The options of each task and command of evaluate.py. Imports no jax, so that --help is quick.
+"""The options of each task and command of `evaluate`. Imports no jax, so that --help is quick.
 
 --help prints the docstring of a class as the description of its task, and the string below a field
 as that of the option.

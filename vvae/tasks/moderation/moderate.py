@@ -80,10 +80,7 @@ def _read_marks(question: Question, options: Moderate) -> Marks:
         refuse_same(question.folder / MARKS_FILE, [options.marks])
         return read_marks(options.marks, question.dataset)
     if options.unwanted is None:
-        raise ValueError(
-            "moderate needs marked videos: run evaluate.py moderate with --unwanted CLASS or "
-            "--marks FILE.csv"
-        )
+        raise ValueError("moderate needs marked videos: give --unwanted CLASS or --marks FILE.csv")
     return mark_class(
         question.dataset,
         options.unwanted,
