@@ -587,7 +587,7 @@ def test_the_table_of_recognition_leads_with_its_strongest_rival_and_tells_how_s
     interval = rows["vae/linear"]["top1"].interval
     assert (interval.low, interval.high) == estimate_share(12, 12)
     text = format_result(result)
-    assert f"1.0000 [{interval.low:.3f}, 1.000]" in text
+    assert f"1.000 [{interval.low:.3f}, 1.000]" in text
     assert "n = 12 videos" in text and "FEW TEST VIDEOS: 12" in text
     assert f"vae/linear does not beat its best rival {best}: top1 +0.000" in text
     assert "--data.view" in text

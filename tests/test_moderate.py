@@ -399,7 +399,8 @@ def test_errors_of_classes_name_the_known_ones_and_the_counts(tmp_path, params, 
     with pytest.raises(ValueError, match="--num_marks 9: the class flash has only 8"):
         marked_videos.mark_class(dataset, "flash", 9, "test", seed=0)
     marks = marked_videos.mark_class(dataset, "flash", None, "test", seed=0)
-    assert marks.text == "class flash unwanted, 8 training videos of it marked"
+    text = "class flash unwanted, 8 training videos of it and 8 of other classes marked"
+    assert marks.text == text
     nothing = marked_videos.Marks({"test/calm/0.npy": False}, "", "marks of a.csv")
     with pytest.raises(ValueError, match=r"no training video is marked \(marks of a.csv\)"):
         moderating.moderate(ask(MODEL, params, dataset, tmp_path, **SETTINGS), nothing)
