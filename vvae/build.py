@@ -4,12 +4,14 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
 from vvae import runtime
 from vvae.config import Config
 from vvae.data.cache import Limits
+from vvae.data.clips import Clips
 from vvae.data.dataset import (
     Cache,
     ClipFormat,
@@ -104,11 +106,13 @@ def _round_down(value: float) -> int:
 
 def cut_data(config: Config, dataset: Dataset) -> Dataset:
     """Returns the clips that the model sees: cut into tiles if data.tile is set."""
-    if config.data.tile is None:
-        return dataset
-    size = frame_size(config)
-    splits = {name: cut_tiles(clips, *size) for name, clips in dataset.splits.items()}
+    splits = {name: cut_clips(config, clips) for name, clips in dataset.splits.items()}
     return replace(dataset, splits=splits)
+
+
+def cut_clips(config: Config, clips: Clips) -> Clips:
+    """Returns the clips that the model sees of one split; see `cut_data`."""
+    return clips if config.data.tile is None else cut_tiles(clips, *frame_size(config))
 
 
 def frame_size(config: Config) -> tuple[int, int]:
@@ -181,7 +185,9 @@ def _build_sequential(config: Config, shape_HWC: tuple[int, int, int]) -> Sequen
     )
 
 
-def load(run: Run | str | os.PathLike, which: str | int = "best", ema: bool = True):
+def load(
+    run: Run | str | os.PathLike, which: str | int = "best", ema: bool = True
+) -> tuple[SequentialVAE | GridVideoVAE, dict[str, Any]]:
     """Loads a trained model.
 
     Args:

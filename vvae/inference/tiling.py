@@ -11,6 +11,7 @@ parameters in tiles of 8 x 8 that overlap by 4 differs from the whole by 0.19 st
 (root mean square); without overlap by 0.41.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +104,11 @@ def encode_tiled(
     """
     _check_local(model)
     contract.check_video(x_BTHWC)
+    return _encode_tiled(contract.as_static(model), params, x_BTHWC, tuple(tile))
+
+
+@functools.partial(contract.jit_inline, static_argnames=("model", "tile"))
+def _encode_tiled(model, params, x_BTHWC, tile):
     x_BTHWC = model.fill_up(x_BTHWC)
     scale = model.spatial_compression
 
@@ -137,6 +143,11 @@ def decode_tiled(
     """
     _check_local(model)
     contract.check_latents(z_BthwZ)
+    return _decode_tiled(contract.as_static(model), params, z_BthwZ, tuple(tile))
+
+
+@functools.partial(contract.jit_inline, static_argnames=("model", "tile"))
+def _decode_tiled(model, params, z_BthwZ, tile):
     scale = model.spatial_compression
     axes = [
         _cut_exactly(size, size * scale, count * scale, lambda p: decoder_window(model, p))
@@ -171,6 +182,11 @@ def encode_blended(
     if not isinstance(model.bottleneck, GaussianLatents):
         raise ValueError(f"codes cannot be cross-faded: the bottleneck is {model.bottleneck}")
     contract.check_video(x_BTHWC)
+    return _encode_blended(contract.as_static(model), params, x_BTHWC, tuple(tile), overlap)
+
+
+@functools.partial(contract.jit_inline, static_argnames=("model", "tile", "overlap"))
+def _encode_blended(model, params, x_BTHWC, tile, overlap):
     x_BTHWC = model.fill_up(x_BTHWC)
     scale = model.spatial_compression
     axes = [
@@ -203,6 +219,11 @@ def decode_blended(
       ValueError: if the overlap is not smaller than the tile.
     """
     contract.check_latents(z_BthwZ)
+    return _decode_blended(contract.as_static(model), params, z_BthwZ, tuple(tile), overlap)
+
+
+@functools.partial(contract.jit_inline, static_argnames=("model", "tile", "overlap"))
+def _decode_blended(model, params, z_BthwZ, tile, overlap):
     scale = model.spatial_compression
     axes = [
         _cut_overlapping(size, count, overlap, 1, scale)

@@ -1,22 +1,19 @@
 """The contract that every vvae model fulfils, as pure functions of (model, params, ...).
 
 `model` is a flax.linen module and `params` the dictionary of its variables ({"params": learned,
-"stats": standardisation}). All functions work under jit, vmap and grad. A model implements
-`encode`, `decode`, `terms` and `sample`; `posterior_mean`, which turns its posterior into latents;
-and a description of these: `kl_by_dim`, `level_posteriors`, `level_masks`, `standard_priors`,
-`count_numbers` and `smallest_video`.
+"stats": standardisation}). The protocol `Model` says what a model implements for the functions
+below, `MeasuredModel` what the tasks of a run ask it for besides, and `TrainedModel` what a
+training of the commands needs.
 
-A model that `train.py` trains also implements `estimate_frame_cost()` and `count_first_places()`,
-from which time, memory and micro-batches are planned; `start(variables, statistics, beta)`, which
-adapts fresh variables to the training videos (`statistics` has the methods of
-`vvae.measure.statistics.ClipStatistics`, `beta` is the weight of the KL); and
-`num_fitted_components`, the size of a mixture prior that is fitted during training.
+The functions compile themselves once for each model and each shape, and work inside the caller's
+jit, vmap, grad, pmap and export as well.
 """
 
+import functools
 import warnings
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, Protocol, TypeVar
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -25,6 +22,10 @@ from vvae.distributions import Gaussian
 from vvae.models.bottleneck import Codes
 
 Params = Any
+
+# What compiles the functions below. Inside a function that the caller jits they are inlined, so
+# that nothing but that function is compiled.
+jit_inline = functools.partial(jax.jit, inline=True)
 
 
 @flax.struct.dataclass
@@ -47,14 +48,138 @@ class Terms:
     kl_by_level: dict[str, jax.Array]
 
 
-def init_variables(model: nn.Module, key: jax.Array) -> Params:
+class Model(Protocol):
+    """What a flax.linen module implements to be used with the functions of this module.
+
+    The methods `encode`, `decode` and `terms` run inside `apply`; `posterior_mean` and `sample` are
+    called on the module itself (`flax.linen.nowrap`). A model is hashable: its fields are numbers,
+    texts and tuples.
+    """
+
+    @property
+    def smallest_video(self) -> tuple[int, int, int, int]:
+        """(T, H, W, C) of a video with which every part of the model can be called."""
+        ...
+
+    def encode(self, x_BTHWC: jax.Array, mask_BT: jax.Array, /) -> Any:
+        """Infers the posterior, a pytree, of videos in [-1, 1]."""
+        ...
+
+    def posterior_mean(self, posterior: Any, /) -> Any:
+        """Returns the latents to decode: the posterior's mean."""
+        ...
+
+    def decode(self, latents: Any, /) -> jax.Array:
+        """Returns the mean video [B, T, H, W, C] in [-1, 1]; it may cover more than was encoded."""
+        ...
+
+    def terms(
+        self, x_BTHWC: jax.Array, mask_BT: jax.Array, key_B: jax.Array, num_samples: int, /
+    ) -> Terms:
+        """Samples the posterior and returns the terms of the ELBO; one key a clip."""
+        ...
+
+    def sample(
+        self, params: Params, key: jax.Array, num_clips: int, num_frames: int, /
+    ) -> jax.Array:
+        """Draws videos [B, T, H, W, C] from the prior."""
+        ...
+
+    def init(self, rngs: Any, *args: Any, method: Any = None) -> Any:
+        """Returns fresh variables; that of flax.linen."""
+        ...
+
+    def apply(self, variables: Any, *args: Any, method: Any = None) -> Any:
+        """Calls a method with variables; that of flax.linen."""
+        ...
+
+
+class MeasuredModel(Model, Protocol):
+    """A `Model` that describes its latents, which the tasks of a run read."""
+
+    @property
+    def standard_priors(self) -> frozenset[str]:
+        """Levels whose prior is N(0, I)."""
+        ...
+
+    def kl_by_dim(
+        self, x_BTHWC: jax.Array, mask_BT: jax.Array, key_B: jax.Array, /
+    ) -> dict[str, jax.Array]:
+        """Computes the KL of each latent dimension by level, in nats; 0 where masked."""
+        ...
+
+    def level_posteriors(self, posterior: Any, /) -> dict[str, Gaussian]:
+        """Returns the Gaussian posterior of each level."""
+        ...
+
+    def level_masks(self, mask_BT: jax.Array, /) -> dict[str, Any]:
+        """Returns a mask of each level, True for latents that have a real frame."""
+        ...
+
+    def count_numbers(self, num_frames: int, /) -> int:
+        """Returns how many latent numbers a frame of a clip is decoded from."""
+        ...
+
+
+class TrainedModel(MeasuredModel, Protocol):
+    """A `MeasuredModel` that the commands train."""
+
+    @property
+    def num_fitted_components(self) -> int:
+        """Components of a prior that is fitted to the latents while training, 0 for none."""
+        ...
+
+    def estimate_frame_cost(self) -> Any:
+        """Returns what a frame costs in training (`frame_cost.FrameCost`); None if unknown."""
+        ...
+
+    def count_first_places(self) -> float:
+        """Returns at how many places of a frame the first layer computes something."""
+        ...
+
+    def start(self, variables: Params, statistics: Any, beta: float, /) -> Params:
+        """Returns fresh variables, adapted to the training videos.
+
+        Args:
+          variables: from `init_variables`.
+          statistics: with the methods of `vvae.measure.statistics.ClipStatistics`.
+          beta: the weight of the KL.
+        """
+        ...
+
+
+AnyModel = TypeVar("AnyModel", bound=Hashable)
+
+
+def init_variables(model: Model, key: jax.Array) -> Params:
     """Returns fresh variables {"params", "stats"}; the key is consumed.
 
     The standardisation is the identity until it is replaced by that of the training data.
     """
+    return _init_variables(as_static(model), key)
+
+
+@functools.partial(jit_inline, static_argnames="model")
+def _init_variables(model: Model, key: jax.Array) -> Params:
     x_BTHWC = jnp.zeros((1, *model.smallest_video))
     mask_BT = jnp.ones(x_BTHWC.shape[:2], bool)
     return model.init(key, x_BTHWC, mask_BT, jax.random.key(0)[None], 1, method="terms")
+
+
+def as_static(model: AnyModel) -> AnyModel:
+    """Returns a model that functions can be compiled for: equal models share the compiled code.
+
+    Raises:
+      ValueError: if the model is not hashable, because a field of it is a list, say.
+    """
+    try:
+        hash(model)
+    except TypeError as error:
+        raise ValueError(
+            f"this {type(model).__name__} cannot be compiled for ({error}): give its fields as "
+            "tuples and other hashable values"
+        ) from error
+    return model
 
 
 def as_unit_range(x: jax.Array) -> jax.Array:
@@ -130,7 +255,7 @@ def split_key(key: jax.Array, x_BTHWC: jax.Array, index_B: jax.Array | None) -> 
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(index_B)
 
 
-def encode(model: nn.Module, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Array | None = None):
+def encode(model: Model, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Array | None = None):
     """Infers the latents of videos.
 
     Args:
@@ -147,12 +272,17 @@ def encode(model: nn.Module, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Ar
       ValueError: if the rank, dtype or frame size does not fit the model.
     """
     check_video(x_BTHWC)
+    return _encode(as_static(model), params, x_BTHWC, mask_BT)
+
+
+@functools.partial(jit_inline, static_argnames="model")
+def _encode(model, params, x_BTHWC, mask_BT):
     mask_BT = full_mask(x_BTHWC, mask_BT)
     return model.apply(params, as_unit_range(x_BTHWC), mask_BT, method="encode")
 
 
 def decode(
-    model: nn.Module,
+    model: Model,
     params: Params,
     latents,
     shape_THW: tuple[int, int, int] | None = None,
@@ -175,6 +305,12 @@ def decode(
         cover less than shape_THW.
     """
     check_latents(latents)
+    shape_THW = None if shape_THW is None else tuple(map(int, shape_THW))
+    return _decode(as_static(model), params, latents, shape_THW)
+
+
+@functools.partial(jit_inline, static_argnames=("model", "shape_THW"))
+def _decode(model, params, latents, shape_THW):
     video = model.apply(params, latents, method="decode")
     return video if shape_THW is None else crop(video, shape_THW)
 
@@ -190,7 +326,7 @@ def crop(video_BTHWC: jax.Array, shape_THW: tuple[int, int, int]) -> jax.Array:
 
 
 def reconstruct(
-    model: nn.Module, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Array | None = None
+    model: Model, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Array | None = None
 ) -> jax.Array:
     """Decodes the posterior mean.
 
@@ -203,12 +339,18 @@ def reconstruct(
     Returns:
       [B, T, H, W, C] in [-1, 1] units, not clipped.
     """
-    posterior = encode(model, params, x_BTHWC, mask_BT)
-    return decode(model, params, model.posterior_mean(posterior), x_BTHWC.shape[1:4])
+    check_video(x_BTHWC)
+    return _reconstruct(as_static(model), params, x_BTHWC, mask_BT)
+
+
+@functools.partial(jit_inline, static_argnames="model")
+def _reconstruct(model, params, x_BTHWC, mask_BT):
+    posterior = _encode(model, params, x_BTHWC, mask_BT)
+    return _decode(model, params, model.posterior_mean(posterior), x_BTHWC.shape[1:4])
 
 
 def terms(
-    model: nn.Module,
+    model: Model,
     params: Params,
     x_BTHWC: jax.Array,
     key: jax.Array,
@@ -235,13 +377,18 @@ def terms(
       ValueError: if the rank, dtype or frame size does not fit the model.
     """
     check_video(x_BTHWC)
+    return _terms(as_static(model), params, x_BTHWC, key, mask_BT, num_samples, index_B)
+
+
+@functools.partial(jit_inline, static_argnames=("model", "num_samples"))
+def _terms(model, params, x_BTHWC, key, mask_BT, num_samples, index_B):
     mask_BT = full_mask(x_BTHWC, mask_BT)
     key_B = split_key(key, x_BTHWC, index_B)
     return model.apply(params, as_unit_range(x_BTHWC), mask_BT, key_B, num_samples, method="terms")
 
 
 def terms_and_video(
-    model: nn.Module,
+    model: Model,
     params: Params,
     x_BTHWC: jax.Array,
     key: jax.Array,
@@ -254,6 +401,11 @@ def terms_and_video(
     [-1, 1] units, not clipped.
     """
     check_video(x_BTHWC)
+    return _terms_and_video(as_static(model), params, x_BTHWC, key, mask_BT, index_B)
+
+
+@functools.partial(jit_inline, static_argnames="model")
+def _terms_and_video(model, params, x_BTHWC, key, mask_BT, index_B):
     mask_BT = full_mask(x_BTHWC, mask_BT)
     key_B = split_key(key, x_BTHWC, index_B)
     unit_BTHWC = as_unit_range(x_BTHWC)
@@ -261,7 +413,7 @@ def terms_and_video(
 
 
 def sample(
-    model: nn.Module, params: Params, key: jax.Array, num_clips: int, num_frames: int
+    model: Model, params: Params, key: jax.Array, num_clips: int, num_frames: int
 ) -> jax.Array:
     """Draws latents from the prior and decodes them.
 
@@ -275,4 +427,9 @@ def sample(
     Returns:
       Mean videos [B, T, H, W, C] in [-1, 1] units.
     """
+    return _sample(as_static(model), params, key, num_clips, num_frames)
+
+
+@functools.partial(jit_inline, static_argnames=("model", "num_clips", "num_frames"))
+def _sample(model, params, key, num_clips, num_frames):
     return model.sample(params, key, num_clips, num_frames)

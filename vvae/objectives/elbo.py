@@ -3,6 +3,7 @@
 Functions take the model and use it through its contract alone, so they work for every model.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -97,6 +98,13 @@ def elbo(
       It is summed over time, pixels, channels and latents. With a Gaussian likelihood it is a
       log-density over 8-bit values.
     """
+    contract.check_video(x_BTHWC)
+    model = contract.as_static(model)
+    return _elbo(model, params, x_BTHWC, key, mask_BT, num_samples, index_B)
+
+
+@functools.partial(contract.jit_inline, static_argnames=("model", "num_samples"))
+def _elbo(model, params, x_BTHWC, key, mask_BT, num_samples, index_B):
     return elbo_of_terms(contract.terms(model, params, x_BTHWC, key, mask_BT, num_samples, index_B))
 
 
@@ -131,7 +139,13 @@ def iwae(
     chunk = min(chunk, num_samples)
     if num_samples < 1 or num_samples % chunk:
         raise ValueError(f"num_samples={num_samples} is not a positive multiple of chunk={chunk}")
+    contract.check_video(x_BTHWC)
+    model = contract.as_static(model)
+    return _iwae(model, params, x_BTHWC, key, num_samples, mask_BT, chunk, index_B)
 
+
+@functools.partial(contract.jit_inline, static_argnames=("model", "num_samples", "chunk"))
+def _iwae(model, params, x_BTHWC, key, num_samples, mask_BT, chunk, index_B):
     def sample_chunk(i):
         chunk_key = jax.random.fold_in(key, i)
         return log_weights(
