@@ -3,7 +3,7 @@
     import vvae
 
     vvae.prepare()                                # compilation cache; first line of a program
-    run = vvae.load_run("RUN")                    # a run directory of train.py
+    run = vvae.load_run("RUN")                    # a run directory of train.py: a TrainedRun
     run.read("a.mp4")                             # (x, mask) as the model saw its training videos
     run.encode("a.mp4"), run.label("a.mp4"), run.score("a.mp4")
     for score in vvae.watch(run, camera): ...     # live, frame after frame
@@ -19,7 +19,8 @@ Pure functions of (model, params, ...), for every model; x is uint8 or float in 
     normalize, denormalize, save_pretrained
 
 Models and their training: SequentialVAE, CausalVideoVAE, Model (what an own one implements), Terms,
-init_variables, train, or start_params, init_train_state, make_train_step, averaged_params.
+init_variables, split_key, train, or start_params, init_train_state, make_train_step,
+averaged_params. The folder examples/ has an own model, an own likelihood and own data.
 
 Rooms: vvae.data (folders of videos as clips), vvae.video (one video in or out), vvae.metrics
 (numbers with cards), vvae.tiling, vvae.streaming, vvae.sharding, vvae.coding, vvae.Config.
@@ -85,7 +86,7 @@ if TYPE_CHECKING:
     from vvae.pretrained.load import save_pretrained as save_pretrained
     from vvae.runtime import prepare as prepare
 
-_HOMES = {
+_ROOMS = {
     "config": "vvae.config",
     "data": "vvae.data",
     "distributions": "vvae.distributions",
@@ -100,6 +101,8 @@ _HOMES = {
     "sharding": "vvae.inference.sharding",
     "streaming": "vvae.inference.streaming",
     "tiling": "vvae.inference.tiling",
+}
+_HOMES = {
     "load": "vvae.build",
     "Config": "vvae.config",
     "denormalize": "vvae.inference.statistics",
@@ -140,7 +143,7 @@ _HOMES = {
 }
 # `help(vvae)` prints this text; with names here it would print more than a thousand lines of them.
 __all__: list[str] = []
-_get, __dir__ = attach(__name__, _HOMES)
+_get, __dir__ = attach(__name__, _HOMES, _ROOMS)
 
 
 def __getattr__(name: str):

@@ -5,18 +5,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def attach(package: str, homes: Mapping[str, str]) -> tuple[Callable, Callable]:
+def attach(
+    package: str, homes: Mapping[str, str], rooms: Mapping[str, str] | None = None
+) -> tuple[Callable, Callable]:
     """Returns the functions `__getattr__` and `__dir__` of a package (PEP 562).
 
     Args:
       package: its name.
-      homes: name -> the module that holds it; a module of that very name stands for itself.
+      homes: name -> the module that holds it.
+      rooms: name -> the module that it stands for.
     """
 
-    def get(name: str) -> Any:
-        if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = importlib.import_module(homes[name])
-        return module if homes[name].endswith(f".{name}") else getattr(module, name)
+    rooms = rooms or {}
 
-    return get, lambda: sorted(homes)
+    def get(name: str) -> Any:
+        if name in rooms:
+            return importlib.import_module(rooms[name])
+        if name in homes:
+            return getattr(importlib.import_module(homes[name]), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return get, lambda: sorted([*homes, *rooms])

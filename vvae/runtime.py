@@ -75,11 +75,12 @@ def _configure(chosen: dict[str, str]) -> None:
     is_running = xla_bridge.backends_are_initialized()
     late = [name for name in _BACKEND_SETTINGS if is_running and name in chosen]
     os.environ.update({name: value for name, value in chosen.items() if name not in late})
-    for variable, name in _CACHE_SETTINGS.items():
-        if variable in chosen:
-            value = type(getattr(jax.config, name) or "")(chosen[variable])
-            jax.config.update(name, value)
-    compilation_cache.reset_cache()  # jax has noted that there was none
+    missing = {name: chosen[var] for var, name in _CACHE_SETTINGS.items() if var in chosen}
+    for name, value in missing.items():
+        default = getattr(jax.config, name)
+        jax.config.update(name, value if default is None else type(default)(value))
+    if missing:
+        compilation_cache.reset_cache()  # jax has noted that there was none
     if "JAX_PLATFORMS" in chosen and not is_running:
         jax.config.update("jax_platforms", chosen["JAX_PLATFORMS"])
     if late:

@@ -33,7 +33,7 @@ import numpy as np
 
 from vvae import video
 from vvae.models import contract
-from vvae.models.contract import Params
+from vvae.models.contract import AnyArray, Params
 from vvae.models.grid import GridVideoVAE
 
 
@@ -67,7 +67,7 @@ def begin_encode() -> EncoderCache:
 
 
 def encode_chunk(
-    model: GridVideoVAE, params: Params, cache: EncoderCache, x_BTHWC: jax.Array
+    model: GridVideoVAE, params: Params, cache: EncoderCache, x_BTHWC: AnyArray
 ) -> tuple[EncoderCache, Any]:
     """Encodes the next frames of videos.
 
@@ -135,7 +135,7 @@ def begin_decode() -> DecoderCache:
 
 
 def decode_chunk(
-    model: GridVideoVAE, params: Params, cache: DecoderCache, z_BthwZ: jax.Array
+    model: GridVideoVAE, params: Params, cache: DecoderCache, z_BthwZ: AnyArray
 ) -> tuple[DecoderCache, jax.Array]:
     """Decodes the next latent frames of videos.
 
@@ -168,7 +168,7 @@ def _decode_chunk(model, params, cache, z_BthwZ):
     return DecoderCache(layers), x_BTHWC
 
 
-def _check_stream(pending: tuple[jax.Array, ...], x_BTHWC: jax.Array | np.ndarray) -> None:
+def _check_stream(pending: tuple[jax.Array, ...], x_BTHWC: AnyArray) -> None:
     shape = x_BTHWC.shape[:1] + x_BTHWC.shape[2:]
     if x_BTHWC.shape[1] < 1:
         raise ValueError(f"a chunk must have at least one frame, not shape {x_BTHWC.shape}")
@@ -253,13 +253,15 @@ def encode_frames(
         filled = np.pad(x_THWC, ((0, wanted - len(x_THWC)), *_NOTHING * 3), mode="edge")
         # Calls return before their work is done: wait, or chunks would pile up.
         cache, posterior = jax.block_until_ready(encode_chunk(model, params, cache, filled[None]))
-        yield jax.tree.map(lambda a, count=count: a[:, :count], posterior)
+        if len(x_THWC) < wanted:
+            posterior = jax.tree.map(lambda a, count=count: a[:, :count], posterior)
+        yield posterior
 
 
 def decode_video(
     model: GridVideoVAE,
     params: Params,
-    latents: Iterable[jax.Array | np.ndarray],
+    latents: Iterable[AnyArray],
     shape_THW: tuple[int, int, int],
 ) -> Iterator[np.ndarray]:
     """Decodes latents of any length as they arrive.

@@ -23,7 +23,7 @@ import numpy as np
 from vvae.models import contract
 from vvae.models.bottleneck import GaussianLatents
 from vvae.models.causal import CausalVideoVAE
-from vvae.models.contract import Params
+from vvae.models.contract import AnyArray, Params
 from vvae.models.grid import GridVideoVAE
 
 Interval = tuple[int, int]
@@ -86,7 +86,7 @@ class Axis:
 
 
 def encode_tiled(
-    model: CausalVideoVAE, params: Params, x_BTHWC: jax.Array, tile: tuple[int, int] = (16, 16)
+    model: CausalVideoVAE, params: Params, x_BTHWC: AnyArray, tile: tuple[int, int] = (16, 16)
 ) -> Any:
     """Encodes videos tile by tile; the result equals that of `vvae.encode`.
 
@@ -125,7 +125,7 @@ def _encode_tiled(model, params, x_BTHWC, tile):
 
 
 def decode_tiled(
-    model: CausalVideoVAE, params: Params, z_BthwZ: jax.Array, tile: tuple[int, int] = (16, 16)
+    model: CausalVideoVAE, params: Params, z_BthwZ: AnyArray, tile: tuple[int, int] = (16, 16)
 ) -> jax.Array:
     """Decodes latents tile by tile; the result equals that of `vvae.decode`, uncropped.
 
@@ -159,7 +159,7 @@ def _decode_tiled(model, params, z_BthwZ, tile):
 def encode_blended(
     model: GridVideoVAE,
     params: Params,
-    x_BTHWC: jax.Array,
+    x_BTHWC: AnyArray,
     tile: tuple[int, int] = (16, 16),
     overlap: int = 4,
 ) -> Any:
@@ -199,7 +199,7 @@ def _encode_blended(model, params, x_BTHWC, tile, overlap):
 def decode_blended(
     model: GridVideoVAE,
     params: Params,
-    z_BthwZ: jax.Array,
+    z_BthwZ: AnyArray,
     tile: tuple[int, int] = (16, 16),
     overlap: int = 4,
 ) -> jax.Array:
@@ -315,7 +315,8 @@ def _map_windows(function, inputs: jax.Array, axes: list[Axis]) -> Any:
         row, column = pair[0], pair[1]
         start = [jnp.asarray(a.starts)[i] for a, i in zip(axes, (row, column), strict=True)]
         window = jax.lax.dynamic_slice(inputs, (0, 0, *start, 0), shape)
-        weight = jnp.outer(*(jnp.asarray(a.weights_NK)[i] for a, i in zip(axes, (row, column))))
+        down, across = (jnp.asarray(a.weights_NK)[i] for a, i in zip(axes, (row, column)))
+        weight = jnp.outer(down, across)
         first = [
             s * axis.num_outputs // size
             for s, axis, size in zip(start, axes, num_inputs, strict=True)

@@ -30,6 +30,7 @@ from vvae.tasks.anomaly.intervals import Interval, find_intervals
 from vvae.tasks.anomaly.live import LiveScore, watch_frames
 from vvae.tasks.anomaly.scorer import Scorer
 from vvae.tasks.pooling import extract, make_encoder
+from vvae.video import VideoError
 
 _LARGEST_CACHE = 2**62  # bytes: clips of one video, in a temporary folder
 
@@ -210,6 +211,8 @@ class TrainedRun:
     @contextlib.contextmanager
     def _open(self, path: str | os.PathLike) -> Iterator[Clips]:
         """Opens the whole frames of one video as clips, which exist inside the context."""
+        if not os.path.exists(path):
+            raise VideoError(path, "no such file or folder")
         found = list_videos(path)
         if len(found) != 1:
             raise ValueError(

@@ -11,17 +11,19 @@ jit, vmap, grad, pmap and export as well.
 
 import functools
 import warnings
-from collections.abc import Hashable
 from typing import Any, Protocol, TypeVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from vvae.distributions import Gaussian
 from vvae.models.bottleneck import Codes
 
 Params = Any
+AnyArray = jax.Array | np.ndarray
 
 # What compiles the functions below. Inside a function that the caller jits they are inlined, so
 # that nothing but that function is compiled.
@@ -148,7 +150,7 @@ class TrainedModel(MeasuredModel, Protocol):
         ...
 
 
-AnyModel = TypeVar("AnyModel", bound=Hashable)
+AnyModel = TypeVar("AnyModel")
 
 
 def init_variables(model: Model, key: jax.Array) -> Params:
@@ -182,7 +184,7 @@ def as_static(model: AnyModel) -> AnyModel:
     return model
 
 
-def as_unit_range(x: jax.Array) -> jax.Array:
+def as_unit_range(x: AnyArray) -> jax.Array:
     """Returns a video as float in [-1, 1]: scales uint8 as x / 127.5 - 1, keeps float."""
     x = jnp.asarray(x)
     return x.astype(jnp.float32) / 127.5 - 1.0 if x.dtype == jnp.uint8 else x
@@ -193,7 +195,7 @@ def to_codes(x: jax.Array) -> jax.Array:
     return jnp.clip((x + 1.0) * 127.5, 0.0, 255.0)
 
 
-def check_video(x: jax.Array) -> None:
+def check_video(x: AnyArray) -> None:
     """Checks that x is a video batch, and warns of a float one that is not in [-1, 1].
 
     Raises:
@@ -208,13 +210,13 @@ def check_video(x: jax.Array) -> None:
         _warn_of_unsigned(x)
 
 
-def _warn_of_unsigned(x: jax.Array) -> None:
+def _warn_of_unsigned(x: AnyArray) -> None:
     """Warns of a float video without negative values, such as one in [0, 1] or [0, 255].
 
     Values that are not known yet, because they are traced, or that other processes hold are not
     looked at. A constant video, such as a white one, passes.
     """
-    if isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True) or not x.size:
+    if isinstance(x, Tracer) or not getattr(x, "is_fully_addressable", True) or not x.size:
         return
     # An array that a traced function closes over is known, but what is computed from it is not.
     with jax.ensure_compile_time_eval():
@@ -228,7 +230,7 @@ def _warn_of_unsigned(x: jax.Array) -> None:
         )
 
 
-def check_latents(latents) -> None:
+def check_latents(latents: Any) -> None:
     """Raises ValueError if `latents` are a posterior: a tree with Gaussians or Codes."""
     distributions = (Gaussian, Codes)
     leaves = jax.tree.leaves(latents, is_leaf=lambda node: isinstance(node, distributions))
@@ -240,22 +242,22 @@ def check_latents(latents) -> None:
         )
 
 
-def full_mask(x_BTHWC: jax.Array, mask_BT: jax.Array | None) -> jax.Array:
+def full_mask(x_BTHWC: AnyArray, mask_BT: AnyArray | None) -> jax.Array:
     """Returns mask_BT, by default True everywhere; raises ValueError if its shape is not [B, T]."""
     if mask_BT is None:
         return jnp.ones(x_BTHWC.shape[:2], bool)
     if mask_BT.shape != x_BTHWC.shape[:2]:
         raise ValueError(f"mask_BT has shape {mask_BT.shape}, but the video {x_BTHWC.shape[:2]}")
-    return mask_BT
+    return jnp.asarray(mask_BT)
 
 
-def split_key(key: jax.Array, x_BTHWC: jax.Array, index_B: jax.Array | None) -> jax.Array:
+def split_key(key: jax.Array, x_BTHWC: AnyArray, index_B: AnyArray | None) -> jax.Array:
     """Returns one key per clip, which depends on its index alone (0, ..., B-1 by default)."""
     index_B = jnp.arange(x_BTHWC.shape[0]) if index_B is None else index_B
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(index_B)
 
 
-def encode(model: Model, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Array | None = None):
+def encode(model: Model, params: Params, x_BTHWC: AnyArray, mask_BT: AnyArray | None = None) -> Any:
     """Infers the latents of videos.
 
     Args:
@@ -284,8 +286,8 @@ def _encode(model, params, x_BTHWC, mask_BT):
 def decode(
     model: Model,
     params: Params,
-    latents,
-    shape_THW: tuple[int, int, int] | None = None,
+    latents: Any,
+    shape_THW: tuple[int, ...] | None = None,
 ) -> jax.Array:
     """Computes the mean of p(x | latents).
 
@@ -315,7 +317,7 @@ def _decode(model, params, latents, shape_THW):
     return video if shape_THW is None else crop(video, shape_THW)
 
 
-def crop(video_BTHWC: jax.Array, shape_THW: tuple[int, int, int]) -> jax.Array:
+def crop(video_BTHWC: jax.Array, shape_THW: tuple[int, ...]) -> jax.Array:
     """Returns the first frames, rows and columns; raises ValueError if there are fewer."""
     num_frames, height, width = shape_THW
     if any(wanted > size for wanted, size in zip(shape_THW, video_BTHWC.shape[1:4], strict=True)):
@@ -326,7 +328,7 @@ def crop(video_BTHWC: jax.Array, shape_THW: tuple[int, int, int]) -> jax.Array:
 
 
 def reconstruct(
-    model: Model, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Array | None = None
+    model: Model, params: Params, x_BTHWC: AnyArray, mask_BT: AnyArray | None = None
 ) -> jax.Array:
     """Decodes the posterior mean.
 
@@ -352,11 +354,11 @@ def _reconstruct(model, params, x_BTHWC, mask_BT):
 def terms(
     model: Model,
     params: Params,
-    x_BTHWC: jax.Array,
+    x_BTHWC: AnyArray,
     key: jax.Array,
-    mask_BT: jax.Array | None = None,
+    mask_BT: AnyArray | None = None,
     num_samples: int = 1,
-    index_B: jax.Array | None = None,
+    index_B: AnyArray | None = None,
 ) -> Terms:
     """Samples the posterior and returns every term of the ELBO.
 
@@ -390,10 +392,10 @@ def _terms(model, params, x_BTHWC, key, mask_BT, num_samples, index_B):
 def terms_and_video(
     model: Model,
     params: Params,
-    x_BTHWC: jax.Array,
+    x_BTHWC: AnyArray,
     key: jax.Array,
-    mask_BT: jax.Array | None = None,
-    index_B: jax.Array | None = None,
+    mask_BT: AnyArray | None = None,
+    index_B: AnyArray | None = None,
 ) -> tuple[Terms, jax.Array]:
     """Returns the `terms` of one sample, and its mean video [B, T, H, W, C].
 

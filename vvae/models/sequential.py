@@ -381,6 +381,8 @@ class SequentialVAE(nn.Module):
     def frame_log_likelihood(self, x_BTHWC: jax.Array, latents: Latents) -> jax.Array:
         """Computes log p(x_t | z_t, w) in nats per frame, [B, T], summed over pixels and channels.
 
+        Override it in a subclass for another likelihood.
+
         Note:
           For a Gaussian this is a log-density over 8-bit values: log N of the standardised video
           minus log(127.5 std) per element. For the discretised logistic and the Bernoulli it is a
@@ -584,7 +586,12 @@ def _level_kl(model, params, x_BTHWC, key, mask_BT, index_B):
     return model.apply(params, x_BTHWC, mask_BT, key_B, method="kl_by_dim")
 
 
-def surprise(model: SequentialVAE, params, x_BTHWC, mask_BT=None) -> jax.Array:
+def surprise(
+    model: SequentialVAE,
+    params: contract.Params,
+    x_BTHWC: contract.AnyArray,
+    mask_BT: contract.AnyArray | None = None,
+) -> jax.Array:
     """Computes how unexpected each frame is: KL(q(z_t) || p(z_t | z_<t, w_<t)) in nats, [B, T].
 
     z_<t are posterior means, and w_<t is the posterior mean given the earlier frames alone (the

@@ -4,6 +4,7 @@ Functions take the model and use it through its contract alone, so they work for
 """
 
 import functools
+import operator
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 
 from vvae.distributions import raise_precision
 from vvae.models import contract
+from vvae.models.contract import AnyArray, Model, Params
 
 
 class Bound(NamedTuple):
@@ -75,13 +77,18 @@ def free_bits_kl(kl_by_level: dict, floor: float) -> jax.Array:
     References:
       Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016, C.8.
     """
-    if floor <= 0.0:
-        return sum(kl_by_level.values())
-    return sum(jnp.maximum(kl, floor) for kl in kl_by_level.values())
+    floored = (jnp.maximum(kl, floor) if floor > 0.0 else kl for kl in kl_by_level.values())
+    return functools.reduce(operator.add, floored)
 
 
 def elbo(
-    model, params, x_BTHWC, key, mask_BT=None, num_samples: int = 1, index_B=None
+    model: Model,
+    params: Params,
+    x_BTHWC: AnyArray,
+    key: jax.Array,
+    mask_BT: AnyArray | None = None,
+    num_samples: int = 1,
+    index_B: AnyArray | None = None,
 ) -> jax.Array:
     """Computes the evidence lower bound of each clip, [B], in nats per clip.
 
@@ -109,14 +116,14 @@ def _elbo(model, params, x_BTHWC, key, mask_BT, num_samples, index_B):
 
 
 def iwae(
-    model,
-    params,
-    x_BTHWC,
-    key,
+    model: Model,
+    params: Params,
+    x_BTHWC: AnyArray,
+    key: jax.Array,
     num_samples: int,
-    mask_BT=None,
+    mask_BT: AnyArray | None = None,
     chunk: int = 10,
-    index_B=None,
+    index_B: AnyArray | None = None,
 ) -> Bound:
     """Computes the importance-weighted bound of each clip with exactly num_samples samples.
 

@@ -202,14 +202,16 @@ class _WindowScorer:
 
     def _score_model(self, tiles_KTHWC, mask_KT) -> dict[str, np.ndarray]:
         """Returns the needed scores of the model, float64 [T]: the largest of the tiles."""
-        model, settings, scores = self._model, self._scorer.settings, {}
+        model, settings = self._model, self._scorer.settings
+        reference, values, scores = self._scorer.reference, {}, {}
         if self._needed & STREAM_SCORES:
             self._state, streamed = jit_score_stream(
                 model, self._params, self._state, tiles_KTHWC, mask_KT, block=settings.block
             )
-            streamed = jax.device_get(streamed)
-            latent_TKZ = streamed.pop("latent").swapaxes(0, 1)
-            scores |= streamed
+            values |= jax.device_get(streamed)
+            latent_TKZ = values.pop("latent").swapaxes(0, 1)
+            for name in self._needed.intersection(scorers.LATENT_SCORES):
+                scores[name] = scorers.score_tiles(reference, name, latent_TKZ)
         if self._needed & WINDOW_SCORES:
             index_K = np.full(len(tiles_KTHWC), self._position, np.int32)
             windows = jit_score_windows(
@@ -220,12 +222,8 @@ class _WindowScorer:
                 num_samples=settings.num_samples,
                 regret_steps=settings.regret_steps,
             )
-            scores |= jax.device_get(windows)
-        scores = {name: value.max(axis=0).astype(np.float64) for name, value in scores.items()}
-        reference = self._scorer.reference
-        for name in scorers.LATENT_SCORES:
-            if name in self._needed:
-                scores[name] = scorers.score_tiles(reference, name, latent_TKZ)
+            values |= jax.device_get(windows)
+        scores |= {name: value.max(axis=0).astype(np.float64) for name, value in values.items()}
         if RANDOM_ENCODER in self._needed:
             self._random_state, latent = jit_stream_latents(
                 model, self._fresh, self._random_state, tiles_KTHWC, mask_KT
