@@ -1,6 +1,9 @@
 """A run as an object answers as the commands do; live scores are those of the whole video."""
 
 import csv
+import dataclasses
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,31 +98,37 @@ def check_live(run, path):
     return live
 
 
+def judge_by(run, score):
+    """Returns the run with another score of verdicts."""
+    other = dataclasses.replace(run)
+    vars(other)["scorer"] = dataclasses.replace(run.scorer, headline=score)
+    return other
+
+
 def test_live_scores_of_clips_are_those_of_the_whole_video(run, videos):
     live = check_live(run, videos / "new" / "dark.mkv")
     assert any(score.alarm for score in live[6:8])
+    for score in ("reconstruction", "typicality", "frame_difference_block", "time_index"):
+        check_live(judge_by(run, score), videos / "new" / "light.mkv")
 
 
 @pytest.mark.parametrize(
-    ("score", "data"),
+    ("scores", "data"),
     [
-        ("surprise", {"view": "gray+difference", "frame_stride": 2}),
-        ("fusion_motion", {"view": "motion"}),
-        ("latent_knn", {"tile": 8}),
-        ("random_encoder", {"view": "difference", "frame_stride": 3}),
+        (("surprise", "fusion_motion"), {"view": "gray+motion", "frame_stride": 2}),
+        (("latent_knn", "random_encoder"), {"tile": 8}),
     ],
 )
-def test_live_scores_of_other_views_and_of_tiles(videos, tmp_path, score, data):
-    workdir = tiny_run.write_run(tmp_path, videos / "known", score=score, **data)
+def test_live_scores_of_other_views_and_of_tiles(videos, tmp_path, scores, data):
+    workdir = tiny_run.write_run(tmp_path, videos / "known", **data)
     ask(workdir, "anomaly")
     run = vvae.load_run(workdir)
-    check_live(run, videos / "new" / "light.mkv")
+    for score in scores:
+        check_live(judge_by(run, score), videos / "new" / "light.mkv")
     assert run.read(videos / "new" / "light.mkv")[0].shape[2] == data.get("tile", 16)
 
 
-def test_scores_of_single_frames_do_not_wait(videos, tmp_path):
-    workdir = tiny_run.write_run(tmp_path, videos / "known", score="reconstruction")
-    ask(workdir, "anomaly")
+def test_scores_of_single_frames_do_not_wait(run, videos):
     given = []
 
     def give():
@@ -127,8 +136,22 @@ def test_scores_of_single_frames_do_not_wait(videos, tmp_path):
             given.append(frame)
             yield frame[..., 0]
 
-    numbers = [(score.frame, len(given)) for score in vvae.watch(vvae.load_run(workdir), give())]
-    assert numbers == [(t, t + 1) for t in range(10)]
+    live = vvae.watch(judge_by(run, "reconstruction"), give())
+    assert [(score.frame, len(given)) for score in live] == [(t, t + 1) for t in range(10)]
+
+
+def run_example(name, *arguments):
+    path = Path(__file__).resolve().parents[1] / "examples" / f"{name}.py"
+    return runpy.run_path(str(path))["main"](*map(str, arguments))
+
+
+def test_the_examples_of_a_run(run, workdir, videos, capsys):
+    path = videos / "new" / "dark.mkv"
+    run_example("label_video", workdir, path)
+    printed = capsys.readouterr().out
+    assert f"{path}: {run.label(path).name} (" in printed
+    assert f"{path}: {'abnormal' if run.score(path).is_abnormal else 'normal'}, peak" in printed
+    assert run_example("watch_camera", workdir, path) == 11
 
 
 def test_what_is_missing_or_wrong_is_one_line(run, videos, tmp_path):

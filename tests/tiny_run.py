@@ -42,7 +42,7 @@ def make_frames(rng, level: int, shape_THW) -> np.ndarray:
     return np.clip(frames, 0, 255).astype(np.uint8)
 
 
-def write_run(folder: Path, known: Path, *, score="fusion", **data) -> Path:
+def write_run(folder: Path, known: Path, **data) -> Path:
     """Writes RUN of random weights with a checkpoint; `data` are settings such as the view."""
     tile = data.get("tile")
     config = Config(
@@ -59,7 +59,6 @@ def write_run(folder: Path, known: Path, *, score="fusion", **data) -> Path:
         evaluate=Evaluate(
             tasks=("anomaly",) if tile else ("classify", "anomaly"),
             baselines=("chance",),
-            anomaly_score=score,
             anomaly_block=4,
             regret_steps=1,
         ),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from vvae import runtime
@@ -205,4 +206,4 @@ def load(
     run = run if isinstance(run, Run) else open_run(run)
     model = build_model(run.config)
     with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
-        return model, checkpointer.restore_variables(which, ema=ema)
+        return model, jax.tree.map(jnp.asarray, checkpointer.restore_variables(which, ema=ema))

@@ -91,6 +91,7 @@ def encode_chunk(
 
 @functools.partial(contract.jit_inline, static_argnames="model")
 def _encode_chunk(model, params, cache, x_BTHWC):
+    contract.check_video(x_BTHWC)
     x_BTHWC = contract.as_unit_range(x_BTHWC)
     waiting = [frame[:, None] for frame in cache.pending]
     x_BTHWC = jnp.concatenate([*waiting, x_BTHWC], axis=1)
@@ -242,6 +243,7 @@ def encode_frames(
     """
     if latents_per_chunk < 1:
         raise ValueError(f"latents_per_chunk={latents_per_chunk} must be at least 1")
+    model = contract.as_static(model)
     cache, step = begin_encode(), model.temporal_compression
     size = latents_per_chunk * step
     # The first frame is alone in its latent frame: start with a shorter chunk, so that all later
@@ -251,8 +253,9 @@ def encode_frames(
         wanted = size - step + 1 if is_first else size
         count = is_first + math.ceil((len(x_THWC) - is_first) / step)
         filled = np.pad(x_THWC, ((0, wanted - len(x_THWC)), *_NOTHING * 3), mode="edge")
-        # Calls return before their work is done: wait, or chunks would pile up.
-        cache, posterior = jax.block_until_ready(encode_chunk(model, params, cache, filled[None]))
+        # Calls return before their work is done: wait, or chunks would pile up. The values are not
+        # looked at: a piece of a float video may well have none below zero.
+        cache, posterior = jax.block_until_ready(_encode_chunk(model, params, cache, filled[None]))
         if len(x_THWC) < wanted:
             posterior = jax.tree.map(lambda a, count=count: a[:, :count], posterior)
         yield posterior

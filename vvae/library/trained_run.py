@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vvae import build
@@ -259,7 +257,7 @@ def load_run(workdir: str | os.PathLike, which: str | int = "best", ema: bool = 
         workdir=run.workdir,
         config=run.config,
         model=model,
-        params=jax.tree.map(jnp.asarray, params),
+        params=params,
         class_names=run.class_names,
     )
 

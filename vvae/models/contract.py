@@ -177,11 +177,16 @@ def as_static(model: AnyModel) -> AnyModel:
     try:
         hash(model)
     except TypeError as error:
+        given = {name: value for name, value in vars(model).items() if _is_list_like(value)}
         raise ValueError(
-            f"this {type(model).__name__} cannot be compiled for ({error}): give its fields as "
-            "tuples and other hashable values"
+            f"this {type(model).__name__} cannot be compiled for, because a field is not hashable: "
+            f"give tuples instead of {given or 'arrays and other changeable values'}"
         ) from error
     return model
+
+
+def _is_list_like(value: Any) -> bool:
+    return isinstance(value, list | dict | set)
 
 
 def as_unit_range(x: AnyArray) -> jax.Array:

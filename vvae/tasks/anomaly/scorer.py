@@ -5,6 +5,7 @@ score and the thresholds come from held-out normal videos. The evaluated videos 
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 
@@ -14,6 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from vvae.data.clips import Clips
+from vvae.data.tiles import count_tiles
 from vvae.metrics.detection import find_threshold, smooth_by_video
 from vvae.tasks.anomaly.controls import CONTROLS, Untrained, fit_untrained, score_controls
 from vvae.tasks.anomaly.intervals import Frames, list_frames
@@ -159,10 +161,8 @@ def compute_scores(
     frames = list_frames(clips)
     streamed = _score_streamed(model, params, reference, settings, clips, frames, batch_size)
     windows = _score_windows(model, params, settings, clips, frames, batch_size)
-    fresh = randomize_params(model, params, settings.seed)
-    random = _flatten_tiles(frames.take(compute_latents(model, fresh, clips, batch_size)))
-    scores = streamed | windows
-    scores[RANDOM_ENCODER] = score_tiles(reference, RANDOM_ENCODER, random)
+    random = _score_random(model, params, reference, settings, clips, frames, batch_size)
+    scores = streamed | windows | random
     return frames, scores | _score_controls(reference, settings, clips, frames)
 
 
@@ -187,14 +187,15 @@ def score_headline(
     """
     frames, needed, scores = list_frames(clips), list_needed(scorer), {}
     reference, settings = scorer.reference, scorer.settings
+    # Each video, or each of its tiles, is one row of a batch of streams: leave few rows unused.
+    num_streams = len(clips.videos) * math.prod(count_tiles(clips, *model.shape_HWC[:2]))
+    streams = min(batch_size, num_streams)
     if needed & STREAM_SCORES:
-        scores |= _score_streamed(model, params, reference, settings, clips, frames, batch_size)
+        scores |= _score_streamed(model, params, reference, settings, clips, frames, streams)
     if needed & WINDOW_SCORES:
         scores |= _score_windows(model, params, settings, clips, frames, batch_size)
     if RANDOM_ENCODER in needed:
-        fresh = randomize_params(model, params, settings.seed)
-        random = _flatten_tiles(frames.take(compute_latents(model, fresh, clips, batch_size)))
-        scores[RANDOM_ENCODER] = score_tiles(reference, RANDOM_ENCODER, random)
+        scores |= _score_random(model, params, reference, settings, clips, frames, streams)
     if needed & set(CONTROLS):
         scores |= _score_controls(reference, settings, clips, frames)
     return frames, find_headline(scorer, scores)
@@ -234,6 +235,14 @@ def _score_windows(
     model, params, settings, clips: Clips, frames: Frames, batch_size: int
 ) -> dict[str, np.ndarray]:
     return _take_largest(compute_windows(model, params, clips, settings, batch_size), frames)
+
+
+def _score_random(
+    model, params, reference: Reference, settings, clips: Clips, frames: Frames, batch_size: int
+) -> dict[str, np.ndarray]:
+    fresh = randomize_params(model, params, settings.seed)
+    latent_FKZ = _flatten_tiles(frames.take(compute_latents(model, fresh, clips, batch_size)))
+    return {RANDOM_ENCODER: score_tiles(reference, RANDOM_ENCODER, latent_FKZ)}
 
 
 def _score_controls(reference, settings, clips: Clips, frames: Frames) -> dict[str, np.ndarray]:
