@@ -124,6 +124,7 @@ ALLOWED = {
         "data",
         "models",
         "objectives",
+        "program",
         "training",
         "measure",
         "metrics",

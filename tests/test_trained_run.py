@@ -157,9 +157,9 @@ def test_the_examples_of_a_run(run, workdir, videos, capsys):
 def test_what_is_missing_or_wrong_is_one_line(run, videos, tmp_path):
     bare = vvae.load_run(tiny_run.write_run(tmp_path, videos / "known"))
     path = videos / "new" / "dark.mkv"
-    with pytest.raises(ValueError, match=r"run `python evaluate.py classify --workdir .*` first"):
+    with pytest.raises(ValueError, match=r"run `vvae classify --workdir .*` first"):
         bare.label(path)
-    with pytest.raises(ValueError, match=r"run `python evaluate.py anomaly --workdir .*` first"):
+    with pytest.raises(ValueError, match=r"run `vvae anomaly --workdir .*` first"):
         bare.score(path)
     with pytest.raises(ValueError, match="holds 2 videos: give one of them"):
         run.label(videos / "new")

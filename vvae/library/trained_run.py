@@ -21,6 +21,7 @@ from vvae.measure.mapping import map_clips
 from vvae.metrics.detection import smooth_by_video
 from vvae.models import contract
 from vvae.models.contract import Params
+from vvae.program import name_command
 from vvae.run import Run, open_run
 from vvae.tasks import probe as probes
 from vvae.tasks.anomaly import scorer as scorers
@@ -50,7 +51,7 @@ class Label:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VideoScores:
-    """How abnormal the frames of a video are, and the verdict; equal to `evaluate.py anomaly`.
+    """How abnormal the frames of a video are, and the verdict; equal to the task `anomaly`.
 
     Attributes:
       score_F: float64, the score of every frame of the file, smoothed by a Gaussian of 3 frames.
@@ -140,7 +141,7 @@ class TrainedRun:
             return map_clips(encode, clips, self._batch_size(clips))
 
     def label(self, path: str | os.PathLike) -> Label:
-        """Recognises a video by the probe of `evaluate.py classify`, which labels it alike.
+        """Recognises a video by the probe of the task `classify`, which labels it alike.
 
         Args:
           path: the video.
@@ -158,7 +159,7 @@ class TrainedRun:
         return Label(name=best, score=scores[best], scores=scores)
 
     def score(self, path: str | os.PathLike) -> VideoScores:
-        """Judges how abnormal each frame is by the scorer of `evaluate.py anomaly`.
+        """Judges how abnormal each frame is by the scorer of the task `anomaly`.
 
         Args:
           path: the video.
@@ -188,7 +189,7 @@ class TrainedRun:
 
     @functools.cached_property
     def scorer(self) -> Scorer:
-        """The scorer that `evaluate.py anomaly` has fitted; ValueError if it has not."""
+        """The scorer that the task `anomaly` has fitted; ValueError if it has not."""
         return scorers.load_scorer(self._find_fitted("anomaly", scorers.SCORER_FILE))
 
     @functools.cached_property
@@ -202,7 +203,7 @@ class TrainedRun:
         check_tasks(self.config, [task])
         path = self.workdir / "eval" / name
         if not path.exists():
-            command = f"python evaluate.py {task} --workdir {self.workdir}"
+            command = f"{name_command(f'evaluate {task}')} --workdir {self.workdir}"
             raise ValueError(f"{path} is missing: run `{command}` first")
         return path
 
@@ -215,7 +216,7 @@ class TrainedRun:
         if len(found) != 1:
             raise ValueError(
                 f"{path} holds {len(found)} videos: give one of them, or the folder to "
-                f"`python evaluate.py TASK --workdir {self.workdir} --data.path {path}`"
+                f"`{name_command('evaluate TASK')} --workdir {self.workdir} --data.path {path}`"
             )
         decoding = build.find_decoding(self.config)
         with tempfile.TemporaryDirectory(prefix="vvae-") as folder:
@@ -244,7 +245,7 @@ def load_run(workdir: str | os.PathLike, which: str | int = "best", ema: bool = 
     Args:
       workdir: the run directory.
       which: "best" (by validation ELBO), "latest", or the step of a checkpoint. Probe and scorer
-        are those that the last `evaluate.py` fitted, to the best checkpoint by default.
+        are those that the tasks `classify` and `anomaly` fitted, to the best one by default.
       ema: whether to load the moving average of the parameters, which evaluation uses, or the last
         parameters.
 
@@ -285,7 +286,7 @@ def watch(run: TrainedRun, frames: Iterable[np.ndarray]) -> Iterator[LiveScore]:
     together, with its last frame.
 
     Args:
-      run: from `load_run`, with the scorer of `evaluate.py anomaly`.
+      run: from `load_run`, with the scorer of the task `anomaly`.
       frames: uint8 RGB [H, W, 3] or gray [H, W], of any size, such as those of a camera or of
         `imageio.v3.imiter`. They should come at the frame rate of the training videos.
 
