@@ -17,6 +17,8 @@ import numpy as np
 from benchmarks.origin import RESULTS
 
 Curve = Sequence[tuple[float, float]]
+# Name in the file -> name in the docs.
+RIVALS = {"h264": "H.264", "pca_blocks": "PCA of blocks", "jpeg": "JPEG"}
 
 
 def main() -> None:
@@ -32,6 +34,32 @@ def main() -> None:
         print(f"{point[0]:10.3f} {point[1]:6.2f}  {text}")
     means = (average_bits(vae, curve) for curve in curves.values())
     print("mean over equal PSNR".ljust(19) + "  ".join(f"{mean:10.2f}" for mean in means))
+
+
+def format_table(content: dict) -> str:
+    """Returns the table of the docs: the VAE's rate over those of other codecs, at equal PSNR.
+
+    Args:
+      content: of rate_distortion.json.
+    """
+    curves = {name: sorted((p[0], p[1]) for p in points) for name, points in content["curves"].items()}
+    vae = curves["vae"]
+    lines = [
+        f"Bits of the VAE over those of others at its PSNR. `{content['command']}`",
+        "",
+        f"| bits/pixel | PSNR (dB) | {' | '.join(f'times the bits of {name}' for name in RIVALS.values())} |",
+        f"| ---: | ---: | {' | '.join('---:' for _ in RIVALS)} |",
+    ]
+    for point in vae:
+        cells = [_format_ratio(compare_bits(point, curves[name])) for name in RIVALS]
+        lines.append(f"| {point[0]:.3f} | {point[1]:.2f} | {' | '.join(cells)} |")
+    means = [_format_ratio(average_bits(vae, curves[name])) for name in RIVALS]
+    lines.append(f"| mean over equal PSNR |  | {' | '.join(means)} |")
+    return "\n".join([*lines, "", ""])
+
+
+def _format_ratio(ratio: float) -> str:
+    return "beyond its curve" if math.isnan(ratio) else f"{ratio:.1f}"
 
 
 def compare_bits(point: tuple[float, float], curve: Curve) -> float:

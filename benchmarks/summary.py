@@ -1,0 +1,80 @@
+"""The README's table of results: for each job the VAE's headline and the best rival beside it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.equal_psnr import average_bits
+from benchmarks.results import read_board
+from benchmarks.tables import format_metric
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Attributes:
+      job: what is done, on what.
+      metric: what is measured, in words.
+      task: board.
+      column: of the board; higher is better.
+      page: of docs/results, without its suffix.
+    """
+
+    job: str
+    metric: str
+    task: str
+    column: str
+    page: str
+
+
+ROWS = (
+    Row("Actions of unseen drawn performers", "top-1", "performers", "top1", "performers"),
+    Row("Gestures in unseen environments", "top-1", "gestures", "top1", "gestures"),
+    Row("Clusters of actions, no labels", "accuracy", "clusters", "accuracy", "clusters"),
+    Row("Shot boundaries, joined videos", "F1, cuts", "shots", "joined_cuts_f1_0", "shots"),
+    Row("Anomalies, UCSD Ped2", "frame AUROC", "ped2", "micro_raw", "ped2"),
+)
+
+
+def format_summary(results: Path) -> str:
+    """Returns the table as Markdown."""
+    lines = [
+        "| job | metric | vvae | best rival measured | all rows |",
+        "| --- | --- | --- | --- | --- |",
+        *(format_row(row, results) for row in ROWS),
+        _format_compression(results),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def format_row(row: Row, results: Path) -> str:
+    """Returns a row: the headline of the family vae, and the best row of the family baseline.
+
+    Raises:
+      ValueError: if the board has no such rows.
+    """
+    rows = read_board(results / f"{row.task}.json")["rows"]
+    measured = [r for r in rows if r["metrics"].get(row.column, {}).get("mean") is not None]
+    ours = [r for r in measured if r["headline"] and r["family"] == "vae"]
+    rivals = [r for r in measured if r["family"] == "baseline"]
+    if len(ours) != 1 or not rivals:
+        raise ValueError(f"the board {row.task} has no headline or no baseline with {row.column}")
+    best = max(rivals, key=lambda r: r["metrics"][row.column]["mean"])
+    cells = [_name(found, row.column) for found in (ours[0], best)]
+    link = f"[{row.page}](docs/results/{row.page}.md)"
+    return f"| {row.job} | {row.metric} | {' | '.join(cells)} | {link} |"
+
+
+def _name(found: dict, column: str) -> str:
+    name = found["row"].replace("|", "\\|")
+    return f"{name}: {format_metric(found['metrics'][column])}"
+
+
+def _format_compression(results: Path) -> str:
+    curves = json.loads((results / "rate_distortion.json").read_text())["curves"]
+    vae, h264 = (sorted((p[0], p[1]) for p in curves[name]) for name in ("vae", "h264"))
+    return (
+        f"| Compression, 64x64 RGB | bits at equal PSNR | {average_bits(vae, h264):.1f} times "
+        "| H.264: 1 | [rate_distortion](docs/results/rate_distortion.md) |"
+    )
