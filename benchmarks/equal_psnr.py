@@ -42,7 +42,9 @@ def format_table(content: dict) -> str:
     Args:
       content: of rate_distortion.json.
     """
-    curves = {name: sorted((p[0], p[1]) for p in points) for name, points in content["curves"].items()}
+    curves = {
+        name: sorted((p[0], p[1]) for p in points) for name, points in content["curves"].items()
+    }
     vae = curves["vae"]
     lines = [
         f"Bits of the VAE over those of others at its PSNR. `{content['command']}`",

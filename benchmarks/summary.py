@@ -31,8 +31,14 @@ class Row:
 ROWS = (
     Row("Actions of unseen drawn performers", "top-1", "performers", "top1", "performers"),
     Row("Gestures in unseen environments", "top-1", "gestures", "top1", "gestures"),
-    Row("Clusters of actions, no labels", "accuracy", "clusters", "accuracy", "clusters"),
-    Row("Shot boundaries, joined videos", "F1, cuts", "shots", "joined_cuts_f1_0", "shots"),
+    Row(
+        "Clusters of drawn actions; settings chosen with labels",
+        "accuracy",
+        "clusters",
+        "accuracy",
+        "clusters",
+    ),
+    Row("Cuts in joined videos", "F1", "shots", "joined_cuts_f1_0", "shots"),
     Row("Anomalies, UCSD Ped2", "frame AUROC", "ped2", "micro_raw", "ped2"),
 )
 
@@ -40,7 +46,7 @@ ROWS = (
 def format_summary(results: Path) -> str:
     """Returns the table as Markdown."""
     lines = [
-        "| job | metric | vvae | best rival measured | all rows |",
+        "| job | metric | vvae | best rival measured | details |",
         "| --- | --- | --- | --- | --- |",
         *(format_row(row, results) for row in ROWS),
         _format_compression(results),
@@ -68,7 +74,7 @@ def format_row(row: Row, results: Path) -> str:
 
 def _name(found: dict, column: str) -> str:
     name = found["row"].replace("|", "\\|")
-    return f"{name}: {format_metric(found['metrics'][column])}"
+    return f"`{name}` {format_metric(found['metrics'][column])}"
 
 
 def _format_compression(results: Path) -> str:
@@ -76,5 +82,5 @@ def _format_compression(results: Path) -> str:
     vae, h264 = (sorted((p[0], p[1]) for p in curves[name]) for name in ("vae", "h264"))
     return (
         f"| Compression, 64x64 RGB | bits at equal PSNR | {average_bits(vae, h264):.1f} times "
-        "| H.264: 1 | [rate_distortion](docs/results/rate_distortion.md) |"
+        "| H.264, 1 | [rate_distortion](docs/results/rate_distortion.md) |"
     )

@@ -71,7 +71,7 @@ def _write_value(results: Path, task: str, row: str, column: str) -> str:
 def _write_summary(results: Path) -> str:
     from benchmarks.summary import format_summary
 
-    return f"\n{format_summary(results)}"
+    return f"\n\n{format_summary(results)}\n"
 
 
 def _write_rate_distortion(results: Path) -> str:

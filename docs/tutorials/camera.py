@@ -48,7 +48,10 @@ sh(
 # ([results](../results/ped2.md)).
 
 # %%
-show("runs/camera/eval/anomaly.png", "Score of every frame of the test videos, threshold, and true intervals")
+show(
+    "runs/camera/eval/anomaly.png",
+    "Score of every frame of the test videos, threshold, and true intervals",
+)
 
 # %% [markdown]
 # `runs/camera/eval/anomaly.mp4` shows the videos with the score and the places that raise it.

@@ -54,7 +54,9 @@ sh(
 # nothing. Few test videos make wide intervals.
 
 # %%
-show("runs/gestures/eval/classify_confusion.png", "True classes (rows) and predicted ones (columns)")
+show(
+    "runs/gestures/eval/classify_confusion.png", "True classes (rows) and predicted ones (columns)"
+)
 
 # %% [markdown]
 # ## Label new videos

@@ -11,7 +11,6 @@
 
 # %% tags=["hide"]
 import shutil
-from pathlib import Path
 
 from shell import read_settings, sh, show
 
