@@ -45,11 +45,11 @@ def format_table(content: dict) -> str:
     curves = {
         name: sorted((p[0], p[1]) for p in points) for name, points in content["curves"].items()
     }
-    vae = curves["vae"]
+    vae, titles = curves["vae"], [f"times the bits of {name}" for name in RIVALS.values()]
     lines = [
         f"Bits of the VAE over those of others at its PSNR. `{content['command']}`",
         "",
-        f"| bits/pixel | PSNR (dB) | {' | '.join(f'times the bits of {name}' for name in RIVALS.values())} |",
+        f"| bits/pixel | PSNR (dB) | {' | '.join(titles)} |",
         f"| ---: | ---: | {' | '.join('---:' for _ in RIVALS)} |",
     ]
     for point in vae:

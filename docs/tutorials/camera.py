@@ -3,7 +3,7 @@
 #
 # You have recordings of a fixed camera in which nothing unusual happens, and want to be told when
 # something does. This tutorial learns what is normal, scores unseen recordings and sets a threshold.
-# It takes a few minutes on two CPU cores and needs OpenCV (`pip install '.[vision]'`).
+# It takes a few minutes on two CPU cores.
 #
 # The camera here looks at a walkway: [UCSD Ped2](http://www.svcl.ucsd.edu/projects/anomaly). Normal
 # is walking. Bicycles and carts are not.
@@ -37,7 +37,8 @@ sh("vvae check camera")
 
 # %%
 sh(
-    f"vvae train surveillance --data.path camera --workdir runs/camera --train.num_steps {settings.steps}",
+    "vvae train surveillance --data.path camera --workdir runs/camera "
+    f"--train.num_steps {settings.steps}",
     last=45,
 )
 
@@ -50,7 +51,7 @@ sh(
 # %%
 show(
     "runs/camera/eval/anomaly.png",
-    "Score of every frame of the test videos, threshold, and true intervals",
+    "Scores of the test videos, threshold, true intervals",
 )
 
 # %% [markdown]

@@ -3,7 +3,7 @@
 #
 # You have short labelled videos: one folder per gesture, a dozen videos in each. This tutorial
 # trains a VAE on them, measures how well it tells the gestures apart, and labels new videos. It
-# takes a few minutes on two CPU cores and needs OpenCV (`pip install '.[vision]'`).
+# takes a few minutes on two CPU cores.
 #
 # The videos here are six gestures of
 # [EgoGestAR](https://varunj.github.io/gestarlite): a hand draws a figure in front of a head-mounted
@@ -43,7 +43,8 @@ sh("vvae check gestures")
 
 # %%
 sh(
-    f"vvae train actions --data.path gestures --workdir runs/gestures --train.num_steps {settings.steps}",
+    "vvae train actions --data.path gestures --workdir runs/gestures "
+    f"--train.num_steps {settings.steps}",
     last=30,
 )
 
