@@ -2,7 +2,8 @@
 # # Watch a fixed camera
 #
 # You have recordings of a fixed camera in which nothing unusual happens, and want to be told when
-# something does. This tutorial learns what is normal, scores unseen recordings and sets a threshold.
+# something does. This tutorial learns what is normal, scores unseen recordings and sets a
+# threshold.
 # It takes a few minutes on two CPU cores.
 #
 # The camera here looks at a walkway: [UCSD Ped2](http://www.svcl.ucsd.edu/projects/anomaly). Normal
@@ -32,8 +33,8 @@ sh("vvae check camera")
 # %% [markdown]
 # ## Train
 #
-# The configuration `surveillance` reads the local speed of what moves. Every place of the frame is a
-# clip of its own, so that normal traffic elsewhere does not hide what is abnormal at one place.
+# The configuration `surveillance` reads the local speed of what moves. Every place of the frame is
+# a clip of its own, so that normal traffic elsewhere does not hide what is abnormal at one place.
 
 # %%
 sh(
@@ -71,16 +72,18 @@ sh("vvae anomaly --workdir runs/camera --data.path new", last=25)
 # %% [markdown]
 # ## Live
 #
-# `watch` takes frames one by one and gives a score for each, without looking ahead.
+# `watch` takes frames as a camera gives them, and never looks ahead.
 
 # %%
-import itertools
-
 import vvae
-from vvae import video
 
 run = vvae.load_run("runs/camera")
-frames = video.read_frames("new/test01.mp4")
-for number, score in enumerate(itertools.islice(vvae.watch(run, frames), 40)):
-    if number % 10 == 0:
-        print(number, score)
+frames = vvae.video.iterate_frames("new/test01.mp4")
+for score in vvae.watch(run, frames):
+    if score.frame % 20 == 0:
+        print(f"frame {score.frame:3}  score {score.score:7.2f}  alarm {score.alarm}")
+
+# %% [markdown]
+# Scores of whole clips, such as the default here, come together with the last frame of a clip.
+# `--evaluate.anomaly_score surprise` in training makes verdicts from a score that comes with its
+# frame.

@@ -75,7 +75,8 @@ import vvae
 
 run = vvae.load_run("runs/gestures")
 for path in sorted(Path("new").glob("*/*.mp4"))[::6]:
-    print(path, run.label(path))
+    label = run.label(path)
+    print(f"{path}: {label.name} ({label.score:.2f})")
 
 # %% [markdown]
 # ## How many labels does it take?

@@ -20,8 +20,8 @@ shutil.rmtree("runs", ignore_errors=True)
 # %% [markdown]
 # ## Train
 #
-# The configuration `causal_tiny` compresses 4 frames of 8x8 pixels to one position of 8 channels. The
-# first frame has a latent frame of its own, so that a still image is a video of one frame.
+# The configuration `causal_tiny` compresses 4 frames of 8x8 pixels to one position of 8 channels.
+# The first frame has a latent frame of its own, so that a still image is a video of one frame.
 
 # %%
 sh(f"vvae train causal_tiny --workdir runs/latents --train.num_steps {settings.steps}", last=20)
