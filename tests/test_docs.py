@@ -185,7 +185,7 @@ from shell import sh, show
 count = 3
 
 # %%
-sh(f"echo {{count}} steps", keep="steps")
+sh(f"seq {{count + 2}}", begin="2", end="4", keep="[24]")
 
 # %%
 show({str(tmp_path / "red.png")!r}, "All red")
@@ -197,7 +197,7 @@ print(count + 1)
     page = render.render(text, tmp_path)
     body = page.rpartition("\n\n*This page is")[0]
     assert body == (
-        "# Title\n\nText.\n\n```sh\necho 3 steps\n```\n\n```text\n3 steps\n```\n\n"
+        "# Title\n\nText.\n\n```sh\nseq 5\n```\n\n```text\n2\n4\n```\n\n"
         f"![All red]({tmp_path.name}/red.png)\n\n*All red*\n\n"
         "```python\n# Why.\nprint(count + 1)\n```\n\n```text\n4\n```"
     )

@@ -40,13 +40,16 @@ sh("vvae check camera")
 sh(
     "vvae train surveillance --data.path camera --workdir runs/camera "
     f"--train.num_steps {settings.steps}",
-    last=45,
+    begin="^anomaly  ",
+    end="^Live",
+    keep="^(anomaly|---|iwae|surprise|motion_window|frame_difference |time_index|[A-Z])",
 )
 
 # %% [markdown]
-# AUROC is the probability that an abnormal frame has a higher score than a normal one. Look at the
-# untrained rows too: here `motion_window`, the largest speed in the same sixteen frames, is as good
-# as the VAE. What helps on this camera is the view, not the latents
+# These are some rows of the table of `anomaly`. The columns from `micro_raw` to `macro_smoothed`,
+# but for `ap`, are AUROC: the probability that an abnormal frame has a higher score than a normal
+# one. Look at the untrained rows too: here `motion_window`, the largest speed in the same sixteen
+# frames, is as good as the VAE. What helps on this camera is the view, not the latents
 # ([results](../results/ped2.md)).
 
 # %%
@@ -61,13 +64,16 @@ show(
 # ## Judge new recordings
 #
 # The threshold was set on held-out normal videos for the stated false-positive rate
-# (`--evaluate.false_positive_rate`). New recordings are judged by it:
+# (`--evaluate.false_positive_rate`). New recordings are judged by it; here three of the test videos
+# stand in for them.
 
-# %%
+# %% tags=["hide"]
 Path("new").mkdir(exist_ok=True)
 for path in sorted(Path("camera/test").glob("*.mp4"))[:3]:
     shutil.copy(path, "new")
-sh("vvae anomaly --workdir runs/camera --data.path new", last=25)
+
+# %%
+sh("vvae anomaly --workdir runs/camera --data.path new", keep="^(Verdicts|Videos)")
 
 # %% [markdown]
 # ## Live
@@ -78,12 +84,12 @@ sh("vvae anomaly --workdir runs/camera --data.path new", last=25)
 import vvae
 
 run = vvae.load_run("runs/camera")
-frames = vvae.video.iterate_frames("new/test01.mp4")
+frames = (frame for _, frame in vvae.video.iterate_frames("new/test01.mp4"))
 for score in vvae.watch(run, frames):
     if score.frame % 20 == 0:
         print(f"frame {score.frame:3}  score {score.score:7.2f}  alarm {score.alarm}")
 
 # %% [markdown]
-# Scores of whole clips, such as the default here, come together with the last frame of a clip.
+# An alarm compares the score before smoothing with its threshold. Scores of whole clips, as here, come together with the last frame of a clip.
 # `--evaluate.anomaly_score surprise` in training makes verdicts from a score that comes with its
 # frame.

@@ -24,7 +24,11 @@ shutil.rmtree("runs", ignore_errors=True)
 # The first frame has a latent frame of its own, so that a still image is a video of one frame.
 
 # %%
-sh(f"vvae train causal_tiny --workdir runs/latents --train.num_steps {settings.steps}", last=20)
+sh(
+    f"vvae train causal_tiny --workdir runs/latents --train.num_steps {settings.steps}",
+    begin="^reconstruct  ",
+    end="^$",
+)
 
 # %%
 show(
@@ -38,7 +42,7 @@ show(
 # One array per split, with the settings that made them and the statistics of the channels.
 
 # %%
-sh("vvae latents --workdir runs/latents", last=12)
+sh("vvae latents --workdir runs/latents", begin="^latents  ", end="^$")
 
 # %%
 import numpy as np

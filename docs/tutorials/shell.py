@@ -32,16 +32,17 @@ def read_settings(**defaults: str | int) -> argparse.Namespace:
     return settings
 
 
-def sh(command: str, keep: str = "", last: int = 0) -> None:
+def sh(command: str, begin: str = "", end: str = "", keep: str = "") -> None:
     """Runs a command and prints its output.
 
     Args:
       command: as it is typed.
-      keep: regular expression; only lines with a match are printed, the others become "...".
-      last: only so many lines at the end are printed, if not 0.
+      begin: regular expression of the first line to print.
+      end: of the last line to print, after the first.
+      keep: of the lines to print between them.
 
     Raises:
-      RuntimeError: if the command fails, with what it has written.
+      RuntimeError: if the command fails, with what it has written; if it prints no such lines.
     """
     words = shlex.split(command)
     if words[0] == "vvae":
@@ -50,15 +51,18 @@ def sh(command: str, keep: str = "", last: int = 0) -> None:
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         raise RuntimeError(f"{command}: status {done.returncode}\n{done.stdout}\n{done.stderr}")
-    print(_cut(done.stdout.strip("\n").split("\n"), keep, last))
+    lines = _cut(done.stdout.strip("\n").split("\n"), begin, end)
+    kept = [line for line in lines if re.search(keep, line)]
+    if not kept:
+        raise RuntimeError(f"{command}: no line from {begin!r} to {end!r} with {keep!r}")
+    print("\n".join(kept))
 
 
-def _cut(lines: list[str], keep: str, last: int) -> str:
-    kept = [line if re.search(keep, line) else "..." for line in lines]
-    if last and len(kept) > last:
-        kept = ["...", *kept[-last:]]
-    once = [line for n, line in enumerate(kept) if line != "..." or n == 0 or kept[n - 1] != "..."]
-    return "\n".join(once)
+def _cut(lines: list[str], begin: str, end: str) -> list[str]:
+    first = next((n for n, line in enumerate(lines) if re.search(begin, line)), len(lines))
+    after = range(first + 1, len(lines)) if end else ()
+    last = next((n for n in after if re.search(end, lines[n])), len(lines) - 1)
+    return lines[first : last + 1]
 
 
 def show(path: str | Path, caption: str) -> None:
