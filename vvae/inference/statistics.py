@@ -87,7 +87,7 @@ class ChannelMoments:
         )
 
 
-def normalize(statistics: LatentStatistics, z: jax.Array) -> jax.Array:
+def normalize(statistics: LatentStatistics, z: Any) -> jax.Array:
     """Returns (z - mean) / std of each channel, [..., Z], in the dtype of z.
 
     Raises:
@@ -97,13 +97,13 @@ def normalize(statistics: LatentStatistics, z: jax.Array) -> jax.Array:
     return (z - mean) / std
 
 
-def denormalize(statistics: LatentStatistics, z: jax.Array) -> jax.Array:
+def denormalize(statistics: LatentStatistics, z: Any) -> jax.Array:
     """Returns z std + mean: the inverse of `normalize`."""
     mean, std = _lift(statistics, z)
     return z * std + mean
 
 
-def _lift(statistics: LatentStatistics, z: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+def _lift(statistics: LatentStatistics, z: Any) -> tuple[np.ndarray, np.ndarray]:
     count = len(statistics.mean_Z)
     if z.shape[-1] != count:
         raise ValueError(
