@@ -90,6 +90,6 @@ for score in vvae.watch(run, frames):
         print(f"frame {score.frame:3}  score {score.score:7.2f}  alarm {score.alarm}")
 
 # %% [markdown]
-# An alarm compares the score before smoothing with its threshold. Scores of whole clips, as here, come together with the last frame of a clip.
-# `--evaluate.anomaly_score surprise` in training makes verdicts from a score that comes with its
-# frame.
+# An alarm compares the score before smoothing with its threshold. Scores of whole clips, as here,
+# come together with the last frame of a clip. `--evaluate.anomaly_score surprise` in training makes
+# verdicts from a score that comes with its frame.
