@@ -1,10 +1,9 @@
 """The README's table of results: for each job the VAE's headline and the best rival beside it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.equal_psnr import average_bits
+from benchmarks.equal_psnr import measure_bd_rate, read_curves
 from benchmarks.results import read_board
 from benchmarks.tables import format_metric
 
@@ -17,7 +16,7 @@ class Row:
       job: what is done, on what.
       metric: what is measured, in words.
       task: board.
-      column: of the board; higher is better.
+      column: of the board.
       page: of docs/results, without its suffix.
     """
 
@@ -60,13 +59,14 @@ def format_row(row: Row, results: Path) -> str:
     Raises:
       ValueError: if the board has no such rows.
     """
-    rows = read_board(results / f"{row.task}.json")["rows"]
+    board = read_board(results / f"{row.task}.json")
+    rows, sign = board["rows"], -1 if board.get("lower_is_better") else 1
     measured = [r for r in rows if r["metrics"].get(row.column, {}).get("mean") is not None]
     ours = [r for r in measured if r["headline"] and r["family"] == "vae"]
     rivals = [r for r in measured if r["family"] == "baseline"]
     if len(ours) != 1 or not rivals:
         raise ValueError(f"the board {row.task} has no headline or no baseline with {row.column}")
-    best = max(rivals, key=lambda r: r["metrics"][row.column]["mean"])
+    best = max(rivals, key=lambda r: sign * r["metrics"][row.column]["mean"])
     cells = [_name(found, row.column) for found in (ours[0], best)]
     link = f"[{row.page}](docs/results/{row.page}.md)"
     return f"| {row.job} | {row.metric} | {' | '.join(cells)} | {link} |"
@@ -78,9 +78,9 @@ def _name(found: dict, column: str) -> str:
 
 
 def _format_compression(results: Path) -> str:
-    curves = json.loads((results / "rate_distortion.json").read_text())["curves"]
-    vae, h264 = (sorted((p[0], p[1]) for p in curves[name]) for name in ("vae", "h264"))
+    curves = read_curves(results)
+    rate = measure_bd_rate(curves["vae"], curves["h264"])
     return (
-        f"| Compression, 64x64 RGB | bits at equal PSNR | {average_bits(vae, h264):.1f} times "
-        "| H.264, 1 | [rate_distortion](docs/results/rate_distortion.md) |"
+        f"| Compression, 64x64 RGB | bits at equal PSNR (BD-rate) | {rate:+.0f} % "
+        "| H.264, 0 % | [rate_distortion](docs/results/rate_distortion.md) |"
     )

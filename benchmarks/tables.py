@@ -77,7 +77,7 @@ def _write_summary(results: Path) -> str:
 def _write_rate_distortion(results: Path) -> str:
     from benchmarks.equal_psnr import format_table
 
-    return f"\n{format_table(json.loads((results / 'rate_distortion.json').read_text()))}"
+    return f"\n{format_table(results)}"
 
 
 def _write_recorded(results: Path, name: str) -> str:

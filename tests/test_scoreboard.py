@@ -193,17 +193,25 @@ def test_a_value_and_a_summary_come_from_the_files(tmp_path):
     )
 
 
-def test_bits_at_equal_psnr_come_from_the_curves():
+def test_bits_at_equal_psnr_come_from_the_curves(tmp_path):
     curves = {
         "vae": [[0.2, 20.0, ""], [0.4, 30.0, ""]],
         "h264": [[0.1, 20.0, ""], [0.2, 30.0, ""]],
-        "pca_blocks": [[0.4, 20.0, ""], [0.8, 30.0, ""]],
         "jpeg": [[0.4, 25.0, ""], [0.8, 30.0, ""]],
     }
-    table = equal_psnr.format_table({"curves": curves, "command": "python toys", "data": "toys"})
-    assert "| 0.200 | 20.00 | 2.0 | 0.5 | beyond its curve |" in table
-    assert "| 0.400 | 30.00 | 2.0 | 0.5 | 0.5 |" in table
-    assert "| mean over equal PSNR |  | 2.0 | 0.5 | 0.6 |" in table
+    content = {"curves": curves, "command": "python toys", "data": "toys"}
+    (tmp_path / "rate_distortion.json").write_text(json.dumps(content))
+    table = equal_psnr.format_table(tmp_path)
+    assert "| 0.200 | 20.00 | 2.0 | beyond its curve |" in table
+    assert "| 0.400 | 30.00 | 2.0 | 0.5 |" in table
+    # Between 25 and 30 dB the logarithm of the ratio falls from log 0.5 sqrt(2) to log 0.5.
+    assert "| BD-rate |  | +100 % | -41 % |" in table
+    others = {"data": "toys", "curves": {"x265": [{"rate": 0.1, "psnr": 20.0}]}}
+    (tmp_path / "codec_curves.json").write_text(json.dumps(others))
+    assert "times the bits of x265" in equal_psnr.format_table(tmp_path)
+    (tmp_path / "codec_curves.json").write_text(json.dumps(others | {"data": "others"}))
+    with pytest.raises(ValueError, match="of other clips: others, toys"):
+        equal_psnr.format_table(tmp_path)
 
 
 @pytest.fixture
