@@ -329,8 +329,8 @@ def test_latents_of_another_length_say_so(rgb_model, num_frames, counts):
         list(streaming.decode_video(model, variables, latents, (num_frames, 8, 8)))
 
 
-def test_the_example_of_the_readme_runs():
-    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
+def test_the_example_of_the_docs_runs():
+    blocks = (ROOT / "docs" / "models.md").read_text().split("```python\n")[1:]
     code = next(block.split("```")[0] for block in blocks if "begin_encode" in block)
     scope = {}
     exec(code, scope)
