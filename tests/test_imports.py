@@ -78,6 +78,20 @@ ALLOWED = {
         "measure",
         "figures",
     ),
+    # Stores of latents of whole collections.
+    "latents": (
+        "latents",
+        "run",
+        "runtime",
+        "extras",
+        "files",
+        "processes",
+        "video",
+        "data",
+        "models",
+        "inference",
+        "pretrained.load",
+    ),
     # Questions to a trained model; the report reads files alone.
     "tasks.options": ("task_table", "cli", "files", "video.writing"),
     "tasks.command_line": ("task_table", "config", "cli", "tasks.options"),
