@@ -1,8 +1,9 @@
 """The encoder of a model as a stream of normalised latents, in pieces of a few fixed sizes.
 
-Frames are padded to whole pieces by repeating the last one, and what the padding gives is left out:
-no encoder here lets later frames change earlier latents. So few programs are compiled, whatever the
-lengths of the videos, and memory is that of one piece.
+Frames are padded to whole pieces by repeating the last one, as the encoder itself does at the end
+of a video, and latents of nothing but padding are left out. So few programs are compiled, whatever
+the lengths of the videos, and memory is that of one piece. Only an encoder that sees all frames at
+once takes clips as a whole.
 """
 
 import functools
@@ -74,9 +75,10 @@ class LatentEncoder:
           computes the next piece meanwhile.
         """
         cache, before = None, None
-        for chunk_THWC, count, piece in self._cut(frames, length):
+        for chunk_THWC, count in self._cut(frames, length):
             start = time.perf_counter()
-            cache, latents = self._run(cache, chunk_THWC, piece)
+            program = self._compile(cache, chunk_THWC.shape)
+            cache, latents = program(self.params, cache, chunk_THWC[None])
             if before is not None:
                 yield self._fetch(*before, start)
             before = latents, count
@@ -89,28 +91,30 @@ class LatentEncoder:
         return tuple(np.ascontiguousarray(array[0, :count]) for array in arrays)
 
     def _cut(self, frames: Iterable[np.ndarray], length: int | None):
-        """Yields (frames of a piece, padded; its valid latent frames; its latent frames)."""
-        step, frames = self.model.temporal_compression, iter(frames)
+        """Yields (frames of a piece, padded; how many of its latent frames are valid)."""
+        step, frames = self.model.temporal_compression, map(self._fill_up, frames)
+        lookahead = self.model.encoder_lookahead
+        if lookahead is None:
+            chunk = list(frames)
+            count = count_latents(len(chunk), step, self.tail)
+            yield _stack(chunk, 1 + (count - 1) * step, chunk[-1]), count
+            return
         known = None if length is None else count_latents(length, step, self.tail)
-        for done, piece in enumerate(plan_pieces(known, self.latents_per_piece)):
-            wanted = piece * step - (0 if done else step - 1)
-            chunk = self._take(frames, wanted)
-            if not chunk:
-                return
-            # The first frame of a video is alone in its latent frame.
-            count = count_latents(len(chunk) + bool(done), step, self.tail) - bool(done)
-            if not count:
-                return
-            if known is None and len(chunk) < wanted:
-                piece = _round_up(count, piece)
-                wanted = piece * step - (0 if done else step - 1)
-            chunk = chunk[:wanted]
-            yield np.stack(chunk + chunk[-1:] * (wanted - len(chunk))), count, piece
-            if count < piece:
-                return
-
-    def _take(self, frames: Iterator[np.ndarray], count: int) -> list[np.ndarray]:
-        return [self._fill_up(frame) for frame in itertools.islice(frames, count)]
+        seen, done, last = 0, 0, None
+        for piece in plan_pieces(known, self.latents_per_piece):
+            first = 0 if done else 1 + lookahead - step
+            chunk = list(itertools.islice(frames, piece * step + first))
+            seen += len(chunk)
+            last = chunk[-1] if chunk else last
+            count = piece
+            if len(chunk) < piece * step + first:
+                left = count_latents(seen, step, self.tail) - done if seen else 0
+                if not left:
+                    return
+                piece = piece if known is not None else _round_up(left, piece)
+                count = min(left, piece)
+            yield _stack(chunk, piece * step + first, last), count
+            done += count
 
     def _fill_up(self, frame_HWC: np.ndarray) -> np.ndarray:
         """Repeats the last row and column up to whole latents, as the model would."""
@@ -119,24 +123,20 @@ class LatentEncoder:
             return frame_HWC
         return np.pad(frame_HWC, ((0, rows), (0, columns), (0, 0)), mode="edge")
 
-    def _run(self, cache, chunk_THWC: np.ndarray, piece: int):
-        size = chunk_THWC.shape[1:3]
-        program = self._compile(cache, size, len(chunk_THWC))
-        return program(self.params, cache, chunk_THWC[None])
-
-    def _compile(self, cache, size: tuple[int, int], num_frames: int):
+    def _compile(self, cache, shape_THWC: tuple[int, ...]):
         """Returns the program of a piece: (params, cache, uint8 frames) -> (cache, latents)."""
         leaves, tree = jax.tree.flatten((self.params, cache))
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        shape_THWC = (num_frames, *size, self.model.shape_HWC[-1])
         sharding = leaves[0].sharding
         return _compile_piece(self.model, self.dtype, (tree, shapes), shape_THWC, sharding)
 
     def estimate_memory(self, size: tuple[int, int]) -> int:
         """Returns the bytes that a first piece of frames of (height, width) takes on the device."""
-        padded = tuple(side + -side % self.model.spatial_compression for side in size)
-        num_frames = 1 + (self.latents_per_piece - 1) * self.model.temporal_compression
-        memory = self._compile(None, padded, num_frames).memory_analysis()
+        padded = (side + -side % self.model.spatial_compression for side in size)
+        lookahead = self.model.encoder_lookahead or 0
+        num_frames = 1 + lookahead + (self.latents_per_piece - 1) * self.model.temporal_compression
+        shape_THWC = (num_frames, *padded, self.model.shape_HWC[-1])
+        memory = self._compile(None, shape_THWC).memory_analysis()
         if memory is None:
             return 0
         return (
@@ -261,6 +261,12 @@ def _encode_piece(model: GridVideoVAE, dtype: str, params, layers, x_BTHWC):
         mean, std = posterior.mean, jnp.exp(0.5 * posterior.logvar)
     mean, std = (mean.astype(jnp.float32) - center) / width, std.astype(jnp.float32) / width
     return layers, (mean.astype(dtype), std.astype(dtype))
+
+
+def _stack(frames: list[np.ndarray], count: int, last: np.ndarray) -> np.ndarray:
+    """Stacks `count` frames: the given ones, and as many of the last one as are missing."""
+    kept = frames[:count]
+    return np.stack(kept + [last] * (count - len(kept)))
 
 
 def _round_up(count: int, largest: int) -> int:
