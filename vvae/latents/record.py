@@ -4,6 +4,7 @@ A record says where a clip comes from, what was encoded and by what, so that not
 guessed when the latents are used, and validity is a comparison of hashes.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from importlib import metadata
@@ -112,6 +113,7 @@ SCHEMA = {
 }
 
 
+@functools.cache
 def vvae_version() -> str:
     """Returns the version of vvae; `unknown` for a checkout that is not installed."""
     try:
