@@ -1,11 +1,17 @@
 """Encodings that are killed, shared out over processes, and long."""
 
+import os
+import shutil
 import signal
 import socket
+import subprocess
 
 import pytest
-from tiny_latents import read_tree, start_worker, write_videos
+from tiny_latents import encode, read_tree, start_worker, write_videos
 
+from vvae.latents.encode import Work
+
+WORK = Work(latents_per_piece=2, readers=2)
 LENGTHS = {f"{number:02}": 1 + number * 5 % 12 for number in range(10)}
 
 
@@ -65,6 +71,36 @@ def test_two_processes_share_the_work_and_a_restart_makes_up_for_a_dead_one(vide
     for worker in start_two(videos, whole):
         finish(worker)
     assert read_tree(tmp_path / "store") == read_tree(whole)
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(videos, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(disk)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        (disk / "filler").write_bytes(bytes(140_000))
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            encode(videos, disk / "store", work=WORK)
+        assert str(disk) in str(caught.value.filename)
+        (disk / "filler").unlink()
+        summary, dataset = encode(videos, disk / "store", work=WORK)
+        assert len(dataset) == len(LENGTHS) and summary.encoded <= len(LENGTHS)
+        encode(videos, tmp_path / "whole", work=WORK)
+        assert read_tree(disk / "store") == read_tree(tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_folder_that_may_only_be_read_is_named(videos, tmp_path):
+    store = tmp_path / "store"
+    store.mkdir()
+    store.chmod(0o500)
+    if os.access(store, os.W_OK):
+        pytest.skip("this user may write everywhere")
+    with pytest.raises(PermissionError, match=str(store)):
+        encode(videos, store, work=WORK)
 
 
 def test_memory_does_not_grow_with_the_number_of_clips(tmp_path):
