@@ -82,6 +82,7 @@ ALLOWED = {
         "figures",
     ),
     # Stores of latents of whole collections.
+    "latents.options": ("cli", "latents.plan", "tasks.options", "video.writing"),
     "latents": (
         "latents",
         "run",

@@ -1,9 +1,68 @@
 """`vvae latents`, `vvae latents export` and `vvae decode`."""
 
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from vvae import processes
+from vvae import cli, cli_help, processes, runtime
 from vvae.latents.options import DecodeLatents, EncodeLatents, ExportLatents, NetworkOptions
+from vvae.pretrained.locate import describe_missing
+from vvae.run import open_run
+
+COMMANDS = {"latents": EncodeLatents, "latents export": ExportLatents, "decode": DecodeLatents}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Reads the command line, which begins with the command, and runs it. Returns the status."""
+    request = read_request(arguments)
+    check_request(request)
+    runtime.prepare_jax()
+    run(request)
+    return 0
+
+
+def read_request(arguments: Sequence[str]) -> Any:
+    """Parses the command line.
+
+    Returns:
+      An instance of a class in COMMANDS.
+
+    Raises:
+      ValueError: for unknown options, missing files, or a value of another type.
+      SystemExit: with status 0 after --help.
+    """
+    takes = cli.count_values(COMMANDS.values(), of_bool=0)
+    words, options = cli.divide(arguments, takes)
+    name = "latents export" if words[:2] == ["latents", "export"] else words[0]
+    part, files = COMMANDS[name], words[len(name.split()) :]
+    operands = getattr(part, "operands", ())
+    usage = " ".join((name, *operands))
+    if cli.asks_for_help(options):
+        print(f"usage: vvae {usage} [OPTIONS]\n\n{inspect.cleandoc(part.__doc__ or '')}")
+        print(f"\n{cli_help.format_options([part])}")
+        raise SystemExit(0)
+    cli.check_options(options, [part])
+    if len(files) != len(operands):
+        given = f"not {' '.join(files)}" if files else "and none is given"
+        wanted = f"takes {' and '.join(operands)}" if operands else "takes options alone"
+        raise ValueError(f"{name} {wanted}, {given}: vvae {usage}")
+    return cli.parse_command([part], files, options)[0]
+
+
+def check_request(request: Any) -> None:
+    """Raises ValueError for a command that cannot begin: no network, no videos."""
+    if isinstance(request, NetworkOptions):
+        if request.workdir is not None:
+            open_run(request.workdir)
+        elif request.pretrained is not None and not request.pretrained.exists():
+            raise ValueError(f"--pretrained {describe_missing(request.pretrained)}")
+    if isinstance(request, EncodeLatents):
+        from vvae.latents.sources import list_sources
+
+        list_sources(request.data.path or "")
+    elif not Path(request.files[0]).is_dir():
+        raise ValueError(f"{request.files[0]}: no such folder")
 
 
 def run(request: EncodeLatents | ExportLatents | DecodeLatents) -> None:

@@ -14,6 +14,7 @@ from vvae.latents.plan import ClipPlan
 from vvae.tasks.options import RunOptions, Videos
 from vvae.video.writing import CONTAINERS
 
+FORMATS = ("maxdiffusion", "fastvideo", "musubi", "ltx2", "finetrainers", "automodel")
 _SIZE = re.compile(r"(\d+)x(\d+)")
 
 
@@ -71,7 +72,10 @@ class EncodeLatents(NetworkOptions):
     def __post_init__(self):
         self.check_network()
         if self.data.path is None or self.out is None:
-            raise ValueError("latents needs videos and a folder: --data.path VIDEOS --out STORE")
+            raise ValueError(
+                "latents needs videos and a folder: --data.path VIDEOS --out STORE (those of the "
+                "run's own clips: vvae evaluate latents)"
+            )
         if self.piece < 1 or self.shard_mb <= 0 or (self.readers is not None and self.readers < 1):
             raise ValueError(
                 f"--piece={self.piece}, --readers={self.readers}, --shard_mb={self.shard_mb}: must "
@@ -107,18 +111,17 @@ class ExportLatents:
     operands: ClassVar[tuple[str, str]] = ("STORE", "OUT")
     files: tuple[Path, Path]
     """The store, and the folder to write."""
-    format: (
-        Literal["maxdiffusion", "fastvideo", "musubi", "ltx2", "finetrainers", "automodel"] | None
-    ) = None
-    """The trainer."""
+    format: str = ""
+    """The trainer: maxdiffusion, fastvideo, musubi, ltx2, finetrainers or automodel."""
     text: Path | None = None
     """Folder of embeddings of captions, NAME.npy [L, D] for a video NAME.mp4."""
     seed: int = 0
     """Of the noise of samples, in formats that hold samples."""
 
     def __post_init__(self):
-        if self.format is None:
-            raise ValueError("export needs --format, the trainer: --help lists them")
+        if self.format not in FORMATS:
+            given = f"no format {self.format!r}" if self.format else "export needs --format"
+            raise ValueError(f"{given}: choose {', '.join(FORMATS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
