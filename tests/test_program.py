@@ -58,7 +58,7 @@ def test_every_task_and_command_is_listed_under_one_question(capsys):
     assert sorted(listed) == sorted([*TASKS, *COMMANDS])
     assert dispatch.main(["--help"]) == dispatch.main([]) == 0
     printed = re.findall(r"^  (\w+) +[A-Z]", capsys.readouterr().out, re.MULTILINE)
-    assert printed == [*["train", "evaluate", *listed] * 2]
+    assert printed == [*["train", "evaluate", *listed, "latents", "decode"] * 2]
 
 
 @pytest.mark.parametrize("words", [["check"], ["evaluate", "check"]])
@@ -273,7 +273,9 @@ REFUSED = {
     "train actions": "these settings are for your videos",
     "reconstruct --pretrained Wan-AI/Wan2.1 --data.path my_class": "hf download Wan-AI/Wan",
     "density --workdir old --data.path no/such": "no such folder",
-    "latents --workdir old": "evaluate.tasks='latents': needs model.kind=causal",
+    "latents --workdir old": "those of the run's own clips: vvae evaluate latents",
+    "latents --pretrained Wan-AI/Wan --data.path my_class --out s": "hf download Wan-AI/Wan",
+    "evaluate latents --workdir old": "evaluate.tasks='latents': needs model.kind=causal",
     "report nowhere": "report nowhere: no such run",
     "report --workdir nowhere": "nowhere",
     "compress a.mp4 b.vvz --workdir old": "a.mp4: no such file",

@@ -36,7 +36,7 @@ _METAVARS = {
     "query": "VIDEO",
     "unwanted": "CLASS",
     "marks": "FILE.csv",
-    "out": "FILE.json",
+    "out": "PATH",
 }
 
 

@@ -49,6 +49,11 @@ class GridVideoVAE(nn.Module):
         self.std_C = self.variable("stats", "std", jnp.ones, (channels,))
 
     @property
+    def encoder_lookahead(self) -> int | None:
+        """How many frames after its own a latent frame depends on; None for all of the video."""
+        return 0
+
+    @property
     def decodes_causally(self) -> bool:
         """Whether every frame is decoded without later latents."""
         return True
