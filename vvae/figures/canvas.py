@@ -1,5 +1,6 @@
 """Makes, rasterizes and saves figures of matplotlib. The only user of matplotlib."""
 
+import functools
 import os
 import re
 import warnings
@@ -33,7 +34,6 @@ def import_matplotlib():
     import matplotlib.lines
     import matplotlib.patches
     import matplotlib.text
-    import matplotlib.textpath
 
     return matplotlib
 
@@ -101,11 +101,15 @@ def render_line(text: str, width: int) -> np.ndarray:
 
 def measure_text(text: str, font_size: float) -> float:
     """Returns the width of one line of text in pixels; `font_size` is in points."""
-    matplotlib = import_matplotlib()
-    font = matplotlib.font_manager.FontProperties(size=font_size)
-    measure = matplotlib.textpath.text_to_path.get_text_width_height_descent
+    font = import_matplotlib().font_manager.FontProperties(size=font_size)
     with _ignoring_missing_glyphs():
-        return measure(_make_drawable(text), font, ismath=False)[0] * DPI / 72
+        measure = _make_renderer().get_text_width_height_descent
+        return measure(_make_drawable(text), font, ismath=False)[0]
+
+
+@functools.lru_cache(1)
+def _make_renderer():
+    return import_matplotlib().backends.backend_agg.RendererAgg(1, 1, DPI)
 
 
 def wrap_text(text: str, pixels: float, font_size: float) -> str:

@@ -223,7 +223,8 @@ def write_score_curves(
         axes.grid(alpha=0.3)
     for axes in panels[len(curves) :]:
         axes.set_visible(False)
-    figure.supxlabel("time in s", fontsize=9)
+    for axes in panels[max(0, len(curves) - num_columns) : len(curves)]:
+        axes.set_xlabel("time in s", fontsize=9)
     figure.supylabel(label, fontsize=9)
     set_title(figure, title)
     keys = list_score_keys(curves[0])
@@ -253,7 +254,8 @@ def draw_scores(axes, curve: ScoreCurve, threshold: float) -> None:
 
 def _style_shade(curve: ScoreCurve) -> dict:
     if curve.abnormal_F is None:
-        return {"facecolor": CALLED_COLOR, "alpha": 0.3, "hatch": "///", "linewidth": 0}
+        style = {"facecolor": CALLED_COLOR, "edgecolor": CALLED_COLOR, "alpha": 0.3}
+        return style | {"hatch": "///", "linewidth": 0}
     return {"facecolor": TRUE_COLOR, "alpha": 0.18, "linewidth": 0}
 
 
