@@ -253,3 +253,13 @@ def test_score_videos_tell_the_verdict_and_shade_what_is_abnormal(tmp_path, is_k
         (part[..., 0] - part[..., 2] > 25).mean() for part in np.array_split(normal[360:400], 2, 1)
     ]
     assert (left > right) if is_known else (right > left)
+
+
+def test_labels_of_a_matrix_are_not_cut(tmp_path):
+    path, names = tmp_path / "a.png", ["circlecc", "down", "left", "right", "square", "up"]
+    figures.write_confusion_matrix(
+        path, 4 * np.eye(6, dtype=int), names, "Saved probe: top-1 1.000"
+    )
+    image = iio.imread(path)[..., :3]
+    for edge in (image[:, :2], image[:, -2:], image[:2], image[-2:]):
+        assert np.all(edge == 255)

@@ -392,7 +392,9 @@ def test_it_loads_quietly_and_does_not_scroll_sideways(browser, url, width, sche
 def test_videos_play(browser, url):
     browser.open(url)
     state = browser.evaluate(
-        "(async () => { const v = document.querySelector('video'); await v.play();"
+        # The page pauses a video that is not seen, so that it must be seen here.
+        "(async () => { const v = document.querySelector('video');"
+        "v.scrollIntoView({behavior: 'instant', block: 'center'}); v.play().catch(() => {});"
         "await new Promise(done => v.addEventListener('timeupdate', () => "
         "{ if (v.currentTime > 0) done(); }));"
         "return [v.readyState, v.videoWidth, v.videoHeight, v.error]; })()"
