@@ -323,7 +323,7 @@ def _slope(first: Point, second: Point) -> float:
     return (second.psnr - first.psnr) / distance if distance else math.inf
 
 
-# --- JPEG -------------------------------------------------------------------------------------------
+# --- JPEG -----------------------------------------------------------------------------------------
 
 
 def measure_jpeg(score: Score) -> list[Point]:
