@@ -159,7 +159,9 @@ def test_a_loaded_detector_equals_the_saved_one(tmp_path):
         assert getattr(loaded, name) == getattr(fit.detector, name)
     (tmp_path / "broken.npz").write_bytes(b"PK")
     for name in ("broken.npz", "missing.npz"):
-        with pytest.raises(ValueError, match=f"{name} holds no detector .*run the task moderate"):
+        with pytest.raises(
+            ValueError, match=f"{name} holds no detector .*moderate --workdir .* --unwanted"
+        ):
             detectors.load_detector(tmp_path / name)
 
 
@@ -375,6 +377,8 @@ def test_errors_of_classes_name_the_known_ones_and_the_counts(tmp_path, params, 
         marked_videos.mark_class(dataset, "flush", 2, "test", seed=0)
     with pytest.raises(ValueError, match="--num_marks 9: the class flash has only 8"):
         marked_videos.mark_class(dataset, "flash", 9, "test", seed=0)
+    marks = marked_videos.mark_class(dataset, "flash", None, "test", seed=0)
+    assert marks.text == "class flash unwanted, 8 training videos of it marked"
     nothing = marked_videos.Marks({"test/calm/0.npy": False}, "", "marks of a.csv")
     with pytest.raises(ValueError, match=r"no training video is marked \(marks of a.csv\)"):
         moderating.moderate(ask(MODEL, params, dataset, tmp_path, **SETTINGS), nothing)

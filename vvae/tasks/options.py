@@ -1,4 +1,4 @@
-"""The options of each task and command of evaluate.py. Imports no jax, so that --help is quick.
+"""The options of each task and command of `evaluate`. Imports no jax, so that --help is quick.
 
 --help prints the docstring of a class as the description of its task, and the string below a field
 as that of the option.
@@ -179,7 +179,7 @@ class Moderate(TaskOptions):
     unwanted: str | None = None
     """Class to declare unwanted."""
     num_marks: int | None = None
-    """How many training videos of this class are marked (10)."""
+    """How many training videos of this class are marked (10, or all of fewer)."""
     marks: Path | None = None
     """CSV file of videos with columns path and label, wanted or unwanted."""
 

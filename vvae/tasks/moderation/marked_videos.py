@@ -14,7 +14,7 @@ from vvae.tasks.csv_files import open_csv, unguard
 from vvae.tasks.moderation.detector import KINDS
 from vvae.tasks.result import require_split
 
-DEFAULT_NUM_MARKS = 10
+_MOST_MARKS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def read_marks(path: str | os.PathLike, dataset: Dataset) -> Marks:
 
 
 def mark_class(
-    dataset: Dataset, unwanted_class: str, num_marks: int, split: str, seed: int
+    dataset: Dataset, unwanted_class: str, num_marks: int | None, split: str, seed: int
 ) -> Marks:
     """Marks videos by declaring a class unwanted.
 
@@ -85,7 +85,8 @@ def mark_class(
     Args:
       dataset: A data set with labels.
       unwanted_class: The name of the class.
-      num_marks: The number of training videos that are marked unwanted, drawn at random.
+      num_marks: The number of training videos that are marked unwanted, drawn at random; None for
+        10, or for all of them if there are fewer.
       split: The evaluated split.
       seed: The seed of the draw.
 
@@ -99,6 +100,8 @@ def mark_class(
         )
     train = find_class(require_split(dataset, "train"), dataset.class_names, unwanted_class)
     members = [name for name, is_unwanted in train.items() if is_unwanted]
+    if num_marks is None:
+        num_marks = min(_MOST_MARKS, len(members))
     if len(members) < num_marks:
         raise ValueError(
             f"--num_marks {num_marks}: the class {unwanted_class} has only {len(members)} training "

@@ -25,7 +25,6 @@ from vvae.tasks.moderation.detector import (
     to_probability,
 )
 from vvae.tasks.moderation.marked_videos import (
-    DEFAULT_NUM_MARKS,
     Marks,
     find_class,
     mark_class,
@@ -78,13 +77,13 @@ def _read_marks(question: Question, options: Moderate) -> Marks:
         refuse_same(question.folder / MARKS_FILE, [options.marks])
         return read_marks(options.marks, question.dataset)
     if options.unwanted is None:
-        raise ValueError(
-            "moderate needs marked videos: run evaluate.py moderate with --unwanted CLASS or "
-            "--marks FILE.csv"
-        )
-    count = options.num_marks or DEFAULT_NUM_MARKS
+        raise ValueError("moderate needs marked videos: give --unwanted CLASS or --marks FILE.csv")
     return mark_class(
-        question.dataset, options.unwanted, count, split=question.split, seed=question.seed
+        question.dataset,
+        options.unwanted,
+        options.num_marks,
+        split=question.split,
+        seed=question.seed,
     )
 
 
