@@ -168,7 +168,5 @@ def make_sequential(
 CASES = (
     make_sequential("rgb", 64, (64, 64, 128), 16, 8, micro_batches=(1, 2, 4, 8, 16)),
     make_sequential("gray", 32, (32, 64, 128), 32, 8, micro_batches=(2, 4, 8, 16, 32)),
-    CausalCase(
-        "causal-small", load_config_file(_CONFIGS / "causal_small.py"), micro_batches=(1, 2, 4, 8)
-    ),
+    CausalCase("causal-small", load_config_file("compression"), micro_batches=(1, 2, 4, 8)),
 )

@@ -17,7 +17,7 @@ from vvae.tasks.question import Question, open_question
 PROTOCOLS = ("micro_raw", "micro_minmax", "macro", "ap")
 METRICS = (*PROTOCOLS, *(f"{name}_smoothed" for name in PROTOCOLS), "fpr", "recall")
 # Name of a run -> its configuration.
-RUNS = {"speed": "configs/ped2.py", "frames": "configs/ped2_frames.py"}
+RUNS = {"speed": "configs/surveillance.py", "frames": "configs/ped2_frames.py"}
 # What is far behind is not worth more seeds.
 NUM_SEEDS = {"frames": 3}
 KNOW_NOTHING = ("time_index", "brightness")
