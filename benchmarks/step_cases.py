@@ -4,7 +4,6 @@ import abc
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import torch
@@ -15,8 +14,6 @@ from benchmarks.torch_twin import Twin
 from vvae import build
 from vvae.config import Config, Data, Model, Objective, Train
 from vvae.config_files import load_config_file
-
-_CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 @dataclass(frozen=True)
