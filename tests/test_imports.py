@@ -22,6 +22,7 @@ ALLOWED = {
     "files": (),
     "runtime": (),
     "processes": (),
+    "progress": ("processes",),
     "distributions": (),
     "video": ("video", "files"),
     "figures": ("figures", "files", "video"),
@@ -57,6 +58,7 @@ ALLOWED = {
     "measure": (
         "measure",
         "processes",
+        "progress",
         "data",
         "models",
         "distributions",
@@ -100,6 +102,7 @@ ALLOWED = {
         "extras",
         "files",
         "processes",
+        "progress",
         "config",
         "config_files",
         "program",

@@ -411,7 +411,8 @@ class Config:
     """All settings of a run."""
 
     name: str = _runtime("run")
-    """Name of the run directory, runs/NAME-TIME, without --workdir."""
+    """Name of the run directory without --workdir: runs/NAME-TIME, or runs/FOLDER-NAME-TIME where
+    the settings have a name of their own and data.path names a folder."""
     data: Data = Data()
     model: Model = Model()
     causal: Causal = Causal()

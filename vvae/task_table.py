@@ -61,6 +61,9 @@ BASELINES = (
     "surf",
 )
 
+# Names of `vvae.tasks.pooling.POOLINGS`.
+POOLINGS = ("clip", "dynamics", "mean_dynamics", "means", "ordered", "stats", "steps")
+
 # Scores of the task anomaly.
 ANOMALY_SCORES = (
     "fusion",

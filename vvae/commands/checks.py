@@ -1,4 +1,7 @@
-"""Checks of what a command needs, before jax is imported and before anything is written."""
+"""Checks of what a command needs, before jax is imported and before anything is written.
+
+What reads videos imports NumPy, and is imported where it is called: a report is written without.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,8 +10,6 @@ from typing import Any
 from vvae import extras
 from vvae.config import Config, require_videos
 from vvae.config_checks import check_tasks
-from vvae.data.listing import list_videos, refuse_listed
-from vvae.data.views import get_view
 from vvae.pretrained.locate import describe_missing, find_folder
 from vvae.run import open_run
 from vvae.task_table import TASKS
@@ -18,6 +19,8 @@ from vvae.tasks.command_line import Evaluation
 
 def check_settings_alone(config: Config, workdir: Path) -> None:
     """Raises ValueError for settings that cannot be trained with, whatever the videos are."""
+    from vvae.data.listing import refuse_listed
+
     require_videos(config)
     if config.data.path is not None:
         refuse_listed(workdir, config.data.path)
@@ -27,6 +30,8 @@ def check_settings_alone(config: Config, workdir: Path) -> None:
 
 def check_sources(config: Config, init_from: str | None) -> None:
     """Raises ValueError if there are no videos, or nothing at --init_from."""
+    from vvae.data.listing import list_videos
+
     if config.data.path is not None:
         list_videos(config.data.path)
     if init_from is not None and not Path(init_from).exists():
@@ -38,6 +43,8 @@ def check_sources(config: Config, init_from: str | None) -> None:
 
 def check_packages(config: Config) -> None:
     """Raises ValueError for a view or a setting whose package is not installed."""
+    from vvae.data.views import get_view
+
     if get_view(config.data.view).num_flow_channels:
         extras.locate_extra("cv2", "vision", f"data.view={config.data.view}, of optical flow,")
     if config.train.tensorboard:
@@ -64,16 +71,15 @@ def check_request(request: Any) -> None:
     """
     match request:
         case Evaluation(tasks={"reconstruct": opts.Reconstruct(pretrained=Path() as weights)}):
-            refuse_listed(weights / "eval", request.common.data.path)
+            _check_videos(weights / "eval", request.common.data.path)
             find_folder(weights)
-            list_videos(request.common.data.path)
         case Evaluation(common=common) if common.parallel.coordinator is None:
             check_evaluation(request)
         case opts.Compress() | opts.Decompress():
             extras.locate_extra("constriction", "coding", "the range coder of latents")
             open_run(request.workdir)
             _require_file(request.files[0])
-        case opts.Report() | opts.Export():
+        case opts.Export():
             open_run(request.workdir)
 
 
@@ -81,13 +87,19 @@ def check_evaluation(request: Evaluation) -> None:
     """Raises ValueError for tasks that the run, the videos or the packages do not allow."""
     path, workdir = request.common.data.path, request.common.workdir
     if path is not None:
-        refuse_listed(workdir / "eval", path)
+        _check_videos(workdir / "eval", path)
     config = open_run(workdir).config
     check_tasks(config, request.tasks)
     check_task_packages(request.tasks)
     check_packages(config)
-    if path is not None:
-        list_videos(path)
+
+
+def _check_videos(written: Path, path: str) -> None:
+    """Raises ValueError if what is written would lie among the videos, or there are none."""
+    from vvae.data.listing import list_videos, refuse_listed
+
+    refuse_listed(written, path)
+    list_videos(path)
 
 
 def _require_file(path: Path) -> None:
