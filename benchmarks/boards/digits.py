@@ -77,7 +77,9 @@ def measure(request: Request) -> list[Measurement]:
     rows.append(_make_row("past_mixture", nats_N, parameters=size))
     if request.seed:
         return rows
-    measure_pca = functools.partial(pixel_models.measure_pca, videos["train"])
+    measure_pca = functools.partial(
+        pixel_models.measure_pca, pixel_models.fit_spectrum(videos["train"])
+    )
     best = max(COMPONENTS, key=lambda count: measure_pca(videos["val"], count).mean())
     rows.append(_make_row("pca", measure_pca(videos["test"], best)))
     histogram_N = pixel_models.measure_histogram(videos["train"], videos["test"])
