@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from compiling import xla_flags
 
-from benchmarks import origin, resampling, scoreboard, tables
+from benchmarks import equal_psnr, origin, resampling, scoreboard, summary, tables
 from benchmarks.boards import gestures, ped2, performers
 from benchmarks.results import Board, Measurement, read_board, summarize, write_board
 
@@ -82,7 +82,7 @@ def test_tables_come_from_the_files_and_show_losses(tmp_path):
     tables.write_tables(tmp_path, readme)
     assert readme.read_text() == text
     readme.write_text("<!-- scoreboard other -->\n<!-- end -->\n")
-    with pytest.raises(ValueError, match=r"shows the scoreboard other, and there is no .*other"):
+    with pytest.raises(ValueError, match=r"shows the scoreboard other: there is no .*other"):
         tables.write_tables(tmp_path, readme)
 
 
@@ -203,6 +203,21 @@ def test_rows_with_the_same_units_share_their_resamples():
         resampling.find_interval(np.array([np.nan]))
 
 
+def test_scores_of_frames_are_those_that_were_kept(tmp_path):
+    path = tmp_path / "anomaly_frames.csv"
+    path.write_text(
+        "path,group,frame,time_s,verdict,score,abnormal,raw_iwae,raw_motion\n"
+        "a.mp4,,0,0.000,normal,1,no,0.5,2\na.mp4,,1,0.100,abnormal,3,yes,-1e3,4\n"
+    )
+    frames = ped2.read_frames(path)
+    assert {name: score.tolist() for name, score in frames.scores.items()} == {
+        "iwae": [0.5, -1000.0],
+        "motion": [2.0, 4.0],
+    }
+    assert frames.abnormal_F.tolist() == [False, True]
+    assert frames.video_F.tolist() == ["a.mp4", "a.mp4"]
+
+
 def test_the_score_without_latents_is_the_likelihood_of_the_largest_pixel(monkeypatch):
     codes = np.array([[[0.0, 10.0]], [[4.0, 30.0]]])[None, ..., None]  # [1, 2, 1, 2, 1]
 
@@ -246,11 +261,47 @@ def test_a_result_names_its_commit_machine_versions_and_command(tmp_path, monkey
         origin.write_result(tmp_path / "nan.json", {"score": float("nan")})
 
 
-def test_the_readme_is_what_the_files_say(tmp_path):
-    copy = tmp_path / "README.md"
-    copy.write_text(tables.README.read_text(encoding="utf-8"), encoding="utf-8")
-    assert tables.write_tables(scoreboard.RESULTS, copy)
-    assert copy.read_text(encoding="utf-8") == tables.README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.name)
+def test_the_pages_are_what_the_files_say(page):
+    text = page.read_text(encoding="utf-8")
+    assert tables.fill_marks(text, scoreboard.RESULTS, page) == text
+
+
+def test_a_value_and_a_summary_come_from_the_files(tmp_path):
+    write_board(tmp_path / "toy.json", summarize(BOARD, measure_toys(), "python toys"))
+    text = (
+        "It is <!-- value toy a top1 -->0<!-- end --> of <!-- value toy b|x top5 --><!-- end -->."
+    )
+    filled = "It is <!-- value toy a top1 -->0.500 ± 0.354<!-- end --> of "
+    filled += "<!-- value toy b|x top5 -->1.000<!-- end -->."
+    assert tables.fill_marks(text, tmp_path, "page") == filled
+    with pytest.raises(ValueError, match="toy has no value c top1"):
+        tables.fill_marks("<!-- value toy c top1 --><!-- end -->", tmp_path, "page")
+    row = summary.format_row(summary.Row("Toys", "Top-1", "toy", "top1", "toys"), tmp_path)
+    assert (
+        row == "| Toys | Top-1 | `a` 0.500 ± 0.354 | `b\\|x` 0.900 | [toys](docs/results/toys.md) |"
+    )
+
+
+def test_bits_at_equal_psnr_come_from_the_curves(tmp_path):
+    curves = {
+        "vae": [[0.2, 20.0, ""], [0.4, 30.0, ""]],
+        "h264": [[0.1, 20.0, ""], [0.2, 30.0, ""]],
+        "jpeg": [[0.4, 25.0, ""], [0.8, 30.0, ""]],
+    }
+    content = {"curves": curves, "command": "python toys", "data": "toys"}
+    (tmp_path / "rate_distortion.json").write_text(json.dumps(content))
+    table = equal_psnr.format_table(tmp_path)
+    assert "| 0.200 | 20.00 | 2.0 | beyond its curve |" in table
+    assert "| 0.400 | 30.00 | 2.0 | 0.5 |" in table
+    # Between 25 and 30 dB the logarithm of the ratio falls from log 0.5 sqrt(2) to log 0.5.
+    assert "| BD-rate |  | +100 % | -41 % |" in table
+    others = {"data": "toys", "curves": {"x265": [{"rate": 0.1, "psnr": 20.0}]}}
+    (tmp_path / "codec_curves.json").write_text(json.dumps(others))
+    assert "times the bits of x265" in equal_psnr.format_table(tmp_path)
+    (tmp_path / "codec_curves.json").write_text(json.dumps(others | {"data": "others"}))
+    with pytest.raises(ValueError, match="of other clips: others, toys"):
+        equal_psnr.format_table(tmp_path)
 
 
 @pytest.fixture
@@ -288,6 +339,9 @@ def test_a_task_in_miniature(crossing, tmp_path, monkeypatch):
     assert rows["speed/motion_block"]["metrics"]["micro_raw"]["mean"] > 0.9
     assert rows["speed/time_index"]["family"] == "control"
     assert rows["speed/fusion_motion"]["family"] == "fusion"
+    assert rows["speed/no_latent"]["seeds"] == [0] and rows["speed/no_latent"]["parameters"] == 0
+    assert rows["speed/no_latent"]["metrics"]["micro_raw"]["mean"] > 0.9
+    assert rows["speed/iwae"]["metrics"]["inactive"]["mean"] in (0.0, 0.5, 1.0)
     assert rows["speed/iwae"]["parameters"] > 0
     assert set(content["origins"]) == {"0", "1"} and len(content["machines"]) == 1
     assert {"micro_raw", "micro_minmax", "macro", "micro_raw_smoothed", "active_frame"} <= set(

@@ -12,6 +12,7 @@ import numpy as np
 
 from vvae.models import contract
 from vvae.models.bottleneck import ScaledLatents
+from vvae.models.checks import check_choice
 from vvae.models.contract import Params
 from vvae.models.grid import GridVideoVAE
 from vvae.pretrained import folder as folders
@@ -25,7 +26,9 @@ _OWN = ("log_sigma",)  # parameters that are not published
 _SCALES = ("_latents_mean", "_latents_std")
 
 
-def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
+def load_pretrained(
+    path: str | os.PathLike, *, dtype: Any = None, subfolder: str | None = None
+) -> tuple[GridVideoVAE, Params]:
     """Reads published weights: a folder with config.json and .safetensors files.
 
     Args:
@@ -33,6 +36,9 @@ def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
         or 2.2), an AutoencoderKLQwenImage, an AutoencoderKLLTXVideo or an AutoencoderVidTok; or the
         folder of a pipeline that has one of them as `vae`. An index decides which files count. A
         variant such as fp16 is read where it is the only one.
+      dtype: of the activations, "float32" or "bfloat16"; that of the family, float32, by default.
+        Parameters, norms and posteriors stay float32.
+      subfolder: where in the folder the weights are, such as "vae".
 
     Returns:
       (model, params), for use with `vvae.encode`, `vvae.decode`, ... The latents' published mean
@@ -44,12 +50,23 @@ def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
         or missing file, files or tensors of which it is not clear which are meant, or with the list
         of tensors that are missing, extra or misshapen.
     """
-    model, tensors = _find(find_folder(path))
-    channels = model.shape_HWC[-1]
+    folder = find_folder(path, subfolder)
+    changed = {} if dtype is None else {"dtype": _check_dtype(dtype)}
+    model, tensors = _find(folder)
+    model, channels = model.clone(**changed), model.shape_HWC[-1]
     return model, {
         "params": folders.read_params(tensors) | {"log_sigma": jnp.float32(LOG_SIGMA)},
         "stats": {"mean": jnp.zeros(channels), "std": jnp.ones(channels)},
     }
+
+
+def _check_dtype(dtype: Any) -> Any:
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    check_choice("dtype", name, ("float32", "bfloat16"))
+    return jnp.dtype(name).type
 
 
 def load_network(path: str | os.PathLike) -> GridVideoVAE:
