@@ -26,6 +26,10 @@ from vvae.tasks.question import Question
 from vvae.tasks.result import Picture, Result, describe_clips
 
 KL_FILE = "density_kl.png"
+KL_CAPTION = (
+    "How much each latent number says about a clip (KL, nats), the most first; gray numbers say "
+    "nothing"
+)
 MAX_CHUNK = 10
 IWAE_CLIPS = 16
 FEW_EFFECTIVE_SAMPLES = 5.0
@@ -88,7 +92,7 @@ def answer(question: Question, options: Density) -> Result:
         },
         notes=(verdict, *_write_notes(clips.view, model.likelihood, bound)),
         files=(KL_FILE,),
-        pictures=(Picture((KL_FILE,), functools.partial(_draw_kl, kl, active)),),
+        pictures=(Picture({KL_FILE: KL_CAPTION}, functools.partial(_draw_kl, kl, active)),),
     )
 
 
