@@ -107,8 +107,11 @@ def _summarize_bound(measured, levels, clips: Clips, context) -> dict[str, Metri
             "log_likelihood", measured["log_likelihood"].astype(np.float64), "E[log p(x | z, w)]"
         ),
     }
-    for level in levels:
-        kl_N = measured["kl"][level]
+    # A level of no numbers is in no collected level; codes are in none either, but have a KL.
+    empty = measured["posterior"].keys() - levels.keys()
+    for level, kl_N in measured["kl"].items():
+        if level in empty:
+            continue
         definition = f"KL(posterior || prior) of the {level} latent, one sample"
         row[f"kl_{level}"] = make(f"kl_{level}", kl_N.astype(np.float64), definition)
     return row | summarize_bits(elbo_N, clips, context)
