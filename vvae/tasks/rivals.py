@@ -113,7 +113,7 @@ def describe_rival(comparison: Comparison, advice: str) -> str:
         "open": "does not beat" if difference.value <= 0 else "is not proven to beat",
     }
     sentence = f"{own} {verdicts[comparison.verdict]} its best rival {rival}: {text}."
-    return sentence if comparison.verdict == "ahead" else f"{sentence} {advice}"
+    return sentence if comparison.verdict == "ahead" else f"{sentence} {advice}".rstrip()
 
 
 # --- what to try ----------------------------------------------------------------------------------
