@@ -41,8 +41,8 @@ MAX_MEASURED_CLIPS = 128
 MIN_CHANGE = 4.0
 GHOSTS = "Blurred shapes and ghosts are expected after few training steps."
 CAPTIONS = {
-    "samples": f"Videos that the model makes up, each a row. {GHOSTS}",
-    "interpolation": "From one video (top) to another (bottom), with all latent numbers mixed.",
+    "samples": f"Videos that the model makes up. {GHOSTS}",
+    "interpolation": "From one video to another, step by step, with all latent numbers mixed.",
     "traversal": "One video with one number of its clip latent changed, a row for each number; "
     "what happens in its frames is kept.",
     "traversal_prior": "What each number of the clip latent stands for: videos made up from it, "
