@@ -11,6 +11,7 @@ from vvae.pretrained.locate import describe_missing
 from vvae.run import open_run
 
 COMMANDS = {"latents": EncodeLatents, "latents export": ExportLatents, "decode": DecodeLatents}
+WORDS = ("latents", "decode")  # with which a command line begins
 
 
 def main(arguments: Sequence[str]) -> int:
