@@ -138,7 +138,7 @@ def _load(options: NetworkOptions) -> tuple[Any, Any]:
     if options.pretrained is not None:
         from vvae.pretrained.load import load_pretrained
 
-        return load_pretrained(options.pretrained)
+        return load_pretrained(options.pretrained, dtype=options.activations)
     from vvae import build
 
     return build.load(options.workdir, options.checkpoint)
