@@ -729,6 +729,20 @@ def test_generate_writes_every_picture_and_scores_predictions(dataset, params, t
     ]
     assert result.rows["repeat_last"]["mse"].value == pytest.approx(np.mean(by_video), rel=1e-5)
     assert result.rows["vae_mean"]["mse"].card["num_context"] == 2
+    assert result.details["comparison"]["rival"] == "repeat_last"
+    assert result.rows["vae_mean"]["psnr"].interval is not None
+
+
+def test_traversals_that_change_nothing_to_be_seen_are_left_out(
+    dataset, params, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(generate, "MIN_CHANGE", 256.0)
+    (tmp_path / "traversal.png").write_bytes(b"of an older answer")
+    result = generate.answer(ask(MODEL, params, dataset, tmp_path), options.Generate())
+    assert not any(name.startswith("traversal") for name in result.files)
+    assert not (tmp_path / "traversal.png").exists()
+    notes = [note for note in result.notes if "which cannot be seen" in note]
+    assert len(notes) == 2 and "the frame latents follow the prior" in notes[1]
 
 
 def test_clips_of_one_frame_have_no_prediction(dataset, params, tmp_path):

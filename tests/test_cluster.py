@@ -23,6 +23,7 @@ from vvae.tasks import options
 from vvae.tasks.clustering import cluster as clustering
 from vvae.tasks.clustering import mixtures, pictures
 from vvae.tasks.clustering.mixtures import Grouping
+from vvae.tasks.clustering.vectors import Vectors
 from vvae.tasks.pooling import encode_clips, extract, make_encoder, pool_ordered
 from vvae.tasks.storage import search
 from vvae.tasks.storage.features import ARRAYS, FOLDER, store_features
@@ -323,8 +324,22 @@ def test_classes_of_brightness_are_found_and_cards_stay_comparable(clustered, da
     assert result.rows["pooled/kmeans"]["accuracy"].value == accuracy
     sizes = np.bincount(cluster_V, minlength=4)
     np.testing.assert_array_equal(result.details["sizes"]["pooled/kmeans"], sizes)
-    for name in ("cluster_sheet.png", "cluster_map.png"):
-        assert (folder / name).stat().st_size > 1000
+    assert (folder / "cluster_sheet.png").stat().st_size > 1000
+    assert "cluster_map.png" not in result.files and not (folder / "cluster_map.png").exists()
+    assert f"No maps: {len(rows)} measured videos are too few" in "\n".join(result.notes)
+
+
+def test_maps_need_enough_videos(dataset, tmp_path):
+    clips = dataset.splits["test"]
+    vectors = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    assert pictures.has_maps(Vectors(vectors, vectors, ""))
+    assert not pictures.has_maps(Vectors(vectors, vectors[:15], ""))
+    cluster_V = np.arange(len(clips.videos)) % 3
+    grouping = Grouping(cluster_V, cluster_V, np.eye(3)[cluster_V], 3, "")
+    shown = pictures.Shown(name="x", grouping=grouping, clips=clips, class_names=CLASSES)
+    own = Vectors(vectors, vectors[: len(cluster_V)], "random vectors")
+    pictures.draw_maps(tmp_path / "map.png", shown, own, 0)
+    assert (tmp_path / "map.png").stat().st_size > 1000
 
 
 def test_the_sheet_of_few_videos_shows_them_in_full_size(dataset, tmp_path):

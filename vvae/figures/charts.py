@@ -85,6 +85,7 @@ def write_confusion_matrix(
     side = 200 + 44 * num_classes
     labels = 7 * max(len(name) for name in class_names)
     figure = new_chart((side + labels + 60, side + labels))
+    figure.set_layout_engine("compressed")  # fits labels around cells that must stay square
     axes = figure.add_subplot()
     image = axes.imshow(share_KK, cmap="Blues", vmin=0.0, vmax=1.0)
     set_tick_names(axes.xaxis, class_names, rotation=45, ha="right")

@@ -144,7 +144,7 @@ def advise(question: Question, configuration: str) -> str:
     tries += _advise_more_steps(question)
     other = next(view for view in VIEWS if view not in (config.data.view, made.data.view))
     tries.append(f"another view (--data.view {other})")
-    return f"What to try: {', '.join(tries[:-1])}, or {tries[-1]}."
+    return _join(tries)
 
 
 def advise_on_pixels(question: Question) -> str:
@@ -153,10 +153,14 @@ def advise_on_pixels(question: Question) -> str:
     tries = _advise_more_steps(question)
     if config.model.kind == "sequential":
         if not config.model.linear:
-            path = "--model.linear True, a linear path beside the networks that starts as PCA"
-            tries.append(f"a linear path ({path})")
+            tries.append("a linear path that starts as PCA (--model.linear True)")
         tries.append(f"more latents (--model.latent_dim {2 * config.model.latent_dim})")
-    return f"What to try: {' or '.join(tries)}." if tries else ""
+    return _join(tries) if tries else ""
+
+
+def _join(tries: Sequence[str]) -> str:
+    *others, last = tries
+    return f"What to try: {', '.join(others)}{', or ' if others else ''}{last}."
 
 
 def _advise_more_steps(question: Question) -> list[str]:

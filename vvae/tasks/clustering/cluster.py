@@ -103,10 +103,7 @@ def answer(question: Question, options: Cluster) -> Result:
     if MIXTURE_PRIOR in groupings:
         notes.append(_describe_prior(groupings[MIXTURE_PRIOR]))
     if MAP_FILE not in drawn:
-        notes.append(
-            f"No maps: {len(test.videos)} measured videos, or one number each, are too few; the "
-            f"places of fewer than {MIN_MAP_VIDEOS} points in a t-SNE map are chance."
-        )
+        notes.append(_explain_no_maps(len(test.videos)))
     sizes = {
         name: np.bincount(grouping.test_V, minlength=grouping.num_clusters)
         for name, grouping in groupings.items()
@@ -334,6 +331,15 @@ def _compare(
     )
     values = (rows[own][metric].value, rows[rival][metric].value)
     return Comparison(own, rival, metric, values, compare_means(units, own_V, rival_V))
+
+
+def _explain_no_maps(num_videos: int) -> str:
+    if num_videos >= MIN_MAP_VIDEOS:
+        return "No maps: a single number describes a video."
+    return (
+        f"No maps: {num_videos} measured videos are too few; with fewer than {MIN_MAP_VIDEOS}, the "
+        "places of points in a t-SNE map are chance."
+    )
 
 
 def _describe_prior(grouping: Grouping) -> str:

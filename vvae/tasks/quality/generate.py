@@ -269,7 +269,7 @@ def _traverse_all(question: Question, examples: Clips, measured: Clips) -> list[
     def decode_prior(changed: Latents):
         return decode(_follow_prior(model, params, changed.clip, num_frames))
 
-    kept = f"the frame latents of {name_clips(examples)[0]} kept"
+    kept = f"the frame latents of {name_clips(examples)[0]} are kept"
     followed = "the frame latents follow the prior's mean"
     ways = (("traversal", decode, kept), ("traversal_prior", decode_prior, followed))
     return [_traverse_clip(*way, start, clip_NW) for way in ways]

@@ -57,7 +57,7 @@ MISTAKES_FILE = "classify_mistakes.png"
 FEW_LABELS_FILE = "classify_few_labels.png"
 FEW_LABELS_CAPTION = (
     "How many labels recognition needs: accuracy by the number of labelled training videos a "
-    "class; at `all` it is that of the table"
+    "class; with all of them it is that of the table"
 )
 MISTAKES_CAPTION = "The most confident mistakes: what each video shows, and what was said"
 # Written whether or not there are mistakes.
