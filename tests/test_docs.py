@@ -14,6 +14,7 @@ from browser import Browser, find_browser
 from compiling import xla_flags
 
 from vvae import cli
+from vvae.commands import latents as collections
 from vvae.commands import train_request
 from vvae.config import Config
 from vvae.config_files import load_config_file
@@ -76,6 +77,10 @@ def check_command(words):
         return
     if words[0] == "train":
         check_training(words[1:])
+        return
+    if words[0] in collections.WORDS:
+        if "--help" not in words and len(words) > 1:
+            collections.read_request(words)
         return
     words = words[words[0] == "evaluate" :]
     assert not words or words[0].startswith("-") or words[0] in (*TASKS, *COMMANDS), words

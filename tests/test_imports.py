@@ -88,6 +88,7 @@ ALLOWED = {
     "latents.options": ("cli", "latents.plan", "tasks.options", "video.writing"),
     "latents": (
         "latents",
+        "lazy",
         "run",
         "runtime",
         "extras",

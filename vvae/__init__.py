@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vvae import data as data
     from vvae import distributions as distributions
     from vvae import figures as figures
+    from vvae import latents as latents
     from vvae import metrics as metrics
     from vvae import models as models
     from vvae import objectives as objectives
@@ -91,6 +92,7 @@ _ROOMS = {
     "data": "vvae.data",
     "distributions": "vvae.distributions",
     "figures": "vvae.figures",
+    "latents": "vvae.latents",
     "metrics": "vvae.metrics",
     "models": "vvae.models",
     "objectives": "vvae.objectives",

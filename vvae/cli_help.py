@@ -74,7 +74,7 @@ def describe_type(kind: Any) -> str:
         if typing.get_origin(options[0]) is Literal:
             return f"some of {', '.join(map(str, typing.get_args(options[0])))}"
         return f"{count}{_KINDS[options[0]][2]}"
-    if origin is types.UnionType:
+    if _is_union(kind):
         return " or ".join(describe_type(option) for option in options)
     return _KINDS[kind][1]
 
@@ -190,7 +190,7 @@ def _name_kind(kind: Any) -> str:
 
 
 def _is_union(kind: Any) -> bool:
-    return typing.get_origin(kind) is types.UnionType
+    return typing.get_origin(kind) in (types.UnionType, typing.Union)
 
 
 def _format_default(option: _Option) -> str:

@@ -47,7 +47,7 @@ show(
 # One array per split, with the settings that made them and the statistics of the channels.
 
 # %%
-sh("vvae latents --workdir runs/latents", begin="^latents  ", end="^$")
+sh("vvae evaluate latents --workdir runs/latents", begin="^latents  ", end="^$")
 
 # %%
 import numpy as np

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
         from vvae.commands import train
 
         return train.main(arguments[1:])
-    if first in _COLLECTIONS:
+    if first in ("latents", "decode"):
         from vvae.commands import latents
 
         return latents.main(arguments)

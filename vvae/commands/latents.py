@@ -11,6 +11,7 @@ from vvae.pretrained.locate import describe_missing
 from vvae.run import open_run
 
 COMMANDS = {"latents": EncodeLatents, "latents export": ExportLatents, "decode": DecodeLatents}
+WORDS = ("latents", "decode")  # with which a command line begins
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -137,7 +138,7 @@ def _load(options: NetworkOptions) -> tuple[Any, Any]:
     if options.pretrained is not None:
         from vvae.pretrained.load import load_pretrained
 
-        return load_pretrained(options.pretrained)
+        return load_pretrained(options.pretrained, dtype=options.activations)
     from vvae import build
 
     return build.load(options.workdir, options.checkpoint)

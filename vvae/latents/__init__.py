@@ -8,33 +8,41 @@
 See docs/latents.md.
 """
 
-import importlib
+from typing import TYPE_CHECKING
+
+from vvae.lazy import attach
+
+if TYPE_CHECKING:
+    from vvae.latents.dataset import LatentDataset as LatentDataset
+    from vvae.latents.dataset import open as open
+    from vvae.latents.decode import decode_clips as decode_clips
+    from vvae.latents.decode import decode_store as decode_store
+    from vvae.latents.encode import Work as Work
+    from vvae.latents.encode import encode_collection as encode_collection
+    from vvae.latents.exports.export import export_store as export_store
+    from vvae.latents.plan import ClipPlan as ClipPlan
+    from vvae.latents.posterior import Scale as Scale
+    from vvae.latents.posterior import draw_noise as draw_noise
+    from vvae.latents.posterior import mode as mode
+    from vvae.latents.posterior import moments as moments
+    from vvae.latents.posterior import raw as raw
+    from vvae.latents.posterior import sample as sample
 
 _HOMES = {
-    "ClipPlan": "plan",
-    "Work": "encode",
-    "encode_collection": "encode",
-    "export_store": "exports.export",
-    "decode_store": "decode",
-    "decode_clips": "decode",
-    "open": "dataset",
-    "LatentDataset": "dataset",
-    "Scale": "posterior",
-    "mode": "posterior",
-    "sample": "posterior",
-    "raw": "posterior",
-    "moments": "posterior",
-    "draw_noise": "posterior",
+    "LatentDataset": "vvae.latents.dataset",
+    "open": "vvae.latents.dataset",
+    "decode_clips": "vvae.latents.decode",
+    "decode_store": "vvae.latents.decode",
+    "Work": "vvae.latents.encode",
+    "encode_collection": "vvae.latents.encode",
+    "export_store": "vvae.latents.exports.export",
+    "ClipPlan": "vvae.latents.plan",
+    "Scale": "vvae.latents.posterior",
+    "draw_noise": "vvae.latents.posterior",
+    "mode": "vvae.latents.posterior",
+    "moments": "vvae.latents.posterior",
+    "raw": "vvae.latents.posterior",
+    "sample": "vvae.latents.posterior",
 }
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module 'vvae.latents' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"vvae.latents.{_HOMES[name]}"), name)
-
-
-def __dir__():
-    return __all__
+__getattr__, __dir__ = attach(__name__, _HOMES)

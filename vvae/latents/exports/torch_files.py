@@ -10,7 +10,6 @@ References:
 """
 
 import os
-import pickle
 import struct
 import zipfile
 from typing import Any
@@ -34,6 +33,29 @@ _EXTRA_FIELD = 0x4246  # "FB", with which PyTorch pads the headers of members
 _LOCAL_HEADER = 30  # bytes of a zip's header before the name
 
 
+class _Op:
+    """Opcodes of protocol 2. Written only: nothing here reads a pickle."""
+
+    APPENDS = b"e"
+    BINFLOAT = b"G"
+    BININT = b"J"
+    BINPERSID = b"Q"
+    BINUNICODE = b"X"
+    EMPTY_DICT = b"}"
+    EMPTY_LIST = b"]"
+    EMPTY_TUPLE = b")"
+    GLOBAL = b"c"
+    LONG1 = b"\x8a"
+    MARK = b"("
+    NEWFALSE = b"\x89"
+    NEWTRUE = b"\x88"
+    NONE = b"N"
+    REDUCE = b"R"
+    SETITEMS = b"u"
+    STOP = b"."
+    TUPLE = b"t"
+
+
 def save(path: str | os.PathLike, value: Any) -> None:
     """Writes a value; the file is whole or not there.
 
@@ -46,7 +68,7 @@ def save(path: str | os.PathLike, value: Any) -> None:
       TypeError: for anything else.
     """
     pickler = _Pickler()
-    data = b"\x80\x02" + pickler.dump(value) + pickle.STOP
+    data = b"\x80\x02" + pickler.dump(value) + _Op.STOP
     with replacing(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
         _write(archive, "data.pkl", data)
         _write(archive, "byteorder", b"little")
@@ -71,61 +93,61 @@ class _Pickler:
 
     def dump(self, value: Any) -> bytes:
         if value is None:
-            return pickle.NONE
+            return _Op.NONE
         if isinstance(value, bool):
-            return pickle.NEWTRUE if value else pickle.NEWFALSE
+            return _Op.NEWTRUE if value else _Op.NEWFALSE
         if isinstance(value, int):
             return self._dump_int(value)
         if isinstance(value, float):
-            return pickle.BINFLOAT + struct.pack(">d", value)
+            return _Op.BINFLOAT + struct.pack(">d", value)
         if isinstance(value, str):
             data = value.encode("utf-8")
-            return pickle.BINUNICODE + struct.pack("<I", len(data)) + data
+            return _Op.BINUNICODE + struct.pack("<I", len(data)) + data
         if isinstance(value, np.ndarray):
             return self._dump_array(value)
         if isinstance(value, dict):
             items = b"".join(self.dump(key) + self.dump(item) for key, item in value.items())
-            return pickle.EMPTY_DICT + pickle.MARK + items + pickle.SETITEMS
+            return _Op.EMPTY_DICT + _Op.MARK + items + _Op.SETITEMS
         if isinstance(value, list):
             items = b"".join(map(self.dump, value))
-            return pickle.EMPTY_LIST + pickle.MARK + items + pickle.APPENDS
+            return _Op.EMPTY_LIST + _Op.MARK + items + _Op.APPENDS
         if isinstance(value, tuple):
-            return pickle.MARK + b"".join(map(self.dump, value)) + pickle.TUPLE
+            return _Op.MARK + b"".join(map(self.dump, value)) + _Op.TUPLE
         raise TypeError(f"{type(value).__name__} has no place in a file for torch.load")
 
     def _dump_int(self, value: int) -> bytes:
         if -(2**31) <= value < 2**31:
-            return pickle.BININT + struct.pack("<i", value)
+            return _Op.BININT + struct.pack("<i", value)
         data = value.to_bytes(9, "little", signed=True)
-        return pickle.LONG1 + bytes([len(data)]) + data
+        return _Op.LONG1 + bytes([len(data)]) + data
 
     def _dump_array(self, array: np.ndarray) -> bytes:
         if array.dtype not in _STORAGES:
             raise TypeError(f"an array of {array.dtype} has no place in a file for torch.load")
         self.arrays.append(np.ascontiguousarray(array))
         storage = (
-            pickle.MARK
+            _Op.MARK
             + self.dump("storage")
             + _name("torch", _STORAGES[array.dtype])
             + self.dump(str(len(self.arrays) - 1))
             + self.dump("cpu")
             + self.dump(array.size)
-            + pickle.TUPLE
-            + pickle.BINPERSID
+            + _Op.TUPLE
+            + _Op.BINPERSID
         )
         strides = tuple(int(np.prod(array.shape[k + 1 :])) for k in range(array.ndim))
-        hooks = _name("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+        hooks = _name("collections", "OrderedDict") + _Op.EMPTY_TUPLE + _Op.REDUCE
         arguments = b"".join(map(self.dump, (0, array.shape, strides, False)))
         return (
             _name("torch._utils", "_rebuild_tensor_v2")
-            + pickle.MARK
+            + _Op.MARK
             + storage
             + arguments
             + hooks
-            + pickle.TUPLE
-            + pickle.REDUCE
+            + _Op.TUPLE
+            + _Op.REDUCE
         )
 
 
 def _name(module: str, name: str) -> bytes:
-    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+    return _Op.GLOBAL + f"{module}\n{name}\n".encode()
