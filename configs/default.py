@@ -2,12 +2,13 @@
 
     vvae train
 
-docs/results/performers.md states the results.
+The number of steps is chosen for a first run of few minutes; more (--train.num_steps) give better
+reconstructions. docs/results/performers.md states the results.
 """
 
-from vvae.config import Config
+from vvae.config import Config, Train
 
 
 def get_config() -> Config:
     """Returns the settings of `vvae train`."""
-    return Config(name="default")
+    return Config(name="default", train=Train(num_steps=450))
