@@ -340,7 +340,11 @@ def test_a_task_in_miniature(crossing, tmp_path, monkeypatch):
     assert rows["speed/time_index"]["family"] == "control"
     assert rows["speed/fusion_motion"]["family"] == "fusion"
     assert rows["speed/no_latent"]["seeds"] == [0] and rows["speed/no_latent"]["parameters"] == 0
-    assert rows["speed/no_latent"]["metrics"]["micro_raw"]["mean"] > 0.9
+    # After three steps latents say nothing yet: the VAE is a normal distribution too.
+    without, iwae = (
+        rows[f"speed/{name}"]["metrics"]["micro_raw"] for name in ("no_latent", "iwae")
+    )
+    assert without["mean"] == pytest.approx(iwae["mean"], abs=0.02) and without["mean"] > 0.8
     assert rows["speed/iwae"]["metrics"]["inactive"]["mean"] in (0.0, 0.5, 1.0)
     assert rows["speed/iwae"]["parameters"] > 0
     assert set(content["origins"]) == {"0", "1"} and len(content["machines"]) == 1
