@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 GOLDEN_FOLDER = Path(__file__).resolve().parent / "golden"
-GOLDEN = ("wan21", "wan22", "ltx", "ltx_noisy", "vidtok", "vidtok_fsq")
+GOLDEN = ("wan21", "wan22", "ltx", "ltx_noisy", "vidtok", "vidtok_fsq", "kl", "flux2")
 
 _WAN = {"base_dim": 4, "z_dim": 3, "num_res_blocks": 1}
 _WAN |= {"latents_mean": [0.1, -0.2, 0.3], "latents_std": [1.0, 2.0, 0.5]}
@@ -43,8 +43,44 @@ _LTX_MERGED = _LTX | {
 }
 _VIDTOK = {"ch": 4, "ch_mult": [1, 2, 2], "z_channels": 3, "num_res_blocks": 1}
 _SHORT = {"dim_mult": [1, 2, 2], "temperal_downsample": [True, True]}
+_KL = {
+    "block_out_channels": (4, 8),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "norm_num_groups": 2,
+    "latent_channels": 3,
+}
 
 SETTINGS = {
+    "kl": ("AutoencoderKL", _KL | {"scaling_factor": 0.18215}),
+    "kl_plain": (
+        "AutoencoderKL",
+        _KL
+        | {
+            "layers_per_block": 2,
+            "use_quant_conv": False,
+            "use_post_quant_conv": False,
+            "mid_block_add_attention": False,
+            "scaling_factor": 0.3611,
+            "shift_factor": 0.1159,
+        },
+    ),
+    "kl_scaled": (
+        "AutoencoderKL",
+        _KL
+        | {
+            "block_out_channels": (4, 6, 8),
+            "down_block_types": ("DownEncoderBlock2D",) * 3,
+            "up_block_types": ("UpDecoderBlock2D",) * 3,
+            "scaling_factor": 0.5,
+            "latents_mean": (0.1, -0.2, 0.3),
+            "latents_std": (1.0, 2.0, 4.0),
+        },
+    ),
+    "flux2": (
+        "AutoencoderKLFlux2",
+        _KL | {"layers_per_block": 1, "decoder_block_out_channels": (4, 6)},
+    ),
     "wan21": ("AutoencoderKLWan", _WAN | _SHORT),
     "wan21_full": ("AutoencoderKLWan", _WAN | {"num_res_blocks": 2}),
     "wan21_odd": (
@@ -93,7 +129,19 @@ _LTX_091 = {
     "upsample_factor": (2,) * 3,
     "timestep_conditioning": True,
 }
+_SD = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+}
 RELEASES = {
+    "SD 1 and SDXL": ("AutoencoderKL", _SD),
+    "SD 3 and FLUX.1": (
+        "AutoencoderKL",
+        _SD | {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False},
+    ),
+    "FLUX.2": ("AutoencoderKLFlux2", {}),
     "Wan 2.1": ("AutoencoderKLWan", {}),
     "Qwen-Image": ("AutoencoderKLQwenImage", {}),
     "VidTok": ("AutoencoderVidTok", {}),
@@ -120,6 +168,8 @@ scripts/convert_ltx_to_diffusers.py sets for LTX-Video."""
 
 KEPT = ("per_channel_scale1", "per_channel_scale2", "timestep_scale_multiplier")
 TIMESTEP = 0.05
+FRAMES_ALONE = ("AutoencoderKL", "AutoencoderKLFlux2")
+"""Classes of image models."""
 
 
 def make_model(name: str, seed: int = 0):
@@ -148,7 +198,7 @@ def make_model(name: str, seed: int = 0):
             values = 1.0 + 0.2 * values
         parameter.copy_(torch.from_numpy(values))
     for name, buffer in model.named_buffers():
-        if name in ("latents_mean", "latents_std"):
+        if name in ("latents_mean", "latents_std", "bn.running_mean", "bn.running_var"):
             buffer.copy_(torch.from_numpy(rng.uniform(0.5, 2.0, buffer.shape)))
     return model
 
@@ -176,8 +226,7 @@ def run_reference(model, x_BTHWC: np.ndarray) -> dict[str, np.ndarray]:
 
     x = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x_BTHWC, -1, 1))).requires_grad_()
     outputs = _encode(model, x)
-    decoded = model.decode(outputs["mean"], *_list_timesteps(model, x))
-    y = getattr(decoded, "sample", decoded)
+    y = _decode(model, outputs["mean"], x)
 
     def move(a):
         return np.ascontiguousarray(np.moveaxis(a.detach().numpy(), 1, -1))
@@ -187,6 +236,45 @@ def run_reference(model, x_BTHWC: np.ndarray) -> dict[str, np.ndarray]:
     latents, pixels = (torch.from_numpy(np.ascontiguousarray(w)) for w in weights)
     ((latents * outputs["mean"]).sum() + (pixels * y).sum()).backward()
     return found | {"slope": move(x.grad)}
+
+
+def _decode(model, z_BCthw, x_BCTHW):
+    """Returns the decoded video [B, C, T, H, W]."""
+    kind = type(model).__name__
+    if kind not in FRAMES_ALONE:
+        decoded = model.decode(z_BCthw, *_list_timesteps(model, x_BCTHW))
+        return getattr(decoded, "sample", decoded)
+    z = _join_frames(z_BCthw)
+    if kind == "AutoencoderKLFlux2":
+        z = _pixel_shuffle(z)
+    return _part_frames(model.decode(z).sample, x_BCTHW)
+
+
+def _pixel_shuffle(z_NCHW):
+    """Parts latents of 2x2 positions, as the pipelines of FLUX.2 do."""
+    from torch.nn.functional import pixel_shuffle
+
+    return pixel_shuffle(z_NCHW, 2)
+
+
+def _join_frames(x_BCTHW):
+    return x_BCTHW.transpose(1, 2).flatten(0, 1)
+
+
+def _part_frames(x_NCHW, like_BCTHW):
+    """Returns images as videos with the batch of others."""
+    return x_NCHW.unflatten(0, (like_BCTHW.shape[0], -1)).transpose(1, 2)
+
+
+def _encode_frames(model, x_BCTHW) -> dict:
+    """Returns what an image model makes of each frame."""
+    from torch.nn.functional import pixel_unshuffle
+
+    posterior = model.encode(_join_frames(x_BCTHW)).latent_dist
+    found = {"mean": posterior.mean, "logvar": posterior.logvar}
+    if type(model).__name__ == "AutoencoderKLFlux2":
+        found = {name: pixel_unshuffle(values, 2) for name, values in found.items()}
+    return {name: _part_frames(values, x_BCTHW) for name, values in found.items()}
 
 
 def _list_timesteps(model, x_BCTHW) -> list:
@@ -202,6 +290,8 @@ def _encode(model, x_BCTHW) -> dict:
     """Returns `mean` and `logvar`, or the values of finite scalars as `mean`."""
     import torch
 
+    if type(model).__name__ in FRAMES_ALONE:
+        return _encode_frames(model, x_BCTHW)
     if type(model).__name__ == "AutoencoderVidTok":
         # The model's own forward does this before it calls encode.
         first = x_BCTHW[:, :, :1].repeat((1, 1, model.temporal_compression_ratio - 1, 1, 1))

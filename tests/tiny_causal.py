@@ -10,6 +10,7 @@ from vvae.models import contract
 from vvae.models.bottleneck import FiniteScalars, GaussianLatents, ScaledLatents
 from vvae.models.causal import CausalVideoVAE
 from vvae.models.grid import GridVideoVAE
+from vvae.pretrained.kl import FrameVAE
 from vvae.pretrained.ltx import LTXVAE, Decoding, Encoding
 from vvae.pretrained.vidtok import VidTokVAE
 from vvae.pretrained.wan import WanVAE
@@ -86,6 +87,17 @@ LOOKING_AHEAD: dict[str, GridVideoVAE] = {
 }
 """Networks of published families whose encoder is causal and whose decoder is not."""
 
+OTHERS: dict[str, GridVideoVAE] = {
+    "kl": FrameVAE(
+        shape_HWC=(8, 8, 2),
+        widths=((4, 8), (4, 6)),
+        depth=1,
+        groups=2,
+        bottleneck=_LATENTS,
+    ),
+}
+"""Networks of further published families; what holds for each is in test_published_families."""
+
 NAMES = [*SETTINGS, *IMPORTED]
 
 
@@ -103,8 +115,8 @@ def make_model(**settings) -> CausalVideoVAE:
 
 @functools.cache
 def make_named(name: str):
-    """Returns (model, variables) of one of NAMES or LOOKING_AHEAD."""
-    imported = IMPORTED | LOOKING_AHEAD
+    """Returns (model, variables) of one of NAMES, LOOKING_AHEAD or OTHERS."""
+    imported = IMPORTED | LOOKING_AHEAD | OTHERS
     model = imported[name] if name in imported else make_model(**SETTINGS[name])
     return model, make_variables(model)
 

@@ -76,8 +76,14 @@ def encode_chunk(
       (cache, posterior [B, n, h, w, Z] of the n latent frames that are now complete; n may be 0).
 
     Raises:
-      ValueError: if the shape or dtype does not fit the model or the stream.
+      ValueError: if the shape or dtype does not fit the model or the stream, or if the encoder
+        looks ahead.
     """
+    if not model.encodes_causally:
+        raise ValueError(
+            f"the encoder of this {type(model).__name__} looks ahead: it encodes whole videos "
+            "(vvae.encode), not chunks"
+        )
     contract.check_video(x_BTHWC)
     x_BTHWC = contract.as_unit_range(x_BTHWC)
     _check_stream(cache.pending, x_BTHWC)

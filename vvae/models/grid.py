@@ -49,6 +49,11 @@ class GridVideoVAE(nn.Module):
         self.std_C = self.variable("stats", "std", jnp.ones, (channels,))
 
     @property
+    def encodes_causally(self) -> bool:
+        """Whether every latent frame is encoded without later frames."""
+        return True
+
+    @property
     def decodes_causally(self) -> bool:
         """Whether every frame is decoded without later latents."""
         return True

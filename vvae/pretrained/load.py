@@ -14,12 +14,13 @@ from vvae.models import contract
 from vvae.models.bottleneck import ScaledLatents
 from vvae.models.contract import Params
 from vvae.models.grid import GridVideoVAE
+from vvae.pretrained import flux2, kl, ltx, vidtok, wan
 from vvae.pretrained import folder as folders
-from vvae.pretrained import ltx, vidtok, wan
+from vvae.pretrained.family import Family
 from vvae.pretrained.layers import LOG_SIGMA
 from vvae.pretrained.locate import find_folder
 
-_FAMILIES = (wan, ltx, vidtok)
+_FAMILIES: tuple[Family, ...] = tuple(module.FAMILY for module in (wan, ltx, vidtok, kl, flux2))
 _OWN = ("log_sigma",)  # parameters that are not published
 # Entries of a network's description for what its folder stores as tensors.
 _SCALES = ("_latents_mean", "_latents_std")
@@ -73,11 +74,11 @@ def _find(folder: Path) -> tuple[GridVideoVAE, Any]:
         raise ValueError(f"{folder / folders.CONFIG}: {error}") from error
     shapes = jax.eval_shape(functools.partial(contract.init_variables, model), jax.random.key(0))
     published = {name: leaf for name, leaf in shapes["params"].items() if name not in _OWN}
-    latents = jax.ShapeDtypeStruct((model.bottleneck.channels,), jnp.float32)
-    tensors = folders.find_params(folder, published | dict.fromkeys(family.BUFFERS, latents))
-    if family.BUFFERS:
-        scales = folders.read_params({name: tensors.pop(name) for name in family.BUFFERS})
-        model = _scale(model, *(scales[name] for name in family.BUFFERS))
+    buffers = family.buffers.find(model) if family.buffers else {}
+    tensors = folders.find_params(folder, published | buffers, family.rename)
+    if family.buffers:
+        found = folders.read_params({name: tensors.pop(name) for name in buffers})
+        model = _scale(model, *family.buffers.read(model, jax.tree.map(np.asarray, found)))
     return model, tensors
 
 
@@ -103,10 +104,8 @@ def save_pretrained(
             f"the model standardises videos by {stats}, which published weights cannot store"
         )
     published = {name: leaf for name, leaf in params["params"].items() if name not in _OWN}
-    latents = model.bottleneck
-    if family.BUFFERS:
-        values = (np.float32(latents.prior_mean), np.float32(latents.prior_std))
-        published |= dict(zip(family.BUFFERS, values, strict=True))
+    if family.buffers:
+        published |= family.buffers.write(model)
     folders.write_folder(Path(path), family.describe(model), published, overwrite=overwrite)
 
 
@@ -133,7 +132,7 @@ def describe_network(model: GridVideoVAE) -> str:
     """
     family, latents = _find_family(model), model.bottleneck
     record = family.describe(model)
-    if family.BUFFERS:
+    if family.buffers:
         record |= dict(zip(_SCALES, (latents.prior_mean, latents.prior_std), strict=True))
     return json.dumps(record)
 
@@ -146,7 +145,7 @@ def build_network(text: str) -> GridVideoVAE:
     """
     record = folders.parse_config(text, "the description of a published network")
     family, model = _build(record)
-    if not family.BUFFERS:
+    if not family.buffers:
         return model
     try:
         return _scale(model, *(record[name] for name in _SCALES))
@@ -156,18 +155,18 @@ def build_network(text: str) -> GridVideoVAE:
         ) from error
 
 
-def _build(record: dict[str, Any]) -> tuple[Any, GridVideoVAE]:
+def _build(record: dict[str, Any]) -> tuple[Family, GridVideoVAE]:
     """Returns the family and the model of a config.json."""
     name = record["_class_name"]
-    classes = {name: family for family in _FAMILIES for name in family.DEFAULTS}
+    classes = {name: family for family in _FAMILIES for name in family.defaults}
     if name not in classes:
         raise ValueError(f"cannot read the class {name!r}: only {', '.join(classes)}")
     family = classes[name]
-    return family, family.build(folders.fill_settings(record, family.DEFAULTS[name]))
+    return family, family.build(folders.fill_settings(record, family.defaults[name]))
 
 
-def _find_family(model: GridVideoVAE):
-    families = {family.MODEL: family for family in _FAMILIES}
+def _find_family(model: GridVideoVAE) -> Family:
+    families = {family.model: family for family in _FAMILIES}
     if type(model) not in families:
         known = ", ".join(family.__name__ for family in families)
         raise ValueError(f"{type(model).__name__} has no published form; only {known}")

@@ -26,22 +26,21 @@ import numpy as np
 
 from vvae.distributions import raise_precision
 from vvae.models.bottleneck import ScaledLatents
-from vvae.models.causal_blocks import Past, chain, preactivate, prepend_past, stack_frames
-from vvae.models.convolutions import down_conv
+from vvae.models.causal_blocks import Past, chain, preactivate
 from vvae.models.grid import GridVideoVAE
+from vvae.pretrained.family import LATENT_SCALES, Family, unscaled_latents
 from vvae.pretrained.layers import (
     LOG_SIGMA,
     SAMPLE_SIZE,
     EdgePaddedConv,
+    Layer,
     PointwiseConv,
-    StackedConv,
+    StridedConv,
     average_down,
     fold_patches,
     repeat_up,
     unfold_patches,
 )
-
-Layer = Callable[[jax.Array, Past], tuple[jax.Array, Past]]
 
 _FIRST, _LATER = "LTXVideoDownBlock3D", "LTXVideo095DownBlock3D"
 # Kind of a step to a coarser resolution -> factors by which it compresses (time, space).
@@ -246,27 +245,6 @@ class ResBlock(nn.Module, kw_only=True):
         noise_HW = jax.random.normal(self.make_rng("noise"), h_BTHWC.shape[2:4], h_BTHWC.dtype)
         scale = scale.astype(h_BTHWC.dtype).reshape(1, 1, 1, 1, -1)
         return h_BTHWC + noise_HW[None, None, :, :, None] * scale
-
-
-class StridedConv(nn.Module, kw_only=True):
-    """3x3x3 convolution with stride 2; repeats the first frame in front, remembers its last."""
-
-    features: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        past = jnp.repeat(x_BTHWC[:, :1], 2, axis=1) if past is None else past
-        stacked = stack_frames(prepend_past(x_BTHWC, past, 0), stride=2)
-        conv = StackedConv(
-            features=self.features, convolve=_halve_centred, dtype=self.dtype, name="conv"
-        )
-        return conv(stacked), x_BTHWC[:, -1:]
-
-
-def _halve_centred(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves with a 3x3 kernel and stride 2, padded with one zero on every side."""
-    return down_conv(x_NHWC, jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0))))
 
 
 class SpaceToDepthDown(nn.Module, kw_only=True):
@@ -501,7 +479,7 @@ class LTXVAE(GridVideoVAE):
     decoding: Decoding = Decoding()
     patch: int = 4
     epsilon: float = 1e-6
-    bottleneck: ScaledLatents = ScaledLatents(128, (0.0,) * 128, (1.0,) * 128)
+    bottleneck: ScaledLatents = unscaled_latents(128)
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -542,9 +520,6 @@ class LTXVAE(GridVideoVAE):
         return jnp.concatenate([mean, jnp.broadcast_to(logvar, mean.shape)], axis=-1), past
 
 
-MODEL = LTXVAE
-# Names of the tensors with the mean and the standard deviation of the latents.
-BUFFERS = ("latents_mean", "latents_std")
 _ONLY = {
     "patch_size_t": 1,
     "scaling_factor": 1.0,
@@ -572,7 +547,7 @@ def build(values: dict[str, Any]) -> LTXVAE:
         decoding=_build_decoding(values),
         patch=values["patch_size"],
         epsilon=values["resnet_norm_eps"],
-        bottleneck=ScaledLatents(channels, (0.0,) * channels, (1.0,) * channels),
+        bottleneck=unscaled_latents(channels),
     )
     decoded = 2 ** sum(model.decoding.steps)
     if (model.temporal_compression, model.spatial_compression // model.patch) != (decoded,) * 2:
@@ -673,3 +648,12 @@ def describe(model: LTXVAE) -> dict[str, Any]:
         "spatial_compression_ratio": model.spatial_compression,
         "temporal_compression_ratio": model.temporal_compression,
     }
+
+
+FAMILY = Family(
+    model=LTXVAE,
+    defaults=DEFAULTS,
+    build=build,
+    describe=describe,
+    buffers=LATENT_SCALES,
+)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from vvae.models.bottleneck import ScaledLatents
 from vvae.models.causal_blocks import CausalConv, Past, attend_within_frames, chain, preactivate
 from vvae.models.grid import GridVideoVAE
+from vvae.pretrained.family import Family
 from vvae.pretrained.layers import (
     LOG_SIGMA,
     SAMPLE_SIZE,
@@ -380,11 +381,6 @@ class WanVAE(GridVideoVAE):
         return self.decoder(self.post_quant_conv(z_BthwZ), past)
 
 
-MODEL = WanVAE
-# Names of the tensors with the mean and the standard deviation of the latents: none here.
-BUFFERS = ()
-
-
 def build(values: dict[str, Any]) -> WanVAE:
     """Returns the model for the settings of a config.json, completed from DEFAULTS.
 
@@ -441,3 +437,11 @@ def describe(model: WanVAE) -> dict[str, Any]:
         "scale_factor_temporal": model.temporal_compression,
         "scale_factor_spatial": model.spatial_compression,
     }
+
+
+FAMILY = Family(
+    model=WanVAE,
+    defaults=DEFAULTS,
+    build=build,
+    describe=describe,
+)
