@@ -11,6 +11,7 @@ import numpy as np
 
 GOLDEN_FOLDER = Path(__file__).resolve().parent / "golden"
 GOLDEN = ("wan21", "wan22", "ltx", "ltx_noisy", "vidtok", "vidtok_fsq", "kl", "flux2")
+GOLDEN += ("tiny", "taef2", "taehv", "ltx2", "hunyuan", "hunyuan15", "cogvideox", "qwen21")
 
 _WAN = {"base_dim": 4, "z_dim": 3, "num_res_blocks": 1}
 _WAN |= {"latents_mean": [0.1, -0.2, 0.3], "latents_std": [1.0, 2.0, 0.5]}
@@ -51,7 +52,118 @@ _KL = {
     "latent_channels": 3,
 }
 
+_TINY = {
+    "encoder_block_out_channels": (6, 6),
+    "decoder_block_out_channels": (6, 6),
+    "num_encoder_blocks": (1, 1),
+    "num_decoder_blocks": (1, 1),
+    "latent_channels": 3,
+}
+
+_LTX2 = {
+    "latent_channels": 8,
+    "patch_size": 2,
+    "block_out_channels": (8, 16),
+    "down_block_types": ("LTX2VideoDownBlock3D",) * 2,
+    "decoder_block_out_channels": (8, 16),
+    "layers_per_block": (1, 1, 1),
+    "decoder_layers_per_block": (1, 1, 1),
+    "spatio_temporal_scaling": (True, True),
+    "decoder_spatio_temporal_scaling": (True, True),
+    "decoder_inject_noise": (False,) * 3,
+    "downsample_type": ("spatial", "spatiotemporal"),
+    "upsample_type": ("spatiotemporal", "spatial"),
+    "upsample_residual": (True, True),
+    "upsample_factor": (2, 2),
+}
+
+_HUNYUAN = {
+    "latent_channels": 2,
+    "block_out_channels": (2, 4, 4),
+    "down_block_types": ("HunyuanVideoDownBlock3D",) * 3,
+    "up_block_types": ("HunyuanVideoUpBlock3D",) * 3,
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "spatial_compression_ratio": 4,
+}
+
+_HUNYUAN15 = {
+    "latent_channels": 2,
+    "block_out_channels": (8, 8, 8),
+    "layers_per_block": 1,
+    "spatial_compression_ratio": 4,
+    "temporal_compression_ratio": 2,
+}
+
+_TAEHV = {"latent_channels": 3, "encoder_width": 3, "decoder_widths": (6, 4, 3, 3)}
+
 SETTINGS = {
+    "cogvideox": (
+        "AutoencoderKLCogVideoX",
+        {
+            "block_out_channels": (2, 2, 4),
+            "down_block_types": ("CogVideoXDownBlock3D",) * 3,
+            "up_block_types": ("CogVideoXUpBlock3D",) * 3,
+            "layers_per_block": 1,
+            "norm_num_groups": 2,
+            "latent_channels": 3,
+        },
+    ),
+    "svd": (
+        "AutoencoderKLTemporalDecoder",
+        {
+            "block_out_channels": (32, 32),
+            "down_block_types": ("DownEncoderBlock2D",) * 2,
+            "layers_per_block": 2,
+            "latent_channels": 3,
+        },
+    ),
+    "ltx2": ("AutoencoderKLLTX2Video", _LTX2),
+    "ltx2_ahead": (
+        "AutoencoderKLLTX2Video",
+        _LTX2
+        | {
+            "decoder_causal": False,
+            "upsample_residual": (False, True),
+            "timestep_conditioning": True,
+            "decoder_spatial_padding_mode": "replicate",
+        },
+    ),
+    "hunyuan": ("AutoencoderKLHunyuanVideo", _HUNYUAN),
+    "hunyuan_deep": (
+        "AutoencoderKLHunyuanVideo",
+        _HUNYUAN
+        | {
+            "block_out_channels": (2, 2, 4, 4),
+            "down_block_types": ("HunyuanVideoDownBlock3D",) * 4,
+            "up_block_types": ("HunyuanVideoUpBlock3D",) * 4,
+            "spatial_compression_ratio": 8,
+            "mid_block_add_attention": False,
+        },
+    ),
+    "hunyuan15": ("AutoencoderKLHunyuanVideo15", _HUNYUAN15),
+    "hunyuan15_plain": (
+        "AutoencoderKLHunyuanVideo15",
+        _HUNYUAN15
+        | {
+            "block_out_channels": (8, 8, 16),
+            "temporal_compression_ratio": 4,
+            "downsample_match_channel": False,
+            "upsample_match_channel": False,
+        },
+    ),
+    "tiny": ("AutoencoderTiny", _TINY),
+    "taef2": ("TAESD", {"width": 6, "latent_channels": 3}),
+    "taehv": ("TAEHV", _TAEHV),
+    "taehv_patch": (
+        "TAEHV",
+        _TAEHV
+        | {
+            "patch_size": 2,
+            "encoder_time_downscale": (True, True, True),
+            "decoder_time_upscale": (True, True, True),
+        },
+    ),
     "kl": ("AutoencoderKL", _KL | {"scaling_factor": 0.18215}),
     "kl_plain": (
         "AutoencoderKL",
@@ -94,6 +206,12 @@ SETTINGS = {
         _WAN22 | {"decoder_base_dim": 8, "num_res_blocks": 2, "scale_factor_spatial": 16},
     ),
     "qwen": ("AutoencoderKLQwenImage", _WAN | _SHORT),
+    "qwen21": (
+        "AutoencoderKLQwenImage21",
+        _WAN
+        | {"dim_mult": [1, 2, 2], "temperal_downsample": [False, True], "decoder_base_dim": 6}
+        | {"in_channels": 3, "out_channels": 3},
+    ),
     "vidtok": ("AutoencoderVidTok", _VIDTOK),
     "vidtok_fsq": (
         "AutoencoderVidTok",
@@ -143,7 +261,19 @@ RELEASES = {
     ),
     "FLUX.2": ("AutoencoderKLFlux2", {}),
     "Wan 2.1": ("AutoencoderKLWan", {}),
+    "SVD": (
+        "AutoencoderKLTemporalDecoder",
+        {name: value for name, value in _SD.items() if name != "up_block_types"},
+    ),
+    "CogVideoX": ("AutoencoderKLCogVideoX", {}),
+    "TAESD": ("AutoencoderTiny", {}),
+    "TAEF2": ("TAESD", {"latent_channels": 32, "depths": (1, 3, 3, 3)}),
+    "TAEHV": ("TAEHV", {}),
+    "LTX-2": ("AutoencoderKLLTX2Video", {}),
+    "HunyuanVideo": ("AutoencoderKLHunyuanVideo", {}),
+    "HunyuanVideo 1.5": ("AutoencoderKLHunyuanVideo15", {}),
     "Qwen-Image": ("AutoencoderKLQwenImage", {}),
+    "Qwen-Image 2.1": ("AutoencoderKLQwenImage21", {}),
     "VidTok": ("AutoencoderVidTok", {}),
     "LTX 0.9.0": ("AutoencoderKLLTXVideo", {}),
     "LTX 0.9.1": ("AutoencoderKLLTXVideo", _LTX_091),
@@ -168,8 +298,19 @@ scripts/convert_ltx_to_diffusers.py sets for LTX-Video."""
 
 KEPT = ("per_channel_scale1", "per_channel_scale2", "timestep_scale_multiplier")
 TIMESTEP = 0.05
-FRAMES_ALONE = ("AutoencoderKL", "AutoencoderKLFlux2")
-"""Classes of image models."""
+FRAMES_ALONE = ("AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderTiny", "TAESD")
+FRAMES_ALONE += ("AutoencoderKLTemporalDecoder", "AutoencoderKLQwenImage21")
+"""Classes whose methods take the frames of all videos as images."""
+OWN = ("TAESD", "TAEHV")
+"""Classes in own_torch.py."""
+
+
+def find_class(kind: str):
+    """Returns a class of diffusers, or of the networks that it lacks."""
+    import diffusers
+    import own_torch
+
+    return getattr(own_torch if kind in OWN else diffusers, kind)
 
 
 def make_model(name: str, seed: int = 0):
@@ -182,11 +323,10 @@ def make_model(name: str, seed: int = 0):
     position is almost zero before a norm, and the float32 gradients of diffusers itself are off by
     1e-3.
     """
-    import diffusers
     import torch
 
     kind, settings = SETTINGS[name]
-    model = getattr(diffusers, kind)(**settings).eval().requires_grad_(False)
+    model = find_class(kind)(**settings).eval().requires_grad_(False)
     rng = np.random.default_rng(seed)
     for label, parameter in model.named_parameters():
         values = rng.normal(size=parameter.shape)
@@ -245,9 +385,15 @@ def _decode(model, z_BCthw, x_BCTHW):
         decoded = model.decode(z_BCthw, *_list_timesteps(model, x_BCTHW))
         return getattr(decoded, "sample", decoded)
     z = _join_frames(z_BCthw)
+    if kind == "AutoencoderKLQwenImage21":
+        # Videos of one frame.
+        return _part_frames(model.decode(z[:, :, None]).sample[:, :, 0], x_BCTHW)
     if kind == "AutoencoderKLFlux2":
         z = _pixel_shuffle(z)
-    return _part_frames(model.decode(z).sample, x_BCTHW)
+    if kind == "AutoencoderKLTemporalDecoder":
+        return _part_frames(model.decode(z, x_BCTHW.shape[2]).sample, x_BCTHW)
+    decoded = model.decode(z)
+    return _part_frames(getattr(decoded, "sample", decoded), x_BCTHW)
 
 
 def _pixel_shuffle(z_NCHW):
@@ -270,8 +416,16 @@ def _encode_frames(model, x_BCTHW) -> dict:
     """Returns what an image model makes of each frame."""
     from torch.nn.functional import pixel_unshuffle
 
-    posterior = model.encode(_join_frames(x_BCTHW)).latent_dist
-    found = {"mean": posterior.mean, "logvar": posterior.logvar}
+    if type(model).__name__ == "AutoencoderKLQwenImage21":
+        posterior = model.encode(_join_frames(x_BCTHW)[:, :, None]).latent_dist
+        found = {"mean": posterior.mean[:, :, 0], "logvar": posterior.logvar[:, :, 0]}
+        return {name: _part_frames(values, x_BCTHW) for name, values in found.items()}
+    encoded = model.encode(_join_frames(x_BCTHW))
+    if hasattr(encoded, "latent_dist"):
+        posterior = encoded.latent_dist
+        found = {"mean": posterior.mean, "logvar": posterior.logvar}
+    else:
+        found = {"mean": getattr(encoded, "latents", encoded)}
     if type(model).__name__ == "AutoencoderKLFlux2":
         found = {name: pixel_unshuffle(values, 2) for name, values in found.items()}
     return {name: _part_frames(values, x_BCTHW) for name, values in found.items()}
@@ -281,7 +435,7 @@ def _list_timesteps(model, x_BCTHW) -> list:
     """Returns what `decode` needs beside latents: a timestep per video, if it is conditioned."""
     import torch
 
-    if not model.config.get("timestep_conditioning", False):
+    if not dict(model.config).get("timestep_conditioning", False):
         return []
     return [torch.full(x_BCTHW.shape[:1], TIMESTEP, dtype=x_BCTHW.dtype)]
 
@@ -297,8 +451,8 @@ def _encode(model, x_BCTHW) -> dict:
         first = x_BCTHW[:, :, :1].repeat((1, 1, model.temporal_compression_ratio - 1, 1, 1))
         x_BCTHW = torch.cat([first, x_BCTHW], dim=2)
     encoded = model.encode(x_BCTHW)
-    if isinstance(encoded, tuple):
-        return {"mean": encoded[0]}
+    if isinstance(encoded, tuple) or type(model).__name__ in OWN:
+        return {"mean": encoded[0] if isinstance(encoded, tuple) else encoded}
     return {"mean": encoded.latent_dist.mean, "logvar": encoded.latent_dist.logvar}
 
 

@@ -16,7 +16,7 @@ import vvae
 from vvae.models import contract
 from vvae.models.bottleneck import ScaledLatents
 from vvae.pretrained import folder as folders
-from vvae.pretrained import locate, ltx
+from vvae.pretrained import locate, ltx_blocks
 from vvae.pretrained.load import is_published, load_pretrained, save_pretrained
 
 
@@ -149,9 +149,13 @@ def test_names_that_attention_had_in_older_versions_are_read(copy_of):
         ("kl", {"use_quant_conv": False}, r"extra: quant_conv\.bias, quant_conv\.weight"),
         ("flux2", {"patch_size": [1, 1]}, r"patch_size=\(1, 1\): must be \(2, 2\)"),
         ("flux2", {"decoder_block_out_channels": [4]}, "have different lengths"),
+        ("tiny", {"act_fn": "gelu"}, "act_fn='gelu': must be 'relu'"),
+        ("tiny", {"num_encoder_blocks": [1]}, r"for each of num_encoder_blocks=\(1,\) and"),
+        ("taef2", {"_class_name": "AutoencoderTiny"}, r"extra: .*pool\.0\.weight"),
+        ("taehv", {"encoder_time_downscale": [True] * 3}, "as many of them true"),
     ],
 )
-def test_another_image_model_says_why(copy_of, name, changes, text):
+def test_another_frame_model_says_why(copy_of, name, changes, text):
     folder = copy_of(name)
     change_config(folder, **changes)
     with pytest.raises(ValueError, match=text):
@@ -174,8 +178,8 @@ def test_a_decoder_can_be_conditioned_on_another_timestep():
 
 def test_noise_is_one_value_a_position_times_a_scale_a_channel():
     """In a block whose second convolution returns zeros, x + noise * scale is left."""
-    spec = ltx.BlockSpec(causal=True, epsilon=1e-6, dtype=jnp.float32)
-    block = ltx.ResBlock(features=3, spec=spec, noisy=True)
+    spec = ltx_blocks.BlockSpec(causal=True, epsilon=1e-6, dtype=jnp.float32)
+    block = ltx_blocks.ResBlock(features=3, spec=spec, noisy=True)
     x = jax.random.normal(jax.random.key(0), (2, 4, 24, 32, 3))
     params = block.init(jax.random.key(1), x, None)["params"]
     scale = jnp.array([0.5, -1.0, 2.0])
@@ -369,6 +373,37 @@ def test_another_config_says_why(copy_of, changes, text):
     with pytest.raises(ValueError, match=text) as error:
         load_pretrained(folder)
     assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "text"),
+    [
+        ("ltx2", {"upsample_type": ["conv", "spatial"]}, "only spatial, temporal and spatiotempor"),
+        ("ltx2", {"upsample_type": ["spatial"] * 2}, "do not compress by the same factors"),
+        ("ltx2", {"decoder_spatial_padding_mode": "circular"}, "only zeros, replicate, reflect"),
+        ("ltx2", {"spatio_temporal_scaling": [True, False]}, "all true"),
+        ("hunyuan", {"temporal_compression_ratio": 8}, "temporal_compression_ratio=8 must be 4"),
+        ("hunyuan", {"down_block_types": ["A"] * 3}, "must be 'HunyuanVideoDownBlock3D', 3 times"),
+        ("hunyuan15", {"spatial_compression_ratio": 3}, "must be powers of two"),
+        ("hunyuan15", {"block_out_channels": [8, 8, 6]}, "must be multiples of 8"),
+        ("cogvideox", {"use_quant_conv": True}, "use_quant_conv=True: must be False"),
+        ("cogvideox", {"temporal_compression_ratio": 8}, "temporal_compression_ratio=8: must be 4"),
+        ("qwen21", {"attn_scales": [1.0]}, "attn_scales"),
+    ],
+)
+def test_another_video_model_says_why(copy_of, name, changes, text):
+    folder = copy_of(name)
+    change_config(folder, **changes)
+    with pytest.raises(ValueError, match=text):
+        load_pretrained(folder)
+
+
+def test_latents_of_cogvideox_come_in_pieces():
+    model, params = load_pretrained(GOLDEN_FOLDER / "cogvideox")
+    assert model.grid_shape((13, 16, 16)) == (5, 4, 4)
+    assert model.latent_mask(jnp.arange(13)[None] < 10).tolist() == [[True] * 4 + [False]]
+    with pytest.raises(ValueError, match=r"latents of 4 frames: .* come as 1 \+ 2 n frames"):
+        contract.decode(model, params, jnp.zeros((1, 4, 1, 1, 3)))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vvae.models.bottleneck import ScaledLatents
+from vvae.models.bottleneck import PointLatents, ScaledLatents
 from vvae.models.grid import GridVideoVAE
 
 
@@ -74,6 +74,11 @@ LATENT_SCALES = Buffers(
 def unscaled_latents(channels: int) -> ScaledLatents:
     """Returns latents with mean 0 and standard deviation 1: for those whose scale is unknown."""
     return ScaledLatents(channels, (0.0,) * channels, (1.0,) * channels)
+
+
+def point_latents(channels: int) -> PointLatents:
+    """Returns latents without a posterior, with mean 0 and standard deviation 1."""
+    return PointLatents(channels, (0.0,) * channels, (1.0,) * channels)
 
 
 def read_latents(values: dict[str, Any]) -> ScaledLatents:

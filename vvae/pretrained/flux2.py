@@ -17,7 +17,7 @@ from vvae.models.bottleneck import ScaledLatents
 from vvae.models.causal_blocks import Past
 from vvae.pretrained.family import Buffers, Family, unscaled_latents
 from vvae.pretrained.folder import Absent
-from vvae.pretrained.kl import FrameVAE, describe_network, read_network
+from vvae.pretrained.kl import KLVAE, describe_network, read_network
 from vvae.pretrained.layers import average_down, repeat_up
 
 _PATCH = 2
@@ -47,7 +47,7 @@ DEFAULTS = {
 """Class -> the settings that its config.json may have, with their default values."""
 
 
-class Flux2VAE(FrameVAE):
+class Flux2VAE(KLVAE):
     """The model.
 
     Attributes:

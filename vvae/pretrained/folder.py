@@ -29,6 +29,7 @@ from vvae.pretrained.locate import (
 _LEAVES = {"kernel": "weight", "scale": "weight"}
 _TYPES = {"F64", "F32", "F16", "BF16"}
 _INTEGERS = {"I64", "I32"}
+_KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 Path_ = tuple[str, ...]
 
@@ -286,9 +287,51 @@ def _read(path: Path_, tensor: Tensor) -> jax.Array:
     with _open(tensor.file) as file:
         values = np.asarray(file.get_tensor(tensor.name))
         dtype = jax.dtypes.canonicalize_dtype(np.float64 if tensor.kind == "F64" else np.float32)
-        # Not np.ascontiguousarray, which adds an axis to a scalar.
-        parameter = np.asarray(from_tensor(path, values), dtype, order="C")
-        return jax.block_until_ready(jnp.array(parameter))
+        return _convert(path, values, dtype)
+
+
+def read_file(path: Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a single file by their names.
+
+    Raises:
+      ValueError: for a damaged file, or if the extra is missing.
+    """
+    with _open(path) as file:
+        return {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+
+
+def adopt_tensors(path: Path, shapes, arrays: dict[str, np.ndarray]) -> Any:
+    """Returns tensors that are in memory as parameters.
+
+    Args:
+      path: of the file, for error messages.
+      shapes: tree of the parameters, whose leaves have a `shape` and a `dtype`.
+      arrays: name of a tensor -> its values.
+
+    Returns:
+      The tree, float32.
+
+    Raises:
+      ValueError: with the list of missing, extra and misshapen tensors.
+    """
+    wanted = list_paths(shapes)
+    found = {
+        name: Tensor(
+            file=path, name=name, shape=a.shape, kind=_KINDS.get(str(a.dtype), str(a.dtype))
+        )
+        for name, a in arrays.items()
+    }
+    problems = _compare(wanted, found)
+    if problems:
+        raise ValueError(f"{path}: the tensors do not fit the network: {problems}")
+    leaves = [_convert(p, arrays[tensor_name(p)], np.dtype(np.float32)) for p in wanted]
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def _convert(path: Path_, values: np.ndarray, dtype) -> jax.Array:
+    # Not np.ascontiguousarray, which adds an axis to a scalar.
+    parameter = np.asarray(from_tensor(path, values), dtype, order="C")
+    return jax.block_until_ready(jnp.array(parameter))
 
 
 def _open(path: Path):

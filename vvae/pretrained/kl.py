@@ -53,7 +53,7 @@ DEFAULTS = {
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-class FrameVAE(GridVideoVAE):
+class KLVAE(GridVideoVAE):
     """The model.
 
     Attributes:
@@ -78,22 +78,37 @@ class FrameVAE(GridVideoVAE):
     temporal_compression: ClassVar[int] = 1
     last_layer: ClassVar[tuple[str, ...]] = ("decoder", "conv_out")
 
+    projection_axes: ClassVar[int] = 2
+    decoder_class: ClassVar[type[Decoder]] = Decoder
+
     def setup(self):
-        spec = FrameSpec(groups=self.groups, dtype=self.dtype)
-        steps = (*("halve",) * (len(self.widths[0]) - 1), None)
+        specs = self.make_specs()
+        depths = self.depth, self.depth + 1
         stacks = [
             Stack(widths=widths, steps=steps, depth=depth, has_attention=self.has_attention)
-            for widths, depth in zip(self.widths, (self.depth, self.depth + 1), strict=True)
+            for widths, steps, depth in zip(self.widths, self.list_steps(), depths, strict=True)
         ]
         channels = self.count_network_latents()
-        self.encoder = Encoder(stack=stacks[0], features=2 * channels, spec=spec)
-        self.decoder = Decoder(stack=stacks[1], channels=self.shape_HWC[-1], spec=spec)
-        settings = {"num_axes": 2, "dtype": self.dtype}
+        self.encoder = Encoder(stack=stacks[0], features=2 * channels, spec=specs[0])
+        self.decoder = self.decoder_class(
+            stack=stacks[1], channels=self.shape_HWC[-1], spec=specs[1]
+        )
+        settings = {"num_axes": self.projection_axes, "dtype": self.dtype}
         if self.projections[0]:
             self.quant_conv = PointwiseConv(features=2 * channels, **settings)
         if self.projections[1]:
             self.post_quant_conv = PointwiseConv(features=channels, **settings)
         self.setup_likelihood(LOG_SIGMA)
+
+    @nn.nowrap
+    def make_specs(self) -> tuple[FrameSpec, FrameSpec]:
+        """Returns what makes the layers of the encoder and of the decoder."""
+        return (FrameSpec(groups=self.groups, dtype=self.dtype),) * 2
+
+    @nn.nowrap
+    def list_steps(self) -> tuple[tuple, tuple]:
+        """Returns the steps after the levels of the encoder and of the decoder; see `Stack`."""
+        return ((*("space",) * (len(self.widths[0]) - 1), None),) * 2
 
     @nn.nowrap
     def count_network_latents(self) -> int:
@@ -120,14 +135,23 @@ class FrameVAE(GridVideoVAE):
         return self.decoder(self.post_quant_conv(z_BthwZ) if self.projections[1] else z_BthwZ, past)
 
 
-def read_network(values: dict[str, Any], decoder_widths: tuple[int, ...]) -> dict[str, Any]:
-    """Returns the attributes of a `FrameVAE` that settings of diffusers describe.
+def read_network(
+    values: dict[str, Any],
+    decoder_widths: tuple[int, ...],
+    kinds: tuple[str, str] = (_DOWN, _UP),
+) -> dict[str, Any]:
+    """Returns the attributes of a `KLVAE` that settings of diffusers describe.
+
+    Args:
+      values: the settings.
+      decoder_widths: channels of the decoder, finest resolution first.
+      kinds: names of the classes of the blocks of the encoder and of the decoder.
 
     Raises:
       ValueError: for settings that fit no network.
     """
     widths, groups = values["block_out_channels"], values["norm_num_groups"]
-    kinds = {"down_block_types": _DOWN, "up_block_types": _UP}
+    kinds = {"down_block_types": kinds[0], "up_block_types": kinds[1]}
     for name, kind in kinds.items():
         if values[name] != (kind,) * len(widths):
             raise ValueError(f"{name}={values[name]!r}: must be {kind!r}, {len(widths)} times")
@@ -161,14 +185,14 @@ def check_groups(widths: tuple[int, ...], groups: int) -> None:
         )
 
 
-def describe_network(model: FrameVAE) -> dict[str, Any]:
+def describe_network(model: KLVAE, kinds: tuple[str, str] = (_DOWN, _UP)) -> dict[str, Any]:
     """Returns the settings that `read_network` reads, but for the widths of the decoder."""
     count = len(model.widths[0])
     return {
         "in_channels": model.shape_HWC[-1],
         "out_channels": model.shape_HWC[-1],
-        "down_block_types": (_DOWN,) * count,
-        "up_block_types": (_UP,) * count,
+        "down_block_types": (kinds[0],) * count,
+        "up_block_types": (kinds[1],) * count,
         "block_out_channels": model.widths[0],
         "layers_per_block": model.depth,
         "act_fn": "silu",
@@ -180,17 +204,17 @@ def describe_network(model: FrameVAE) -> dict[str, Any]:
     }
 
 
-def build(values: dict[str, Any]) -> FrameVAE:
+def build(values: dict[str, Any]) -> KLVAE:
     """Returns the model for the settings of a config.json, completed from DEFAULTS.
 
     Raises:
       ValueError: for settings that fit no network.
     """
     network = read_network(values, values["block_out_channels"])
-    return FrameVAE(**network, bottleneck=read_latents(values))
+    return KLVAE(**network, bottleneck=read_latents(values))
 
 
-def describe(model: FrameVAE) -> dict[str, Any]:
+def describe(model: KLVAE) -> dict[str, Any]:
     """Returns the config.json of a model: the inverse of `build`."""
     return {
         "_class_name": "AutoencoderKL",
@@ -207,4 +231,4 @@ def rename(name: str) -> str:
     return ".".join([*path, layer, kind])
 
 
-FAMILY = Family(model=FrameVAE, defaults=DEFAULTS, build=build, describe=describe, rename=rename)
+FAMILY = Family(model=KLVAE, defaults=DEFAULTS, build=build, describe=describe, rename=rename)

@@ -12,7 +12,7 @@ References:
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -44,6 +44,12 @@ class FrameSpec:
     groups: int = 32
     dtype: Any = jnp.float32
 
+    last_norm: ClassVar[str] = "conv_norm_out"
+
+    def see_latents(self, z_BthwZ: jax.Array) -> Self:
+        """Returns what makes the layers of a decoder of these latents."""
+        return self
+
     def make_norm(self, name: str) -> Callable[[jax.Array], jax.Array]:
         """Makes a norm."""
         return GroupNorm(groups=self.groups, dtype=self.dtype, name=name)
@@ -73,10 +79,10 @@ class FrameSpec:
         """Makes the step to the next finer resolution."""
         return SpatialResample(convolve=up_conv_3x3, dtype=self.dtype, name=name)
 
-    def make_head(self, features: int, norm: str = "conv_norm_out") -> Layer:
+    def make_head(self, features: int) -> Layer:
         """Makes norm, SiLU and a convolution whose output is at least float32."""
         spec = replace(self, dtype=jnp.promote_types(self.dtype, jnp.float32))
-        return preactivate(spec.make_norm(norm), spec.make_conv(features, "conv_out"))
+        return preactivate(spec.make_norm(self.last_norm), spec.make_conv(features, "conv_out"))
 
 
 class ResBlock(nn.Module, kw_only=True):
@@ -222,7 +228,7 @@ class Decoder(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(self, z: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        spec, stack = self.spec, self.stack
+        spec, stack = self.spec.see_latents(z), self.stack
 
         def make_step(step) -> Layer:
             return spec.make_up(step, "upsamplers.0")

@@ -125,16 +125,15 @@ def pad_borders(x_BTHWC: jax.Array, borders: str) -> tuple[jax.Array, tuple[slic
 class StridedConv(nn.Module, kw_only=True):
     """3x3x3 convolution with stride 2 in space; repeats the first frame in front.
 
-    Its parameters are named `conv`. It remembers its last input, or its last two.
+    It keeps the channels; its parameters are named `conv`. It remembers its last input, or its last
+    two.
 
     Attributes:
-      features: F.
       in_time: whether the stride in time is 2 too.
       borders: padding of rows and columns on every side, "zeros" or "edge".
       dtype: of the activations; the parameters are float32.
     """
 
-    features: int
     in_time: bool = True
     borders: str = "zeros"
     dtype: Any = jnp.float32
@@ -145,7 +144,7 @@ class StridedConv(nn.Module, kw_only=True):
         past = jnp.repeat(x[:, :1], 2, axis=1) if past is None else past
         stacked = stack_frames(prepend_past(x, past, 0), stride=1 + self.in_time)
         convolve = halve_centred if self.borders == "zeros" else halve_repeating_edges
-        conv = StackedConv(features=self.features, convolve=convolve, dtype=self.dtype, name="conv")
+        conv = StackedConv(features=x.shape[-1], convolve=convolve, dtype=self.dtype, name="conv")
         if self.in_time:
             return conv(stacked), x[:, -1:]
         return conv(stacked), prepend_past(x, past, 0)[:, -2:]

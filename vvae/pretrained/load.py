@@ -1,4 +1,4 @@
-"""Loads and saves published weights: folders as diffusers writes them."""
+"""Loads and saves published weights: folders as diffusers writes them, and some single files."""
 
 import functools
 import json
@@ -14,13 +14,30 @@ from vvae.models import contract
 from vvae.models.bottleneck import ScaledLatents
 from vvae.models.contract import Params
 from vvae.models.grid import GridVideoVAE
-from vvae.pretrained import flux2, kl, ltx, vidtok, wan
+from vvae.pretrained import (
+    cogvideox,
+    flux2,
+    hunyuan,
+    hunyuan15,
+    kl,
+    ltx,
+    ltx2,
+    qwen21,
+    svd,
+    taehv,
+    tiny,
+    vidtok,
+    wan,
+)
 from vvae.pretrained import folder as folders
+from vvae.pretrained.authors_files import is_authors_file, read_file
 from vvae.pretrained.family import Family
 from vvae.pretrained.layers import LOG_SIGMA
 from vvae.pretrained.locate import find_folder
 
-_FAMILIES: tuple[Family, ...] = tuple(module.FAMILY for module in (wan, ltx, vidtok, kl, flux2))
+_MODULES = (wan, qwen21, ltx, ltx2, hunyuan, hunyuan15, cogvideox, vidtok)
+_MODULES += (kl, flux2, svd, tiny, taehv)
+_FAMILIES: tuple[Family, ...] = tuple(module.FAMILY for module in _MODULES)
 _OWN = ("log_sigma",)  # parameters that are not published
 # Entries of a network's description for what its folder stores as tensors.
 _SCALES = ("_latents_mean", "_latents_std")
@@ -30,10 +47,11 @@ def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
     """Reads published weights: a folder with config.json and .safetensors files.
 
     Args:
-      path: the folder, as `save_pretrained` of diffusers writes it, of an AutoencoderKLWan (Wan 2.1
-        or 2.2), an AutoencoderKLQwenImage, an AutoencoderKLLTXVideo or an AutoencoderVidTok; or the
-        folder of a pipeline that has one of them as `vae`. An index decides which files count. A
-        variant such as fp16 is read where it is the only one.
+      path: the folder, as `save_pretrained` of diffusers writes it, of one of the classes that
+        docs/published_models.md lists; or the folder of a pipeline that has one of them as `vae`.
+        An index decides which files count. A variant such as fp16 is read where it is the only one.
+        The files of TAESD (either one, with the other beside it) and TAEHV, which have no
+        config.json, are read by their own paths, .pth or .safetensors.
 
     Returns:
       (model, params), for use with `vvae.encode`, `vvae.decode`, ... The latents' published mean
@@ -45,10 +63,14 @@ def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
         or missing file, files or tensors of which it is not clear which are meant, or with the list
         of tensors that are missing, extra or misshapen.
     """
-    model, tensors = _find(find_folder(path))
+    if is_authors_file(Path(path)):
+        model, learned = _read_file(Path(path))
+    else:
+        model, tensors = _find(find_folder(path))
+        learned = folders.read_params(tensors)
     channels = model.shape_HWC[-1]
     return model, {
-        "params": folders.read_params(tensors) | {"log_sigma": jnp.float32(LOG_SIGMA)},
+        "params": learned | {"log_sigma": jnp.float32(LOG_SIGMA)},
         "stats": {"mean": jnp.zeros(channels), "std": jnp.ones(channels)},
     }
 
@@ -62,7 +84,22 @@ def load_network(path: str | os.PathLike) -> GridVideoVAE:
     Raises:
       ValueError: as `load_pretrained`, except for damage that the header of a file does not show.
     """
+    if is_authors_file(Path(path)):
+        return _build(read_file(Path(path))[0])[1]
     return _find(find_folder(path))[0]
+
+
+def _read_file(path: Path) -> tuple[GridVideoVAE, Any]:
+    """Returns the model of an authors' file, and its parameters."""
+    record, tensors = read_file(path)
+    _, model = _build(record)
+    return model, folders.adopt_tensors(path, _list_shapes(model), tensors)
+
+
+def _list_shapes(model: GridVideoVAE) -> dict[str, Any]:
+    """Returns the shapes of the parameters that are published."""
+    shapes = jax.eval_shape(functools.partial(contract.init_variables, model), jax.random.key(0))
+    return {name: leaf for name, leaf in shapes["params"].items() if name not in _OWN}
 
 
 def _find(folder: Path) -> tuple[GridVideoVAE, Any]:
@@ -72,10 +109,8 @@ def _find(folder: Path) -> tuple[GridVideoVAE, Any]:
         family, model = _build(record)
     except ValueError as error:
         raise ValueError(f"{folder / folders.CONFIG}: {error}") from error
-    shapes = jax.eval_shape(functools.partial(contract.init_variables, model), jax.random.key(0))
-    published = {name: leaf for name, leaf in shapes["params"].items() if name not in _OWN}
     buffers = family.buffers.find(model) if family.buffers else {}
-    tensors = folders.find_params(folder, published | buffers, family.rename)
+    tensors = folders.find_params(folder, _list_shapes(model) | buffers, family.rename)
     if family.buffers:
         found = folders.read_params({name: tensors.pop(name) for name in buffers})
         model = _scale(model, *family.buffers.read(model, jax.tree.map(np.asarray, found)))
