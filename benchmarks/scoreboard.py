@@ -3,7 +3,8 @@
     python -m benchmarks.scoreboard TASK [--data.path FOLDER] [--seeds 5]
     python -m benchmarks.scoreboard tables
 
-TASK is ped2, gestures, performers, clusters or shots; the first two need the folder of the data.
+TASK is ped2, gestures, performers, clusters, shots or digits; ped2, gestures and digits (MNIST's
+t10k) need the folder of the data.
 Rows are measured by the commands that a user types, seed by seed. A task that was stopped continues
 where it was if it is started again with the same --folder. `tables` writes the README's tables from
 the existing files.
@@ -22,8 +23,8 @@ from benchmarks.origin import RESULTS, describe_origin
 from benchmarks.results import Measurement, Request, summarize, write_board
 from benchmarks.tables import README, write_tables
 
-TASKS = ("ped2", "gestures", "performers", "clusters", "shots")
-NEED_DATA = ("ped2", "gestures")
+TASKS = ("ped2", "gestures", "performers", "clusters", "shots", "digits")
+NEED_DATA = ("ped2", "gestures", "digits")
 
 
 def main(arguments: list[str]) -> int:

@@ -51,9 +51,11 @@ def format_board(content: dict) -> str:
         f"| row | family | {' | '.join([*columns, *extra])} | seeds | parameters |",
         f"| --- | --- | {' | '.join('---:' for _ in [*columns, *extra])} | ---: | ---: |",
     ]
-    for row in sorted(rows, key=lambda row: _rank(row, columns[0])):
+    sign = -1 if content.get("lower_is_better") else 1
+    for row in sorted(rows, key=lambda row: _rank(row, columns[0], sign)):
         cells = _format_intervals(row) if extra else []
-        lines.append(_format_row(row, columns, cells, bold=_is_ahead(row, rows, columns[0])))
+        bold = _is_ahead(row, rows, columns[0], sign)
+        lines.append(_format_row(row, columns, cells, bold=bold))
     for known in content["published"]:
         lines.append(
             f"| {known['row']} | published | {known['value']} "
@@ -67,19 +69,23 @@ def _name_machines(content: dict) -> list[str]:
     return [f"({'; '.join(machines)})"] if machines else []
 
 
-def _rank(row: dict, column: str) -> tuple:
+def _rank(row: dict, column: str, sign: int) -> tuple:
     value = row["metrics"].get(column, {}).get("mean")
-    return (row["family"] == "control", value is None, -(value or 0.0))
+    return (row["family"] == "control", value is None, -sign * (value or 0.0))
 
 
-def _is_ahead(row: dict, rows: list[dict], column: str) -> bool:
-    """Whether the gain of a headline over every other row is known over units, and above 0."""
+def _is_ahead(row: dict, rows: list[dict], column: str, sign: int) -> bool:
+    """Whether the gain of a headline over every other row is known over units, and above 0.
+
+    The sign is -1 where a lower value is better, and a gain thus negative.
+    """
+    worst = "low" if sign > 0 else "high"
     others = [other for other in rows if other is not row]
     measured = [other for other in others if other["metrics"][column]["mean"] is not None]
     return (
         row["headline"]
         and "interval" in row
-        and all(other.get("headline_gain", {}).get("low", 0.0) > 0.0 for other in measured)
+        and all(sign * other.get("headline_gain", {}).get(worst, 0.0) > 0.0 for other in measured)
     )
 
 

@@ -1,6 +1,6 @@
-"""The built-in performers, 32x32, gray: a few minutes on a laptop.
+"""A general start, 32x32, gray; minutes for the built-in performers.
 
-    python train.py
+    vvae train
 
 The README states the training time and the results.
 """
@@ -9,5 +9,5 @@ from vvae.config import Config
 
 
 def get_config() -> Config:
-    """Returns the settings of `python train.py`."""
+    """Returns the settings of `vvae train`."""
     return Config(name="default")

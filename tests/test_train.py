@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -103,6 +104,8 @@ def test_a_run_leaves_numbers_pictures_and_videos(trained):
     workdir, printed = trained
     for word in ("estimate:", "broken.mkv", "psnr", "elbo", "top1", "pictures, videos"):
         assert word in printed
+    for task in ("reconstruct", "density", "classify", "generate"):
+        assert re.search(rf"^{task}: \d+\.\d s$", printed, re.MULTILINE)
     assert json.loads((workdir / "classes.json").read_text()) == list(CLASSES)
     record = json.loads((workdir / "config.json").read_text())
     assert list(record["data"]["broken"]) == ["broken.mkv"]
@@ -223,6 +226,24 @@ def test_continuing_with_other_settings_shows_the_difference(trained):
     )
     assert result.returncode == 2
     assert "optim.learning_rate: 0.002 -> 0.1" in result.stderr
+
+
+def test_a_longer_training_continues_a_shorter_one_as_if_it_had_been_planned(
+    folder, cache, tmp_path
+):
+    """With a constant learning rate, 6 steps and then 12 are the same as 12 at once."""
+    arguments = (TINY, "--data.path", folder, "--data.cache_dir", cache, "--optim.warmup", 0)
+    arguments += ("--optim.final_fraction", 1, "--objective.kl_warmup", 0)
+    arguments += ("--evaluate.tasks", "density")
+    for workdir, steps in (("longer", 6), ("longer", 12), ("planned", 12)):
+        place = ("--workdir", tmp_path / workdir, "--train.num_steps", steps)
+        run_program("train.py", *arguments, *place)
+    (step, longer), (_, planned) = (read_state(tmp_path / name) for name in ("longer", "planned"))
+    assert step == 12
+    for a, b in zip(longer, planned, strict=True):
+        np.testing.assert_array_equal(a, b)
+    record = json.loads((tmp_path / "longer" / "config.json").read_text())
+    assert record["data"]["num_steps"] == record["config"]["train"]["num_steps"] == 12
 
 
 def test_a_run_whose_data_moved_goes_on_and_is_evaluated(trained, folder, tmp_path, monkeypatch):
@@ -359,7 +380,7 @@ def test_check_names_what_is_broken(folder):
         ("train.py", ["--data.height", "20"], "data.height=20: must be a multiple of 8"),
         ("train.py", ["--worksdir", "x"], "did you mean --workdir?"),
         ("train.py", ["configs/nope.py"], "no configuration configs/nope.py"),
-        ("train.py", ["configs/gestures.py"], "EgoGestAR: give its folder with --data.path"),
+        ("train.py", ["gestures"], "for your videos: give their folder with --data.path"),
         ("train.py", ["--init_from", "nowhere", "--data.path", "FOLDER"], "nowhere is not a run"),
         ("evaluate.py", ["recontruct"], "did you mean reconstruct?"),
         ("evaluate.py", ["check", "--data.pth", "x"], "did you mean --data.path?"),

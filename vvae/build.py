@@ -8,7 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from vvae import runtime
-from vvae.config import Config
+from vvae.config import Config, require_videos
 from vvae.data.cache import Limits
 from vvae.data.dataset import (
     Cache,
@@ -39,10 +39,7 @@ def find_videos(config: Config) -> Path:
     """
     if config.data.path is not None:
         return Path(config.data.path)
-    if config.data.name != "performers":
-        raise ValueError(
-            f"these settings are made for {config.data.name}: give its folder with --data.path"
-        )
+    require_videos(config)
     folder = runtime.cache_folder() / "performers"
     write_performers(folder, num_workers=count_workers(config))
     return folder

@@ -15,6 +15,8 @@ class Task:
       tiles: whether it can be answered from tiles of frames (data.tile).
       training_clips: whether it reads the training clips of the run, even for new videos.
       package: optional package that it needs; the extra named after the task installs it.
+      seconds: how long it takes for 48 short videos on two CPU cores, where compiling is most of
+        it; None where it was not timed.
     """
 
     module: str
@@ -24,6 +26,7 @@ class Task:
     tiles: bool = False
     training_clips: bool = False
     package: str | None = None
+    seconds: float | None = None
 
 
 TASKS = {
@@ -57,6 +60,9 @@ BASELINES = (
     "cnn",
     "surf",
 )
+
+# Names of `vvae.tasks.pooling.POOLINGS`.
+POOLINGS = ("clip", "dynamics", "mean_dynamics", "means", "ordered", "stats", "steps")
 
 # Scores of the task anomaly.
 ANOMALY_SCORES = (

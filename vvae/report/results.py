@@ -34,11 +34,18 @@ def _describe_answer(number: int, answer: TaskAnswer, inliner: Inliner) -> dict[
         "identifier": f"task-{number}-{re.sub('[^a-z0-9]+', '-', answer.task.lower()).strip('-')}",
         "title": answer.title,
         "notes": answer.notes,
+        "text_tables": [_tabulate_text(table) for table in answer.tables],
         **_describe_metrics(number, answer),
         **_describe_files(answer, inliner),
         "details": describe_value(answer.details) if answer.details else None,
         "link": inliner.link(answer.path),
     }
+
+
+def _tabulate_text(table: Mapping[str, Any]) -> Table:
+    header = [str(name) for name in table.get("header") or ()]
+    rows = [_fit([str(cell) for cell in row], len(header)) for row in table.get("rows") or ()]
+    return make_table(str(table.get("title", "")), header, rows)
 
 
 # --- tables and metric cards ----------------------------------------------------------------------
@@ -101,8 +108,11 @@ def _find_unit(metric: Mapping[str, Any]) -> str:
 
 
 def _format_metric(metric: Mapping[str, Any]) -> str:
-    value = metric.get("value")
+    value, interval = metric.get("value"), as_mapping(metric.get("interval"))
     if isinstance(value, (int, float)):
+        ends = [interval.get(end) for end in ("low", "high")]
+        if all(isinstance(end, (int, float)) for end in ends):
+            return f"{format_number(value)} [{ends[0]:.3f}, {ends[1]:.3f}]"
         return format_number(value)
     return "-" if value is None else str(value)
 
@@ -110,6 +120,8 @@ def _format_metric(metric: Mapping[str, Any]) -> str:
 def _list_facts(metric: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
     card, value = as_mapping(metric.get("card")), metric.get("value")
     own = {key: entry for key, entry in card.items() if key not in shared}
+    if "interval" in metric:
+        own = {"interval": metric["interval"]} | own
     return own if value is None else {"value": value} | own
 
 

@@ -20,7 +20,7 @@ from vvae.video.reading import (
     read_stated_length,
 )
 from vvae.video.stills import IMAGE_SUFFIXES
-from vvae.video.writing import write_video, write_video_pieces
+from vvae.video.writing import write_short_videos, write_video, write_video_pieces
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -35,6 +35,7 @@ __all__ = [
     "probe",
     "read_frames",
     "read_stated_length",
+    "write_short_videos",
     "write_video",
     "write_video_pieces",
 ]

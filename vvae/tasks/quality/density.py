@@ -65,7 +65,7 @@ def answer(question: Question, options: Density) -> Result:
     chosen = clips.select(chosen_ids)
     bound = _measure_iwae(question, chosen, jax.random.fold_in(key, 1))
     bound["elbo"] = measured["elbo"][chosen_ids].astype(np.float64)
-    row = _summarize_bound(measured, clips, context)
+    row = _summarize_bound(measured, levels, clips, context)
     if isinstance(model, GridVideoVAE):
         row |= _measure_rates(question, context)
     num_samples = question.settings.num_samples
@@ -92,7 +92,7 @@ def answer(question: Question, options: Density) -> Result:
     )
 
 
-def _summarize_bound(measured, clips: Clips, context) -> dict[str, Metric]:
+def _summarize_bound(measured, levels, clips: Clips, context) -> dict[str, Metric]:
     def make(name, values_N, definition):
         return make_metric(name, values_N.mean(), "nats/clip", definition, BY_CLIP, **context)
 
@@ -103,7 +103,8 @@ def _summarize_bound(measured, clips: Clips, context) -> dict[str, Metric]:
             "log_likelihood", measured["log_likelihood"].astype(np.float64), "E[log p(x | z, w)]"
         ),
     }
-    for level, kl_N in measured["kl"].items():
+    for level in levels:
+        kl_N = measured["kl"][level]
         definition = f"KL(posterior || prior) of the {level} latent, one sample"
         row[f"kl_{level}"] = make(f"kl_{level}", kl_N.astype(np.float64), definition)
     return row | summarize_bits(elbo_N, clips, context)
@@ -173,7 +174,7 @@ def _summarize_level(name: str, level: Level, seed: int, context) -> dict[str, M
     if level.has_standard_prior:
         burda = collapse.count_burda_units(level.mean_NZ)
         definition = f"units with Var_x(E z) > {collapse.BURDA_VARIANCE}, of {len(level.active_Z)}"
-        row[f"active_burda_{name}"] = (burda, "units", definition, over)
+        row[f"active_burda_{name}"] = (int(burda), "units", definition, over)
     return {
         key: make_metric(key, value, unit, definition, aggregation, **context)
         for key, (value, unit, definition, aggregation) in row.items()

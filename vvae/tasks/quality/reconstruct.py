@@ -25,12 +25,15 @@ from vvae.metrics.frames import (
     first_frame_gap,
     position_means,
     seam_index,
+    video_means,
 )
+from vvae.metrics.intervals import compare_means
 from vvae.models import contract
 from vvae.models.causal import CausalVideoVAE
 from vvae.tasks.options import Reconstruct
 from vvae.tasks.question import Question
 from vvae.tasks.result import Picture, Result
+from vvae.tasks.rivals import describe_rival, find_units
 
 NUM_EXAMPLES = 4
 
@@ -73,7 +76,7 @@ def answer(question: Question, options: Reconstruct) -> Result:
         task="reconstruct",
         rows=rows,
         details={"by_frame_position": positions, "pca_fitted_to_frames": pca.num_frames},
-        notes=_write_notes(scores["vae"], context),
+        notes=(*_compare(question, scores), *_write_notes(scores["vae"], context)),
         files=("reconstruct.png", "reconstruct.mp4", "reconstruct_positions.png"),
         pictures=(
             Picture(
@@ -183,6 +186,18 @@ def _make_like(card, name, value, unit, definition, aggregation) -> Metric:
     own = ("name", "unit", "definition", "aggregation")
     context = {key: entry for key, entry in card.items() if key not in own}
     return make_metric(name, value, unit, definition, aggregation, **context)
+
+
+def _compare(question: Question, scores) -> tuple[str, ...]:
+    """Says whether the model reconstructs better than PCA, by the mean PSNR of each video."""
+    clips = question.clips
+    videos_V, own_V = video_means(scores["vae"]["psnr"], clips.mask_NT, clips.video_index_N)
+    _, rival_V = video_means(scores["pca"]["psnr"], clips.mask_NT, clips.video_index_N)
+    if not np.isfinite(own_V - rival_V).all():  # an exact reconstruction
+        return ()
+    chosen_V = np.isin(np.arange(len(clips.videos)), videos_V)
+    units = find_units(clips, chosen_V, question.seed)
+    return (describe_rival("vae", "pca", "psnr (dB)", compare_means(units, own_V, rival_V)),)
 
 
 def _write_notes(scores, context) -> tuple[str, ...]:
