@@ -12,6 +12,7 @@ import numpy as np
 GOLDEN_FOLDER = Path(__file__).resolve().parent / "golden"
 GOLDEN = ("wan21", "wan22", "ltx", "ltx_noisy", "vidtok", "vidtok_fsq", "kl", "flux2")
 GOLDEN += ("tiny", "taef2", "taehv", "ltx2", "hunyuan", "hunyuan15", "cogvideox", "qwen21")
+GOLDEN += ("magvit", "dc")
 
 _WAN = {"base_dim": 4, "z_dim": 3, "num_res_blocks": 1}
 _WAN |= {"latents_mean": [0.1, -0.2, 0.3], "latents_std": [1.0, 2.0, 0.5]}
@@ -107,6 +108,50 @@ SETTINGS = {
             "layers_per_block": 1,
             "norm_num_groups": 2,
             "latent_channels": 3,
+        },
+    ),
+    "magvit": (
+        "AutoencoderKLMagvit",
+        {
+            "block_out_channels": (2, 4, 4),
+            "down_block_types": ("SpatialDownBlock3D", *("SpatialTemporalDownBlock3D",) * 2),
+            "up_block_types": ("SpatialUpBlock3D", *("SpatialTemporalUpBlock3D",) * 2),
+            "layers_per_block": 1,
+            "norm_num_groups": 2,
+            "latent_channels": 2,
+        },
+    ),
+    "dc": (
+        "AutoencoderDC",
+        {
+            "latent_channels": 4,
+            "attention_head_dim": 8,
+            "encoder_block_types": ("ResBlock", "EfficientViTBlock"),
+            "decoder_block_types": ("ResBlock", "EfficientViTBlock"),
+            "encoder_block_out_channels": (8, 16),
+            "decoder_block_out_channels": (8, 16),
+            "encoder_layers_per_block": (1, 1),
+            "decoder_layers_per_block": (1, 1),
+            "encoder_qkv_multiscales": ((), (5,)),
+            "decoder_qkv_multiscales": ((), (5,)),
+            "downsample_block_type": "conv",
+            "upsample_block_type": "interpolate",
+            "scaling_factor": 0.41407,
+        },
+    ),
+    "dc_deep": (
+        "AutoencoderDC",
+        {
+            "latent_channels": 2,
+            "encoder_block_out_channels": (4, 8, 8),
+            "decoder_block_out_channels": (4, 8, 8),
+            "encoder_layers_per_block": (0, 1, 1),
+            "decoder_layers_per_block": (0, 1, 1),
+            "encoder_qkv_multiscales": ((),) * 3,
+            "decoder_qkv_multiscales": ((),) * 3,
+            "decoder_act_fns": ("relu", "silu", "relu"),
+            "encoder_out_shortcut": False,
+            "decoder_in_shortcut": False,
         },
     ),
     "svd": (
@@ -266,6 +311,11 @@ RELEASES = {
         {name: value for name, value in _SD.items() if name != "up_block_types"},
     ),
     "CogVideoX": ("AutoencoderKLCogVideoX", {}),
+    "EasyAnimate": ("AutoencoderKLMagvit", {}),
+    "DC-AE": (
+        "AutoencoderDC",
+        {"encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3},
+    ),
     "TAESD": ("AutoencoderTiny", {}),
     "TAEF2": ("TAESD", {"latent_channels": 32, "depths": (1, 3, 3, 3)}),
     "TAEHV": ("TAEHV", {}),
@@ -299,7 +349,7 @@ scripts/convert_ltx_to_diffusers.py sets for LTX-Video."""
 KEPT = ("per_channel_scale1", "per_channel_scale2", "timestep_scale_multiplier")
 TIMESTEP = 0.05
 FRAMES_ALONE = ("AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderTiny", "TAESD")
-FRAMES_ALONE += ("AutoencoderKLTemporalDecoder", "AutoencoderKLQwenImage21")
+FRAMES_ALONE += ("AutoencoderKLTemporalDecoder", "AutoencoderKLQwenImage21", "AutoencoderDC")
 """Classes whose methods take the frames of all videos as images."""
 OWN = ("TAESD", "TAEHV")
 """Classes in own_torch.py."""
@@ -425,7 +475,7 @@ def _encode_frames(model, x_BCTHW) -> dict:
         posterior = encoded.latent_dist
         found = {"mean": posterior.mean, "logvar": posterior.logvar}
     else:
-        found = {"mean": getattr(encoded, "latents", encoded)}
+        found = {"mean": getattr(encoded, "latents", getattr(encoded, "latent", encoded))}
     if type(model).__name__ == "AutoencoderKLFlux2":
         found = {name: pixel_unshuffle(values, 2) for name, values in found.items()}
     return {name: _part_frames(values, x_BCTHW) for name, values in found.items()}

@@ -19,7 +19,7 @@ import diffusers
 import own_torch
 import torch
 from conftest import SHARED_DATA
-from diffusers.models import embeddings, normalization
+from diffusers.models import attention_processor, embeddings, normalization
 from diffusers.models.autoencoders import autoencoder_vidtok
 from published import (
     OWN,
@@ -84,7 +84,7 @@ def keep_float64(monkeypatch):
     timestep.
     """
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    for module in (embeddings, normalization, autoencoder_vidtok):
+    for module in (attention_processor, embeddings, normalization, autoencoder_vidtok):
         monkeypatch.setattr(module, "torch", _Float64Torch())
 
 

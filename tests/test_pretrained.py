@@ -152,6 +152,10 @@ def test_names_that_attention_had_in_older_versions_are_read(copy_of):
         ("tiny", {"act_fn": "gelu"}, "act_fn='gelu': must be 'relu'"),
         ("tiny", {"num_encoder_blocks": [1]}, r"for each of num_encoder_blocks=\(1,\) and"),
         ("taef2", {"_class_name": "AutoencoderTiny"}, r"extra: .*pool\.0\.weight"),
+        ("dc", {"decoder_norm_types": ["batch_norm"] * 2}, "only rms_norm can be read"),
+        ("dc", {"encoder_block_types": "UNet"}, "must be among ResBlock, EfficientViTBlock"),
+        ("dc", {"encoder_block_types": 3}, "encoder_block_types=3: must have the type of"),
+        ("dc", {"upsample_block_type": "pixel"}, "only pixel_shuffle, interpolate are known"),
         ("taehv", {"encoder_time_downscale": [True] * 3}, "as many of them true"),
     ],
 )
@@ -389,6 +393,8 @@ def test_another_config_says_why(copy_of, changes, text):
         ("cogvideox", {"use_quant_conv": True}, "use_quant_conv=True: must be False"),
         ("cogvideox", {"temporal_compression_ratio": 8}, "temporal_compression_ratio=8: must be 4"),
         ("qwen21", {"attn_scales": [1.0]}, "attn_scales"),
+        ("magvit", {"spatial_group_norm": False}, "spatial_group_norm=False: must be True"),
+        ("magvit", {"up_block_types": ["SpatialUpBlock3D"] * 3}, "compress time by the same facto"),
     ],
 )
 def test_another_video_model_says_why(copy_of, name, changes, text):

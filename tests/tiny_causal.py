@@ -11,12 +11,15 @@ from vvae.models.bottleneck import FiniteScalars, GaussianLatents, PointLatents,
 from vvae.models.causal import CausalVideoVAE
 from vvae.models.grid import GridVideoVAE
 from vvae.pretrained.cogvideox import CogVideoXVAE
+from vvae.pretrained.dc import DCVAE
+from vvae.pretrained.dc_blocks import Side
 from vvae.pretrained.hunyuan import HunyuanVAE
 from vvae.pretrained.hunyuan15 import Hunyuan15VAE
 from vvae.pretrained.kl import KLVAE
 from vvae.pretrained.ltx import LTXVAE
 from vvae.pretrained.ltx2 import LTX2VAE
 from vvae.pretrained.ltx_blocks import Decoding, Encoding
+from vvae.pretrained.magvit import MagvitVAE
 from vvae.pretrained.svd import SVDVAE
 from vvae.pretrained.taehv import TAEHV
 from vvae.pretrained.tiny import TinyVAE
@@ -35,6 +38,13 @@ SETTINGS = {
 
 _LATENTS = ScaledLatents(3, prior_mean=(0.3, -0.2, 0.1), prior_std=(1.5, 0.7, 1.0))
 _POINTS = PointLatents(3, prior_mean=(0.3, -0.2, 0.1), prior_std=(1.5, 0.7, 1.0))
+_SIDE = Side(
+    widths=(4, 8),
+    depths=(1, 1),
+    attends=(False, True),
+    scales=((), (3,)),
+    activations=("silu", "silu"),
+)
 IMPORTED: dict[str, GridVideoVAE] = {
     "wan21": WanVAE(
         shape_HWC=(8, 8, 2),
@@ -139,7 +149,7 @@ OTHERS: dict[str, GridVideoVAE] = {
     ),
     "hunyuan15": Hunyuan15VAE(
         shape_HWC=(8, 8, 2),
-        widths=(8, 6),
+        widths=(8, 24),
         depth=1,
         halvings=(1, 1),
         match=(False, False),
@@ -150,6 +160,20 @@ OTHERS: dict[str, GridVideoVAE] = {
     ),
     "cogvideox": CogVideoXVAE(
         shape_HWC=(8, 8, 2), widths=((2, 2, 4),) * 2, depth=1, groups=2, bottleneck=_LATENTS
+    ),
+    "magvit": MagvitVAE(
+        shape_HWC=(8, 8, 2),
+        widths=((2, 4), (2, 4)),
+        depth=1,
+        groups=2,
+        in_time=((True,), (True,)),
+        bottleneck=_LATENTS,
+    ),
+    "dc": DCVAE(
+        shape_HWC=(8, 8, 2),
+        sides=(_SIDE, _SIDE),
+        head=4,
+        bottleneck=PointLatents(4, (0.1,) * 4, (1.5,) * 4),
     ),
 }
 """Networks of further published families; what holds for each is in test_published_families."""

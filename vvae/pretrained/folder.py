@@ -98,7 +98,8 @@ def fill_settings(record: dict[str, Any], defaults: dict[str, Any]) -> dict[str,
     for name, value in given.items():
         _check_type(name, value, defaults[name])
     missing = {k: None for k, default in defaults.items() if isinstance(default, Absent)}
-    return defaults | missing | given
+    chosen = {k: default.default for k, default in defaults.items() if isinstance(default, Either)}
+    return defaults | missing | chosen | given
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,19 @@ class Absent:
     example: Any
 
 
+@dataclass(frozen=True)
+class Either:
+    """A default, of a setting that may also have the type of the example."""
+
+    default: Any
+    example: Any
+
+
 def _check_type(name: str, value, default) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, Either):
+        other = isinstance(value, type(default.example))
+        return _check_type(name, value, default.example if other else default.default)
     if isinstance(default, Absent):
         if value is not None:
             _check_type(name, value, default.example)

@@ -84,8 +84,9 @@ class KLVAE(GridVideoVAE):
     def setup(self):
         specs = self.make_specs()
         depths = self.depth, self.depth + 1
+        common = {"has_attention": self.has_attention, "middle": self.count_middle_blocks()}
         stacks = [
-            Stack(widths=widths, steps=steps, depth=depth, has_attention=self.has_attention)
+            Stack(widths=widths, steps=steps, depth=depth, **common)
             for widths, steps, depth in zip(self.widths, self.list_steps(), depths, strict=True)
         ]
         channels = self.count_network_latents()
@@ -109,6 +110,11 @@ class KLVAE(GridVideoVAE):
     def list_steps(self) -> tuple[tuple, tuple]:
         """Returns the steps after the levels of the encoder and of the decoder; see `Stack`."""
         return ((*("space",) * (len(self.widths[0]) - 1), None),) * 2
+
+    @nn.nowrap
+    def count_middle_blocks(self) -> int:
+        """Returns the number of residual blocks in the middle."""
+        return 2
 
     @nn.nowrap
     def count_network_latents(self) -> int:

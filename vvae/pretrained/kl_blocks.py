@@ -44,7 +44,14 @@ class FrameSpec:
     groups: int = 32
     dtype: Any = jnp.float32
 
+    # Names of the last norm, of the list of blocks of a level, and of the steps.
     last_norm: ClassVar[str] = "conv_norm_out"
+    blocks: ClassVar[str] = "resnets"
+    steps: ClassVar[tuple[str, str]] = ("downsamplers.0", "upsamplers.0")
+
+    def make_blocks(self, features: int, depth: int) -> list[Layer]:
+        """Makes the residual blocks of a level."""
+        return [self.make_block(features, f"{self.blocks}.{i}") for i in range(depth)]
 
     def see_latents(self, z_BthwZ: jax.Array) -> Self:
         """Returns what makes the layers of a decoder of these latents."""
@@ -139,7 +146,7 @@ class Level(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        layers = [self.spec.make_block(self.features, f"resnets.{i}") for i in range(self.depth)]
+        layers = self.spec.make_blocks(self.features, self.depth)
         if self.step is not None:
             layers.append(self.step())
         return chain(layers, x, past)
@@ -160,8 +167,7 @@ class MidBlock(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        features = x.shape[-1]
-        layers = [self.spec.make_block(features, f"resnets.{i}") for i in range(self.depth)]
+        layers = self.spec.make_blocks(x.shape[-1], self.depth)
         if self.has_attention:
             layers.insert(1, self.spec.make_attention("attentions.0"))
         return chain(layers, x, past)
@@ -177,12 +183,19 @@ class Stack:
         order of the levels; None for no step.
       depth: residual blocks of each level.
       has_attention: whether there is an attention in the middle.
+      middle: residual blocks in the middle.
     """
 
     widths: tuple[int, ...]
     steps: tuple[Any, ...]
     depth: int
     has_attention: bool = True
+    middle: int = 2
+
+    def make_middle(self, spec) -> MidBlock:
+        """Makes the layers at the coarsest resolution."""
+        settings = {"has_attention": self.has_attention, "depth": self.middle}
+        return MidBlock(spec=spec, **settings, name="mid_block")
 
     def list_levels(self, widths, name: str, make_step, spec) -> list[Level]:
         """Makes the levels of these widths, named NAME.NUMBER."""
@@ -208,12 +221,12 @@ class Encoder(nn.Module, kw_only=True):
         spec, stack = self.spec, self.stack
 
         def make_step(step) -> Layer:
-            return spec.make_down(step, "downsamplers.0")
+            return spec.make_down(step, spec.steps[0])
 
         layers = [
             spec.make_conv(stack.widths[0], "conv_in"),
             *stack.list_levels(stack.widths, "down_blocks", make_step, spec),
-            MidBlock(spec=spec, has_attention=stack.has_attention, name="mid_block"),
+            stack.make_middle(spec),
             spec.make_head(self.features),
         ]
         return chain(layers, x, past)
@@ -231,11 +244,11 @@ class Decoder(nn.Module, kw_only=True):
         spec, stack = self.spec.see_latents(z), self.stack
 
         def make_step(step) -> Layer:
-            return spec.make_up(step, "upsamplers.0")
+            return spec.make_up(step, spec.steps[1])
 
         layers = [
             spec.make_conv(stack.widths[-1], "conv_in"),
-            MidBlock(spec=spec, has_attention=stack.has_attention, name="mid_block"),
+            stack.make_middle(spec),
             *stack.list_levels(stack.widths[::-1], "up_blocks", make_step, spec),
             spec.make_head(self.channels),
         ]

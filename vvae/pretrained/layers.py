@@ -130,7 +130,8 @@ class StridedConv(nn.Module, kw_only=True):
 
     Attributes:
       in_time: whether the stride in time is 2 too.
-      borders: padding of rows and columns on every side, "zeros" or "edge".
+      borders: padding of rows and columns: "zeros" on every side, "edge" to repeat the outermost
+        pixels, or "end" for zeros at the bottom and right alone.
       dtype: of the activations; the parameters are float32.
     """
 
@@ -143,7 +144,7 @@ class StridedConv(nn.Module, kw_only=True):
         x = x_BTHWC.astype(self.dtype)
         past = jnp.repeat(x[:, :1], 2, axis=1) if past is None else past
         stacked = stack_frames(prepend_past(x, past, 0), stride=1 + self.in_time)
-        convolve = halve_centred if self.borders == "zeros" else halve_repeating_edges
+        convolve = _HALVINGS[self.borders]
         conv = StackedConv(features=x.shape[-1], convolve=convolve, dtype=self.dtype, name="conv")
         if self.in_time:
             return conv(stacked), x[:, -1:]
@@ -335,6 +336,10 @@ def halve_repeating_edges(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves with a 3x3 kernel and stride 2; repeats the outermost pixels on every side."""
     x = jnp.pad(x_NHWC, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     return down_conv_3x3(x, kernel)[:, :-1, :-1]
+
+
+# Padding of rows and columns -> convolution with a 3x3 kernel and stride 2.
+_HALVINGS = {"zeros": halve_centred, "edge": halve_repeating_edges, "end": down_conv_3x3}
 
 
 def up_conv_3x3(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:

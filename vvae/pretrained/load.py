@@ -16,12 +16,14 @@ from vvae.models.contract import Params
 from vvae.models.grid import GridVideoVAE
 from vvae.pretrained import (
     cogvideox,
+    dc,
     flux2,
     hunyuan,
     hunyuan15,
     kl,
     ltx,
     ltx2,
+    magvit,
     qwen21,
     svd,
     taehv,
@@ -35,8 +37,8 @@ from vvae.pretrained.family import Family
 from vvae.pretrained.layers import LOG_SIGMA
 from vvae.pretrained.locate import find_folder
 
-_MODULES = (wan, qwen21, ltx, ltx2, hunyuan, hunyuan15, cogvideox, vidtok)
-_MODULES += (kl, flux2, svd, tiny, taehv)
+_MODULES = (wan, qwen21, ltx, ltx2, hunyuan, hunyuan15, cogvideox, magvit, vidtok)
+_MODULES += (kl, flux2, dc, svd, tiny, taehv)
 _FAMILIES: tuple[Family, ...] = tuple(module.FAMILY for module in _MODULES)
 _OWN = ("log_sigma",)  # parameters that are not published
 # Entries of a network's description for what its folder stores as tensors.
