@@ -29,7 +29,7 @@ from vvae.config_files import load_config_file
 from vvae.data.clips import Clips
 from vvae.metrics.frames import psnr_from_mse, video_means
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "causal_small.py"
+CONFIG = "compression"
 BASE = "x264"  # what BD-rates are measured against
 
 

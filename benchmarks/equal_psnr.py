@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -20,21 +21,14 @@ from benchmarks.origin import RESULTS
 from benchmarks.resampling import draw_values, find_interval
 
 Curve = Sequence[tuple[float, float]]
+# Name in the file -> name in the docs.
+NAMES = {"h264": "H.264", "pca_blocks": "PCA of blocks", "jpeg": "JPEG"}
 
 
 def main() -> None:
     """Prints the table."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    content = json.loads((RESULTS / "rate_distortion.json").read_text())
-    curves = {name: [p[:2] for p in points] for name, points in content["curves"].items()}
-    codecs = RESULTS / "codec_curves.json"
-    if codecs.is_file():
-        others = json.loads(codecs.read_text())
-        if others["data"] != content["data"]:
-            raise ValueError(f"the curves are of other clips: {others['data']}, {content['data']}")
-        for name, points in others["curves"].items():
-            curves[name] = [(p["rate"], p["psnr"]) for p in points]
-    curves = {name: keep_rising(curve) for name, curve in curves.items()}
+    curves = read_curves(RESULTS)
     vae = curves.pop("vae")
     print("bits/pixel  PSNR   times the bits of " + ", ".join(curves))
     for point in vae:
@@ -45,6 +39,24 @@ def main() -> None:
     print("BD-rate in %".ljust(19) + "  ".join(f"{rate:+10.1f}" for rate in rates))
 
 
+def read_curves(results: Path) -> dict[str, list[tuple[float, float]]]:
+    """Returns name -> curve, of rate_distortion.json and, if it is there, of codec_curves.json.
+
+    Raises:
+      ValueError: if both files are not of the same clips.
+    """
+    content = json.loads((results / "rate_distortion.json").read_text())
+    curves = {name: [p[:2] for p in points] for name, points in content["curves"].items()}
+    codecs = results / "codec_curves.json"
+    if codecs.is_file():
+        others = json.loads(codecs.read_text())
+        if others["data"] != content["data"]:
+            raise ValueError(f"the curves are of other clips: {others['data']}, {content['data']}")
+        for name, points in others["curves"].items():
+            curves[name] = [(p["rate"], p["psnr"]) for p in points]
+    return {name: keep_rising(curve) for name, curve in curves.items()}
+
+
 def keep_rising(curve: Curve) -> list[tuple[float, float]]:
     """Returns the points that no other one is better than, by rising rate and PSNR."""
     kept = []
@@ -52,6 +64,30 @@ def keep_rising(curve: Curve) -> list[tuple[float, float]]:
         if not kept or psnr > kept[-1][1]:
             kept.append((rate, psnr))
     return kept
+
+
+def format_table(results: Path) -> str:
+    """Returns the table of the docs: the VAE's rate over those of other codecs, at equal PSNR."""
+    curves = read_curves(results)
+    vae = curves.pop("vae")
+    curves = {name: curve for name, curve in curves.items() if name != "pca_frames"}
+    titles = [f"times the bits of {NAMES.get(name, name)}" for name in curves]
+    lines = [
+        "Bits of the VAE over those of others at its PSNR. `python -m benchmarks.equal_psnr`",
+        "",
+        f"| bits/pixel | PSNR (dB) | {' | '.join(titles)} |",
+        f"| ---: | ---: | {' | '.join('---:' for _ in curves)} |",
+    ]
+    for point in vae:
+        cells = [_format_ratio(compare_bits(point, curve)) for curve in curves.values()]
+        lines.append(f"| {point[0]:.3f} | {point[1]:.2f} | {' | '.join(cells)} |")
+    rates = [measure_bd_rate(vae, curve) for curve in curves.values()]
+    lines.append(f"| BD-rate |  | {' | '.join(f'{rate:+.0f} %' for rate in rates)} |")
+    return "\n".join([*lines, "", ""])
+
+
+def _format_ratio(ratio: float) -> str:
+    return "beyond its curve" if math.isnan(ratio) else f"{ratio:.1f}"
 
 
 def compare_bits(point: tuple[float, float], curve: Curve) -> float:

@@ -24,7 +24,7 @@ STEP = 0.1  # of the free range, a frame
 SPLITS = {
     "train": (range(8000), 1000),
     "val": (range(8000, 9000), 100),
-    "test": (range(9000, 10000), 200),
+    "test": (range(9000, 10000), 100),
 }
 
 

@@ -1,9 +1,10 @@
 """Probabilities of 8-bit videos without latents: what the likelihood of a VAE is compared with.
 
-Every function is fitted to training videos, uint8 [N, T, H, W, 1], and returns the log-probability
+What is fitted is fitted to training videos, uint8 [N, T, H, W, 1]. Measured is the log-probability
 of each of other videos, in nats a video, or a lower bound on it.
 """
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -38,7 +39,26 @@ def measure_histogram(train: np.ndarray, test: np.ndarray) -> np.ndarray:
     return _sum_frames(log_F, test.shape[1])
 
 
-def measure_pca(train: np.ndarray, test: np.ndarray, num_components: int) -> np.ndarray:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Of frames with uniform noise: mean, eigenvalues (ascending) and eigenvectors (columns)."""
+
+    mean_D: np.ndarray
+    value_D: np.ndarray
+    vector_DD: np.ndarray
+
+
+def fit_spectrum(train: np.ndarray) -> Spectrum:
+    """Fits principal components to the frames of training videos, all of them."""
+    train_FD = train.reshape(-1, math.prod(train.shape[2:]))
+    mean_D = train_FD.mean(axis=0) + 0.5
+    centred_FD = train_FD.astype(np.float32) + np.float32(0.5) - mean_D.astype(np.float32)
+    covariance_DD = (centred_FD.T @ centred_FD).astype(np.float64) / len(centred_FD)
+    covariance_DD[np.diag_indices_from(covariance_DD)] += 1 / 12  # of the uniform noise
+    return Spectrum(mean_D, *np.linalg.eigh(covariance_DD))
+
+
+def measure_pca(spectrum: Spectrum, test: np.ndarray, num_components: int) -> np.ndarray:
     """Returns lower bounds under a Gaussian with the covariance of probabilistic PCA of frames.
 
     The Gaussian is a density of real numbers. With noise u, uniform in [0, 1), the mean of
@@ -49,22 +69,18 @@ def measure_pca(train: np.ndarray, test: np.ndarray, num_components: int) -> np.
       Tipping and Bishop, "Probabilistic Principal Component Analysis", 1999, eq. 8 and 10
       Theis, van den Oord, Bethge, "A note on the evaluation of generative models", 2016, eq. 3
     """
-    train_FD, test_FD = (a.reshape(-1, math.prod(a.shape[2:])) for a in (train, test))
-    mean_D = train_FD.mean(axis=0) + 0.5
-    centred_FD = train_FD.astype(np.float32) + np.float32(0.5) - mean_D.astype(np.float32)
-    covariance_DD = (centred_FD.T @ centred_FD).astype(np.float64) / len(centred_FD)
-    covariance_DD[np.diag_indices_from(covariance_DD)] += 1 / 12  # of the uniform noise
-    values_D, vectors_DD = np.linalg.eigh(covariance_DD)
-    kept_K, kept_DK = values_D[-num_components:], vectors_DD[:, -num_components:]
-    noise = float(values_D[:-num_components].mean())
+    test_FD = test.reshape(-1, math.prod(test.shape[2:]))
+    kept_K = spectrum.value_D[-num_components:]
+    kept_DK = spectrum.vector_DD[:, -num_components:]
+    noise = float(spectrum.value_D[:-num_components].mean())
     random = np.random.Generator(np.random.Philox(key=[0, 2]))
-    error_FD = test_FD + random.random(test_FD.shape) - mean_D
+    error_FD = test_FD + random.random(test_FD.shape) - spectrum.mean_D
     along_FK = error_FD @ kept_DK
     rest_F = np.square(error_FD).sum(axis=1) - np.square(along_FK).sum(axis=1)
-    num_rest = len(mean_D) - num_components
+    num_rest = test_FD.shape[1] - num_components
     log_scale = np.log(kept_K).sum() + num_rest * math.log(noise)
     distance_F = (np.square(along_FK) / kept_K).sum(axis=1) + rest_F / noise
-    log_F = -0.5 * (distance_F + log_scale + len(mean_D) * math.log(2 * math.pi))
+    log_F = -0.5 * (distance_F + log_scale + test_FD.shape[1] * math.log(2 * math.pi))
     return _sum_frames(log_F, test.shape[1])
 
 

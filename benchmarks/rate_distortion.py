@@ -87,7 +87,8 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     # "best" is by the ELBO, which training with another KL weight does not maximise.
     parser.add_argument("--which", default="latest", help="checkpoint: latest, best or a step")
-    parser.add_argument("--picture", type=Path, default=Path("docs/rate_distortion.png"))
+    picture = Path("docs/assets/rate_distortion.png")
+    parser.add_argument("--picture", type=Path, default=picture)
     options = parser.parse_args()
     run = open_run(options.workdir)
     which = int(options.which) if options.which.isdecimal() else options.which
@@ -323,7 +324,7 @@ def _slope(first: Point, second: Point) -> float:
     return (second.psnr - first.psnr) / distance if distance else math.inf
 
 
-# --- JPEG -------------------------------------------------------------------------------------------
+# --- JPEG -----------------------------------------------------------------------------------------
 
 
 def measure_jpeg(score: Score) -> list[Point]:

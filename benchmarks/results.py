@@ -24,7 +24,7 @@ class Board:
       data: the data set, in words.
       headlines: names of the rows that were chosen beforehand; one of the family vae.
       published: figures of others with their protocol and source.
-      columns: metrics in the README's table, in order.
+      columns: metrics in the table of the docs, in order.
       unit: what the independent units of `Measurement.hits` and `draws` are, in the plural.
       lower_is_better: whether the first column is, such as bits.
     """

@@ -10,8 +10,8 @@ The settings were chosen and measured on EgoGestAR: ten egocentric pointing gest
 manifest.csv states the environment of each video as its group.
 
 The view was chosen by inner accuracy in three of the training folds; the held-out accuracy was
-printed beside it. These environments are among those that the README's cross-validation is measured
-on, which favours the VAE there.
+printed beside it. These environments are among those that the cross-validation of
+docs/results/gestures.md is measured on, which favours the VAE there.
 
 The model has no linear path. With five labels per class, it reaches 0.90 in held-out training
 environments, instead of 0.78 with a linear path, by posterior means (0.90 instead of 0.90 by means

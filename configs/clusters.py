@@ -5,8 +5,8 @@
 On the built-in performers, about 10 minutes on two CPU cores beside other work. The ten components
 of the mixture, matched one to one to the ten actions, agree with 0.485 ± 0.046 of the test videos
 over five seeds; a Gaussian mixture fitted to the same latents afterwards agrees with 0.512 ± 0.051.
-The README shows both beside baselines. No labels are used in training, but the choices below were
-made by labels of training videos.
+docs/results/clusters.md shows both beside baselines. No labels are used in training, but the
+choices below were made by labels of training videos.
 
 With the `static` frame prior, p(z_t | w) knows about the movement only what w carries, so that w
 has to carry it; a learned transition would infer the movement by itself. The view is the root of

@@ -8,8 +8,8 @@
 Better than PCA of its blocks at equal rate, on the 64x64 videos of EgoGestAR
 (`python -m benchmarks.rate_distortion`). The stem computes principal components of the blocks, and
 training starts from PCA of single blocks; the gain is mostly what earlier blocks predict about
-later ones. beta, the price of a nat, sets the rate. The README states the training time and the
-results.
+later ones. beta, the price of a nat, sets the rate. docs/results/rate_distortion.md states the
+training time and the results.
 """
 
 from vvae.config import Causal, Config, Data, Evaluate, Model, Objective, Optim, Train

@@ -2,7 +2,7 @@
 
     vvae train
 
-The README states the training time and the results.
+docs/results/performers.md states the results.
 """
 
 from vvae.config import Config

@@ -11,7 +11,7 @@ Every pixel of the view is a clip of its own, with a latent of one number for ea
 what is normal elsewhere does not hide what is abnormal at one place. The view and the headline
 score were chosen by speed-ups and enlargements inserted into held-out training videos
 (`benchmarks/planted.py`), after a look at the test videos had shown that local speed matters. A
-score of the view alone, without a latent, is as good (see the README).
+score of the view alone, without a latent, is as good (docs/results/ped2.md).
 """
 
 from vvae.config import Config, Data, Evaluate, Model, Train

@@ -223,6 +223,8 @@ def test_help_of_a_task_shows_its_options_alone(line, capsys):
     for option in ("--workdir", "--which", "--data.path", "--parallel.coordinator", "--baselines"):
         assert option in text
     assert "--query" not in text and "--pretrained" not in text
+    titles = re.findall(r"^(\w+):$", text, re.MULTILINE)
+    assert titles == ["options", "data", "parallel"] and "|none" not in text
 
 
 @pytest.mark.parametrize("command", options.COMMANDS)

@@ -124,7 +124,8 @@ def test_pca_is_the_normal_distribution_of_its_covariance_and_below_a_probabilit
     values = np.rint(random.normal(size=(4000, 6)) @ mixing * 8 + 120).clip(0, 255)
     train = values.astype(np.uint8).reshape(2000, 2, 2, 3, 1)
     test = train[:50]
-    found = pm.measure_pca(train, test, 2)
+    spectrum = pm.fit_spectrum(train)
+    found = pm.measure_pca(spectrum, test, 2)
     frames = train.reshape(-1, 6).astype(np.float64)
     eigenvalues, vectors = np.linalg.eigh(np.cov(frames.T, bias=True) + np.eye(6) / 12)
     eigenvalues[:4] = eigenvalues[:4].mean()
@@ -133,5 +134,5 @@ def test_pca_is_the_normal_distribution_of_its_covariance_and_below_a_probabilit
     normal = stats.multivariate_normal(frames.mean(axis=0) + 0.5, covariance)
     expected = normal.logpdf(test.reshape(-1, 6) + noise).reshape(50, 2).sum(axis=1)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    fuller = pm.measure_pca(train, test, 5)
+    fuller = pm.measure_pca(spectrum, test, 5)
     assert fuller.mean() > found.mean()

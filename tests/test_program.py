@@ -58,7 +58,7 @@ def test_every_task_and_command_is_listed_under_one_question(capsys):
     assert sorted(listed) == sorted([*TASKS, *COMMANDS])
     assert dispatch.main(["--help"]) == dispatch.main([]) == 0
     printed = re.findall(r"^  (\w+) +[A-Z]", capsys.readouterr().out, re.MULTILINE)
-    assert printed == [*["train", "evaluate", *listed] * 2]
+    assert printed == [*["train", "evaluate", *listed, "latents", "decode"] * 2]
 
 
 @pytest.mark.parametrize("words", [["check"], ["evaluate", "check"]])
@@ -133,7 +133,7 @@ def test_the_configurations_lie_inside_an_installed_package_or_beside_a_checkout
     assert find_configs() == tmp_path / "vvae" / "configs"
 
 
-def test_an_installed_wheel_trains_from_another_folder(tmp_path):
+def test_an_installed_wheel_trains_from_another_folder(videos, tmp_path):
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
     subprocess.run([*install, str(tmp_path / "site"), str(ROOT)], check=True)
     elsewhere = tmp_path / "elsewhere"
@@ -150,9 +150,7 @@ def test_an_installed_wheel_trains_from_another_folder(tmp_path):
 
     assert "usage: vvae COMMAND" in call("--help")
     assert re.fullmatch(r"vvae \d+\.\d+\.\d+\n", call("--version"))
-    assert "--train.num_steps N|none    Steps; none to count in epochs [12]" in call(
-        "train", "tiny", "--help"
-    )
+    assert "Steps; none to count in epochs [12]" in call("train", "tiny", "--help")
     code = "import vvae.configs.actions as a; print(a.__file__, a.get_config().name)"
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     command = [sys.executable, "-c", code]
@@ -160,9 +158,10 @@ def test_an_installed_wheel_trains_from_another_folder(tmp_path):
         command, capture_output=True, text=True, cwd=elsewhere, env=environment, check=True
     ).stdout
     assert printed == f"{tmp_path / 'site' / 'vvae' / 'configs' / 'actions.py'} actions\n"
-    printed = call("train", "tiny", "--train.num_steps", "2", "--evaluate.tasks", "density")
+    short = ["--train.num_steps", "2", "--evaluate.tasks", "density"]
+    printed = call("train", "tiny", "--data.path", str(tmp_path / videos), *short)
     (workdir,) = (elsewhere / "runs").iterdir()
-    assert workdir.name.startswith("tiny-") and (workdir / "report.html").exists()
+    assert workdir.name.startswith("my_class-tiny-") and (workdir / "report.html").exists()
     assert "elbo" in printed and "elbo" in call("density", f"runs/{workdir.name}")
 
 
@@ -274,7 +273,9 @@ REFUSED = {
     "train actions": "these settings are for your videos",
     "reconstruct --pretrained Wan-AI/Wan2.1 --data.path my_class": "hf download Wan-AI/Wan",
     "density --workdir old --data.path no/such": "no such folder",
-    "latents --workdir old": "evaluate.tasks='latents': needs model.kind=causal",
+    "latents --workdir old": "those of the run's own clips: vvae evaluate latents",
+    "latents --pretrained Wan-AI/Wan --data.path my_class --out s": "hf download Wan-AI/Wan",
+    "evaluate latents --workdir old": "evaluate.tasks='latents': needs model.kind=causal",
     "report nowhere": "report nowhere: no such run",
     "report --workdir nowhere": "nowhere",
     "compress a.mp4 b.vvz --workdir old": "a.mp4: no such file",

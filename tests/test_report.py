@@ -32,7 +32,7 @@ EVIL = (
     "name" * 80,
     "a\x00b\ud800c",
 )
-VOID = {"br", "img", "link", "meta"}
+VOID = {"br", "img", "link", "meta", "wbr"}
 
 
 class Page(html.parser.HTMLParser):

@@ -36,7 +36,7 @@ _METAVARS = {
     "query": "VIDEO",
     "unwanted": "CLASS",
     "marks": "FILE.csv",
-    "out": "FILE.json",
+    "out": "PATH",
 }
 
 
@@ -117,18 +117,25 @@ def format_options(parts: Sequence[type], default: Any = None) -> str:
 
     Args:
       parts: the dataclasses.
-      default: an instance of the last part, whose values are shown as the defaults.
+      default: an instance of the last part, whose values are shown as the defaults, and whose
+        options take the word none; None for the options of a command.
     """
-    lines, section = [], None
+    sections: dict[str, list[str]] = {}
     for option in _list_options(parts):
-        name, dot, _ = option.name.rpartition(".")
-        if name != section:
-            lines += ["", f"{name.removeprefix('--')}:" if dot else "options:"]
-            section = name
         option = _set_default(option, default)
+        if default is None:
+            option = _refuse_none(option)
+        lines = sections.setdefault(option.name.removeprefix("--").rpartition(".")[0], [])
         text = f"{option.meaning}{_format_default(option)}"
         lines += [f"  {option.name} {_name_values(option)}".rstrip(), *_wrap(text, " " * 6)]
-    return "\n".join(lines[1:])
+    titled = ["\n".join([f"{name or 'options'}:", *lines]) for name, lines in sections.items()]
+    return "\n\n".join(titled)
+
+
+def _refuse_none(option: _Option) -> _Option:
+    """Returns an option of a command, which is left out where a setting is given as none."""
+    kinds = [kind for kind in typing.get_args(option.kind) if kind is not types.NoneType]
+    return dataclasses.replace(option, kind=kinds[0]) if _is_union(option.kind) else option
 
 
 def format_short_list(rows: Iterable[tuple[str, str]], width: int = _NAME_WIDTH) -> str:

@@ -12,6 +12,12 @@ _TRAINING = {
     "evaluate": "Measures a run: all tasks of its settings, or those that are named.",
 }
 
+_COLLECTIONS = {
+    "latents": "Encodes a collection of videos once, to a store; goes on where it stopped.",
+    "latents export": "Writes a store as the cache of a trainer of diffusion models.",
+    "decode": "Writes the videos of a store.",
+}
+
 
 def main(arguments: list[str]) -> int:
     """Starts the command that the arguments name. Returns the exit status."""
@@ -26,9 +32,15 @@ def main(arguments: list[str]) -> int:
         from vvae.commands import train
 
         return train.main(arguments[1:])
+    if first in _COLLECTIONS:
+        from vvae.commands import latents
+
+        return latents.main(arguments)
     names = (*TASKS, *COMMANDS)
     if first != "evaluate" and not any(word in names for word in arguments):
-        raise ValueError(cli.describe_unknown("command", first, (*_TRAINING, *names)))
+        raise ValueError(
+            cli.describe_unknown("command", first, (*_TRAINING, *names, *_COLLECTIONS))
+        )
     from vvae.commands import evaluate
 
     return evaluate.main(arguments[first == "evaluate" :])
@@ -45,6 +57,7 @@ def _print_overview() -> None:
     print("usage: vvae COMMAND ...\n")
     print(f"Training\n{cli_help.format_short_list(_TRAINING.items(), width=14)}\n")
     print(format_questions())
+    print(f"\nCollections\n{cli_help.format_short_list(_COLLECTIONS.items(), width=18)}")
     print("\nBegin: vvae train          the built-in videos, in minutes")
     print("       vvae check DIR      what a folder of videos holds, and how to train on it")
     print("More:  vvae COMMAND --help; vvae --version")

@@ -234,10 +234,13 @@ class GridVideoVAE(nn.Module):
           It is a log-density over 8-bit values, not over values in [-1, 1].
         """
         mean = contract.crop(self._extend_outputs(None, z_BthwZ)[1], x_BTHWC.shape[1:4])
-        return self._frame_log_prob(x_BTHWC, mean)
+        return self.frame_log_prob(x_BTHWC, mean)
 
-    def _frame_log_prob(self, x_BTHWC: jax.Array, mean: jax.Array) -> jax.Array:
-        """Computes `frame_log_likelihood` from the standardised mean video."""
+    def frame_log_prob(self, x_BTHWC: jax.Array, mean: jax.Array) -> jax.Array:
+        """Computes `frame_log_likelihood` from the standardised mean video of p(x | z).
+
+        Override it in a subclass for another likelihood.
+        """
         log_sigma = self.effective_log_sigma().reshape(1, 1, 1, 1, -1)
         x, std = self._standardize(x_BTHWC), self._per_video(self.std_C)
         return likelihood.gaussian_8bit_log_prob(mean, log_sigma, x, std).sum((2, 3, 4))
@@ -279,7 +282,7 @@ class GridVideoVAE(nn.Module):
         x, mask = (jnp.tile(a, (num_samples,) + (1,) * (a.ndim - 1)) for a in (x_BTHWC, mask_BT))
         outputs = self._extend_outputs(None, z_KBthwZ.reshape(-1, *z_KBthwZ.shape[2:]))[1]
         outputs = contract.crop(outputs, x.shape[1:4])
-        log_likelihood_BT = self._frame_log_prob(x, outputs)
+        log_likelihood_BT = self.frame_log_prob(x, outputs)
         log_likelihood_B = jnp.sum(log_likelihood_BT * mask, axis=1)
         kl_B = sum_valid(self.bottleneck.kl_by_dim(posterior).sum(-1))
         terms = Terms(

@@ -12,6 +12,7 @@ import numpy as np
 
 from vvae.models import contract
 from vvae.models.bottleneck import ScaledLatents
+from vvae.models.checks import check_choice
 from vvae.models.contract import Params
 from vvae.models.grid import GridVideoVAE
 from vvae.pretrained import (
@@ -45,7 +46,9 @@ _OWN = ("log_sigma",)  # parameters that are not published
 _SCALES = ("_latents_mean", "_latents_std")
 
 
-def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
+def load_pretrained(
+    path: str | os.PathLike, *, dtype: Any = None, subfolder: str | None = None
+) -> tuple[GridVideoVAE, Params]:
     """Reads published weights: a folder with config.json and .safetensors files.
 
     Args:
@@ -54,6 +57,9 @@ def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
         An index decides which files count. A variant such as fp16 is read where it is the only one.
         The files of TAESD (either one, with the other beside it) and TAEHV, which have no
         config.json, are read by their own paths, .pth or .safetensors.
+      dtype: of the activations, "float32" or "bfloat16"; that of the family, float32, by default.
+        Parameters, norms and posteriors stay float32.
+      subfolder: where in the folder the weights are, such as "vae".
 
     Returns:
       (model, params), for use with `vvae.encode`, `vvae.decode`, ... The latents' published mean
@@ -65,16 +71,26 @@ def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
         or missing file, files or tensors of which it is not clear which are meant, or with the list
         of tensors that are missing, extra or misshapen.
     """
-    if is_authors_file(Path(path)):
+    changed = {} if dtype is None else {"dtype": _check_dtype(dtype)}
+    if subfolder is None and is_authors_file(Path(path)):
         model, learned = _read_file(Path(path))
     else:
-        model, tensors = _find(find_folder(path))
+        model, tensors = _find(find_folder(path, subfolder))
         learned = folders.read_params(tensors)
-    channels = model.shape_HWC[-1]
+    model, channels = model.clone(**changed), model.shape_HWC[-1]
     return model, {
         "params": learned | {"log_sigma": jnp.float32(LOG_SIGMA)},
         "stats": {"mean": jnp.zeros(channels), "std": jnp.ones(channels)},
     }
+
+
+def _check_dtype(dtype: Any) -> Any:
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    check_choice("dtype", name, ("float32", "bfloat16"))
+    return jnp.dtype(name).type
 
 
 def load_network(path: str | os.PathLike) -> GridVideoVAE:

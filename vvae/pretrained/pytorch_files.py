@@ -43,7 +43,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
       path: a file that torch.save wrote (since PyTorch 1.6, a zip archive).
 
     Returns:
-      Name -> array, in the type of the file.
+      Name -> array, in the type of the file; a tensor without a name is named "".
 
     Raises:
       ValueError: for a file of another kind, or with anything else than tensors in it.
@@ -71,6 +71,8 @@ def _read_archive(archive: zipfile.ZipFile) -> dict[str, Any]:
     if byteorder in archive.namelist() and archive.read(byteorder) != b"little":
         raise ValueError(f"its numbers are not little-endian but {archive.read(byteorder)!r}")
     tree = _Unpickler(archive, folder, archive.read(index)).load()
+    if isinstance(tree, np.ndarray):
+        return {"": tree}
     if not isinstance(tree, dict):
         raise ValueError(f"it holds a {type(tree).__name__}, not a dictionary of tensors")
     return dict(tree)

@@ -43,6 +43,7 @@ class TaskAnswer:
       files: the files that the task names.
       details: everything else that the task has written.
       tables: tables of text, each with title, header and rows.
+      captions: name of a picture or video -> what is seen.
     """
 
     task: str
@@ -53,6 +54,7 @@ class TaskAnswer:
     files: tuple[TaskFile, ...]
     details: Mapping[str, Any]
     tables: tuple[Mapping[str, Any], ...] = ()
+    captions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -221,6 +223,7 @@ def _read_answer(path: Path, videos: str, content: dict) -> TaskAnswer:
         files=tuple(find_file(path.parent, str(name)) for name in content.get("files") or ()),
         details=as_mapping(content.get("details")),
         tables=tuple(as_mapping(table) for table in content.get("tables") or ()),
+        captions=as_mapping(content.get("captions")),
     )
 
 

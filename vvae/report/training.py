@@ -198,11 +198,16 @@ def _tabulate_levels(metrics: list[dict]) -> Table | None:
         curves = [collect_curve(metrics, "validation", name) for name in names]
         if any(curves):
             values = [curve[-1][1] if curve else None for curve in curves]
-            cells = [Cell("-") if v is None else Cell(format_number(v), key=v) for v in values]
+            cells = [Cell("-") if v is None else Cell(_format(v), key=v) for v in values]
             rows.append([level, *cells])
             last = max(curve[-1][0] for curve in curves if curve)
     caption = f"Latents at the validation of step {last}"
     return make_table(caption, ["level", *_LEVEL_COLUMNS], rows) if rows else None
+
+
+def _format(value: float) -> str:
+    """Formats a value of the log, which writes counts as floats."""
+    return format_number(int(value) if float(value).is_integer() else value)
 
 
 def _plot_dimensions(run: RunFiles) -> list[Chart]:

@@ -219,7 +219,7 @@ class Moderate(TaskOptions):
 
 @dataclass(frozen=True)
 class Latents(TaskOptions):
-    """Writes the latents of every clip, with statistics, for models with a grid of latents."""
+    """Writes the latents of a run's own clips, with statistics (vvae evaluate latents)."""
 
 
 # --- commands ------------------------------------------------------------------------------------

@@ -23,13 +23,18 @@ class Picture:
     """Pictures of an answer that are drawn together, once the answer is on disk.
 
     Attributes:
-      names: the names of their files.
+      captions: the names of their files -> what is seen, for a person who has not read the code.
       draw: a function of the folder, which writes the files into it. All processes call it, so that
         it may use `map_clips`.
     """
 
-    names: tuple[str, ...]
+    captions: Mapping[str, str]
     draw: Callable[[Path], None]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the files."""
+        return tuple(self.captions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +117,9 @@ def write_result(result: Result, folder: str | os.PathLike) -> Path:
         for method, row in result.rows.items()
     }
     content = {"task": result.task, "rows": rows, "notes": result.notes, "files": result.files}
+    captions = {n: text for picture in result.pictures for n, text in picture.captions.items()}
+    if captions:
+        content["captions"] = captions
     if result.tables:
         content["tables"] = [dataclasses.asdict(table) for table in result.tables]
     write_json(path, as_json({**content, "details": result.details}))

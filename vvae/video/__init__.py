@@ -17,6 +17,7 @@ from vvae.video.reading import (
     iterate_frames,
     probe,
     read_frames,
+    read_pixel_aspect,
     read_stated_length,
 )
 from vvae.video.stills import IMAGE_SUFFIXES
@@ -34,6 +35,7 @@ __all__ = [
     "iterate_frames",
     "probe",
     "read_frames",
+    "read_pixel_aspect",
     "read_stated_length",
     "write_short_videos",
     "write_video",

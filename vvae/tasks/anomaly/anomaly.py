@@ -52,7 +52,8 @@ from vvae.tasks.options import Anomaly
 from vvae.tasks.question import Question
 from vvae.tasks.result import Picture, Result, require_split
 from vvae.tasks.rivals import (
-    as_json,
+    Comparison,
+    advise,
     describe_rival,
     describe_units,
     find_best_rival,
@@ -64,6 +65,14 @@ VERDICTS_FILE = "anomaly_videos.csv"
 CURVES_FILE = "anomaly.png"
 VIDEO_FILE = "anomaly.mp4"
 FRAMES_FILE = "anomaly_frames.csv"
+CURVES_CAPTION = (
+    "The videos with the highest scores: frames above the dashed threshold are called abnormal; "
+    "shaded are the truly abnormal intervals or, where none are known, those that are called so"
+)
+VIDEO_CAPTION = (
+    "The videos with the highest scores, with the verdict on each frame and its time: the video, "
+    "the places that stand out, and the score with the time as a vertical line"
+)
 LIVE_FRAMES = 50
 
 ALL_FRAMES = "over all frames of the split"
@@ -171,7 +180,10 @@ def judge(question: Question, scorer: Scorer) -> Result:
         frames, abnormal_F, make_units(units.index_V[frames.video_F], units.noun, seed=units.seed)
     )
     rows = _measure(scorer, scores, measured, context)
-    compared, comparison = _compare(scorer, rows, scores, measured)
+    comparison = _compare(scorer, rows, scores, measured)
+    compared = (
+        () if comparison is None else [describe_rival(comparison, advise(question, "surveillance"))]
+    )
     names = [video.name for video in clips.videos]
     intervals = find_intervals(judged.score_F, alarm_F, frames, names)
     write_intervals(question.folder / INTERVALS_FILE, intervals)
@@ -186,7 +198,7 @@ def judge(question: Question, scorer: Scorer) -> Result:
         details={
             "headline": scorer.headline,
             "family": {name: find_family(name) for name in rows},
-            "comparison": comparison,
+            "comparison": {} if comparison is None else comparison.as_json(),
             "videos": verdicts,
             "thresholds": dict(zip(scorer.name_S, scorer.threshold_S)),
             "live_milliseconds_a_frame": latency,
@@ -200,8 +212,11 @@ def judge(question: Question, scorer: Scorer) -> Result:
         ),
         files=(INTERVALS_FILE, VERDICTS_FILE, FRAMES_FILE, CURVES_FILE, VIDEO_FILE),
         pictures=(
-            Picture((CURVES_FILE,), functools.partial(_draw_curves, judged, scorer)),
-            Picture((VIDEO_FILE,), functools.partial(_draw_video, question, judged, scorer)),
+            Picture({CURVES_FILE: CURVES_CAPTION}, functools.partial(_draw_curves, judged, scorer)),
+            Picture(
+                {VIDEO_FILE: VIDEO_CAPTION},
+                functools.partial(_draw_video, question, judged, scorer),
+            ),
         ),
     )
 
@@ -377,24 +392,22 @@ def _measure_alarms(alarm_F, measured: _Measured, card) -> dict[str, Metric]:
 
 def _compare(
     scorer: Scorer, rows, scores: Mapping[str, np.ndarray], measured: _Measured
-) -> tuple[tuple[str, ...], dict[str, Any]]:
+) -> Comparison | None:
     """Compares the headline with the best score that needs no trained model, by micro_raw.
 
-    Returns:
-      A sentence, and the comparison as JSON; both empty where there is no AUROC.
+    Returns None where there is no AUROC or no such score.
     """
     metric, own = "micro_raw", scorer.headline
     if metric not in rows[own] or math.isnan(rows[own][metric].value):
-        return (), {}
+        return None
     rival = find_best_rival(rows, [n for n in rows if find_family(n) == "control"], metric)
     if rival is None or find_family(own) == "control":
-        return (), {}
+        return None
     abnormal_F, units = measured.abnormal_F, measured.units
     resampled = [resample_auroc(units, scores[name], abnormal_F) for name in (own, rival)]
     values = (rows[own][metric].value, rows[rival][metric].value)
     difference = compare_resamples(units, values, tuple(resampled))
-    text = describe_rival(own, f"{rival} (untrained)", metric, difference)
-    return (text,), as_json(own, rival, metric, difference)
+    return Comparison(own, rival, metric, values, difference, remark="untrained")
 
 
 def _explain_columns(scorer: Scorer, abnormal_F) -> tuple[str, ...]:

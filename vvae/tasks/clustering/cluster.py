@@ -12,7 +12,7 @@ from vvae import distributions as dist
 from vvae import progress
 from vvae.data.clips import NO_LABEL, Clips
 from vvae.metrics.cards import METHOD, Metric, make_metric
-from vvae.metrics.intervals import Difference, Units, compare_means, estimate_mean
+from vvae.metrics.intervals import Units, compare_means, estimate_mean
 from vvae.tasks.clustering import mixtures, pictures
 from vvae.tasks.clustering.mixtures import Clusters, Grouping
 from vvae.tasks.clustering.pictures import MIN_MAP_VIDEOS, Shown
@@ -23,7 +23,8 @@ from vvae.tasks.pooling import average_by_video, encode_clips, make_encoder
 from vvae.tasks.question import Question
 from vvae.tasks.result import Picture, Result
 from vvae.tasks.rivals import (
-    as_json,
+    Comparison,
+    advise,
     describe_rival,
     describe_units,
     find_best_rival,
@@ -32,6 +33,11 @@ from vvae.tasks.rivals import (
 
 MIXTURE_PRIOR = "mixture_prior"
 SHEET_FILE, MAP_FILE = "cluster_sheet.png", "cluster_map.png"
+SHEET_CAPTION = "The most typical videos of each cluster: a row for each, the largest first"
+MAP_CAPTION = (
+    "Every measured video as a point: similar videos lie close together. In t-SNE, distances "
+    "between groups and their sizes mean nothing"
+)
 ASSIGNMENTS_FILE = "cluster.csv"
 
 BY_VIDEO = "over videos; vectors of a video's clips are averaged; clusters fitted on train"
@@ -92,12 +98,15 @@ def answer(question: Question, options: Cluster) -> Result:
         f"gmm and kmeans have {given} clusters, {origin}; gmm_bic chooses {chosen}.",
         *_note_labels(train.label_V, test.label_V),
         *(describe_units(len(units.index_V), units) if len(units) else ()),
-        *([] if comparison is None else [describe_rival(*comparison)]),
+        *(() if comparison is None else [describe_rival(comparison, advise(question, "actions"))]),
     ]
     if MIXTURE_PRIOR in groupings:
         notes.append(_describe_prior(groupings[MIXTURE_PRIOR]))
     if MAP_FILE not in drawn:
-        notes.append(f"No maps: there are fewer than {MIN_MAP_VIDEOS} videos.")
+        notes.append(
+            f"No maps: {len(test.videos)} measured videos, or one number each, are too few; the "
+            f"places of fewer than {MIN_MAP_VIDEOS} points in a t-SNE map are chance."
+        )
     sizes = {
         name: np.bincount(grouping.test_V, minlength=grouping.num_clusters)
         for name, grouping in groupings.items()
@@ -110,7 +119,7 @@ def answer(question: Question, options: Cluster) -> Result:
             "bic": bic,
             "sizes": sizes,
             "shown": shown,
-            "comparison": {} if comparison is None else as_json(*comparison),
+            "comparison": {} if comparison is None else comparison.as_json(),
         },
         notes=tuple(notes),
         files=(*drawn, ASSIGNMENTS_FILE),
@@ -162,9 +171,9 @@ def _plan_pictures(
     def draw_maps(folder: Path) -> None:
         pictures.draw_maps(folder / MAP_FILE, shown, vectors, question.seed)
 
-    sheet = Picture((SHEET_FILE,), draw_sheet)
+    sheet = Picture({SHEET_FILE: SHEET_CAPTION}, draw_sheet)
     if pictures.has_maps(vectors):
-        return (sheet, Picture((MAP_FILE,), draw_maps))
+        return (sheet, Picture({MAP_FILE: MAP_CAPTION}, draw_maps))
     (question.folder / MAP_FILE).unlink(missing_ok=True)
     return (sheet,)
 
@@ -312,7 +321,7 @@ def _compare(
     train_label_V: np.ndarray,
     test_label_V: np.ndarray,
     units: Units,
-) -> tuple[str, str, str, Difference] | None:
+) -> Comparison | None:
     """Compares the best clustering of the latents with the best of the other vectors."""
     metric = next((m for m in ("accuracy_by_train", "accuracy") if m in rows["pooled/gmm"]), None)
     if metric is None:
@@ -323,7 +332,8 @@ def _compare(
     own_V, rival_V = (
         _find_hits(groupings[name], train_label_V, test_label_V)[metric] for name in (own, rival)
     )
-    return own, rival, metric, compare_means(units, own_V, rival_V)
+    values = (rows[own][metric].value, rows[rival][metric].value)
+    return Comparison(own, rival, metric, values, compare_means(units, own_V, rival_V))
 
 
 def _describe_prior(grouping: Grouping) -> str:

@@ -32,6 +32,14 @@ INTERVALS_FILE = "moderate_intervals.csv"
 SCORES_FILE = "moderate.png"
 MISTAKES_FILE = "moderate_mistakes.png"
 HIGHEST_FILE = "moderate_highest.png"
+SCORES_CAPTION = (
+    "The score of each video, as a point: those to the right of the dashed threshold are called "
+    "unwanted; groups in red should be there"
+)
+SHOWN_CAPTIONS = {
+    MISTAKES_FILE: "Videos that got the wrong verdict",
+    HIGHEST_FILE: "The videos with the highest scores",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,12 +228,12 @@ def _list_pictures(
 ) -> tuple[Picture, ...]:
     """Returns the picture of all scores, and that of some videos if there are any to show."""
     draw_scores = functools.partial(_draw_scores, detector, judgement, truth)
-    scores = Picture((SCORES_FILE,), draw_scores)
+    scores = Picture({SCORES_FILE: SCORES_CAPTION}, draw_scores)
     shown = _choose_shown(judgement, truth)
     if not len(shown.videos):
         return (scores,)
     draw_videos = functools.partial(_draw_videos, detector, judgement, truth, shown)
-    return scores, Picture((shown.file,), draw_videos)
+    return scores, Picture({shown.file: SHOWN_CAPTIONS[shown.file]}, draw_videos)
 
 
 def _draw_scores(detector: Detector, judgement: Judgement, truth, folder: Path) -> None:

@@ -39,7 +39,14 @@ from vvae.tasks.pooling import encode_clips, make_encoder
 from vvae.tasks.question import Question
 from vvae.tasks.random_params import randomize_params
 from vvae.tasks.result import Result, record_options
-from vvae.tasks.rivals import describe_rival, describe_units, find_best_rival, find_units
+from vvae.tasks.rivals import (
+    Comparison,
+    advise,
+    describe_rival,
+    describe_units,
+    find_best_rival,
+    find_units,
+)
 
 MARKS_FILE = "moderate_marks.csv"
 BY_VIDEO = "over marked videos; the score of a video is the highest of its windows"
@@ -126,12 +133,15 @@ def moderate(question: Question, marks: Marks) -> Result:
         name: _apply_method(method, learned, clips, marks, question.settings)
         for name, method in progress.track("moderate: detectors", list(methods.items()))
     }
-    rows, compared = {}, ()
+    rows, compared, comparison = {}, (), None
     if truth:
         units = find_units(clips, select_marked(clips, truth)[0], question.seed)
         context = _describe(question, learned, marks, truth)
         rows = _compare_methods(methods, outcomes, truth, context, units)
-        compared = _note_comparison(rows, outcomes, truth, units)
+        comparison = _compare_with_rival(rows, outcomes, truth, units)
+        compared = describe_units(len(units.index_V), units)
+        if comparison is not None:
+            compared += (describe_rival(comparison, advise(question, "actions")),)
         rows |= _measure_all_wanted(question, methods["vae"], marks, truth, units)
     fit, judgement = outcomes["vae"]
     save_detector(question.folder / DETECTOR_FILE, fit.detector)
@@ -145,7 +155,11 @@ def moderate(question: Question, marks: Marks) -> Result:
     )
     return dataclasses.replace(
         result,
-        details={**result.details, "held_out_marks": _describe_fit(fit, learned, marks)},
+        details={
+            **result.details,
+            "comparison": {} if comparison is None else comparison.as_json(),
+            "held_out_marks": _describe_fit(fit, learned, marks),
+        },
         notes=(*compared, *_note_marks(train, learned, truth, marks), *result.notes),
         files=(DETECTOR_FILE, MARKS_FILE, *result.files),
     )
@@ -217,26 +231,24 @@ def _compare_methods(
     return rows | {"chance": _measure_chance(fit.detector, judgement.clips, truth, context, units)}
 
 
-def _note_comparison(
+def _compare_with_rival(
     rows: Mapping[str, Mapping[str, Metric]],
     outcomes: Mapping[str, tuple[Fit, Judgement]],
     truth: Mapping[str, bool],
     units: Units,
-) -> tuple[str, ...]:
-    """Describes what the intervals rest on, and the AUROC of the model beside its best rival's."""
-    notes = describe_units(len(units.index_V), units)
+) -> Comparison | None:
+    """Compares the AUROC of the model with that of its best rival; None without a rival."""
     rival = find_best_rival(rows, [name for name in outcomes if name != "vae"], "auroc")
     if rival is None:
-        return notes
+        return None
     names = ("vae", rival)
     known_V, unwanted_V = select_marked(outcomes["vae"][1].clips, truth)
     resampled = [
         resample_auroc(units, outcomes[name][1].score_V[known_V], unwanted_V[known_V])
         for name in names
     ]
-    values = [rows[name]["auroc"].value for name in names]
-    difference = compare_resamples(units, tuple(values), tuple(resampled))
-    return (*notes, describe_rival("vae", rival, "auroc", difference))
+    values = (rows["vae"]["auroc"].value, rows[rival]["auroc"].value)
+    return Comparison(*names, "auroc", values, compare_resamples(units, values, tuple(resampled)))
 
 
 def _measure_all_wanted(

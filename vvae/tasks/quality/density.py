@@ -26,6 +26,10 @@ from vvae.tasks.question import Question
 from vvae.tasks.result import Picture, Result, describe_clips
 
 KL_FILE = "density_kl.png"
+KL_CAPTION = (
+    "How much each latent number says about a clip (KL, nats), the most first; gray numbers say "
+    "nothing"
+)
 MAX_CHUNK = 10
 IWAE_CLIPS = 16
 FEW_EFFECTIVE_SAMPLES = 5.0
@@ -88,7 +92,7 @@ def answer(question: Question, options: Density) -> Result:
         },
         notes=(verdict, *_write_notes(clips.view, model.likelihood, bound)),
         files=(KL_FILE,),
-        pictures=(Picture((KL_FILE,), functools.partial(_draw_kl, kl, active)),),
+        pictures=(Picture({KL_FILE: KL_CAPTION}, functools.partial(_draw_kl, kl, active)),),
     )
 
 
@@ -103,8 +107,11 @@ def _summarize_bound(measured, levels, clips: Clips, context) -> dict[str, Metri
             "log_likelihood", measured["log_likelihood"].astype(np.float64), "E[log p(x | z, w)]"
         ),
     }
-    for level in levels:
-        kl_N = measured["kl"][level]
+    # A level of no numbers is in no collected level; codes are in none either, but have a KL.
+    empty = measured["posterior"].keys() - levels.keys()
+    for level, kl_N in measured["kl"].items():
+        if level in empty:
+            continue
         definition = f"KL(posterior || prior) of the {level} latent, one sample"
         row[f"kl_{level}"] = make(f"kl_{level}", kl_N.astype(np.float64), definition)
     return row | summarize_bits(elbo_N, clips, context)

@@ -13,7 +13,7 @@ from vvae import figures, progress
 from vvae.data.clips import NO_LABEL, Clips
 from vvae.measure.pca import FramePCA, fit_frame_pca, middle_frames, project_frames
 from vvae.metrics.cards import METHOD, Metric, make_metric
-from vvae.metrics.intervals import Difference, Units, compare_means
+from vvae.metrics.intervals import Units, compare_means
 from vvae.tasks import probe as probes
 from vvae.tasks.options import Classify
 from vvae.tasks.pooling import VideoFeatures, average_by_video, extract, make_encoder
@@ -23,7 +23,7 @@ from vvae.tasks.random_params import randomize_params
 from vvae.tasks.recognition import classical, cnn
 from vvae.tasks.recognition.few_labels import append_all_labels, measure_few_labels
 from vvae.tasks.recognition.finetune import Setup, finetune, score_videos
-from vvae.tasks.recognition.label import label_new_videos
+from vvae.tasks.recognition.label import CONFUSION_CAPTION, CONFUSION_FILE, label_new_videos
 from vvae.tasks.recognition.predictions import (
     NUM_MISTAKES,
     find_mistakes,
@@ -43,7 +43,8 @@ from vvae.tasks.recognition.scores import (
 )
 from vvae.tasks.result import Picture, Result
 from vvae.tasks.rivals import (
-    as_json,
+    Comparison,
+    advise,
     describe_rival,
     describe_units,
     find_best_rival,
@@ -53,8 +54,12 @@ from vvae.tasks.rivals import (
 PREDICTIONS_FILE = "classify_predictions.csv"
 ROWS_FILE = "classify_rows.csv"
 MISTAKES_FILE = "classify_mistakes.png"
-CONFUSION_FILE = "classify_confusion.png"
 FEW_LABELS_FILE = "classify_few_labels.png"
+FEW_LABELS_CAPTION = (
+    "How many labels recognition needs: accuracy by the number of labelled training videos a "
+    "class; at `all` it is that of the table"
+)
+MISTAKES_CAPTION = "The most confident mistakes: what each video shows, and what was said"
 # Written whether or not there are mistakes.
 FILES = (probes.PROBE_FILE, CONFUSION_FILE, FEW_LABELS_FILE, PREDICTIONS_FILE, ROWS_FILE)
 OWN = "vae/linear"
@@ -121,19 +126,26 @@ def answer(question: Question, options: Classify) -> Result:
         details={
             "class_names": labels.class_names,
             "confusion": confusion_KK,
-            "comparison": {} if comparison is None else as_json(*comparison),
+            "comparison": {} if comparison is None else comparison.as_json(),
             "few_labels": few_labels,
             **facts,
         },
         notes=(
             *describe_units(int(labels.test_V.sum()), units),
-            *([] if comparison is None else [describe_rival(*comparison)]),
+            *(
+                ()
+                if comparison is None
+                else [describe_rival(comparison, advise(question, "actions"))]
+            ),
             *_write_notes(labels, baselines),
         ),
         files=(*FILES, *(name for picture in mistakes for name in picture.names)),
         pictures=(
             _plan_confusion(confusion_KK, labels.class_names, title),
-            Picture((FEW_LABELS_FILE,), functools.partial(_draw_few_labels, few_labels)),
+            Picture(
+                {FEW_LABELS_FILE: FEW_LABELS_CAPTION},
+                functools.partial(_draw_few_labels, few_labels),
+            ),
             *mistakes,
         ),
     )
@@ -254,21 +266,22 @@ def _compare(
     rows: Mapping[str, Mapping[str, Metric]],
     labels: LabelledSplits,
     units: Units,
-) -> tuple[str, str, str, Difference] | None:
+) -> Comparison | None:
     """Compares the linear probe of the latents with its best rival; None without a rival."""
     rivals = [name for name in rows if not name.startswith(NO_RIVALS)]
     rival = find_best_rival(rows, rivals, "top1")
     if rival is None:
         return None
     own_V, rival_V = (find_hits(predicted[n][0], labels.test_label_V) for n in (OWN, rival))
-    return OWN, rival, "top1", compare_means(units, own_V, rival_V)
+    values = (rows[OWN]["top1"].value, rows[rival]["top1"].value)
+    return Comparison(OWN, rival, "top1", values, compare_means(units, own_V, rival_V))
 
 
 def _order_rows(
-    rows: Mapping[str, Mapping[str, Metric]], comparison: tuple | None
+    rows: Mapping[str, Mapping[str, Metric]], comparison: Comparison | None
 ) -> dict[str, Mapping[str, Metric]]:
     """Returns the rows with the strongest rival first, then those of the run."""
-    first = [] if comparison is None else [comparison[1]]
+    first = [] if comparison is None else [comparison.rival]
     own = [name for name in rows if name.startswith("vae")]
     return {name: rows[name] for name in dict.fromkeys((*first, *own, *rows))}
 
@@ -293,7 +306,7 @@ def _plan_confusion(confusion_KK: np.ndarray, class_names: Sequence[str], title:
     def draw(folder: Path) -> None:
         figures.write_confusion_matrix(folder / CONFUSION_FILE, confusion_KK, class_names, title)
 
-    return Picture((CONFUSION_FILE,), draw)
+    return Picture({CONFUSION_FILE: CONFUSION_CAPTION}, draw)
 
 
 def _draw_few_labels(few_labels: dict, folder: Path) -> None:
@@ -342,7 +355,7 @@ def _plan_mistakes(
             class_names=labels.class_names,
         )
 
-    return (Picture((MISTAKES_FILE,), draw),)
+    return (Picture({MISTAKES_FILE: MISTAKES_CAPTION}, draw),)
 
 
 def _finetune(question: Question, labels: LabelledSplits) -> dict[str, _Predicted]:

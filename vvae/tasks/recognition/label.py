@@ -22,6 +22,10 @@ from vvae.tasks.rivals import describe_units, find_units
 
 LABELS_FILE = "classify.csv"
 CONFUSION_FILE = "classify_confusion.png"
+CONFUSION_CAPTION = (
+    "What the videos show (rows) and what was said (columns), in numbers of videos: all beside "
+    "the diagonal are mistakes"
+)
 NUM_SHOWN = 10
 
 
@@ -97,7 +101,7 @@ def _measure(
         },
         notes=tuple(notes),
         files=(LABELS_FILE, CONFUSION_FILE),
-        pictures=(Picture((CONFUSION_FILE,), draw),),
+        pictures=(Picture({CONFUSION_FILE: CONFUSION_CAPTION}, draw),),
     )
 
 

@@ -10,6 +10,7 @@ from vvae.data.clips import Clips
 from vvae.data.listing import Video
 from vvae.data.views import view_to_rgb
 from vvae.measure.examples import choose_frames
+from vvae.measure.legends import explain_view
 from vvae.tasks.csv_files import open_csv
 
 NUM_MISTAKES = 8
@@ -133,4 +134,5 @@ def write_clips(
         [f"{name}\n{label}" for name, label in zip(names, labels)],
         [f"frame {t}" for t in frames],
         title,
+        legend=explain_view(clips.view),
     )

@@ -16,6 +16,7 @@ from vvae.data.performers import VERSION, render_clip
 from vvae.data.views import view_to_rgb
 from vvae.measure.examples import choose_examples, choose_frames, spread_evenly
 from vvae.measure.frames import label_rows
+from vvae.measure.legends import explain_view
 from vvae.measure.mapping import map_clips
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.intervals import estimate_interval, make_units, resample_ratio
@@ -26,6 +27,9 @@ from vvae.tasks.question import Question
 from vvae.tasks.result import Picture, describe_clips
 
 MASK_FILE = "masks.png"
+MASK_CAPTION = (
+    "What moves, in red: as it is, as the model finds it, and as the median of the clip finds it"
+)
 IOU_FILE = "masks.csv"
 MAX_FIT_CLIPS = 100
 NUM_THRESHOLDS = 60
@@ -224,7 +228,7 @@ def measure_masks(question: Question) -> Masks:
     return Masks(
         rows=rows,
         details={"thresholds": thresholds},
-        pictures=(Picture((MASK_FILE,), draw),),
+        pictures=(Picture({MASK_FILE: MASK_CAPTION}, draw),),
         files=(IOU_FILE,),
     )
 
@@ -287,6 +291,7 @@ def _draw_examples(clips: Clips, found, true_NTHW: np.ndarray, folder: Path) -> 
         [f"frame {t}" for t in frames],
         "Foreground masks (red) over the frames: exact, from the model, from the median background",
         1 + len(shown),
+        legend=explain_view(clips.view),
     )
 
 

@@ -27,6 +27,10 @@ from vvae.tasks.segmentation.shots import find_shots, make_frame_encoder
 DETECTOR_FILE = "boundaries.npz"
 COUNTS_FILE = "segment_counts.csv"
 EXAMPLE_FILE = "segment_example.png"
+EXAMPLE_CAPTION = (
+    "How likely a new shot begins at each frame of joined test videos; green: where one does; "
+    "orange: flashes, where none does"
+)
 FITTED_PER_MEASURED = 2  # the ratio of joined videos for fitting and for evaluation
 JOINED_FPS = 25.0  # nominal, frames/s; the compared detectors count frames
 # The streams of random numbers of the joined videos.
@@ -135,7 +139,7 @@ def segment(question: Question, num_joined: int = 6) -> Result:
             *masks.files,
             *(name for picture in masks.pictures for name in picture.names),
         ),
-        pictures=(*shots.pictures, Picture((EXAMPLE_FILE,), draw), *masks.pictures),
+        pictures=(*shots.pictures, Picture({EXAMPLE_FILE: EXAMPLE_CAPTION}, draw), *masks.pictures),
     )
 
 

@@ -16,6 +16,7 @@ from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
 from vvae.data.views import view_to_rgb
 from vvae.measure.examples import choose_frames
+from vvae.measure.legends import explain_view
 from vvae.tasks.options import Search
 from vvae.tasks.pooling import encode_clips, make_encoder
 from vvae.tasks.probe import fit_standardization
@@ -23,6 +24,7 @@ from vvae.tasks.question import Question
 from vvae.tasks.result import Picture, Result, TextTable, record_options
 
 PICTURE_FILE = "search.png"
+PICTURE_CAPTION = "The query, and the clips that are most similar to it, the best first"
 # Similarities that agree to this many decimals are equal: float32 latents are no more precise.
 DECIMALS = 5
 MAX_CLOSE_NAMES = 3
@@ -103,7 +105,7 @@ def answer(question: Question, options: Search) -> Result:
         },
         tables=(_tabulate_hits(asked, hits),),
         files=(PICTURE_FILE,),
-        pictures=(Picture((PICTURE_FILE,), functools.partial(_draw, shown)),),
+        pictures=(Picture({PICTURE_FILE: PICTURE_CAPTION}, functools.partial(_draw, shown)),),
     )
     asked_for = {
         "--query": options.query,
@@ -305,7 +307,8 @@ def _draw(found: Found, folder: Path) -> None:
     columns = [f"frame {t}" for t in shown]
     of_query = f"clip {asked['clip']} of " if asked["clip"] != "all" else ""
     title = f"The {len(hits)} clips most similar to {of_query}{asked['name']}"
-    figures.write_sheet(folder / PICTURE_FILE, rows, labels, columns, title)
+    legend = explain_view(dataset.view)
+    figures.write_sheet(folder / PICTURE_FILE, rows, labels, columns, title, legend=legend)
 
 
 def _label_row(head: str, clip: dict[str, Any]) -> str:
