@@ -82,8 +82,14 @@ def encode_chunk(
       (cache, posterior [B, n, h, w, Z] of the n latent frames that are now complete; n may be 0).
 
     Raises:
-      ValueError: if the shape or dtype does not fit the model or the stream.
+      ValueError: if the shape or dtype does not fit the model or the stream, or if the encoder
+        sees all frames at once.
     """
+    if model.encoder_lookahead is None:
+        raise ValueError(
+            f"the encoder of this {type(model).__name__} sees all frames at once: it encodes whole "
+            "videos (vvae.encode), not chunks"
+        )
     contract.check_video(x_BTHWC)
     _check_stream(cache.pending, x_BTHWC)
     return _encode_chunk(contract.as_static(model), params, cache, x_BTHWC)
@@ -95,8 +101,8 @@ def _encode_chunk(model, params, cache, x_BTHWC):
     x_BTHWC = contract.as_unit_range(x_BTHWC)
     waiting = [frame[:, None] for frame in cache.pending]
     x_BTHWC = jnp.concatenate([*waiting, x_BTHWC], axis=1)
-    length, alone = x_BTHWC.shape[1], int(cache.layers is None)
-    complete = length - (length - alone) % model.temporal_compression
+    length = x_BTHWC.shape[1]
+    complete = _count_complete(model, cache, length)
     pending = tuple(x_BTHWC[:, t] for t in range(complete, length))
     if not complete:
         return EncoderCache(cache.layers, pending), _empty_posterior(model, params, x_BTHWC)
@@ -104,6 +110,27 @@ def _encode_chunk(model, params, cache, x_BTHWC):
         params, cache.layers, x_BTHWC[:, :complete], method="extend_encode"
     )
     return EncoderCache(layers, pending), posterior
+
+
+def _count_complete(model: GridVideoVAE, cache: EncoderCache, length: int) -> int:
+    """Returns how many of the frames at hand fill whole latent frames."""
+    lookahead = model.encoder_lookahead
+    # The last frame may have to be repeated for an encoder that looks ahead: keep one.
+    length -= bool(lookahead)
+    alone = 1 + lookahead if cache.layers is None else 0
+    if length < alone:
+        return 0
+    return length - (length - alone) % model.temporal_compression
+
+
+def _count_missing(model: GridVideoVAE, cache: EncoderCache) -> int:
+    """Returns how often the last frame must be repeated to fill the last latent frames."""
+    lookahead = model.encoder_lookahead
+    # As many frames as have passed, up to a multiple of the frames of a latent.
+    passed = 0 if cache.layers is None else 1 + lookahead
+    length = passed + len(cache.pending)
+    later = -(-(length - 1) // model.temporal_compression)
+    return 1 + later * model.temporal_compression + lookahead - length
 
 
 def end_encode(model: GridVideoVAE, params: Params, cache: EncoderCache) -> Any:
@@ -115,7 +142,8 @@ def end_encode(model: GridVideoVAE, params: Params, cache: EncoderCache) -> Any:
       cache: after the last frames.
 
     Returns:
-      The posterior [B, 1, h, w, Z] of the last latent frame, or None if no frame is pending.
+      The posterior [B, n, h, w, Z] of the last latent frames (one; two may be left where the
+      encoder looks ahead), or None if no frame is pending.
     """
     if not cache.pending:
         return None
@@ -124,7 +152,7 @@ def end_encode(model: GridVideoVAE, params: Params, cache: EncoderCache) -> Any:
 
 @functools.partial(contract.jit_inline, static_argnames="model")
 def _end_encode(model, params, cache):
-    missing = model.temporal_compression - len(cache.pending)
+    missing = _count_missing(model, cache)
     frames = cache.pending + cache.pending[-1:] * missing
     x_BTHWC = jnp.stack(frames, axis=1)
     return model.apply(params, cache.layers, x_BTHWC, method="extend_encode")[1]

@@ -154,6 +154,39 @@ class ScaledLatents(GaussianLatents):
 
 
 @dataclass(frozen=True)
+class PointLatents(ScaledLatents):
+    """Latents of a published autoencoder without a posterior: the outputs of its encoder.
+
+    The posterior is N(output, (share prior_std)^2), so that everything that asks for one has it.
+    The share is ours, not the authors': rates and bounds that are computed from it say how much
+    latents of that precision tell.
+
+    Attributes:
+      channels, prior_mean, prior_std: see `ScaledLatents`.
+      share: standard deviation of the posterior, as a share of that of the prior.
+    """
+
+    share: float = 0.01
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.share < 1:
+            raise ValueError(f"share={self.share}: must be between 0 and 1")
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of channels that the encoder must return."""
+        return self.channels
+
+    def posterior(self, outputs: jax.Array) -> Gaussian:
+        """Reads the outputs of the encoder as the means of the posterior."""
+        mean = dist.raise_precision(outputs)
+        stds = jnp.array([self.share * std for std in self.prior_std], mean.dtype)
+        logvar = 2.0 * jnp.log(stds).reshape((1,) * (mean.ndim - 1) + (-1,))
+        return Gaussian(mean, jnp.broadcast_to(logvar, mean.shape))
+
+
+@dataclass(frozen=True)
 class FiniteScalars:
     """Z numbers per position, each rounded to one of a few levels (FSQ).
 

@@ -127,7 +127,7 @@ class GridVideoVAE(nn.Module):
         """Infers q(z | x); see `vvae.encode`."""
         x_BTHWC = _hold_masked(x_BTHWC, mask_BT)
         covered, _, _ = self.covered_shape(self.grid_shape(x_BTHWC.shape[1:4]))
-        missing = covered - x_BTHWC.shape[1]
+        missing = covered + (self.encoder_lookahead or 0) - x_BTHWC.shape[1]
         x_BTHWC = jnp.pad(x_BTHWC, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")
         return self.extend_encode(None, x_BTHWC)[1]
 
@@ -136,7 +136,8 @@ class GridVideoVAE(nn.Module):
 
         Args:
           past: what the call for the previous frames returned; None at the start.
-          x_BTHWC: 1 + n f_t frames at the start, n f_t later, in [-1, 1]. H and W are padded here.
+          x_BTHWC: 1 + n f_t frames at the start, and the `encoder_lookahead` after them; n f_t
+            later; in [-1, 1]. H and W are padded here.
 
         Returns:
           (past, posterior) after these frames.
@@ -147,11 +148,12 @@ class GridVideoVAE(nn.Module):
         channels = self.shape_HWC[-1]
         if x_BTHWC.shape[-1] != channels:
             raise ValueError(f"the model takes videos of {channels} channels, got {x_BTHWC.shape}")
-        length = x_BTHWC.shape[1] - (past is None)
-        if length % self.temporal_compression or x_BTHWC.shape[1] < 1:
+        alone = 1 + (self.encoder_lookahead or 0) if past is None else 0
+        length = x_BTHWC.shape[1] - alone
+        if length % self.temporal_compression or length < 0 or x_BTHWC.shape[1] < 1:
             raise ValueError(
                 f"{x_BTHWC.shape[1]} frames do not fill whole latent frames of "
-                f"{self.temporal_compression} (the first frame of the video is alone in its own)"
+                f"{self.temporal_compression} (the first latent frame of the video takes {alone})"
             )
         outputs, past = self.run_encoder(self.fill_up(self._standardize(x_BTHWC)), past)
         return past, self.bottleneck.posterior(outputs)
