@@ -74,6 +74,17 @@ def test_published_latents_are_normalised_and_come_back_in_every_form(tmp_path):
     assert dataset.scale == Scale(*scale)
 
 
+def test_an_encoder_without_a_posterior_is_stored_without_a_width(tmp_path):
+    network = load_pretrained("tests/golden/taef2")
+    folder = write_videos(tmp_path / "videos", {"a": 2}, size=(16, 16))
+    _, dataset = encode(folder, tmp_path / "store", network=network)
+    frames = np.load(folder / "a.npy")
+    mean = np.asarray(encode_whole(*network, frames).mean[0])
+    clip = dataset[0]
+    np.testing.assert_allclose(dataset.raw(clip), mean, atol=1e-5)
+    assert not np.any(clip["std"])
+
+
 def test_functions_of_a_posterior_work_in_jax_as_in_numpy():
     rng = np.random.default_rng(0)
     mean, std = rng.normal(size=(2, 3, 4)), rng.uniform(0.5, 2, (2, 3, 4))

@@ -22,7 +22,7 @@ import numpy as np
 from vvae.latents.plan import count_latents, plan_pieces
 from vvae.latents.posterior import Scale
 from vvae.models import contract
-from vvae.models.bottleneck import Codes, ScaledLatents
+from vvae.models.bottleneck import ScaledLatents
 from vvae.models.digest import digest_params
 from vvae.models.grid import GridVideoVAE
 from vvae.pretrained.load import describe_network
@@ -255,10 +255,10 @@ def _encode_piece(model: GridVideoVAE, dtype: str, params, layers, x_BTHWC):
     scale = find_scale(model)
     lift = (1,) * 4 + (-1,)
     center, width = (jnp.array(a, jnp.float32).reshape(lift) for a in (scale.mean, scale.std))
-    if isinstance(posterior, Codes):
-        mean, std = posterior.values, jnp.zeros_like(posterior.values)
-    else:
-        mean, std = posterior.mean, jnp.exp(0.5 * posterior.logvar)
+    mean = model.bottleneck.mean(posterior)
+    # A nominal width is not the encoder's: a store keeps what the encoder says.
+    is_point = model.bottleneck.encodes_points
+    std = jnp.zeros_like(mean) if is_point else jnp.exp(0.5 * posterior.logvar)
     mean, std = (mean.astype(jnp.float32) - center) / width, std.astype(jnp.float32) / width
     return layers, (mean.astype(dtype), std.astype(dtype))
 

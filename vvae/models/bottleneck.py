@@ -50,6 +50,11 @@ class GaussianLatents:
         """Whether p = N(0, I)."""
         return True
 
+    @property
+    def encodes_points(self) -> bool:
+        """Whether the encoder itself states no width of the posterior."""
+        return False
+
     def prior(self, shape: tuple[int, ...], dtype) -> Gaussian:
         """Returns p, broadcast to the shape [..., Z]."""
         return dist.standard_gaussian(shape, dtype)
@@ -178,6 +183,11 @@ class PointLatents(ScaledLatents):
         """Number of channels that the encoder must return."""
         return self.channels
 
+    @property
+    def encodes_points(self) -> bool:
+        """Whether the encoder itself states no width of the posterior."""
+        return True
+
     def posterior(self, outputs: jax.Array) -> Gaussian:
         """Reads the outputs of the encoder as the means of the posterior."""
         mean = dist.raise_precision(outputs)
@@ -215,6 +225,11 @@ class FiniteScalars:
     def has_standard_prior(self) -> bool:
         """Whether p = N(0, I)."""
         return False
+
+    @property
+    def encodes_points(self) -> bool:
+        """Whether the encoder itself states no width of the posterior."""
+        return True
 
     @property
     def num_outputs(self) -> int:
