@@ -150,7 +150,7 @@ ALLOWED = {
         "tasks",
         "video",
     ),
-    "report": ("report", "config", "config_files", "files", "metrics", "training.log"),
+    "report": ("report", "config", "config_files", "files", "metrics", "program", "training.log"),
     # The commands see everything; nothing but the program itself sees them.
     "commands": ("",),
     "__main__": ("cli", "processes", "commands.dispatch"),

@@ -13,6 +13,7 @@ from vvae.config import Config, difference
 from vvae.config_files import from_dict
 from vvae.metrics.cards import Metric, compare, describe_difference
 from vvae.metrics.table import format_number, format_table
+from vvae.program import name_command
 from vvae.report.files import read_json, read_record
 
 ABSENT = "-"
@@ -103,7 +104,8 @@ def _read_metrics(workdir) -> dict[tuple[str, str, str], Metric]:
             raise ValueError(f"{path} is not the result of a task ({error!r})") from error
     if not found:
         raise ValueError(
-            f"{folder} holds no measured value: run `python evaluate.py --workdir {workdir}` first"
+            f"{folder} holds no measured value: "
+            f"run `{name_command('evaluate')} --workdir {workdir}` first"
         )
     return found
 

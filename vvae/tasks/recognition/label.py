@@ -11,6 +11,7 @@ import numpy as np
 
 from vvae import figures, progress
 from vvae.metrics.cards import METHOD
+from vvae.program import name_command
 from vvae.tasks import probe as probes
 from vvae.tasks.csv_files import open_csv
 from vvae.tasks.pooling import extract, make_encoder
@@ -39,7 +40,7 @@ def label_new_videos(question: Question) -> Result:
     """
     path = question.find_fitted(probes.PROBE_FILE)
     if not path.exists():
-        command = f"python evaluate.py classify --workdir {question.run.workdir}"
+        command = f"{name_command('evaluate classify')} --workdir {question.run.workdir}"
         raise ValueError(f"{path} is missing: run `{command}` first")
     probe = probes.load_probe(path)
     with progress.stage("classify: features"):
