@@ -309,4 +309,5 @@ def test_rows_of_classify(dataset, tmp_path, monkeypatch):
     assert f"{facts['num_steps']} of {facts['max_steps']} steps" in card["method"]
     assert result.rows["cnn"]["top1"].value == 1.0
     few = classify.answer(question, Classify(()))
-    assert set(few.rows) == {"vae/linear", "vae/knn"} and few.notes == ()
+    assert set(few.rows) == {"vae/linear", "vae/knn"}
+    assert not any("not run" in note for note in few.notes)

@@ -111,10 +111,13 @@ def test_float64_is_the_same(pair, keep_float64, name, length):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_float32_is_the_same(pair, name):
     reference, model, params = pair(name)
-    # Whole latent frames: those of taehv_patch have eight frames.
-    x = make_video(9 if name == "taehv_patch" else 5, size=(32, 16))
+    # Whole latent frames: those of taehv_patch have eight frames, and CogVideoX has 1 + 8 n.
+    x = make_video(9 if name in ("taehv_patch", "cogvideox") else 5, size=(32, 16))
     expected = run_reference(reference, x)
-    assert_same(run_ours(model, params, x, expected), expected, 1e-4)
+    # The norms of hunyuan_deep have groups of few numbers: the float32 gradient of diffusers is
+    # 2e-4 standard deviations from its own in float64, and ours 1e-4.
+    tolerance = 5e-4 if name == "hunyuan_deep" else 1e-4
+    assert_same(run_ours(model, params, x, expected), expected, tolerance)
 
 
 @pytest.mark.parametrize("length", [2, 3, 4, 7])

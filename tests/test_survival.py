@@ -45,7 +45,7 @@ ODD_NAMES = (
     "12.NPY",
 )
 
-LOOP = os.fsdecode(b"loop\xff.npy")
+LOOP = os.fsdecode(b"link\xff.npy")
 
 
 @pytest.fixture(scope="module")
