@@ -206,12 +206,17 @@ def refuse_foreign(workdir) -> None:
         raise ValueError(f"--workdir {workdir} is a file: name a directory")
     # A start that was cut off has left the lock, and at most the classes.
     names = _WRITTEN if (workdir / ".lock").exists() else ("classes.json", *_WRITTEN)
-    foreign = [name for name in names if (workdir / name).exists()]
+    foreign = [name for name in names if _holds_something(workdir / name)]
     if foreign:
         raise ValueError(
             f"{workdir} is not a run (it has no config.json), but holds what a run would write "
             f"({', '.join(foreign)}): give another --workdir"
         )
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether a file exists, or a directory that is not empty."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 _WRITTEN = ("metrics.jsonl", "checkpoints", "validation", "eval", "curves.png", "report.html")
