@@ -3,7 +3,7 @@
     pip install '.[bench]'
     python -m benchmarks.convolutions [--repeats 9] [--threads 2] [--json FILE]
 
-For the sizes of `benchmarks.causal_block` and that of configs/causal_small.py, in float32: the
+For the sizes of `benchmarks.causal_block` and that of configs/compression.py, in float32: the
 convolution and its gradients by the input and by the kernel, each alone, as `convolutions.conv_3x3`
 computes them on a CPU, as XLA's own convolution and as PyTorch's conv3d (channels_last_3d); and the
 norm and SiLU before it, forward and backward. GFLOP/s count the direct form; Winograd's products

@@ -14,7 +14,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from vvae import runtime
 
@@ -51,7 +50,7 @@ def main() -> None:
     parser.add_argument("--data.path", dest="data_path", required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folds", type=int, default=8)
-    parser.add_argument("--view", help="by default that of configs/gestures.py")
+    parser.add_argument("--view", help="by default that of configs/actions.py")
     parser.add_argument("--steps", type=int)
     options = parser.parse_args()
     config = configure(options.view, options.steps)
@@ -78,8 +77,8 @@ def main() -> None:
 
 
 def configure(view: str | None = None, num_steps: int | None = None) -> Config:
-    """Returns configs/gestures.py, with another view or number of steps if given."""
-    config = load_config_file(Path(__file__).resolve().parent.parent / "configs" / "gestures.py")
+    """Returns configs/actions.py, with another view or number of steps if given."""
+    config = load_config_file("actions")
     data = dataclasses.replace(config.data, view=view or config.data.view)
     steps = num_steps or config.train.num_steps
     return dataclasses.replace(

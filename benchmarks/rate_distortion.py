@@ -1,6 +1,9 @@
-"""Rate against distortion: a trained CausalVideoVAE, PCA of 4-frame blocks, H.264 and JPEG.
+"""Rate against distortion: a trained CausalVideoVAE, PCA of 4-frame blocks, JPEG and codecs.
 
-    python -m benchmarks.rate_distortion --workdir RUN --data.path VIDEOS
+    python -m benchmarks.codec_curves --data.path GESTURES
+    python -m benchmarks.rate_distortion --workdir RUN --data.path GESTURES
+
+The first command, needed once, codes the same clips by x264, x265 and SVT-AV1.
 
 All methods code every clip of the test split without masked frames, each clip by itself:
 
@@ -8,7 +11,6 @@ All methods code every clip of the test split without masked frames, each clip b
                 (`vvae.inference.coding`)
     pca_blocks  principal components of blocks of f_t x f_s x f_s pixels, the blocks of a latent
     pca_frames  principal components of whole blocks of f_t frames
-    h264        libx264, yuv420p and yuv444p, preset slow, one clip per stream
     jpeg        each frame by itself, 4:2:0 and 4:4:4, with optimised Huffman tables
 
 Both PCAs are fitted to the training split, one basis for first frames and one for the later blocks,
@@ -17,34 +19,42 @@ high rates: reverse water-filling) and coded with the same tables as the VAE's, 
 distribution, with the variance of the training split. The number of components is chosen in
 hindsight, at every rate, for the PCA only.
 
-Bits are -log2 P of the codes for vae and pca (a file of `compress` is at most a few per cent
-longer), all slices but no parameter sets or SEI for H.264, and the scan without headers and tables
-for JPEG: the omissions favour H.264 and JPEG. PSNR is the mean over the frames of a video, then
-over videos, of RGB or gray codes.
+Bits are those of a file of `compress` without its header for vae, -log2 P of the codes for pca, and
+the scan without headers and tables for JPEG; codecs count coded pictures without parameter sets.
+PSNR is the mean over the frames of a video, then over videos, of RGB or gray codes. BD-rates of the
+VAE over a codec are means over videos, with intervals over them.
 """
 
 import argparse
 import dataclasses
 import io
+import json
 import math
-from fractions import Fraction
+import tempfile
 from pathlib import Path
 
 from vvae import runtime
 
 runtime.prepare_jax()
 
-import av
 import jax
 import numpy as np
 from PIL import Image
 
+from benchmarks.codec_curves import (
+    describe_clips,
+    digest_clips,
+    keep_whole,
+    make_point,
+    measure_psnr,
+    split_videos,
+)
+from benchmarks.equal_psnr import compare_videos
 from benchmarks.origin import RESULTS, stamp, write_result
 from vvae import build, figures
 from vvae.data.clips import Clips
 from vvae.inference import coding
 from vvae.measure.pca import fit_block_pca, fit_first_pca
-from vvae.metrics.frames import psnr_from_mse, video_means
 from vvae.models import contract
 from vvae.models.block_pca import join_blocks, split_blocks
 from vvae.models.ppca import BlockPCA
@@ -53,17 +63,20 @@ from vvae.run import open_run
 STEPS = (1.4, 2.0, 2.8, 3.4, 4.0, 4.8, 5.6, 8.0)
 PCA_STEPS = tuple(float(s) for s in np.geomspace(32, 362, 8))  # in 8-bit units
 KEPT = (8, 16, 32, 64, 128)
-CRFS = tuple(range(20, 50, 3))
 QUALITIES = (1, 3, 6, 10, 15, 22, 30, 45, 60, 75)
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Bits per pixel (of a frame, all channels together), PSNR in dB, and the setting."""
+    """Bits per pixel (of a frame, all channels together), PSNR in dB, and the setting.
+
+    `by_video` has the lists `rate` and `psnr` of all videos, where the bits of clips are known.
+    """
 
     rate: float
     psnr: float
     setting: str
+    by_video: dict[str, list[float]] | None = None
 
 
 def main() -> None:
@@ -74,7 +87,8 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     # "best" is by the ELBO, which training with another KL weight does not maximise.
     parser.add_argument("--which", default="latest", help="checkpoint: latest, best or a step")
-    parser.add_argument("--picture", type=Path, default=Path("docs/rate_distortion.png"))
+    picture = Path("docs/assets/rate_distortion.png")
+    parser.add_argument("--picture", type=Path, default=picture)
     options = parser.parse_args()
     run = open_run(options.workdir)
     which = int(options.which) if options.which.isdecimal() else options.which
@@ -83,12 +97,12 @@ def main() -> None:
     clips = keep_whole(dataset.splits[options.split])
     train = dataset.splits["train"]
     video_NTHWC = clips.read(np.arange(len(clips)))
+    codecs = read_codecs(digest_clips(video_NTHWC))
     score = Score(video_NTHWC, clips.video_index_N)
     measures = {
         "vae": lambda: measure_vae(model, params, score),
         "pca_blocks": lambda: measure_block_pca(train, model.block_shape, score),
         "jpeg": lambda: measure_jpeg(score),
-        "h264": lambda: measure_h264(score),
         "pca_frames": lambda: measure_frame_pca(train, model.block_shape[0], score),
     }
     curves = {}
@@ -97,18 +111,46 @@ def main() -> None:
         print(
             name + ": " + "; ".join(f"{p.rate:.3f} {p.psnr:.2f}" for p in curves[name]), flush=True
         )
+    curves |= codecs
+    rates = compare_codecs(curves["vae"], codecs)
     gains = {
         name: [gain_at(curve, point) for point in curves["vae"]]
         for name, curve in curves.items()
         if name != "vae"
     }
     report(curves, gains)
-    write(curves, gains, clips, options)
+    for name, rate in rates.items():
+        print(
+            f"BD-rate over {name}: {rate['mean']:+.1f} % [{rate['low']:+.1f}, {rate['high']:+.1f}]"
+        )
+    write(curves, gains, rates, clips, options)
 
 
-def keep_whole(clips: Clips) -> Clips:
-    """Returns the clips without masked frames."""
-    return clips.select(np.flatnonzero(clips.mask_NT.all(axis=1)))
+def read_codecs(digest: str) -> dict[str, list[Point]]:
+    """Reads the curves of benchmarks.codec_curves.
+
+    Raises:
+      ValueError: if there are none, or they are of other clips.
+    """
+    path = RESULTS / "codec_curves.json"
+    content = json.loads(path.read_text()) if path.is_file() else {"digest": "missing"}
+    if content["digest"] != digest:
+        raise ValueError(
+            f"{path} is missing or of other clips: run python -m benchmarks.codec_curves first"
+        )
+    return {
+        name: [Point(p["rate"], p["psnr"], p["setting"], p["by_video"]) for p in points]
+        for name, points in content["curves"].items()
+    }
+
+
+def compare_codecs(vae: list[Point], codecs: dict[str, list[Point]]) -> dict[str, dict]:
+    """Returns the BD-rates of the VAE over each codec: `equal_psnr.compare_videos`."""
+
+    def split(points: list[Point]):
+        return split_videos([{"by_video": p.by_video} for p in points], "rate")
+
+    return {name: compare_videos(split(vae), split(points)) for name, points in codecs.items()}
 
 
 class Score:
@@ -118,13 +160,15 @@ class Score:
         self.video_NTHWC = video_NTHWC
         self._video_index_N = video_index_N
 
-    def __call__(self, bits: float, decoded_NTHWC: np.ndarray, setting: str) -> Point:
-        """Takes the bits of all clips together, and their frames in 8-bit units, unrounded."""
-        codes = np.rint(np.clip(decoded_NTHWC, 0, 255)).astype(np.uint8)
-        error = np.square(codes.astype(np.float32) - self.video_NTHWC).mean(axis=(2, 3, 4))
-        psnr_NT = np.asarray(psnr_from_mse(error))
-        _, mean_V = video_means(psnr_NT, np.ones_like(psnr_NT, bool), self._video_index_N)
-        return Point(bits / math.prod(self.video_NTHWC.shape[:4]), float(mean_V.mean()), setting)
+    def __call__(self, bits: float | np.ndarray, decoded_NTHWC: np.ndarray, setting: str) -> Point:
+        """Takes the bits of each clip, or of all together, and frames in 8-bit units, unrounded."""
+        shape = self.video_NTHWC.shape
+        # Without those of clips, the same for each, which gives the same mean.
+        bits_N = np.broadcast_to(np.asarray(bits) / (1 if np.ndim(bits) else shape[0]), shape[:1])
+        psnr_NT = measure_psnr(decoded_NTHWC, self.video_NTHWC)
+        point = make_point({"rate": bits_N}, psnr_NT, self._video_index_N, math.prod(shape[1:4]))
+        by_video = point["by_video"] if np.ndim(bits) else None
+        return Point(point["rate"], point["psnr"], setting, by_video)
 
 
 def measure_vae(model, params, score: Score) -> list[Point]:
@@ -135,16 +179,36 @@ def measure_vae(model, params, score: Score) -> list[Point]:
     posteriors = [jax.device_get(encode(video[None])) for video in score.video_NTHWC]
     points = []
     for step in STEPS:
-        bits, decoded = 0.0, []
+        bits, decoded = [], []
         for posterior in posteriors:
             mean = np.asarray(model.posterior_mean(posterior))
             log_std_Z = coding.sum_log_std(posterior) / coding.clip_size(mean)
             quantiser = coding.choose_quantiser(model.bottleneck, log_std_Z, step)
             codes = quantiser.quantise(mean)
-            bits += coding.count_bits(codes, quantiser)
+            bits.append(8.0 * count_coded_bytes(codes[0], quantiser))
             decoded.append(np.asarray(decode(quantiser.dequantise(codes)))[0])
-        points.append(score(bits, 127.5 * (np.stack(decoded) + 1.0), f"step {step}"))
+        decoded_NTHWC = 127.5 * (np.stack(decoded) + 1.0)
+        points.append(score(np.array(bits), decoded_NTHWC, f"step {step}"))
     return points
+
+
+def count_coded_bytes(codes_thwZ: np.ndarray, quantiser: coding.Quantiser) -> int:
+    """Returns the bytes of a file of these codes without those of its header."""
+    header = coding.Header(
+        shape_THW=(1, 1, 1),
+        fps=(25, 1),
+        grid_thw=codes_thwZ.shape[:3],
+        quantiser=quantiser,
+        digest=bytes(32),
+    )
+    sizes = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "codes"
+        for count in (len(codes_thwZ), 0):
+            grid = (count, *header.grid_thw[1:])
+            coding.write_codes(path, dataclasses.replace(header, grid_thw=grid), codes_thwZ[:count])
+            sizes.append(path.stat().st_size)
+    return sizes[0] - sizes[1]
 
 
 # --- PCA -----------------------------------------------------------------------------------------
@@ -260,47 +324,7 @@ def _slope(first: Point, second: Point) -> float:
     return (second.psnr - first.psnr) / distance if distance else math.inf
 
 
-# --- H.264 and JPEG ------------------------------------------------------------------------------
-
-
-def measure_h264(score: Score) -> list[Point]:
-    """Returns the best points over rate factors and chroma formats."""
-    points = []
-    for pixel_format in ("yuv420p", "yuv444p"):
-        for crf in CRFS:
-            coded = [_code_h264(video, crf, pixel_format) for video in score.video_NTHWC]
-            bits = 8.0 * sum(size for size, _ in coded)
-            setting = f"{pixel_format}, crf {crf}"
-            points.append(score(bits, np.stack([frames for _, frames in coded]), setting))
-    return upper_hull(points)
-
-
-def _code_h264(video_THWC: np.ndarray, crf: int, pixel_format: str) -> tuple[int, np.ndarray]:
-    """Returns the bytes of all slices, and the decoded frames."""
-    rgb = np.broadcast_to(video_THWC, (*video_THWC.shape[:3], 3))
-    encoder = av.CodecContext.create("libx264", "w")
-    encoder.height, encoder.width = rgb.shape[1:3]
-    encoder.pix_fmt, encoder.time_base = pixel_format, Fraction(1, 25)
-    encoder.options = {"crf": str(crf), "preset": "slow"}
-    packets = []
-    for number, picture in enumerate(rgb):
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-        frame.pts = number
-        packets += encoder.encode(frame)
-    packets += encoder.encode(None)
-    stream = b"".join(bytes(packet) for packet in packets)
-    decoder = av.CodecContext.create("h264", "r")
-    frames = [f for packet in packets for f in decoder.decode(packet)] + decoder.decode(None)
-    decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
-    if len(decoded) != len(video_THWC):
-        raise ValueError(f"{len(decoded)} of {len(video_THWC)} frames came back")
-    return count_slices(stream), decoded[..., : video_THWC.shape[-1]]
-
-
-def count_slices(stream: bytes) -> int:
-    """Counts the bytes of the slices of an H.264 stream: NAL units 1 and 5, without start codes."""
-    units = stream.replace(b"\x00\x00\x00\x01", b"\x00\x00\x01").split(b"\x00\x00\x01")[1:]
-    return sum(len(unit) for unit in units if unit[0] & 31 in (1, 5))
+# --- JPEG -----------------------------------------------------------------------------------------
 
 
 def measure_jpeg(score: Score) -> list[Point]:
@@ -338,6 +362,7 @@ def count_scan(data: bytes) -> int:
 
 def gain_at(curve: list[Point], point: Point) -> float | None:
     """Returns by how many dB a point is above a curve at its rate; None beyond the curve's ends."""
+    curve = upper_hull(curve)
     rates = [p.rate for p in curve]
     if not rates[0] <= point.rate <= rates[-1]:
         return None
@@ -354,23 +379,24 @@ def report(curves, gains) -> None:
         print(f"  {point.setting:9s} {point.rate:.4f}  {point.psnr:.2f}  {text}")
 
 
-def write(curves, gains, clips: Clips, options) -> None:
+def write(curves, gains, rates, clips: Clips, options) -> None:
     """Writes benchmarks/results/rate_distortion.json and the picture."""
     content = {
         "checkpoint": options.which,
-        "data": f"{len(clips)} whole clips of {len(clips.videos)} videos, split {options.split}, "
-        f"{clips.clip_format}",
+        "data": describe_clips(clips, options.split),
         "curves": {
             name: [[round(p.rate, 5), round(p.psnr, 3), p.setting] for p in curve]
             for name, curve in curves.items()
         },
+        "vae_by_video": [p.by_video for p in curves["vae"]],
         "gain_of_vae_db": gains,
+        "bd_rate_of_vae_percent": rates,
     }
     command = "python -m benchmarks.rate_distortion --workdir RUN --data.path VIDEOS"
     write_result(RESULTS / "rate_distortion.json", stamp(content, command))
     lines = {
-        name: (np.array([p.rate for p in curve]), np.array([p.psnr for p in curve]))
-        for name, curve in curves.items()
+        name: (np.array([p.rate for p in hull]), np.array([p.psnr for p in hull]))
+        for name, hull in ((name, upper_hull(curve)) for name, curve in curves.items())
     }
     figures.write_curves(
         options.picture,

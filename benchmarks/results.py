@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.origin import describe_machine, write_result
+from benchmarks.resampling import find_interval, find_p_value
 from vvae.metrics.intervals import bootstrap_units, permute_difference
 
 
@@ -23,8 +24,9 @@ class Board:
       data: the data set, in words.
       headlines: names of the rows that were chosen beforehand; one of the family vae.
       published: figures of others with their protocol and source.
-      columns: metrics in the README's table, in order.
-      unit: what the independent units of `Measurement.hits` are, in the plural.
+      columns: metrics in the table of the docs, in order.
+      unit: what the independent units of `Measurement.hits` and `draws` are, in the plural.
+      lower_is_better: whether the first column is, such as bits.
     """
 
     task: str
@@ -34,6 +36,7 @@ class Board:
     columns: tuple[str, ...]
     published: tuple[dict[str, str], ...] = ()
     unit: str = "units"
+    lower_is_better: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +69,9 @@ class Measurement:
       frames_per_second: of training, if there is one.
       hits: independent unit (a person, an environment) -> (hits, cases) of the first column, if
         they are known.
+      draws: values of the first column on resampled units (`benchmarks.resampling`), for a column
+        that is not a share of hits; None if they are not known.
+      num_units: of `draws`.
       origin: see `benchmarks.origin.describe_origin`; None if it was not recorded.
     """
 
@@ -75,6 +81,8 @@ class Measurement:
     parameters: int = 0
     frames_per_second: float | None = None
     hits: dict[str, tuple[float, int]] | None = None
+    draws: list[float] | None = None
+    num_units: int = 0
     origin: dict[str, Any] | None = None
 
 
@@ -102,6 +110,7 @@ def summarize(board: Board, measured: Sequence[tuple[int, Measurement]], command
     rows = [_summarize_row(name, found, board) for name, found in by_row.items()]
     headline = next(name for name in board.headlines if by_row[name][0][1].family == "vae")
     _add_intervals(rows, headline)
+    _add_drawn_intervals(rows, by_row, board, headline)
     return {
         "task": board.task,
         "protocol": board.protocol,
@@ -111,6 +120,7 @@ def summarize(board: Board, measured: Sequence[tuple[int, Measurement]], command
         "origins": origins,
         "unit": board.unit,
         "columns": list(board.columns),
+        "lower_is_better": board.lower_is_better,
         "rows": rows,
         "published": list(board.published),
     }
@@ -164,6 +174,39 @@ def _add_intervals(rows: Sequence[dict], headline: str) -> None:
             "low": low,
             "high": high,
             "p": permute_difference(gain_U, seed=0),
+        }
+
+
+def _add_drawn_intervals(rows: Sequence[dict], by_row, board: Board, headline: str) -> None:
+    """Adds intervals over units to the rows that were measured on resampled units.
+
+    The values of a resample are averaged over seeds first. The gain is that of the headline row.
+    """
+    column = board.columns[0]
+    drawn = {
+        name: np.mean([m.draws for _, m in found], axis=0)
+        for name, found in by_row.items()
+        if all(m.draws for _, m in found)
+    }
+    for row in rows:
+        name = row["row"]
+        if name not in drawn:
+            continue
+        first = by_row[name][0][1]
+        low, high = find_interval(drawn[name])
+        row["interval"] = {"low": low, "high": high, "num_units": first.num_units}
+        if headline not in drawn or name == headline:
+            continue
+        if first.num_units != by_row[headline][0][1].num_units:
+            raise ValueError(f"{name} and {headline} were not measured on the same units")
+        gain_R = drawn[headline] - drawn[name]
+        low, high = find_interval(gain_R)
+        best = next(other for other in rows if other["row"] == headline)
+        row["headline_gain"] = {
+            "mean": best["metrics"][column]["mean"] - row["metrics"][column]["mean"],
+            "low": low,
+            "high": high,
+            "p": find_p_value(gain_R),
         }
 
 

@@ -1,13 +1,13 @@
-"""Measures a task's rows over seeds, writes benchmarks/results/TASK.json and the README's tables.
+"""Measures a task's rows over seeds, writes benchmarks/results/TASK.json and the docs' tables.
 
     python -m benchmarks.scoreboard TASK [--data.path FOLDER] [--seeds 5]
     python -m benchmarks.scoreboard tables
 
-TASK is ped2, gestures, performers, clusters or shots; the first two need the folder of the data.
+TASK is ped2, gestures, performers, clusters, shots or digits; ped2, gestures and digits (MNIST's
+t10k) need the folder of the data.
 Rows are measured by the commands that a user types, seed by seed. A task that was stopped continues
-where it was if it is started again with the same --folder. `tables` writes the README's tables from
-the existing files.
-
+where it was if it is started again with the same --folder. `tables` writes the tables of
+README and docs/results from the existing files.
 """
 
 import argparse
@@ -20,10 +20,10 @@ from pathlib import Path
 
 from benchmarks.origin import RESULTS, describe_origin
 from benchmarks.results import Measurement, Request, summarize, write_board
-from benchmarks.tables import README, write_tables
+from benchmarks.tables import write_all
 
-TASKS = ("ped2", "gestures", "performers", "clusters", "shots")
-NEED_DATA = ("ped2", "gestures")
+TASKS = ("ped2", "gestures", "performers", "clusters", "shots", "digits")
+NEED_DATA = ("ped2", "gestures", "digits")
 
 
 def main(arguments: list[str]) -> int:
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     if options.task != "tables":
         measure_task(options)
     if options.out == RESULTS:
-        print(f"README tables: {', '.join(write_tables(RESULTS, README)) or 'none'}")
+        print(f"tables: {', '.join(write_all(RESULTS)) or 'none'}")
     return 0
 
 
@@ -54,7 +54,7 @@ def _read_options(arguments: list[str]) -> argparse.Namespace:
     if options.seeds < 1:
         parser.error(f"--seeds={options.seeds}: must be at least 1")
     if options.steps is not None and options.out == RESULTS:
-        parser.error("figures of a trial are not for the README: give --out with --steps")
+        parser.error("figures of a trial are not for the docs: give --out with --steps")
     return options
 
 

@@ -4,7 +4,6 @@ import abc
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import torch
@@ -15,8 +14,6 @@ from benchmarks.torch_twin import Twin
 from vvae import build
 from vvae.config import Config, Data, Model, Objective, Train
 from vvae.config_files import load_config_file
-
-_CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 @dataclass(frozen=True)
@@ -168,7 +165,5 @@ def make_sequential(
 CASES = (
     make_sequential("rgb", 64, (64, 64, 128), 16, 8, micro_batches=(1, 2, 4, 8, 16)),
     make_sequential("gray", 32, (32, 64, 128), 32, 8, micro_batches=(2, 4, 8, 16, 32)),
-    CausalCase(
-        "causal-small", load_config_file(_CONFIGS / "causal_small.py"), micro_batches=(1, 2, 4, 8)
-    ),
+    CausalCase("causal-small", load_config_file("compression"), micro_batches=(1, 2, 4, 8)),
 )

@@ -4,7 +4,7 @@
     python -m benchmarks.train_step [--only CASE ...] [--repeats 9] [--threads 2] [--json FILE]
 
 Cases (`benchmarks/step_cases.py`): SequentialVAE on batches of 128 frames of 64x64x3 and of 256 of
-32x32x1, and CausalVideoVAE with the settings of configs/causal_small.py. Rows alternate in one
+32x32x1, and CausalVideoVAE with the settings of configs/compression.py. Rows alternate in one
 process, all in float32, on the accelerator if there is one (there in TF32 if the library uses it:
 PyTorch is told to, XLA does so by default):
     vvae              the step of `train.py` with Adam, averaged parameters and the gradient's norm;

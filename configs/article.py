@@ -1,7 +1,7 @@
-"""The settings of an article, made to run: binary 32x32 frames, latents of 50 and 5 numbers.
+"""The article's settings, made to run: binary frames, latents of 50 and 5.
 
-    python train.py configs/article.py                      the built-in performers
-    python train.py configs/article.py --data.path FOLDER   a folder of .mp4 files
+    vvae train article                      the built-in performers
+    vvae train article --data.path FOLDER   a folder of .mp4 files
 
 They follow "VAE 在视频分析中的应用：如何利用 VAE 实现高质量的视频分析": gray frames of 32x32, a
 binary threshold, latent_dim 50, latent_dim_latent 5, two 4x4 stride-2 convolutions of 64 channels,

@@ -1,6 +1,6 @@
-"""CausalVideoVAE on the built-in performers: a first look, too small and short to be good.
+"""A causal model in a minute: a first look, too small to be good.
 
-python train.py configs/causal_tiny.py
+vvae train causal_tiny
 """
 
 from vvae.config import Causal, Config, Data, Evaluate, Model, Train

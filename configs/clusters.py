@@ -1,11 +1,11 @@
-"""Clusters the built-in performers by the mixture prior of the clip latent.
+"""Clusters of videos without labels, by a mixture prior.
 
-    python train.py configs/clusters.py
+    vvae train clusters
 
-About 10 minutes on two CPU cores beside other work. Needs OpenCV (`pip install '.[vision]'`). The
-ten components of the mixture, matched one to one to the ten actions, agree with 0.485 ± 0.046 of
-the test videos over five seeds; a Gaussian mixture fitted to the same latents afterwards agrees
-with 0.512 ± 0.051. The README shows both beside baselines. No labels are used in training, but the
+On the built-in performers, about 10 minutes on two CPU cores beside other work. The ten components
+of the mixture, matched one to one to the ten actions, agree with 0.485 ± 0.046 of the test videos
+over five seeds; a Gaussian mixture fitted to the same latents afterwards agrees with 0.512 ± 0.051.
+docs/results/clusters.md shows both beside baselines. No labels are used in training, but the
 choices below were made by labels of training videos.
 
 With the `static` frame prior, p(z_t | w) knows about the movement only what w carries, so that w

@@ -1,13 +1,14 @@
-"""The built-in performers, 32x32, gray: a few minutes on a laptop.
+"""A general start, 32x32, gray; minutes for the built-in performers.
 
-    python train.py
+    vvae train
 
-The README states the training time and the results.
+The number of steps is chosen for a first run of few minutes; more (--train.num_steps) give better
+reconstructions. docs/results/performers.md states the results.
 """
 
-from vvae.config import Config
+from vvae.config import Config, Train
 
 
 def get_config() -> Config:
-    """Returns the settings of `python train.py`."""
-    return Config(name="default")
+    """Returns the settings of `vvae train`."""
+    return Config(name="default", train=Train(num_steps=450))

@@ -1,8 +1,9 @@
-"""UCSD Ped2 by appearance: a VAE of whole gray frames, trained on normal videos only.
+"""One fixed camera by appearance, as is usual; below surveillance.
 
-    python train.py configs/ped2_frames.py --data.path PED2
+    vvae train ped2_frames --data.path PED2
 
-This is the usual method, and far below `configs/ped2.py`: what is abnormal here is the speed of
+A VAE of whole gray frames, trained on normal videos of UCSD Ped2 only. It is far below
+`configs/surveillance.py`: what is abnormal here is the speed of
 movement, which single frames do not show. Training takes five minutes on two CPU cores.
 """
 

@@ -1,10 +1,10 @@
-"""The built-in performers as in default.py, trained for longer and with augmentation.
+"""The built-in performers for longer and with augmentation.
 
-    python train.py configs/performers.py
+    vvae train performers
 
-Training takes about 15 minutes on two free CPU cores, up to an hour on shared ones; the README
-states the results. Without augmentation, the model memorises the 1,440 clips: the validation ELBO
-was best after 1,000 steps of 10,000.
+Training takes about 15 minutes on two free CPU cores, up to an hour on shared ones.
+docs/results/performers.md states the results. Without augmentation, the model memorises the 1,440
+clips: the validation ELBO was best after 1,000 steps of 10,000.
 """
 
 from vvae.config import Config, Data, Train

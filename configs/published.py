@@ -1,11 +1,11 @@
-"""Published weights, fine-tuned on your videos: the decoder only, with a learned noise variance.
+"""Published weights, fine-tuned, with --init_from FOLDER.
 
     pip install '.[pretrained]'
-    python train.py configs/published.py --init_from FOLDER --data.path VIDEOS --workdir RUN
-    python evaluate.py reconstruct --workdir RUN
+    vvae train published --init_from FOLDER --data.path VIDEOS --workdir RUN
+    vvae reconstruct --workdir RUN
 
 FOLDER is a folder in the format of diffusers, with config.json and .safetensors, of Wan 2.1 or 2.2,
-Qwen-Image, LTX-Video or VidTok. `python evaluate.py reconstruct --pretrained FOLDER` measures the
+Qwen-Image, LTX-Video or VidTok. `vvae reconstruct --pretrained FOLDER` measures the
 weights on the same videos before training. The encoder stays fixed, so that models of its latents
 continue to work; `--optim.freeze none` trains it, too. `vvae.save_pretrained` writes the result as
 such a folder again. A network of this size needs an accelerator.

@@ -1,6 +1,6 @@
-"""Trains in seconds: small enough for tests and for a first look at your own videos.
+"""A model in seconds: for tests, too small to be good.
 
-python train.py configs/tiny.py --data.path FOLDER
+vvae train tiny --data.path FOLDER
 """
 
 from vvae.config import Config, Data, Evaluate, Model, Train

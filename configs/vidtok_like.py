@@ -1,13 +1,13 @@
-"""The losses of VidTok's kl_causal_488_16chn on your own videos, with CausalVideoVAE.
+"""A large causal model, losses of VidTok; needs an accelerator.
 
-    python train.py configs/vidtok_like.py --data.path VIDEOS
+    vvae train vidtok_like --data.path VIDEOS
 
-Needs `pip install '.[perceptual]'` and an accelerator: 256x256, LPIPS by VGG16 and a critic. It has
-not been trained. Unless a comment says otherwise, the weights come from microsoft/VidTok at
-d6ad92d, configs/vidtok_kl_causal_488_16chn.yaml; its sums are over the elements of a clip, as here.
-Three things differ: the network is ours (`causal.SIZES["base"]`); the critic sees 3-D patches
-instead of 2-D ones; and the scale of the error is fixed at the value where VidTok's learned scale
-starts.
+The losses are those of kl_causal_488_16chn. Needs `pip install '.[perceptual]'`: 256x256, LPIPS by
+VGG16 and a critic. It has not been trained. Unless a comment says otherwise, the weights come from
+microsoft/VidTok at d6ad92d, configs/vidtok_kl_causal_488_16chn.yaml; its sums are over the elements
+of a clip, as here. Three things differ: the network is ours (`causal.SIZES["base"]`); the critic
+sees 3-D patches instead of 2-D ones; and the scale of the error is fixed at the value where
+VidTok's learned scale starts.
 """
 
 from vvae.config import Causal, Config, Critic, Data, Evaluate, Model, Objective, Optim, Train

@@ -1,12 +1,12 @@
-"""The losses of WF-VAE's first stage on your own videos, with CausalVideoVAE on Haar coefficients.
+"""A large causal model, losses of WF-VAE; needs an accelerator.
 
-    python train.py configs/wfvae_like.py --data.path VIDEOS
+    vvae train wfvae_like --data.path VIDEOS
 
-Needs `pip install '.[perceptual]'` and an accelerator. It has not been trained. Unless a comment
-says otherwise, the weights come from PKU-YuanGroup/WF-VAE at d858bee, assets/report.pdf, Table 7,
-stage I. Two things differ: the wavelet loss compares Haar coefficients of the decoded video with
-those of the real one, whereas WF-VAE ties wavelet paths inside the encoder and the decoder; and the
-network is ours.
+It sees Haar coefficients. Needs `pip install '.[perceptual]'`. It has not been trained. Unless a
+comment says otherwise, the weights come from PKU-YuanGroup/WF-VAE at d858bee, assets/report.pdf,
+Table 7, stage I. Two things differ: the wavelet loss compares Haar coefficients of the decoded
+video with those of the real one, whereas WF-VAE ties wavelet paths inside the encoder and the
+decoder; and the network is ours.
 """
 
 from vvae.config import Causal, Config, Critic, Data, Evaluate, Model, Objective, Optim, Train

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 GOLDEN_FOLDER = Path(__file__).resolve().parent / "golden"
-GOLDEN = ("wan21", "wan22", "ltx", "ltx_noisy", "vidtok", "vidtok_fsq")
+GOLDEN = ("wan21", "wan22", "ltx", "ltx_noisy", "vidtok", "vidtok_fsq", "kl", "flux2")
+GOLDEN += ("tiny", "taef2", "taehv", "ltx2", "hunyuan", "hunyuan15", "cogvideox", "qwen21")
+GOLDEN += ("magvit", "dc")
 
 _WAN = {"base_dim": 4, "z_dim": 3, "num_res_blocks": 1}
 _WAN |= {"latents_mean": [0.1, -0.2, 0.3], "latents_std": [1.0, 2.0, 0.5]}
@@ -43,8 +45,199 @@ _LTX_MERGED = _LTX | {
 }
 _VIDTOK = {"ch": 4, "ch_mult": [1, 2, 2], "z_channels": 3, "num_res_blocks": 1}
 _SHORT = {"dim_mult": [1, 2, 2], "temperal_downsample": [True, True]}
+_KL = {
+    "block_out_channels": (4, 8),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "norm_num_groups": 2,
+    "latent_channels": 3,
+}
+
+_TINY = {
+    "encoder_block_out_channels": (6, 6),
+    "decoder_block_out_channels": (6, 6),
+    "num_encoder_blocks": (1, 1),
+    "num_decoder_blocks": (1, 1),
+    "latent_channels": 3,
+}
+
+_LTX2 = {
+    "latent_channels": 8,
+    "patch_size": 2,
+    "block_out_channels": (8, 16),
+    "down_block_types": ("LTX2VideoDownBlock3D",) * 2,
+    "decoder_block_out_channels": (8, 16),
+    "layers_per_block": (1, 1, 1),
+    "decoder_layers_per_block": (1, 1, 1),
+    "spatio_temporal_scaling": (True, True),
+    "decoder_spatio_temporal_scaling": (True, True),
+    "decoder_inject_noise": (False,) * 3,
+    "downsample_type": ("spatial", "spatiotemporal"),
+    "upsample_type": ("spatiotemporal", "spatial"),
+    "upsample_residual": (True, True),
+    "upsample_factor": (2, 2),
+}
+
+_HUNYUAN = {
+    "latent_channels": 2,
+    "block_out_channels": (2, 4, 4),
+    "down_block_types": ("HunyuanVideoDownBlock3D",) * 3,
+    "up_block_types": ("HunyuanVideoUpBlock3D",) * 3,
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "spatial_compression_ratio": 4,
+}
+
+_HUNYUAN15 = {
+    "latent_channels": 2,
+    "block_out_channels": (8, 8, 8),
+    "layers_per_block": 1,
+    "spatial_compression_ratio": 4,
+    "temporal_compression_ratio": 2,
+}
+
+_TAEHV = {"latent_channels": 3, "encoder_width": 3, "decoder_widths": (6, 4, 3, 3)}
 
 SETTINGS = {
+    "cogvideox": (
+        "AutoencoderKLCogVideoX",
+        {
+            "block_out_channels": (2, 2, 4),
+            "down_block_types": ("CogVideoXDownBlock3D",) * 3,
+            "up_block_types": ("CogVideoXUpBlock3D",) * 3,
+            "layers_per_block": 1,
+            "norm_num_groups": 2,
+            "latent_channels": 3,
+        },
+    ),
+    "magvit": (
+        "AutoencoderKLMagvit",
+        {
+            "block_out_channels": (2, 4, 4),
+            "down_block_types": ("SpatialDownBlock3D", *("SpatialTemporalDownBlock3D",) * 2),
+            "up_block_types": ("SpatialUpBlock3D", *("SpatialTemporalUpBlock3D",) * 2),
+            "layers_per_block": 1,
+            "norm_num_groups": 2,
+            "latent_channels": 2,
+        },
+    ),
+    "dc": (
+        "AutoencoderDC",
+        {
+            "latent_channels": 4,
+            "attention_head_dim": 8,
+            "encoder_block_types": ("ResBlock", "EfficientViTBlock"),
+            "decoder_block_types": ("ResBlock", "EfficientViTBlock"),
+            "encoder_block_out_channels": (8, 16),
+            "decoder_block_out_channels": (8, 16),
+            "encoder_layers_per_block": (1, 1),
+            "decoder_layers_per_block": (1, 1),
+            "encoder_qkv_multiscales": ((), (5,)),
+            "decoder_qkv_multiscales": ((), (5,)),
+            "downsample_block_type": "conv",
+            "upsample_block_type": "interpolate",
+            "scaling_factor": 0.41407,
+        },
+    ),
+    "dc_deep": (
+        "AutoencoderDC",
+        {
+            "latent_channels": 2,
+            "encoder_block_out_channels": (4, 8, 8),
+            "decoder_block_out_channels": (4, 8, 8),
+            "encoder_layers_per_block": (0, 1, 1),
+            "decoder_layers_per_block": (0, 1, 1),
+            "encoder_qkv_multiscales": ((),) * 3,
+            "decoder_qkv_multiscales": ((),) * 3,
+            "decoder_act_fns": ("relu", "silu", "relu"),
+            "encoder_out_shortcut": False,
+            "decoder_in_shortcut": False,
+        },
+    ),
+    "svd": (
+        "AutoencoderKLTemporalDecoder",
+        {
+            "block_out_channels": (32, 32),
+            "down_block_types": ("DownEncoderBlock2D",) * 2,
+            "layers_per_block": 2,
+            "latent_channels": 3,
+        },
+    ),
+    "ltx2": ("AutoencoderKLLTX2Video", _LTX2),
+    "ltx2_ahead": (
+        "AutoencoderKLLTX2Video",
+        _LTX2
+        | {
+            "decoder_causal": False,
+            "upsample_residual": (False, True),
+            "timestep_conditioning": True,
+            "decoder_spatial_padding_mode": "replicate",
+        },
+    ),
+    "hunyuan": ("AutoencoderKLHunyuanVideo", _HUNYUAN),
+    "hunyuan_deep": (
+        "AutoencoderKLHunyuanVideo",
+        _HUNYUAN
+        | {
+            "block_out_channels": (2, 2, 4, 4),
+            "down_block_types": ("HunyuanVideoDownBlock3D",) * 4,
+            "up_block_types": ("HunyuanVideoUpBlock3D",) * 4,
+            "spatial_compression_ratio": 8,
+            "mid_block_add_attention": False,
+        },
+    ),
+    "hunyuan15": ("AutoencoderKLHunyuanVideo15", _HUNYUAN15),
+    "hunyuan15_plain": (
+        "AutoencoderKLHunyuanVideo15",
+        _HUNYUAN15
+        | {
+            "block_out_channels": (8, 8, 16),
+            "temporal_compression_ratio": 4,
+            "downsample_match_channel": False,
+            "upsample_match_channel": False,
+        },
+    ),
+    "tiny": ("AutoencoderTiny", _TINY),
+    "taef2": ("TAESD", {"width": 6, "latent_channels": 3}),
+    "taehv": ("TAEHV", _TAEHV),
+    "taehv_patch": (
+        "TAEHV",
+        _TAEHV
+        | {
+            "patch_size": 2,
+            "encoder_time_downscale": (True, True, True),
+            "decoder_time_upscale": (True, True, True),
+        },
+    ),
+    "kl": ("AutoencoderKL", _KL | {"scaling_factor": 0.18215}),
+    "kl_plain": (
+        "AutoencoderKL",
+        _KL
+        | {
+            "layers_per_block": 2,
+            "use_quant_conv": False,
+            "use_post_quant_conv": False,
+            "mid_block_add_attention": False,
+            "scaling_factor": 0.3611,
+            "shift_factor": 0.1159,
+        },
+    ),
+    "kl_scaled": (
+        "AutoencoderKL",
+        _KL
+        | {
+            "block_out_channels": (4, 6, 8),
+            "down_block_types": ("DownEncoderBlock2D",) * 3,
+            "up_block_types": ("UpDecoderBlock2D",) * 3,
+            "scaling_factor": 0.5,
+            "latents_mean": (0.1, -0.2, 0.3),
+            "latents_std": (1.0, 2.0, 4.0),
+        },
+    ),
+    "flux2": (
+        "AutoencoderKLFlux2",
+        _KL | {"layers_per_block": 1, "decoder_block_out_channels": (4, 6)},
+    ),
     "wan21": ("AutoencoderKLWan", _WAN | _SHORT),
     "wan21_full": ("AutoencoderKLWan", _WAN | {"num_res_blocks": 2}),
     "wan21_odd": (
@@ -58,6 +251,12 @@ SETTINGS = {
         _WAN22 | {"decoder_base_dim": 8, "num_res_blocks": 2, "scale_factor_spatial": 16},
     ),
     "qwen": ("AutoencoderKLQwenImage", _WAN | _SHORT),
+    "qwen21": (
+        "AutoencoderKLQwenImage21",
+        _WAN
+        | {"dim_mult": [1, 2, 2], "temperal_downsample": [False, True], "decoder_base_dim": 6}
+        | {"in_channels": 3, "out_channels": 3},
+    ),
     "vidtok": ("AutoencoderVidTok", _VIDTOK),
     "vidtok_fsq": (
         "AutoencoderVidTok",
@@ -93,9 +292,38 @@ _LTX_091 = {
     "upsample_factor": (2,) * 3,
     "timestep_conditioning": True,
 }
+_SD = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+}
 RELEASES = {
+    "SD 1 and SDXL": ("AutoencoderKL", _SD),
+    "SD 3 and FLUX.1": (
+        "AutoencoderKL",
+        _SD | {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False},
+    ),
+    "FLUX.2": ("AutoencoderKLFlux2", {}),
     "Wan 2.1": ("AutoencoderKLWan", {}),
+    "SVD": (
+        "AutoencoderKLTemporalDecoder",
+        {name: value for name, value in _SD.items() if name != "up_block_types"},
+    ),
+    "CogVideoX": ("AutoencoderKLCogVideoX", {}),
+    "EasyAnimate": ("AutoencoderKLMagvit", {}),
+    "DC-AE": (
+        "AutoencoderDC",
+        {"encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3},
+    ),
+    "TAESD": ("AutoencoderTiny", {}),
+    "TAEF2": ("TAESD", {"latent_channels": 32, "depths": (1, 3, 3, 3)}),
+    "TAEHV": ("TAEHV", {}),
+    "LTX-2": ("AutoencoderKLLTX2Video", {}),
+    "HunyuanVideo": ("AutoencoderKLHunyuanVideo", {}),
+    "HunyuanVideo 1.5": ("AutoencoderKLHunyuanVideo15", {}),
     "Qwen-Image": ("AutoencoderKLQwenImage", {}),
+    "Qwen-Image 2.1": ("AutoencoderKLQwenImage21", {}),
     "VidTok": ("AutoencoderVidTok", {}),
     "LTX 0.9.0": ("AutoencoderKLLTXVideo", {}),
     "LTX 0.9.1": ("AutoencoderKLLTXVideo", _LTX_091),
@@ -120,6 +348,19 @@ scripts/convert_ltx_to_diffusers.py sets for LTX-Video."""
 
 KEPT = ("per_channel_scale1", "per_channel_scale2", "timestep_scale_multiplier")
 TIMESTEP = 0.05
+FRAMES_ALONE = ("AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderTiny", "TAESD")
+FRAMES_ALONE += ("AutoencoderKLTemporalDecoder", "AutoencoderKLQwenImage21", "AutoencoderDC")
+"""Classes whose methods take the frames of all videos as images."""
+OWN = ("TAESD", "TAEHV")
+"""Classes in own_torch.py."""
+
+
+def find_class(kind: str):
+    """Returns a class of diffusers, or of the networks that it lacks."""
+    import diffusers
+    import own_torch
+
+    return getattr(own_torch if kind in OWN else diffusers, kind)
 
 
 def make_model(name: str, seed: int = 0):
@@ -132,11 +373,10 @@ def make_model(name: str, seed: int = 0):
     position is almost zero before a norm, and the float32 gradients of diffusers itself are off by
     1e-3.
     """
-    import diffusers
     import torch
 
     kind, settings = SETTINGS[name]
-    model = getattr(diffusers, kind)(**settings).eval().requires_grad_(False)
+    model = find_class(kind)(**settings).eval().requires_grad_(False)
     rng = np.random.default_rng(seed)
     for label, parameter in model.named_parameters():
         values = rng.normal(size=parameter.shape)
@@ -148,7 +388,7 @@ def make_model(name: str, seed: int = 0):
             values = 1.0 + 0.2 * values
         parameter.copy_(torch.from_numpy(values))
     for name, buffer in model.named_buffers():
-        if name in ("latents_mean", "latents_std"):
+        if name in ("latents_mean", "latents_std", "bn.running_mean", "bn.running_var"):
             buffer.copy_(torch.from_numpy(rng.uniform(0.5, 2.0, buffer.shape)))
     return model
 
@@ -176,8 +416,7 @@ def run_reference(model, x_BTHWC: np.ndarray) -> dict[str, np.ndarray]:
 
     x = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x_BTHWC, -1, 1))).requires_grad_()
     outputs = _encode(model, x)
-    decoded = model.decode(outputs["mean"], *_list_timesteps(model, x))
-    y = getattr(decoded, "sample", decoded)
+    y = _decode(model, outputs["mean"], x)
 
     def move(a):
         return np.ascontiguousarray(np.moveaxis(a.detach().numpy(), 1, -1))
@@ -189,11 +428,64 @@ def run_reference(model, x_BTHWC: np.ndarray) -> dict[str, np.ndarray]:
     return found | {"slope": move(x.grad)}
 
 
+def _decode(model, z_BCthw, x_BCTHW):
+    """Returns the decoded video [B, C, T, H, W]."""
+    kind = type(model).__name__
+    if kind not in FRAMES_ALONE:
+        decoded = model.decode(z_BCthw, *_list_timesteps(model, x_BCTHW))
+        return getattr(decoded, "sample", decoded)
+    z = _join_frames(z_BCthw)
+    if kind == "AutoencoderKLQwenImage21":
+        # Videos of one frame.
+        return _part_frames(model.decode(z[:, :, None]).sample[:, :, 0], x_BCTHW)
+    if kind == "AutoencoderKLFlux2":
+        z = _pixel_shuffle(z)
+    if kind == "AutoencoderKLTemporalDecoder":
+        return _part_frames(model.decode(z, x_BCTHW.shape[2]).sample, x_BCTHW)
+    decoded = model.decode(z)
+    return _part_frames(getattr(decoded, "sample", decoded), x_BCTHW)
+
+
+def _pixel_shuffle(z_NCHW):
+    """Parts latents of 2x2 positions, as the pipelines of FLUX.2 do."""
+    from torch.nn.functional import pixel_shuffle
+
+    return pixel_shuffle(z_NCHW, 2)
+
+
+def _join_frames(x_BCTHW):
+    return x_BCTHW.transpose(1, 2).flatten(0, 1)
+
+
+def _part_frames(x_NCHW, like_BCTHW):
+    """Returns images as videos with the batch of others."""
+    return x_NCHW.unflatten(0, (like_BCTHW.shape[0], -1)).transpose(1, 2)
+
+
+def _encode_frames(model, x_BCTHW) -> dict:
+    """Returns what an image model makes of each frame."""
+    from torch.nn.functional import pixel_unshuffle
+
+    if type(model).__name__ == "AutoencoderKLQwenImage21":
+        posterior = model.encode(_join_frames(x_BCTHW)[:, :, None]).latent_dist
+        found = {"mean": posterior.mean[:, :, 0], "logvar": posterior.logvar[:, :, 0]}
+        return {name: _part_frames(values, x_BCTHW) for name, values in found.items()}
+    encoded = model.encode(_join_frames(x_BCTHW))
+    if hasattr(encoded, "latent_dist"):
+        posterior = encoded.latent_dist
+        found = {"mean": posterior.mean, "logvar": posterior.logvar}
+    else:
+        found = {"mean": getattr(encoded, "latents", getattr(encoded, "latent", encoded))}
+    if type(model).__name__ == "AutoencoderKLFlux2":
+        found = {name: pixel_unshuffle(values, 2) for name, values in found.items()}
+    return {name: _part_frames(values, x_BCTHW) for name, values in found.items()}
+
+
 def _list_timesteps(model, x_BCTHW) -> list:
     """Returns what `decode` needs beside latents: a timestep per video, if it is conditioned."""
     import torch
 
-    if not model.config.get("timestep_conditioning", False):
+    if not dict(model.config).get("timestep_conditioning", False):
         return []
     return [torch.full(x_BCTHW.shape[:1], TIMESTEP, dtype=x_BCTHW.dtype)]
 
@@ -202,13 +494,15 @@ def _encode(model, x_BCTHW) -> dict:
     """Returns `mean` and `logvar`, or the values of finite scalars as `mean`."""
     import torch
 
+    if type(model).__name__ in FRAMES_ALONE:
+        return _encode_frames(model, x_BCTHW)
     if type(model).__name__ == "AutoencoderVidTok":
         # The model's own forward does this before it calls encode.
         first = x_BCTHW[:, :, :1].repeat((1, 1, model.temporal_compression_ratio - 1, 1, 1))
         x_BCTHW = torch.cat([first, x_BCTHW], dim=2)
     encoded = model.encode(x_BCTHW)
-    if isinstance(encoded, tuple):
-        return {"mean": encoded[0]}
+    if isinstance(encoded, tuple) or type(model).__name__ in OWN:
+        return {"mean": encoded[0] if isinstance(encoded, tuple) else encoded}
     return {"mean": encoded.latent_dist.mean, "logvar": encoded.latent_dist.logvar}
 
 

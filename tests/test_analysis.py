@@ -1,6 +1,7 @@
 """Pooling, probes, baselines and latents against closed forms; the tasks end to end."""
 
 import csv
+import dataclasses
 import json
 import math
 
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from asking import ask, draw
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
 from tiny_vae import draw_variables
 
+from vvae import task_table
 from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset
 from vvae.distributions import Gaussian
 from vvae.measure import collapse
@@ -27,6 +30,7 @@ from vvae.measure.pca import (
     sample_frames,
 )
 from vvae.metrics.cards import make_metric
+from vvae.metrics.intervals import estimate_share
 from vvae.metrics.table import format_number, format_table
 from vvae.models import contract
 from vvae.models.sequential import Latents, SequentialPosterior, SequentialVAE
@@ -259,6 +263,40 @@ def test_regularization_is_chosen_without_sharing_groups():
     _, leaking = probes.select_settings(x, label, np.arange(120))
     assert leaking > 0.99
     assert accuracy < 0.8
+
+
+@pytest.mark.parametrize("num_features", [12, 90])
+def test_settings_are_those_of_a_direct_cross_validation(num_features):
+    """Neither the rotation nor starting from the fit before changes what is chosen."""
+    rng = np.random.default_rng(5)
+    label, group = np.arange(64) % 4, np.arange(64) // 8
+    x = rng.normal(size=(4, num_features))[label] * 0.4 + rng.normal(size=(64, num_features))
+    x = (x * np.exp(rng.normal(size=num_features)) + 3).astype(np.float32)
+    accuracy = {}
+    for scaling in probes.SCALINGS:
+        for c in probes.REGULARIZATIONS:
+            hits = []
+            for fitted, held in GroupKFold(4).split(x, label, group):
+                mean, std = x[fitted].mean(0, np.float64), x[fitted].std(0, dtype=np.float64)
+                scale = std if scaling == "each" else np.sqrt(np.mean(std**2))
+                plain = LogisticRegression(C=c, max_iter=5000, tol=1e-8)
+                plain.fit((x[fitted] - mean) / scale, label[fitted])
+                hits.append(np.mean(plain.predict((x[held] - mean) / scale) == label[held]))
+            accuracy[probes.Settings(c, scaling)] = np.mean(hits)
+    settings, chosen = probes.select_settings(x, label, group)
+    assert settings == max(accuracy, key=accuracy.get)
+    assert chosen == pytest.approx(accuracy[settings])
+    assert len(set(accuracy.values())) > 3
+
+
+def test_a_feature_that_is_there_three_times_counts_as_three_times_the_weight():
+    """Twelve features are fitted as they are, 36 of as many videos in the basis of their span."""
+    x, label = make_blobs(3, 4)
+    wide = np.concatenate([x, x, x], axis=1)
+    narrow_probe = probes.fit_probe(x, label, probes.Settings(0.3, "each"), tuple("abc"), "x")
+    wide_probe = probes.fit_probe(wide, label, probes.Settings(0.1, "each"), tuple("abc"), "x")
+    first = probes.predict_scores(narrow_probe, x)
+    np.testing.assert_allclose(first, probes.predict_scores(wide_probe, wide), atol=1e-3)
 
 
 def test_one_group_leaves_nothing_to_choose_by():
@@ -537,18 +575,86 @@ def test_classes_of_brightness_are_recognised_and_chance_is_chance(classified):
     assert "pooling ordered" in rows["vae/linear"]["top1"].card["method"]
 
 
-def test_saved_probe_labels_new_videos(classified, dataset, params):
+def test_the_table_of_recognition_leads_with_its_strongest_rival_and_tells_how_sure_it_is(
+    classified,
+):
+    result, folder = classified
+    rows = result.rows
+    best, *_ = rows
+    assert best.startswith(("random_encoder", "frame_pca"))
+    assert rows[best]["top1"].value == 1.0
+    assert list(rows["vae/linear"]) == ["top1", "mean_class"]  # any of three is among the best five
+    interval = rows["vae/linear"]["top1"].interval
+    assert (interval.low, interval.high) == estimate_share(12, 12)
+    text = format_result(result)
+    assert f"1.000 [{interval.low:.3f}, 1.000]" in text
+    assert "n = 12 videos" in text and "FEW TEST VIDEOS: 12" in text
+    assert f"vae/linear and its best rival {best} are both perfect (top1 1.000)" in text
+    assert "What to try" not in text
+    stored = json.loads(write_result(result, folder).read_text())
+    assert stored["rows"]["vae/linear"]["top1"]["interval"]["low"] == interval.low
+    assert stored["details"]["comparison"]["p_value"] == 1.0
+    few = result.details["few_labels"]
+    assert few["rows"]["vae"]["mean"][-1] == rows["vae/linear"]["top1"].value
+    with open(folder / "classify_rows.csv", newline="") as file:
+        predicted = list(csv.DictReader(file))
+    for name, row in rows.items():
+        hits = [video[name] == video["label"] for video in predicted]
+        assert np.mean(hits) == row["top1"].value
+
+
+def test_every_row_of_latents_gets_the_pooling_that_is_best_in_its_training_videos(
+    dataset, params, tmp_path
+):
+    assert tuple(POOLINGS) == task_table.POOLINGS
+    question = ask(MODEL, params, dataset, tmp_path, pooling="ordered")
+    labels = match_labels(
+        dataset.splits["train"].label_V, dataset.splits["test"].label_V, dataset.class_names
+    )
+    names = ("steps", "stats")
+    chosen = classify._extract_features(question, ("random_encoder",), labels, names)
+    # Steps between frames of noise tell nothing about brightness.
+    assert [row.pooling for row in chosen.values()] == ["stats", "stats"]
+    assert "the best of steps, stats" in chosen["vae"].text
+    (alone, _) = classify._extract_features(
+        question, ("random_encoder",), labels, names[:1]
+    ).values()
+    assert alone.pooling == "steps"
+
+
+def test_saved_probe_labels_new_videos_and_is_measured_where_they_state_a_class(
+    classified, dataset, params
+):
     _, folder = classified
-    probe = probes.load_probe(folder / "probe.npz")
     clips = dataset.splits["val"]
-    path = folder / "labels.csv"
-    question = ask(MODEL, params, dataset, folder, split="val", batch_size=2)
-    assert label.label_videos(question, probe, path) == 3
-    with open(path, newline="") as file:
+    videos = (*clips.videos[:2], dataclasses.replace(clips.videos[2], label="unheard of"))
+    new = dataclasses.replace(dataset, splits={"val": dataclasses.replace(clips, videos=videos)})
+    question = ask(MODEL, params, new, folder, split="val", batch_size=2, is_new=True)
+    (folder / "eval").mkdir(exist_ok=True)
+    (folder / "eval/probe.npz").write_bytes((folder / "probe.npz").read_bytes())
+    result = draw(label.label_new_videos(question), folder)
+    with open(folder / "classify.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == [video.name for video in clips.videos]
     assert [row["label"] for row in rows] == [video.label for video in clips.videos]
+    assert [row["true_label"] for row in rows] == [video.label for video in videos]
     assert all(1 / 3 < float(row["score"]) <= 1 for row in rows)
+    top1 = result.rows["vae/linear"]["top1"]
+    assert (top1.value, top1.card["num_videos"]) == (1.0, 2)
+    assert (top1.interval.low, top1.interval.high) == estimate_share(2, 2)
+    assert result.details["confusion"].sum() == np.trace(result.details["confusion"]) == 2
+    text = format_result(result)
+    assert "Videos by class: dark 1, light 1, middle 1." in text
+    assert "unheard of (1)" in text
+    unknown = dataclasses.replace(
+        new.splits["val"], videos=tuple(dataclasses.replace(v, label=None) for v in videos)
+    )
+    question = dataclasses.replace(
+        question, dataset=dataclasses.replace(new, splits={"val": unknown})
+    )
+    result = label.label_new_videos(question)
+    assert (result.rows, result.files) == ({}, ("classify.csv",))
+    assert not (folder / "classify_confusion.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -623,6 +729,20 @@ def test_generate_writes_every_picture_and_scores_predictions(dataset, params, t
     ]
     assert result.rows["repeat_last"]["mse"].value == pytest.approx(np.mean(by_video), rel=1e-5)
     assert result.rows["vae_mean"]["mse"].card["num_context"] == 2
+    assert result.details["comparison"]["rival"] == "repeat_last"
+    assert result.rows["vae_mean"]["psnr"].interval is not None
+
+
+def test_traversals_that_change_nothing_to_be_seen_are_left_out(
+    dataset, params, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(generate, "MIN_CHANGE", 256.0)
+    (tmp_path / "traversal.png").write_bytes(b"of an older answer")
+    result = generate.answer(ask(MODEL, params, dataset, tmp_path), options.Generate())
+    assert not any(name.startswith("traversal") for name in result.files)
+    assert not (tmp_path / "traversal.png").exists()
+    notes = [note for note in result.notes if "which cannot be seen" in note]
+    assert len(notes) == 2 and "the frame latents follow the prior" in notes[1]
 
 
 def test_clips_of_one_frame_have_no_prediction(dataset, params, tmp_path):

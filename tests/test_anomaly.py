@@ -27,11 +27,19 @@ from vvae.metrics.detection import (
     normalize_by_video,
     smooth_by_video,
 )
+from vvae.metrics.intervals import estimate_share
+from vvae.models.contract import init_variables
 from vvae.models.sequential import SequentialVAE, surprise
 from vvae.tasks.anomaly import anomaly, intervals
 from vvae.tasks.anomaly import scorer as scorers
 from vvae.tasks.anomaly.controls import average_blocks
-from vvae.tasks.anomaly.scores import begin_live, max_block, score_stream, step_live
+from vvae.tasks.anomaly.scores import (
+    begin_live,
+    max_block,
+    score_stream,
+    score_windows,
+    step_live,
+)
 from vvae.tasks.anomaly.streams import ScoreSettings, compute_streamed
 from vvae.tasks.options import Anomaly
 from vvae.tasks.random_params import randomize_params
@@ -184,6 +192,46 @@ def test_a_planted_anomaly_is_found_and_every_frame_is_scored(answered):
     assert pictures == [name for name in result.files if name.endswith((".png", ".mp4"))]
 
 
+def test_the_headline_leads_and_what_it_rests_on_is_kept(answered):
+    result, _, out = answered
+    assert next(iter(result.rows)) == result.details["headline"] == "fusion"
+    text = "\n".join(result.notes)
+    assert "First row: fusion, the headline" in text and "micro_raw: AUROC over all frames" in text
+    assert "n = 2 videos" in text and "FEW TEST VIDEOS: 2" in text
+    assert "best rival" in text and "(untrained)" in text
+    micro = result.rows["reconstruction"]["micro_raw"]
+    assert (micro.interval.low, micro.interval.high) == estimate_share(2, 2)
+    assert result.rows["fusion"]["fpr"].interval is not None
+    with open(out / "anomaly_frames.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["path"], row["frame"]) for row in rows] == [
+        (f"test/{video}.npy", str(frame)) for video in range(2) for frame in range(10)
+    ]
+    truth = np.array([row["abnormal"] == "yes" for row in rows])
+    for name, row in result.rows.items():
+        score = np.array([float(frame[f"raw_{name}"]) for frame in rows])
+        assert auroc(score, truth) == pytest.approx(row["micro_raw"].value, abs=0.02)
+
+
+def test_without_a_clip_latent_there_is_no_row_of_its_kl():
+    def names(model):
+        video, mask = np.zeros((1, 4, 16, 16, 1), np.uint8), np.ones((1, 4), bool)
+        batch = {"video": video, "mask": mask, "index": np.zeros(1, int)}
+
+        def score(key):
+            variables = {**init_variables(model, key), "stats": make_stats(model)}
+            return score_windows(model, variables, key, batch, num_samples=1, regret_steps=0)
+
+        return set(jax.eval_shape(score, jax.random.key(0)))
+
+    without = SequentialVAE((16, 16, 1), widths=(4,), hidden=8, latent_dim=3, clip_latent_dim=0)
+    assert names(MODEL) - names(without) == {"clip_kl"}
+
+
+def make_stats(model):
+    return {"mean": np.zeros(model.shape_HWC, np.float32), "std": np.float32(1.0)}
+
+
 def test_a_saved_scorer_gives_equal_scores_in_any_folder(answered, params, tmp_path):
     _, dataset, out = answered
     scorer = scorers.load_scorer(out / scorers.SCORER_FILE)
@@ -202,6 +250,10 @@ def test_a_saved_scorer_gives_equal_scores_in_any_folder(answered, params, tmp_p
     question = ask(MODEL, params, new, tmp_path, batch_size=3, split=UNSPLIT, is_new=True)
     result = anomaly.judge(question, scorer)
     assert set(result.rows["fusion"]) == {"alarm_rate"}
+    with open(tmp_path / "anomaly_frames.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20 and {row["abnormal"] for row in rows} == {""}
+    assert {row["verdict"] for row in rows} <= {"normal", "abnormal"}
     for stage in ("intervals", "videos"):
         lines = (tmp_path / f"anomaly_{stage}.csv").read_text().replace("\n", "\ntest/")
         first = (out / f"anomaly_{stage}.csv").read_text().splitlines()

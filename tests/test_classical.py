@@ -269,9 +269,8 @@ def test_shuffled_labels_give_chance():
     labels = match_labels(train.label_V, test.label_V, ("a", "b", "c", "d"))
     right = classify._classify(features, labels, "x").scores["linear"][0]
     assert (right.argmax(axis=1) == test.label_V).mean() > 0.9
-    top1 = [
-        classify._score_shuffled(features, labels, "x", seed, {})["top1"].value for seed in range(4)
-    ]
+    shuffled = [classify._classify_shuffled(features, labels, seed)[0] for seed in range(4)]
+    top1 = [(scores_VK.argmax(axis=1) == test.label_V).mean() for scores_VK in shuffled]
     # A whole cluster may get one class by chance, so that single runs scatter about a quarter.
     assert 0.1 < np.mean(top1) < 0.4
 
@@ -310,4 +309,5 @@ def test_rows_of_classify(dataset, tmp_path, monkeypatch):
     assert f"{facts['num_steps']} of {facts['max_steps']} steps" in card["method"]
     assert result.rows["cnn"]["top1"].value == 1.0
     few = classify.answer(question, Classify(()))
-    assert set(few.rows) == {"vae/linear", "vae/knn"} and few.notes == ()
+    assert set(few.rows) == {"vae/linear", "vae/knn"}
+    assert not any("not run" in note for note in few.notes)

@@ -23,7 +23,8 @@ from vvae.tasks import options
 from vvae.tasks.clustering import cluster as clustering
 from vvae.tasks.clustering import mixtures, pictures
 from vvae.tasks.clustering.mixtures import Grouping
-from vvae.tasks.pooling import extract, make_encoder, pool_ordered
+from vvae.tasks.clustering.vectors import Vectors
+from vvae.tasks.pooling import encode_clips, extract, make_encoder, pool_ordered
 from vvae.tasks.storage import search
 from vvae.tasks.storage.features import ARRAYS, FOLDER, store_features
 
@@ -90,6 +91,10 @@ def read_files(folder):
 def stored(dataset, params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stored")
     return store(dataset, params, folder), folder
+
+
+def score_matching(*arguments):
+    return mixtures.find_agreement(*arguments).mean()
 
 
 def test_every_row_is_the_latent_of_the_frame_that_the_index_names(stored, dataset, params):
@@ -222,21 +227,21 @@ def test_a_permuted_labelling_is_matched_exactly():
     label = np.random.default_rng(0).integers(0, 6, 200)
     permuted = np.array([3, 5, 0, 1, 4, 2])[label]
     matching = mixtures.match_clusters(permuted, label)
-    assert mixtures.score_matching(matching, permuted, label) == 1.0
+    assert score_matching(matching, permuted, label) == 1.0
     wrong = permuted.copy()
     wrong[:20] = (wrong[:20] + 1) % 6
     matching = mixtures.match_clusters(wrong, label)
-    assert mixtures.score_matching(matching, wrong, label) == 0.9
+    assert score_matching(matching, wrong, label) == 0.9
 
 
 def test_matching_is_one_to_one():
     # All ten clusters are pure, but only one per class counts.
     label = np.repeat([0, 1], 50)
     pure = np.repeat(np.arange(10), 10)
-    assert mixtures.score_matching(mixtures.match_clusters(pure, label), pure, label) == 0.2
+    assert score_matching(mixtures.match_clusters(pure, label), pure, label) == 0.2
     one = np.zeros(100, int)
-    assert mixtures.score_matching(mixtures.match_clusters(one, label), one, label) == 0.5
-    assert mixtures.score_matching({0: 1}, np.array([0, 7]), np.array([1, 1])) == 0.5
+    assert score_matching(mixtures.match_clusters(one, label), one, label) == 0.5
+    assert score_matching({0: 1}, np.array([0, 7]), np.array([1, 1])) == 0.5
 
 
 @pytest.mark.parametrize("planted", [1, 2, 4])
@@ -249,7 +254,7 @@ def test_bic_finds_the_planted_number_of_clusters(planted):
     for fit in (clusters, mixtures.fit_kmeans(train, planted, 0)):
         assigned = mixtures.assign(fit, new)
         matching = mixtures.match_clusters(mixtures.assign(fit, train), label)
-        assert mixtures.score_matching(matching, assigned, new_label) == 1.0
+        assert score_matching(matching, assigned, new_label) == 1.0
 
 
 def test_bic_is_its_closed_form_for_one_gaussian():
@@ -315,14 +320,26 @@ def test_classes_of_brightness_are_found_and_cards_stay_comparable(clustered, da
     assert [row["path"] for row in rows] == [v.name for v in dataset.splits["test"].videos]
     cluster_V = np.array([int(row["pooled/kmeans"]) for row in rows])
     label_V = np.array([CLASSES.index(row["label"]) for row in rows])
-    accuracy = mixtures.score_matching(
-        mixtures.match_clusters(cluster_V, label_V), cluster_V, label_V
-    )
+    accuracy = score_matching(mixtures.match_clusters(cluster_V, label_V), cluster_V, label_V)
     assert result.rows["pooled/kmeans"]["accuracy"].value == accuracy
     sizes = np.bincount(cluster_V, minlength=4)
     np.testing.assert_array_equal(result.details["sizes"]["pooled/kmeans"], sizes)
-    for name in ("cluster_sheet.png", "cluster_map.png"):
-        assert (folder / name).stat().st_size > 1000
+    assert (folder / "cluster_sheet.png").stat().st_size > 1000
+    assert "cluster_map.png" not in result.files and not (folder / "cluster_map.png").exists()
+    assert f"No maps: {len(rows)} measured videos are too few" in "\n".join(result.notes)
+
+
+def test_maps_need_enough_videos(dataset, tmp_path):
+    clips = dataset.splits["test"]
+    vectors = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    assert pictures.has_maps(Vectors(vectors, vectors, ""))
+    assert not pictures.has_maps(Vectors(vectors, vectors[:15], ""))
+    cluster_V = np.arange(len(clips.videos)) % 3
+    grouping = Grouping(cluster_V, cluster_V, np.eye(3)[cluster_V], 3, "")
+    shown = pictures.Shown(name="x", grouping=grouping, clips=clips, class_names=CLASSES)
+    own = Vectors(vectors, vectors[: len(cluster_V)], "random vectors")
+    pictures.draw_maps(tmp_path / "map.png", shown, own, 0)
+    assert (tmp_path / "map.png").stat().st_size > 1000
 
 
 def test_the_sheet_of_few_videos_shows_them_in_full_size(dataset, tmp_path):
@@ -399,17 +416,17 @@ def test_a_collapsed_prior_is_named():
 # --- search ---------------------------------------------------------------------------------------
 
 
-def find(dataset, params, folder, query, count=3):
+def find(dataset, params, folder, query, count=3, per_video=1):
     data = Data(
         height=16, width=16, num_frames=4, workers=0, cache_dir=str(folder / "cache"), cache_gb=0.2
     )
     question = ask(MODEL, params, dataset, folder, batch_size=3, data=data, pooling="ordered")
-    return draw(search.answer(question, options.Search(query, count)), folder)
+    return draw(search.answer(question, options.Search(query, count, per_video)), folder)
 
 
 def test_a_planted_duplicate_is_found_first_and_the_query_is_not(dataset, params, tmp_path):
     for clip in (0, 1):
-        result = find(dataset, params, tmp_path, f"train/dark/2.npy:{clip}", count=1000)
+        result = find(dataset, params, tmp_path, f"train/dark/2.npy:{clip}", 1000, 1000)
         hits = result.details["hits"]
         assert (hits[0]["name"], hits[0]["clip"]) == ("test/dark/copy.npy", clip)
         assert hits[0]["similarity"] == 1.0 > hits[1]["similarity"]
@@ -428,6 +445,10 @@ def test_a_file_outside_of_the_data_set_finds_its_copy(root, dataset, params, tm
     result = find(dataset, params, tmp_path, str(copy))
     best = result.details["hits"][0]
     assert (best["name"], best["clip"], best["similarity"]) == ("test/light/2.npy", 0, 1.0)
+    names = [hit["name"] for hit in result.details["hits"]]
+    assert len(names) == len(set(names)) == 3  # one clip of each video
+    (table,) = result.tables
+    assert [row[1] for row in table.rows] == [result.details["query"]["name"], *names]
     assert result.details["query"]["split"] is None
     inside = find(dataset, params, tmp_path, str(root / "test/light/2.npy"))
     assert inside.details["query"]["split"] == "test"
@@ -437,8 +458,27 @@ def test_equal_similarities_come_in_the_order_of_the_clips():
     feature_NF = np.array([[2.0, 0.5], [1.0, 1.0], [2.0, 0.5 + 1e-9]])
     similarity_N = search.measure_similarity(feature_NF[1], feature_NF, np.eye(2))
     assert similarity_N[0] == similarity_N[2] < similarity_N[1] == 1.0
-    assert search.rank(np.array([0.5, 1.0, 0.5, 1.0]), 4, None).tolist() == [1, 3, 0, 2]
-    assert search.rank(np.array([0.5, 1.0, 0.5, 1.0]), 2, 1).tolist() == [3, 0]
+    value, every = np.array([0.5, 1.0, 0.5, 1.0]), np.ones(4, bool)
+    assert search.rank(value, "abcd", 1, every) == [1, 3, 0, 2]
+    assert search.rank(value, "abcd", 1, np.arange(4) != 1) == [3, 0, 2]
+    assert search.rank(value, "abab", 1, every) == [1, 0]
+    assert search.rank(value, "abab", 2, every) == [1, 3, 0, 2]
+
+
+def test_a_video_is_searched_for_as_a_whole(dataset, params, tmp_path):
+    result = find(dataset, params, tmp_path, "train/dark/2.npy", count=1000, per_video=1000)
+    assert result.details["query"]["num_clips"] == 2
+    assert "train/dark/2.npy" not in [hit["name"] for hit in result.details["hits"]]
+    encoder = make_encoder(MODEL, "ordered")
+    every = [encode_clips(encoder, params, clips, 3) for clips in dataset.splits.values()]
+    train = dataset.splits["train"]
+    video = [v.name for v in train.videos].index("train/dark/2.npy")
+    own = encode_clips(encoder, params, train, 3)[train.video_index_N == video].mean(axis=0)
+    train_NF = encode_clips(encoder, params, train, 3)
+    similarity_N = search.measure_similarity(own, np.concatenate(every), train_NF)
+    best = result.details["hits"][0]["similarity"]
+    # Its own two clips come first, or second and first, and are left out.
+    assert best in np.sort(similarity_N)[-3:]
 
 
 def test_similarity_is_the_cosine_of_standardised_vectors():

@@ -140,3 +140,12 @@ def test_the_program_prints_and_writes_without_loading_jax(tmp_path):
 def test_invalid_command_lines_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         evaluate.read_request(arguments)
+
+
+def test_counts_stay_integers(tmp_path):
+    rows = {"vae": {"active": make_metric("active", 50, data="x")}}
+    more = {"vae": {"active": make_metric("active", 48, data="x")}}
+    result = compare_runs(
+        write_run(tmp_path / "a", rows=rows), write_run(tmp_path / "b", rows=more)
+    )
+    assert "50" in format_comparison(result).split() and "-2" in format_comparison(result).split()

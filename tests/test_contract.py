@@ -31,7 +31,7 @@ MODELS = {
     "wan22": lambda: tiny_causal.make_named("wan22"),
     "ltx": lambda: tiny_causal.make_named("ltx"),
     "vidtok": lambda: tiny_causal.make_named("vidtok"),
-}
+} | {name: functools.partial(tiny_causal.make_named, name) for name in tiny_causal.OTHERS}
 
 
 @pytest.fixture(scope="module", params=MODELS)

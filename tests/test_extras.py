@@ -53,4 +53,4 @@ def test_every_extra_that_is_named_exists():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in NAMES
     }
-    assert used <= extras.keys() and len(used) == 6
+    assert used <= extras.keys() and len(used) == 7

@@ -10,6 +10,8 @@ from sklearn.linear_model import LogisticRegression
 
 from vvae.config import Evaluate
 from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_dataset
+from vvae.data.listing import Video
+from vvae.metrics.intervals import bootstrap_units, make_units
 from vvae.models.contract import init_variables
 from vvae.models.sequential import SequentialVAE
 from vvae.tasks import probe
@@ -46,8 +48,15 @@ def test_equal_rows_get_equal_draws_and_a_difference_of_exactly_zero():
     train, test, test_label = make_rows()
     noise = np.random.default_rng(1).normal(size=train.shape)
     rows = {"a": (train, test), "b": (train.copy(), test.copy()), "noise": (noise, test)}
-    result = few_labels.measure_few_labels(rows, LABEL, test_label, seed=0)
+    units = make_units(np.arange(60) // 4, "groups", seed=0)
+    result = few_labels.measure_few_labels(rows, LABEL, test_label, 0, units)
+    assert result["labels"] == [1, 5, 10]
+    hits = {name: np.arange(60) % 20 != 0 for name in rows} | {"noise": np.arange(60) % 2 == 0}
+    result = few_labels.append_all_labels(result, hits, units)
     assert result["labels"] == [1, 5, 10, "all"]
+    assert result["rows"]["a"]["mean"][-1] == pytest.approx(0.95)  # that of the table's probe
+    assert result["rows"]["a"]["low"][-1] < 0.95 < result["rows"]["a"]["high"][-1]
+    assert result["differences"]["a - noise"]["mean"][-1] == pytest.approx(0.45)
     for a, b in zip(result["rows"]["a"]["top1"], result["rows"]["b"]["top1"]):
         np.testing.assert_array_equal(a, b)
     assert np.all(result["differences"]["a - b"]["mean"] == 0)
@@ -55,6 +64,21 @@ def test_equal_rows_get_equal_draws_and_a_difference_of_exactly_zero():
     assert len(result["rows"]["a"]["top1"][0]) == few_labels.NUM_DRAWS
     assert len(result["rows"]["a"]["top1"][-1]) == 1
     assert result["rows"]["a"]["mean"][-1] > 0.9
+
+
+def test_the_interval_is_that_of_resampled_test_groups():
+    train, test, test_label = make_rows()
+    group = np.arange(60) // 4
+    units = make_units(group, "groups", seed=0)
+    result = few_labels.measure_few_labels({"a": (train, test)}, LABEL, test_label, 0, units)
+    (hits,) = few_labels._measure_row(
+        train, test, LABEL, test_label, [few_labels.draw_labelled(LABEL, (1,), 20, 0)[1]]
+    )
+    low, high = bootstrap_units(np.mean, (hits.mean(axis=0),), group, seed=0)
+    row = result["rows"]["a"]
+    assert (row["low"][0], row["high"][0]) == pytest.approx((low, high))
+    np.testing.assert_allclose(row["top1"][0], hits.mean(axis=1))
+    assert low < row["mean"][0] < high
 
 
 def test_interval_is_that_of_a_t_test():
@@ -101,6 +125,20 @@ def test_predictions_are_written_and_mistakes_ordered_by_confidence(tmp_path):
     ]
     assert predictions.find_mistakes(label, scores, 8).tolist() == [2, 1]
     assert predictions.find_mistakes(label, scores, 1).tolist() == [2]
+
+
+def test_the_predictions_of_every_row_are_written(tmp_path):
+    videos = [
+        Video(n, n, label=None, group=g, split="test") for n, g in (("a", "anna"), ("b", "=x"))
+    ]
+    rows = {"vae/linear": np.array([[0.9, 0.1], [0.2, 0.8]]), "chance": np.full((2, 2), 0.5)}
+    predictions.write_rows(tmp_path / "rows.csv", videos, np.array([1, 1]), rows, ("x", "y"))
+    with open(tmp_path / "rows.csv", newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["path", "group", "label", "vae/linear", "chance"],
+            ["a", "anna", "y", "x", "x"],
+            ["b", "'=x", "y", "y", "x"],
+        ]
 
 
 # --- fine-tuning ----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vvae import figures
-from vvae.figures.canvas import render_text
+from vvae.figures.canvas import cut_text, measure_text, render_text, wrap_text
 from vvae.video import probe, read_frames
 
 
@@ -164,15 +164,15 @@ def test_every_name_can_be_drawn(tmp_path, name):
         figures.write_grid_video(tmp_path / "a.mp4", {name: tiles[:, None]}, 5)
 
 
-def measure_text(text):
+def count_columns(text):
     """Returns the number of columns in which a text is drawn."""
     return int((render_text(text, 300) < 128).any(axis=(0, 2)).sum())
 
 
 def test_names_are_drawn_as_they_are():
-    assert measure_text("$a$") > 2 * measure_text("a")
-    assert measure_text("\\$a\\$") > measure_text("$a$")
-    assert measure_text("caf\udce9") > measure_text("caf")
+    assert count_columns("$a$") > 2 * count_columns("a")
+    assert count_columns("\\$a\\$") > count_columns("$a$")
+    assert count_columns("caf\udce9") > count_columns("caf")
     np.testing.assert_array_equal(render_text("caf\udce9", 99), render_text("caf\ufffd", 99))
 
 
@@ -191,3 +191,75 @@ def test_names_with_an_underscore_are_in_the_legends(tmp_path):
         return int((iio.imread(path)[:, -150:, :3] < 128).any(axis=2).sum())
 
     assert abs(draw_label_curves("_a") - draw_label_curves("xa")) < 40
+
+
+LONG = "frame latents of circle_anticlockwise/performer34_take2.mp4 kept, one dimension at a time"
+
+
+@pytest.mark.parametrize("pixels", [90, 200, 5000])
+def test_lines_break_where_they_no_longer_fit_and_lose_no_character(pixels):
+    lines = wrap_text(LONG, pixels, 11).split("\n")
+    assert all(measure_text(line, 11) <= pixels for line in lines)
+    assert "".join(lines).replace(" ", "") == LONG.replace(" ", "")
+    assert (len(lines) == 1) == (pixels == 5000)
+    assert wrap_text("a\n\nb", 200, 11) == "a\n\nb"
+    cut = cut_text(LONG, pixels, 11)
+    assert measure_text(cut, 11) <= pixels and LONG.endswith(cut.removeprefix("..."))
+
+
+def test_text_is_not_cut_at_the_right(tmp_path):
+    for width in (120, 301):
+        picture = render_text(LONG, width)
+        assert picture.shape[1:] == (width, 3) and np.all(picture[:, -2:] == 255)
+    path, tiles = tmp_path / "a.png", solid((250, 10, 10), 2)
+    figures.write_sheet(path, [tiles], ["row"], ["a", "b"], LONG)
+    assert np.all(iio.imread(path)[:, -6:, :3] == 255)
+
+
+def test_a_legend_is_below_the_sheet(tmp_path):
+    path, tiles, wheel = tmp_path / "a.png", solid((250, 10, 10), 4), solid((10, 250, 10))[0]
+    figures.write_sheet(path, [tiles], ["row"], ["a"] * 4, "Title")
+    plain = iio.imread(path)
+    figures.write_sheet(
+        path, [tiles], ["row"], ["a"] * 4, "Title", legend=figures.Legend(wheel, LONG)
+    )
+    image = iio.imread(path)
+    assert count_pixels(image, (10, 250, 10)) == 64
+    height, width = plain.shape[:2]
+    assert image.shape[0] > height + 30 and image.shape[1] == width
+    np.testing.assert_array_equal(image[: height - 16], plain[: height - 16])
+
+
+def test_an_odd_panel_fills_its_row(tmp_path):
+    path, line = tmp_path / "a.png", (np.arange(3), np.arange(3))
+    figures.write_training_curves(path, {name: {"train": line} for name in "abc"}, "run")
+    image = iio.imread(path)[..., :3]
+    below = image[image.shape[0] * 2 // 3 :]
+    assert (below[:, below.shape[1] * 3 // 4 :] < 128).any()
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_score_videos_tell_the_verdict_and_shade_what_is_abnormal(tmp_path, is_known):
+    path, frames = tmp_path / "a.mp4", solid((90, 90, 90), 6, (16, 16))
+    score = np.array([0.0, 0, 0, 9, 9, 9])
+    known = np.array([True] * 2 + [False] * 4) if is_known else None
+    curve = figures.ScoreCurve("a.mp4", np.arange(6.0), score, known)
+    heat = np.zeros((6, 16, 16))
+    figures.write_score_video(path, [frames], [heat], [curve], 5.0, 5.0, "squared error")
+    _, shown = read_frames(path)
+    normal, alarm = shown[1].astype(int), shown[4].astype(int)
+    assert alarm[2, 2, 0] > 150 > 100 > alarm[2, 2, 2] and normal[2, 2, 2] > 130 > normal[2, 2, 0]
+    left, right = [
+        (part[..., 0] - part[..., 2] > 25).mean() for part in np.array_split(normal[360:400], 2, 1)
+    ]
+    assert (left > right) if is_known else (right > left)
+
+
+def test_labels_of_a_matrix_are_not_cut(tmp_path):
+    path, names = tmp_path / "a.png", ["circlecc", "down", "left", "right", "square", "up"]
+    figures.write_confusion_matrix(
+        path, 4 * np.eye(6, dtype=int), names, "Saved probe: top-1 1.000"
+    )
+    image = iio.imread(path)[..., :3]
+    for edge in (image[:, :2], image[:, -2:], image[:2], image[-2:]):
+        assert np.all(edge == 255)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from vvae.metrics import intervals
 from vvae.metrics.classification import f1_from_counts
-from vvae.metrics.detection import auroc
+from vvae.metrics.detection import auroc, average_precision
 from vvae.metrics.intervals import (
     NUM_PERMUTATIONS,
     bootstrap_difference,
@@ -123,3 +124,71 @@ def test_unit_differences_give_the_sign_test():
 def test_a_test_of_nothing_is_an_error(bad):
     with pytest.raises(ValueError, match="needs finite differences"):
         permute_difference(np.array(bad), seed=0)
+
+
+# --- measures of all resamples at once ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def frames():
+    """Scores with ties, truth and units of 60 frames; some units have one kind only."""
+    rng = np.random.default_rng(3)
+    unit, truth = np.repeat(np.arange(8), [9, 3, 7, 12, 5, 8, 6, 10]), rng.random(60) < 0.4
+    truth[unit == 1] = False
+    score = np.round(rng.normal(size=60) + truth, 1)
+    return score, truth, np.array([f"unit {u}" for u in unit])
+
+
+@pytest.mark.parametrize(
+    ("measure", "resample"),
+    [(auroc, intervals.resample_auroc), (average_precision, intervals.resample_average_precision)],
+)
+def test_all_resamples_at_once_are_the_resamples_one_by_one(frames, measure, resample):
+    score, truth, unit = frames
+    units = intervals.make_units(unit, "units", seed=5)
+    low, high = intervals.find_percentiles(resample(units, score, truth))
+    slow = intervals.bootstrap_units(measure, (score, truth), unit, seed=5)
+    assert (low, high) == pytest.approx(slow, abs=1e-12)
+    assert low < measure(score, truth) < high
+
+
+def test_ratios_of_all_resamples_at_once(frames):
+    score, truth, unit = frames
+    units = intervals.make_units(unit, "units", seed=5)
+    value_R = intervals.resample_ratio(units, (score > 0) & truth, truth)
+    slow = intervals.bootstrap_units(
+        lambda s, t: float(np.mean(s[t] > 0)) if t.any() else np.nan, (score, truth), unit, seed=5
+    )
+    assert intervals.find_percentiles(value_R) == pytest.approx(slow, abs=1e-12)
+
+
+def test_certainty_is_never_claimed():
+    units = intervals.make_units(np.repeat(np.arange(5), 3), "people", seed=0)
+    right = intervals.estimate_mean(units, np.ones(15, bool))
+    # Wilson's interval of 5 of 5, not of 15 of 15: the takes of a person are alike.
+    assert (right.low, right.high) == intervals.estimate_share(5, 5)
+    assert right.low < 0.6 and "5 people" in right.text
+    alone = intervals.make_units(np.zeros(15), "people", seed=0)
+    assert intervals.estimate_mean(alone, np.arange(15) < 9) is None
+    videos = intervals.make_units(np.arange(15), "videos", seed=0)
+    nine = intervals.estimate_mean(videos, np.arange(15) < 9)
+    assert (nine.low, nine.high) == intervals.estimate_share(9, 15)
+
+
+def test_paired_differences_know_what_is_the_same():
+    hit = np.random.default_rng(0).random(40) < 0.5
+    units = intervals.make_units(np.arange(40) // 4, "groups", seed=0)
+    same = intervals.compare_means(units, hit, hit)
+    assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    better = intervals.compare_means(units, np.ones(40), hit)
+    expected = intervals.permute_difference(np.bincount(np.arange(40) // 4, ~hit), seed=0)
+    assert better.p_value == expected < 0.01 < better.low
+    worse = intervals.compare_resamples(
+        units, (0.2, 0.9), (np.linspace(0.1, 0.3, 1000), np.full(1000, 0.9))
+    )
+    assert worse.high < 0 and worse.p_value == pytest.approx(2 / 1001)
+
+
+def test_no_videos_have_no_interval():
+    units = intervals.make_units(np.array([], int), "videos", seed=0)
+    assert len(units) == 0

@@ -159,7 +159,9 @@ def test_a_loaded_detector_equals_the_saved_one(tmp_path):
         assert getattr(loaded, name) == getattr(fit.detector, name)
     (tmp_path / "broken.npz").write_bytes(b"PK")
     for name in ("broken.npz", "missing.npz"):
-        with pytest.raises(ValueError, match=f"{name} holds no detector .*run the task moderate"):
+        with pytest.raises(
+            ValueError, match=f"{name} holds no detector .*moderate --workdir .* --unwanted"
+        ):
             detectors.load_detector(tmp_path / name)
 
 
@@ -263,8 +265,29 @@ def test_notes_state_counts_and_the_rate_that_so_few_videos_can_guarantee(answer
     assert "3 training videos are not marked" in text
     assert "by 8 wanted training videos" in text
     assert "can vouch for a rate of 0.11 at best" in text
-    assert "recall 1.000 (4 of 4, 0.510 to 1.000)" in text  # Wilson: 4 / (4 + 1.96^2)
+    assert "found 4 of 4 unwanted videos, with 0 false alarms among 4 wanted ones" in text
+    assert "FEW TEST VIDEOS: 8" in text
+    recall = result.rows["vae"]["recall"].interval
+    assert (recall.low, recall.high) == (pytest.approx(0.510, abs=1e-3), 1.0)  # 4 / (4 + 1.96^2)
+    auroc = result.rows["vae"]["auroc"].interval
+    assert auroc.low < 1.0 == auroc.high and "8 videos" in auroc.text
     assert write_result(result, out).name == "moderate.json"
+
+
+def test_few_wanted_marks_lead_and_all_of_them_are_a_row_of_their_own(
+    tmp_path, params, dataset, monkeypatch
+):
+    monkeypatch.setattr(marked_videos, "NUM_WANTED", 4)
+    marks = marked_videos.mark_class(dataset, "flash", None, "test", seed=0)
+    result = moderating.moderate(ask(MODEL, params, dataset, tmp_path, **SETTINGS), marks)
+    first, *_, last = result.rows.items()
+    assert (first[0], last[0]) == ("vae", "vae_all_wanted")
+    counts = [
+        (row["auroc"].card["num_unwanted_marks"], row["auroc"].card["num_wanted_marks"])
+        for _, row in (first, last)
+    ]
+    assert counts == [(NUM_TRAIN, 4), (NUM_TRAIN, NUM_TRAIN)]  # there are fewer than ten
+    assert len(read_csv(tmp_path / "moderate_marks.csv")) == NUM_TRAIN + 4
 
 
 def test_marks_of_a_file_give_the_detector_of_the_class(tmp_path, answered, params, dataset):
@@ -375,6 +398,9 @@ def test_errors_of_classes_name_the_known_ones_and_the_counts(tmp_path, params, 
         marked_videos.mark_class(dataset, "flush", 2, "test", seed=0)
     with pytest.raises(ValueError, match="--num_marks 9: the class flash has only 8"):
         marked_videos.mark_class(dataset, "flash", 9, "test", seed=0)
+    marks = marked_videos.mark_class(dataset, "flash", None, "test", seed=0)
+    text = "class flash unwanted, 8 training videos of it and 8 of other classes marked"
+    assert marks.text == text
     nothing = marked_videos.Marks({"test/calm/0.npy": False}, "", "marks of a.csv")
     with pytest.raises(ValueError, match=r"no training video is marked \(marks of a.csv\)"):
         moderating.moderate(ask(MODEL, params, dataset, tmp_path, **SETTINGS), nothing)

@@ -16,13 +16,17 @@ pytest.importorskip("torch", reason="needs the extra parity: pip install '.[pari
 pytest.importorskip("diffusers", reason="needs the extra parity: pip install '.[parity]'")
 
 import diffusers
+import own_torch
 import torch
-from diffusers.models import embeddings, normalization
+from conftest import SHARED_DATA
+from diffusers.models import attention_processor, embeddings, normalization
 from diffusers.models.autoencoders import autoencoder_vidtok
 from published import (
+    OWN,
     RELEASES,
     SETTINGS,
     assert_same,
+    find_class,
     make_model,
     make_video,
     run_ours,
@@ -34,6 +38,9 @@ from vvae.pretrained import folder as folders
 from vvae.pretrained.load import build_network, load_pretrained, save_pretrained
 
 torch.set_num_threads(1)
+TAEF2 = SHARED_DATA / "weights" / "taef2_encoder.pth"
+BUFFERS = ("latents_mean", "latents_std", "bn.running_mean", "bn.running_var")
+BUFFERS += ("bn.num_batches_tracked",)
 # Several lengths for one model, 9 frames for the others, and a single frame for Wan 2.2.
 LENGTHS = [("wan21", length) for length in (1, 5, 9, 13, 17, 21)]
 LENGTHS += [(name, 9) for name in SETTINGS if name != "wan21"] + [("wan22", 1)]
@@ -77,7 +84,7 @@ def keep_float64(monkeypatch):
     timestep.
     """
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    for module in (embeddings, normalization, autoencoder_vidtok):
+    for module in (attention_processor, embeddings, normalization, autoencoder_vidtok):
         monkeypatch.setattr(module, "torch", _Float64Torch())
 
 
@@ -104,9 +111,13 @@ def test_float64_is_the_same(pair, keep_float64, name, length):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_float32_is_the_same(pair, name):
     reference, model, params = pair(name)
-    x = make_video(5, size=(32, 16))
+    # Whole latent frames: those of taehv_patch have eight frames, and CogVideoX has 1 + 8 n.
+    x = make_video(9 if name in ("taehv_patch", "cogvideox") else 5, size=(32, 16))
     expected = run_reference(reference, x)
-    assert_same(run_ours(model, params, x, expected), expected, 1e-4)
+    # The norms of hunyuan_deep have groups of few numbers: the float32 gradient of diffusers is
+    # 2e-4 standard deviations from its own in float64, and ours 1e-4.
+    tolerance = 5e-4 if name == "hunyuan_deep" else 1e-4
+    assert_same(run_ours(model, params, x, expected), expected, tolerance)
 
 
 @pytest.mark.parametrize("length", [2, 3, 4, 7])
@@ -125,11 +136,11 @@ def test_other_lengths_are_those_of_the_video_with_its_last_frame_repeated(pair,
     )
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [name for name, (kind, _) in SETTINGS.items() if kind not in OWN])
 def test_diffusers_loads_what_we_write(pair, name, tmp_path):
     reference, model, params = pair(name)
     save_pretrained(tmp_path / "ours", model, params)
-    kind = getattr(diffusers, read_class(tmp_path / "ours"))
+    kind = find_class(read_class(tmp_path / "ours"))
     again, report = kind.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     state = reference.state_dict()
@@ -150,7 +161,7 @@ def test_published_networks_have_the_tensors_of_diffusers(name):
     """Names and shapes at full size, without allocating memory."""
     kind, settings = RELEASES[name]
     with torch.device("meta"):
-        reference = getattr(diffusers, kind)(**settings)
+        reference = find_class(kind)(**settings)
     record = {"_class_name": kind} | dict(reference.config)
     if record.get("latents_mean") is None:
         record |= {f"_latents_{part}": [1.0] * 128 for part in ("mean", "std")}
@@ -162,7 +173,7 @@ def test_published_networks_have_the_tensors_of_diffusers(name):
         for path, leaf in folders.list_paths(shapes["params"]).items()
     }
     expected = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    for buffer in ("latents_mean", "latents_std"):
+    for buffer in BUFFERS:
         expected.pop(buffer, None)
     assert found == expected
 
@@ -195,6 +206,23 @@ def test_noise_is_distributed_as_that_of_diffusers(tmp_path):
     assert 0.8 < z_scores.std() < 1.2
     ratio = found.std(0) / expected.std(0)
     assert abs(np.median(ratio) - 1) < 0.02 and ratio.std() < 0.1
+
+
+@pytest.mark.skipif(not TAEF2.is_file(), reason=f"{TAEF2} is missing: real published weights")
+def test_real_weights_of_taef2_compute_the_same():
+    """The same network in PyTorch, with the weights as PyTorch reads them, on noise."""
+    model, params = load_pretrained(TAEF2)
+    reference = own_torch.TAESD(64, 32, (1, 3, 3, 3)).eval().requires_grad_(False)
+    state = {}
+    for side, shift in (("encoder", 0), ("decoder", 1)):
+        stored = torch.load(TAEF2.with_name(f"taef2_{side}.pth"), weights_only=True)
+        for name, value in stored.items():
+            number, _, rest = name.partition(".")
+            state[f"{side}.layers.{int(number) - shift}.{rest}"] = value.float()
+    reference.load_state_dict(state)
+    x = make_video(1, size=(40, 24))
+    expected = run_reference(reference, x)
+    assert_same(run_ours(model, params, x, expected), expected, 1e-4)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import vvae
 from vvae.models import contract
 from vvae.models.bottleneck import ScaledLatents
 from vvae.pretrained import folder as folders
-from vvae.pretrained import locate, ltx
+from vvae.pretrained import locate, ltx_blocks
 from vvae.pretrained.load import is_published, load_pretrained, save_pretrained
 
 
@@ -51,7 +51,7 @@ def test_golden_values_and_gradients(name):
 
 def test_golden_files_are_small():
     size = sum(path.stat().st_size for path in GOLDEN_FOLDER.rglob("*") if path.is_file())
-    assert size < 2e6
+    assert size < 4e6
 
 
 def test_the_latents_come_with_their_mean_and_standard_deviation():
@@ -89,6 +89,83 @@ def test_impossible_latents_say_why(settings, text):
         ScaledLatents(*settings)
 
 
+def test_latents_of_image_models_come_with_their_published_scale(copy_of):
+    folder = copy_of("kl")
+    model, _ = load_pretrained(folder)
+    assert model.bottleneck == ScaledLatents(3, (0.0,) * 3, (1 / 0.18215,) * 3)
+    change_config(folder, scaling_factor=0.3611, shift_factor=0.1159)
+    z = jnp.full((1, 3), 2.0)
+    normalized = load_pretrained(folder)[0].bottleneck.normalize(z)
+    np.testing.assert_allclose(normalized, (z - 0.1159) * 0.3611, rtol=1e-6)
+    lists = {"latents_mean": [0.5, 1.0, 2.0], "latents_std": [4.0, 2.0, 1.0]}
+    change_config(folder, scaling_factor=0.5, shift_factor=None, **lists)
+    model, params = load_pretrained(folder)
+    # What generators of such latents multiply and add when they decode: z std / scale + mean.
+    restored = model.bottleneck.denormalize(z)
+    np.testing.assert_allclose(restored, [[16.5, 9.0, 6.0]], rtol=1e-6)
+    save_pretrained(folder.parent / "again", model, params)
+    assert load_pretrained(folder.parent / "again")[0] == model
+
+
+def test_latents_of_flux2_have_the_statistics_of_its_batch_norm():
+    model, _ = load_pretrained(GOLDEN_FOLDER / "flux2")
+    stored = load_file(GOLDEN_FOLDER / "flux2" / folders.WEIGHTS)
+    z = np.random.default_rng(0).normal(size=(5, 12)).astype(np.float32)
+    std = np.sqrt(stored["bn.running_var"] + 1e-4)
+    expected = (z - stored["bn.running_mean"]) / std
+    np.testing.assert_allclose(model.bottleneck.normalize(z), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_names_that_attention_had_in_older_versions_are_read(copy_of):
+    folder = copy_of("kl")
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def change(tensors):
+        for new, old in names.items():
+            for name in [name for name in tensors if f".attentions.0.{new}." in name]:
+                tensors[name.replace(new, old)] = tensors.pop(name)
+
+    change_tensors(folder, change)
+    assert "encoder.mid_block.attentions.0.query.weight" in load_file(folder / folders.WEIGHTS)
+    expected = load_pretrained(GOLDEN_FOLDER / "kl")[1]
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(folder)[1], expected)
+    # Both names at once contradict each other.
+    name = "encoder.mid_block.attentions.0.query.bias"
+    change_tensors(folder, lambda t: t.update({name.replace("query", "to_q"): t[name]}))
+    with pytest.raises(
+        ValueError, match=r"to_q\.bias and \S+query\.bias are the same|query\.bias and"
+    ):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "text"),
+    [
+        ("kl", {"norm_num_groups": 3}, "norm_num_groups=3: does not divide the channels"),
+        ("kl", {"act_fn": "relu"}, "act_fn='relu': must be 'silu'"),
+        ("kl", {"down_block_types": ["DownEncoderBlock2D"]}, "must be 'DownEncoderBlock2D', 2 tim"),
+        ("kl", {"scaling_factor": 0.0}, r"scaling_factor=0\.0: must be positive"),
+        ("kl", {"shift_factor": "a"}, r"shift_factor='a': must have the type of the default, 0\.0"),
+        ("kl", {"use_quant_conv": False}, r"extra: quant_conv\.bias, quant_conv\.weight"),
+        ("flux2", {"patch_size": [1, 1]}, r"patch_size=\(1, 1\): must be \(2, 2\)"),
+        ("flux2", {"decoder_block_out_channels": [4]}, "have different lengths"),
+        ("tiny", {"act_fn": "gelu"}, "act_fn='gelu': must be 'relu'"),
+        ("tiny", {"num_encoder_blocks": [1]}, r"for each of num_encoder_blocks=\(1,\) and"),
+        ("taef2", {"_class_name": "AutoencoderTiny"}, r"extra: .*pool\.0\.weight"),
+        ("dc", {"decoder_norm_types": ["batch_norm"] * 2}, "only rms_norm can be read"),
+        ("dc", {"encoder_block_types": "UNet"}, "must be among ResBlock, EfficientViTBlock"),
+        ("dc", {"encoder_block_types": 3}, "encoder_block_types=3: must have the type of"),
+        ("dc", {"upsample_block_type": "pixel"}, "only pixel_shuffle, interpolate are known"),
+        ("taehv", {"encoder_time_downscale": [True] * 3}, "as many of them true"),
+    ],
+)
+def test_another_frame_model_says_why(copy_of, name, changes, text):
+    folder = copy_of(name)
+    change_config(folder, **changes)
+    with pytest.raises(ValueError, match=text):
+        load_pretrained(folder)
+
+
 # --- decoders that remove noise ------------------------------------------------------------------
 
 
@@ -105,8 +182,8 @@ def test_a_decoder_can_be_conditioned_on_another_timestep():
 
 def test_noise_is_one_value_a_position_times_a_scale_a_channel():
     """In a block whose second convolution returns zeros, x + noise * scale is left."""
-    spec = ltx.BlockSpec(causal=True, epsilon=1e-6, dtype=jnp.float32)
-    block = ltx.ResBlock(features=3, spec=spec, noisy=True)
+    spec = ltx_blocks.BlockSpec(causal=True, epsilon=1e-6, dtype=jnp.float32)
+    block = ltx_blocks.ResBlock(features=3, spec=spec, noisy=True)
     x = jax.random.normal(jax.random.key(0), (2, 4, 24, 32, 3))
     params = block.init(jax.random.key(1), x, None)["params"]
     scale = jnp.array([0.5, -1.0, 2.0])
@@ -300,6 +377,39 @@ def test_another_config_says_why(copy_of, changes, text):
     with pytest.raises(ValueError, match=text) as error:
         load_pretrained(folder)
     assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "text"),
+    [
+        ("ltx2", {"upsample_type": ["conv", "spatial"]}, "only spatial, temporal and spatiotempor"),
+        ("ltx2", {"upsample_type": ["spatial"] * 2}, "do not compress by the same factors"),
+        ("ltx2", {"decoder_spatial_padding_mode": "circular"}, "only zeros, replicate, reflect"),
+        ("ltx2", {"spatio_temporal_scaling": [True, False]}, "all true"),
+        ("hunyuan", {"temporal_compression_ratio": 8}, "temporal_compression_ratio=8 must be 4"),
+        ("hunyuan", {"down_block_types": ["A"] * 3}, "must be 'HunyuanVideoDownBlock3D', 3 times"),
+        ("hunyuan15", {"spatial_compression_ratio": 3}, "must be powers of two"),
+        ("hunyuan15", {"block_out_channels": [8, 8, 6]}, "must be multiples of 8"),
+        ("cogvideox", {"use_quant_conv": True}, "use_quant_conv=True: must be False"),
+        ("cogvideox", {"temporal_compression_ratio": 8}, "temporal_compression_ratio=8: must be 4"),
+        ("qwen21", {"attn_scales": [1.0]}, "attn_scales"),
+        ("magvit", {"spatial_group_norm": False}, "spatial_group_norm=False: must be True"),
+        ("magvit", {"up_block_types": ["SpatialUpBlock3D"] * 3}, "compress time by the same facto"),
+    ],
+)
+def test_another_video_model_says_why(copy_of, name, changes, text):
+    folder = copy_of(name)
+    change_config(folder, **changes)
+    with pytest.raises(ValueError, match=text):
+        load_pretrained(folder)
+
+
+def test_latents_of_cogvideox_come_in_pieces():
+    model, params = load_pretrained(GOLDEN_FOLDER / "cogvideox")
+    assert model.grid_shape((13, 16, 16)) == (5, 4, 4)
+    assert model.latent_mask(jnp.arange(13)[None] < 10).tolist() == [[True] * 4 + [False]]
+    with pytest.raises(ValueError, match=r"latents of 4 frames: .* come as 1 \+ 2 n frames"):
+        contract.decode(model, params, jnp.zeros((1, 4, 1, 1, 3)))
 
 
 @pytest.mark.parametrize(

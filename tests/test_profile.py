@@ -1,7 +1,9 @@
 """The trace of some steps, the speed in the log, and out-of-memory errors."""
 
 import gzip
+import io
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import pytest
 
 from vvae.config import Config, Train
 from vvae.session.start import count_steps
-from vvae.session.watch import Report, explain_memory
+from vvae.session.watch import Report, _describe_speed, explain_memory
 from vvae.training.log import Progress
 from vvae.training.parallel import Lookahead
 from vvae.training.profile import StepProfile
@@ -98,3 +100,15 @@ def test_other_errors_of_the_runtime_stay_as_they_are():
         explain_memory(Config(), num_micro_batches=1),
     ):
         compute(np.float32(0)).block_until_ready()
+
+
+def test_the_line_of_progress_fits_80_columns_and_begins_with_the_loss():
+    stream = io.StringIO()
+    progress = Progress(598, 600, disable=False, file=stream)
+    speed = _describe_speed(frames_per_second=434.5, flop_utilization=0.45, data_wait=0.1)
+    for _ in range(2):
+        progress.advance(91051.2, 815.64, speed)
+    progress.close()
+    line = stream.getvalue().split("\r")[-1].strip()
+    assert re.search(r"600/600 .*, loss 91051 KL 815.6, 434 fps, 45% FLOP/s, wait 10%", line)
+    assert len(line) - len(" " * 10) + 3 <= 80  # the bar of 10 columns is the first to shrink

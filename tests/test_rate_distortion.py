@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import rate_distortion as rd
+from vvae.inference import coding
 from vvae.models.ppca import decompose
 
 
@@ -20,24 +21,6 @@ def test_scan_of_a_jpeg_is_what_follows_its_header():
     assert int.from_bytes(scan[2:4], "big") == 12
     assert rd.count_scan(data) == len(scan) - 2 - 12 - 2
     assert rd.count_scan(data) < len(data) - 300  # two tables of quantisation, four of Huffman
-
-
-def test_slices_of_a_stream_are_units_1_and_5():
-    units = [b"\x67sets", b"\x68sets", b"\x06sei", b"\x65" + 9 * b"a", b"\x41" + 4 * b"b"]
-    stream = b"\x00\x00\x00\x01" + b"\x00\x00\x01".join(units)
-    assert rd.count_slices(stream) == 10 + 5
-
-
-def test_a_coded_clip_comes_back_with_fewer_bytes_at_a_higher_rate_factor():
-    ramp = np.add.outer(np.arange(5) * 4, np.add.outer(np.arange(32), np.arange(32)))
-    video = np.repeat(ramp[..., None], 3, axis=-1).astype(np.uint8)
-    sizes = []
-    for crf in (20, 45):
-        size, decoded = rd._code_h264(video, crf, "yuv444p")
-        assert decoded.shape == video.shape
-        assert np.abs(decoded.astype(int) - video).mean() < 12
-        sizes.append(size)
-    assert 0 < sizes[1] < sizes[0]
 
 
 def test_pca_codec_keeps_what_its_step_says():
@@ -56,6 +39,28 @@ def test_pca_codec_keeps_what_its_step_says():
     left = np.square(rough - blocks).sum(1).mean()
     np.testing.assert_allclose(left, pca.variance_D[3:].sum() + 3 * 0.5**2 / 12, rtol=0.05)
     assert codec.code(1e9, 6)[0] == 0.0
+
+
+def test_coded_bytes_are_those_of_the_codes_alone():
+    pytest.importorskip("constriction")
+    random = np.random.default_rng(0)
+    quantiser = coding.UniformSteps((2**16,) * 8)
+    codes = quantiser.quantise(random.normal(size=(1, 3, 8, 8, 8)))
+    size = rd.count_coded_bytes(codes[0], quantiser)
+    ideal = coding.count_bits(codes, quantiser) / 8
+    assert ideal <= size < ideal + 150  # words and lengths of the coder
+
+
+def test_points_average_clips_by_video():
+    video = np.full((3, 2, 4, 4, 3), 100, np.uint8)
+    score = rd.Score(video, np.array([0, 0, 1]))
+    decoded = video + np.array([1.0, 1.0, 10.0]).reshape(3, 1, 1, 1, 1)
+    point = score(np.array([32.0, 96.0, 320.0]), decoded, "a")
+    assert point.by_video == {"rate": [2.0, 10.0], "psnr": [48.131, 28.131]}
+    assert point.psnr == pytest.approx((48.131 + 28.131) / 2, abs=1e-3)
+    assert point.rate == pytest.approx(448 / (3 * 32), abs=1e-5)
+    together = score(448.0, decoded, "a")
+    assert (together.rate, together.psnr, together.by_video) == (point.rate, point.psnr, None)
 
 
 def test_hull_and_gain():

@@ -19,6 +19,7 @@ from vvae import cli, config, config_files, video
 from vvae.report.charts import find_ticks, format_tick, thin_out
 from vvae.report.commands import find_changed, write_arguments
 from vvae.report.results import preview_csv
+from vvae.report.training import _tabulate_levels
 from vvae.report.write import make_environment, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +33,7 @@ EVIL = (
     "name" * 80,
     "a\x00b\ud800c",
 )
-VOID = {"br", "img", "link", "meta"}
+VOID = {"br", "img", "link", "meta", "wbr"}
 
 
 class Page(html.parser.HTMLParser):
@@ -304,6 +305,61 @@ def test_the_program_writes_it_without_jax(run):
     assert f"report: {run / 'report.html'}" in done.stdout
 
 
+def find_tile(page_text, task):
+    """Returns the text of the tile of a task."""
+    start = page_text.index('class="tile', page_text.index('class="tiles"'))
+    tiles = page_text[start : page_text.index("</section>", start)].split("</a>")
+    return next(tile for tile in tiles if f">{task}</span>" in tile)
+
+
+@pytest.mark.parametrize(
+    ("value", "ends", "p_value", "words"),
+    [
+        (0.3, (0.2, 0.4), 0.002, "ahead, proven"),
+        (-0.3, (-0.4, -0.2), 0.002, "behind, proven"),
+        (0.3, (0.2, 0.4), 0.25, "no proven difference"),  # few units: the test proves nothing
+        (0.3, (-0.1, 0.6), 0.04, "no proven difference"),
+        (0.3, (None, None), None, "no proven difference"),
+    ],
+)
+def test_a_headline_has_its_best_rival_and_wins_by_the_paired_test(
+    tmp_path, value, ends, p_value, words
+):
+    workdir = write_run(tmp_path / "new")
+    interval = {"low": 0.8, "high": 0.95, "text": "95 %"}
+    rows = {
+        name: {"top1": {"value": top1, "card": make_card("top1", ""), "interval": interval}}
+        for name, top1 in (("random", 0.6), ("vae", 0.9))
+    }
+    comparison = {"method": "vae", "rival": "random", "metric": "top1", "value": value}
+    comparison |= {"low": ends[0], "high": ends[1], "p_value": p_value}
+    write_task(workdir / "eval", "classify", rows, details={"comparison": comparison})
+    write_task(workdir / "eval", "density", {"vae": {"elbo": rows["vae"]["top1"]}})
+    text = write_report(workdir, DEFAULTS).read_text()
+    tile = find_tile(text, "classify")
+    assert '<b class="number">0.9000</b>' in tile and "[0.800, 0.950]" in tile
+    assert "Best rival random: <b>0.6000</b>" in tile and words in tile
+    assert "no rival measured" in find_tile(text, "density")
+
+
+def test_captions_say_what_is_seen(tmp_path):
+    workdir = write_run(tmp_path / "new")
+    (workdir / "eval").mkdir()
+    (workdir / "eval" / "a_b.mp4").write_bytes(b"x")
+    (workdir / "eval" / "c.png").write_bytes(b"x")
+    files, captions = ["c.png", "a_b.mp4"], {"c.png": "What is seen & more"}
+    write_task(workdir / "eval", "old", {}, files=files, captions=captions)
+    page = Page(write_report(workdir, DEFAULTS).read_text())
+    assert [image["alt"] for image in page.find("img")] == ["What is seen & more."]
+    assert page.find("video")[0]["aria-label"] == "A b, playing"
+
+
+def test_counts_are_integers():
+    log = [{"step": 5, "kind": "validation", "val_active_clip": 3.0, "val_kl_clip": 2.5}]
+    [(_, cells)] = _tabulate_levels(log).rows
+    assert [cell.text for cell in cells] == ["3", "2.500", "-"]
+
+
 # --- in a browser ---------------------------------------------------------------------------------
 
 
@@ -336,7 +392,9 @@ def test_it_loads_quietly_and_does_not_scroll_sideways(browser, url, width, sche
 def test_videos_play(browser, url):
     browser.open(url)
     state = browser.evaluate(
-        "(async () => { const v = document.querySelector('video'); await v.play();"
+        # The page pauses a video that is not seen, so that it must be seen here.
+        "(async () => { const v = document.querySelector('video');"
+        "v.scrollIntoView({behavior: 'instant', block: 'center'}); v.play().catch(() => {});"
         "await new Promise(done => v.addEventListener('timeupdate', () => "
         "{ if (v.currentTime > 0) done(); }));"
         "return [v.readyState, v.videoWidth, v.videoHeight, v.error]; })()"
@@ -377,3 +435,29 @@ def test_a_value_leads_to_its_card(browser, url):
         f"new Promise(done => {{ const look = () => {card}.open ? done(true) : "
         "requestAnimationFrame(look); look(); })"
     )
+
+
+def test_controls_lie_below_a_video(browser, url):
+    browser.open(url)
+    assert browser.evaluate("document.querySelector('video').controls") is False
+    below = "document.querySelector('.player').getBoundingClientRect().top"
+    bottom = "document.querySelector('video').getBoundingClientRect().bottom"
+    assert browser.evaluate(f"{below} >= {bottom}")
+    button = "document.querySelector('.player button').textContent"
+    browser.evaluate("document.querySelector('video').pause()")
+    assert browser.evaluate(
+        f"new Promise(done => {{ const look = () => {button} === 'Play' ? done(true) : "
+        "requestAnimationFrame(look); look(); })"
+    )
+
+
+def test_tables_that_scroll_say_so(browser, url):
+    state = (
+        "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done("
+        "[...document.querySelectorAll('.scroll')].map(b => "
+        "[b.scrollWidth > b.clientWidth + 1, b.previousElementSibling.hidden])))))"
+    )
+    browser.open(url, width=390)
+    browser.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    found = browser.evaluate(state)
+    assert [True, False] in found and [True, True] not in found and [False, False] not in found

@@ -15,8 +15,8 @@ def fail(folder):
 
 def make_result():
     pictures = (
-        Picture(("a.png", "a.mp4"), fail),
-        Picture(("b.png",), lambda folder: (folder / "b.png").write_bytes(b"drawn")),
+        Picture({"a.png": "A", "a.mp4": "A, playing"}, fail),
+        Picture({"b.png": "B"}, lambda folder: (folder / "b.png").write_bytes(b"drawn")),
     )
     names = ("a.png", "table.csv", "a.mp4", "b.png")
     return Result(task="task", rows={}, notes=("a note",), files=names, pictures=pictures)
@@ -33,6 +33,7 @@ def test_a_picture_that_fails_is_one_warning_and_the_rest_is_there(tmp_path, cap
     ]
     written = json.loads((tmp_path / "task.json").read_text())
     assert written["files"] == ["table.csv", "b.png"]
+    assert written["captions"]["b.png"] == "B"
     assert (tmp_path / "b.png").read_bytes() == b"drawn"
 
 

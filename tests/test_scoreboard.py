@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from compiling import xla_flags
 
-from benchmarks import origin, scoreboard, tables
-from benchmarks.boards import gestures, ped2
+from benchmarks import equal_psnr, origin, resampling, scoreboard, summary, tables
+from benchmarks.boards import gestures, ped2, performers
 from benchmarks.results import Board, Measurement, read_board, summarize, write_board
 
 BOARD = Board("toy", "What is measured.", "toys", ("a",), ("top1", "top5"))
@@ -82,7 +82,7 @@ def test_tables_come_from_the_files_and_show_losses(tmp_path):
     tables.write_tables(tmp_path, readme)
     assert readme.read_text() == text
     readme.write_text("<!-- scoreboard other -->\n<!-- end -->\n")
-    with pytest.raises(ValueError, match=r"shows the scoreboard other, and there is no .*other"):
+    with pytest.raises(ValueError, match=r"shows the scoreboard other: there is no .*other"):
         tables.write_tables(tmp_path, readme)
 
 
@@ -149,6 +149,96 @@ def test_hits_of_environments_are_those_of_all_folds():
     assert gestures._count_hits(folds) == {"desk": (1.0, 2), "hall": (2.0, 2)}
 
 
+def test_hits_of_performers_come_from_the_kept_predictions(tmp_path):
+    path = tmp_path / "classify_rows.csv"
+    path.write_text(
+        "path,group,label,vae/linear,cnn\n"
+        "a.mp4,p2,run,run,walk\nb.mp4,p1,walk,run,walk\nc.mp4,p2,walk,walk,walk\n"
+    )
+    assert performers.count_hits(path) == {
+        "vae/linear": {"p1": (0.0, 1), "p2": (2.0, 2)},
+        "cnn": {"p1": (1.0, 1), "p2": (1.0, 2)},
+    }
+
+
+def measure_drawn(row, family, value, seed):
+    random = np.random.default_rng(seed)
+    draws = (value + 0.01 * random.normal(size=1000)).tolist()
+    return Measurement(row, family, {"bits": value}, draws=draws, num_units=50)
+
+
+@pytest.mark.parametrize(("rival", "is_bold"), [(1.2, True), (1.01, False), (0.9, False)])
+def test_a_column_of_bits_is_best_when_low_and_has_intervals_by_draws(rival, is_bold):
+    board = Board("toy", "", "toys", ("a",), ("bits",), unit="clips", lower_is_better=True)
+    own, other = measure_drawn("a", "vae", 1.0, 0), measure_drawn("b", "baseline", rival, 1)
+    content = summarize(board, [(0, own), (0, other)], "")
+    rows = {row["row"]: row for row in content["rows"]}
+    assert rows["a"]["interval"]["num_units"] == 50
+    assert rows["a"]["interval"]["low"] == pytest.approx(1.0 - 0.0196, abs=0.003)
+    assert rows["b"]["headline_gain"]["mean"] == pytest.approx(1.0 - rival)
+    assert (rows["b"]["headline_gain"]["p"] < 0.05) == (abs(rival - 1.0) > 0.05)
+    table = tables.format_board(content)
+    assert ("| **a** |" in table) == is_bold
+    lines = [line for line in table.splitlines() if line.startswith("| ")][2:]
+    assert ("| b |" in lines[0]) == (rival < 1.0)  # the lowest first
+    fewer = dataclasses.replace(other, num_units=49)
+    with pytest.raises(ValueError, match="b and a were not measured on the same units"):
+        summarize(board, [(0, own), (0, fewer)], "")
+
+
+def test_rows_with_the_same_units_share_their_resamples():
+    cases = np.arange(6.0)
+    units = np.array(["a", "a", "b", "b", "c", "c"])
+    mean, double = (
+        resampling.draw_values(measure, (cases,), units)
+        for measure in (lambda x: float(x.mean()), lambda x: float(2 * x.mean()))
+    )
+    np.testing.assert_allclose(double, 2 * np.array(mean))
+    # Whole units are drawn: the means are those of 3 of the numbers 0.5, 2.5 and 4.5.
+    assert set(np.round(mean, 6)) <= {round((1.5 + 2 * k) / 3, 6) for k in range(7)}
+    assert resampling.find_p_value(np.full(999, 1.0)) == 2 / 1000
+    assert resampling.find_p_value(np.array([-1.0, 1.0] * 50)) == 1.0
+    assert resampling.find_interval(np.array([np.nan, 2.0, 2.0])) == (2.0, 2.0)
+    with pytest.raises(ValueError, match="undefined on every resample"):
+        resampling.find_interval(np.array([np.nan]))
+
+
+def test_scores_of_frames_are_those_that_were_kept(tmp_path):
+    path = tmp_path / "anomaly_frames.csv"
+    path.write_text(
+        "path,group,frame,time_s,verdict,score,abnormal,raw_iwae,raw_motion\n"
+        "a.mp4,,0,0.000,normal,1,no,0.5,2\na.mp4,,1,0.100,abnormal,3,yes,-1e3,4\n"
+    )
+    frames = ped2.read_frames(path)
+    assert {name: score.tolist() for name, score in frames.scores.items()} == {
+        "iwae": [0.5, -1000.0],
+        "motion": [2.0, 4.0],
+    }
+    assert frames.abnormal_F.tolist() == [False, True]
+    assert frames.video_F.tolist() == ["a.mp4", "a.mp4"]
+
+
+def test_the_score_without_latents_is_the_likelihood_of_the_largest_pixel(monkeypatch):
+    codes = np.array([[[0.0, 10.0]], [[4.0, 30.0]]])[None, ..., None]  # [1, 2, 1, 2, 1]
+
+    class OneClip:
+        mask_NT = np.array([[True, True]])
+        read = staticmethod(lambda ids: codes.astype(np.uint8))
+
+        def __len__(self):
+            return 1
+
+    mean, std = ped2.fit_normal(OneClip(), by_place=True)
+    np.testing.assert_allclose(mean[..., 0], [[2, 20]])
+    np.testing.assert_allclose(std[..., 0], [[2, 10]])
+    frames = dataclasses.make_dataclass("Frames", ["clip_F"])(np.array([0, 0]))
+    monkeypatch.setattr(ped2, "list_frames", lambda clips: frames)
+    _, score = ped2.score_normal(OneClip(), mean, std)
+    # Both pixels are one deviation away in both frames; the second one has the wider density.
+    expected = 0.5 + np.log(10) + 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(score, [expected, expected])
+
+
 def test_a_result_names_its_commit_machine_versions_and_command(tmp_path, monkeypatch):
     content = origin.stamp({"score": 1.5}, "python toys")
     origin.write_result(tmp_path / "new" / "toy.json", content)
@@ -171,11 +261,47 @@ def test_a_result_names_its_commit_machine_versions_and_command(tmp_path, monkey
         origin.write_result(tmp_path / "nan.json", {"score": float("nan")})
 
 
-def test_the_readme_is_what_the_files_say(tmp_path):
-    copy = tmp_path / "README.md"
-    copy.write_text(tables.README.read_text(encoding="utf-8"), encoding="utf-8")
-    assert tables.write_tables(scoreboard.RESULTS, copy)
-    assert copy.read_text(encoding="utf-8") == tables.README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.name)
+def test_the_pages_are_what_the_files_say(page):
+    text = page.read_text(encoding="utf-8")
+    assert tables.fill_marks(text, scoreboard.RESULTS, page) == text
+
+
+def test_a_value_and_a_summary_come_from_the_files(tmp_path):
+    write_board(tmp_path / "toy.json", summarize(BOARD, measure_toys(), "python toys"))
+    text = (
+        "It is <!-- value toy a top1 -->0<!-- end --> of <!-- value toy b|x top5 --><!-- end -->."
+    )
+    filled = "It is <!-- value toy a top1 -->0.500 ± 0.354<!-- end --> of "
+    filled += "<!-- value toy b|x top5 -->1.000<!-- end -->."
+    assert tables.fill_marks(text, tmp_path, "page") == filled
+    with pytest.raises(ValueError, match="toy has no value c top1"):
+        tables.fill_marks("<!-- value toy c top1 --><!-- end -->", tmp_path, "page")
+    row = summary.format_row(summary.Row("Toys", "Top-1", "toy", "top1", "toys"), tmp_path)
+    assert (
+        row == "| Toys | Top-1 | `a` 0.500 ± 0.354 | `b\\|x` 0.900 | [toys](docs/results/toys.md) |"
+    )
+
+
+def test_bits_at_equal_psnr_come_from_the_curves(tmp_path):
+    curves = {
+        "vae": [[0.2, 20.0, ""], [0.4, 30.0, ""]],
+        "h264": [[0.1, 20.0, ""], [0.2, 30.0, ""]],
+        "jpeg": [[0.4, 25.0, ""], [0.8, 30.0, ""]],
+    }
+    content = {"curves": curves, "command": "python toys", "data": "toys"}
+    (tmp_path / "rate_distortion.json").write_text(json.dumps(content))
+    table = equal_psnr.format_table(tmp_path)
+    assert "| 0.200 | 20.00 | 2.0 | beyond its curve |" in table
+    assert "| 0.400 | 30.00 | 2.0 | 0.5 |" in table
+    # Between 25 and 30 dB the logarithm of the ratio falls from log 0.5 sqrt(2) to log 0.5.
+    assert "| BD-rate |  | +100 % | -41 % |" in table
+    others = {"data": "toys", "curves": {"x265": [{"rate": 0.1, "psnr": 20.0}]}}
+    (tmp_path / "codec_curves.json").write_text(json.dumps(others))
+    assert "times the bits of x265" in equal_psnr.format_table(tmp_path)
+    (tmp_path / "codec_curves.json").write_text(json.dumps(others | {"data": "others"}))
+    with pytest.raises(ValueError, match="of other clips: others, toys"):
+        equal_psnr.format_table(tmp_path)
 
 
 @pytest.fixture
@@ -213,6 +339,13 @@ def test_a_task_in_miniature(crossing, tmp_path, monkeypatch):
     assert rows["speed/motion_block"]["metrics"]["micro_raw"]["mean"] > 0.9
     assert rows["speed/time_index"]["family"] == "control"
     assert rows["speed/fusion_motion"]["family"] == "fusion"
+    assert rows["speed/no_latent"]["seeds"] == [0] and rows["speed/no_latent"]["parameters"] == 0
+    # After three steps latents say nothing yet: the VAE is a normal distribution too.
+    without, iwae = (
+        rows[f"speed/{name}"]["metrics"]["micro_raw"] for name in ("no_latent", "iwae")
+    )
+    assert without["mean"] == pytest.approx(iwae["mean"], abs=0.02) and without["mean"] > 0.8
+    assert rows["speed/iwae"]["metrics"]["inactive"]["mean"] in (0.0, 0.5, 1.0)
     assert rows["speed/iwae"]["parameters"] > 0
     assert set(content["origins"]) == {"0", "1"} and len(content["machines"]) == 1
     assert {"micro_raw", "micro_minmax", "macro", "micro_raw_smoothed", "active_frame"} <= set(

@@ -76,6 +76,53 @@ def test_copies_stay_on_one_side(stated):
     assert Counter(video.split for video in divided) == expected
 
 
+def test_every_class_is_divided_80_10_10():
+    videos = tuple(make_video(f"{k}/{n}", label=k) for k in "abcd" for n in range(20))
+    sides = Counter((v.label, v.split) for v in assign_splits(videos))
+    for label in "abcd":
+        assert [sides[label, split] for split in ("train", "val", "test")] == [16, 2, 2]
+    assert assign_splits(videos[::-1]) == assign_splits(videos)[::-1]
+
+
+def test_small_classes_keep_two_training_videos_and_then_get_a_test_video():
+    sizes = {"one": 1, "two": 2, "three": 3, "four": 4, "many": 12}
+    videos = tuple(
+        make_video(f"{k}/{n}", label=k) for k, size in sizes.items() for n in range(size)
+    )
+    sides = Counter((v.label, v.split) for v in assign_splits(videos))
+    found = {k: [sides[k, split] for split in ("train", "val", "test")] for k in sizes}
+    assert found == {
+        "one": [1, 0, 0],
+        "two": [2, 0, 0],
+        "three": [2, 0, 1],
+        "four": [2, 1, 1],
+        "many": [10, 1, 1],
+    }
+
+
+def test_people_who_perform_every_class_are_not_cut():
+    videos = tuple(
+        make_video(f"{g}-{k}", f"person{g}", label=k) for g in range(10) for k in ("up", "down")
+    )
+    divided = assign_splits(videos)
+    assert all(len(splits) == 1 for splits in collect_sides(divided).values())
+    assert Counter(v.split for v in divided) == {"train": 16, "val": 2, "test": 2}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_labelled_groups_of_any_size_leave_no_side_empty(seed):
+    random = np.random.default_rng(seed)
+    groups = random.integers(3, 9)
+    videos = tuple(
+        make_video(f"{g}-{n}", f"g{g}", label=str(random.integers(3)))
+        for g in range(groups)
+        for n in range(random.integers(1, 9))
+    )
+    sides = collect_sides(assign_splits(videos))
+    assert all(len(splits) == 1 for splits in sides.values())
+    assert set.union(*sides.values()) == {"train", "val", "test"}
+
+
 def test_copies_count_once():
     videos = tuple(make_video(name) for name in "abcd")
     with pytest.raises(ValueError, match=r"2 group\(s\).*byte-identical videos count as one group"):

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -103,6 +104,10 @@ def test_a_run_leaves_numbers_pictures_and_videos(trained):
     workdir, printed = trained
     for word in ("estimate:", "broken.mkv", "psnr", "elbo", "top1", "pictures, videos"):
         assert word in printed
+    named = "to compile and for reconstruct, density, classify, generate"
+    assert re.search(rf"^estimate: about .* in all: .* for 12 steps, .* {named}", printed, re.M)
+    for task in ("reconstruct", "density", "classify", "generate"):
+        assert re.search(rf"^{task}: \d+\.\d s$", printed, re.M)
     assert json.loads((workdir / "classes.json").read_text()) == list(CLASSES)
     record = json.loads((workdir / "config.json").read_text())
     assert list(record["data"]["broken"]) == ["broken.mkv"]
@@ -121,7 +126,8 @@ def test_a_run_leaves_numbers_pictures_and_videos(trained):
         result = json.loads((workdir / "eval" / f"{task}.json").read_text())
         assert all((workdir / "eval" / name).stat().st_size > 0 for name in result["files"])
         for row in result["rows"].values():
-            assert all(set(metric) == {"value", "card"} for metric in row.values())
+            for metric in row.values():
+                assert {"value", "card"} <= set(metric) <= {"value", "card", "interval"}
 
 
 def test_metric_cards_say_what_was_measured(trained):
@@ -223,6 +229,24 @@ def test_continuing_with_other_settings_shows_the_difference(trained):
     )
     assert result.returncode == 2
     assert "optim.learning_rate: 0.002 -> 0.1" in result.stderr
+
+
+def test_a_longer_training_continues_a_shorter_one_as_if_it_had_been_planned(
+    folder, cache, tmp_path
+):
+    """With a constant learning rate, 6 steps and then 12 are the same as 12 at once."""
+    arguments = (TINY, "--data.path", folder, "--data.cache_dir", cache, "--optim.warmup", 0)
+    arguments += ("--optim.final_fraction", 1, "--objective.kl_warmup", 0)
+    arguments += ("--evaluate.tasks", "density")
+    for workdir, steps in (("longer", 6), ("longer", 12), ("planned", 12)):
+        place = ("--workdir", tmp_path / workdir, "--train.num_steps", steps)
+        run_program("train.py", *arguments, *place)
+    (step, longer), (_, planned) = (read_state(tmp_path / name) for name in ("longer", "planned"))
+    assert step == 12
+    for a, b in zip(longer, planned, strict=True):
+        np.testing.assert_array_equal(a, b)
+    record = json.loads((tmp_path / "longer" / "config.json").read_text())
+    assert record["data"]["num_steps"] == record["config"]["train"]["num_steps"] == 12
 
 
 def test_a_run_whose_data_moved_goes_on_and_is_evaluated(trained, folder, tmp_path, monkeypatch):
@@ -357,12 +381,16 @@ def test_check_names_what_is_broken(folder):
         ("train.py", ["--data.path", "no/such/dir"], "no/such/dir"),
         ("train.py", ["--data.heigth", "32"], "--data.height"),
         ("train.py", ["--data.height", "20"], "data.height=20: must be a multiple of 8"),
-        ("train.py", ["--worksdir", "x"], "did you mean --workdir?"),
+        ("train.py", ["--worksdir", "x"], "did you mean --workdir (run directory"),
         ("train.py", ["configs/nope.py"], "no configuration configs/nope.py"),
-        ("train.py", ["configs/gestures.py"], "EgoGestAR: give its folder with --data.path"),
+        ("train.py", ["gestures"], "for your videos: give their folder with --data.path"),
         ("train.py", ["--init_from", "nowhere", "--data.path", "FOLDER"], "nowhere is not a run"),
         ("evaluate.py", ["recontruct"], "did you mean reconstruct?"),
-        ("evaluate.py", ["check", "--data.pth", "x"], "did you mean --data.path?"),
+        (
+            "evaluate.py",
+            ["check", "--data.pth", "x"],
+            "did you mean --data.path (folder of videos)?",
+        ),
         ("evaluate.py", ["--workdir", "nowhere"], "nowhere is not a run directory"),
         ("evaluate.py", ["check"], "--data.path DIR"),
     ],
@@ -397,7 +425,7 @@ def test_what_is_written_into_the_folder_of_videos_is_refused_before_it_is_read(
     """It would be read as videos by the next command."""
     data, text = str(tmp_path), "is inside the folder of videos"
     with pytest.raises(ValueError, match=rf"run {text}"):
-        train.read_request(["--data.path", data, "--workdir", f"{data}/run"])
+        train.read_request(["default", "--data.path", data, "--workdir", f"{data}/run"])
     with pytest.raises(ValueError, match=rf"eval {text}"):
         evaluate.main(["classify", "--workdir", f"{data}/run", "--data.path", data])
     with pytest.raises(ValueError, match=rf"eval {text}"):

@@ -74,6 +74,25 @@ def test_files_of_cameras_and_players_are_read(tmp_path, suffix, codec):
     np.testing.assert_allclose(back.mean((1, 2, 3)), frames.mean((1, 2, 3)), atol=2)
 
 
+def test_short_videos_are_written_together_as_each_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = {"a.mp4": (16, 32, 48, 3), "b.mkv": (5, 16, 16, 1), "c.mp4": (1, 64, 64, 3)}
+    clips = {name: rng.integers(0, 256, shape, np.uint8) for name, shape in shapes.items()}
+    video.write_short_videos({tmp_path / name: frames for name, frames in clips.items()}, 12)
+    (tmp_path / "alone").mkdir()
+    for name, frames in clips.items():
+        video.write_video(tmp_path / "alone" / name, frames, 12)
+        if name.endswith(".mp4"):  # Matroska holds a random number
+            assert (tmp_path / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+        one, other = (video.read_frames(f / name) for f in (tmp_path, tmp_path / "alone"))
+        np.testing.assert_array_equal(one[1], other[1])
+    with pytest.raises(video.VideoError, match="both sides must be even"):
+        video.write_short_videos({tmp_path / "d.mp4": clips["a.mp4"][:, 1:]}, 12)
+    with pytest.raises(video.VideoError, match=r"e\.txt"):
+        video.write_short_videos({tmp_path / "e.txt": clips["a.mp4"]}, 12)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "alone", "b.mkv", "c.mp4"]
+
+
 def test_a_failed_write_leaves_no_file(tmp_path):
     with pytest.raises(VideoError, match=r"a\.txt"):
         video.write_video(tmp_path / "a.txt", make_frames(), fps=10)

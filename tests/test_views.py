@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vvae.data.views import decode_view, encode_view, find_otsu_threshold, get_view, view_to_rgb
+from vvae.measure.legends import draw_wheel, explain_view
 
 
 def make_frames(num_frames=5, height=4, width=6, seed=0):
@@ -155,3 +156,17 @@ def test_unknown_view_names_the_closest():
 def test_frames_of_another_dtype_or_shape_are_refused(frames):
     with pytest.raises(ValueError, match=r"must be uint8 \[F, H, W, 3\], got"):
         encode_view(get_view("gray"), frames)
+
+
+def test_the_wheel_of_flow_has_the_colours_of_the_pictures():
+    for name in ("flow", "rootflow"):
+        wheel = draw_wheel(name).astype(int)
+        last, middle = len(wheel) - 2, len(wheel) // 2
+        assert np.all(wheel[0, 0] == 255) and wheel[middle, middle].sum() < 160
+        right, left = wheel[middle, last], wheel[middle, 1]
+        assert right[0] > 230 and right[1:].max() < 30  # red
+        assert left[0] < 30 and left[1:].min() > 230  # cyan
+        legend = explain_view(get_view(name))
+        assert legend.picture is not None and "first frame of a video is black" in legend.text
+    assert explain_view(get_view("gray+flow")) is None
+    assert "is gray" in explain_view(get_view("difference")).text

@@ -7,10 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from vvae.models import contract
-from vvae.models.bottleneck import FiniteScalars, GaussianLatents, ScaledLatents
+from vvae.models.bottleneck import FiniteScalars, GaussianLatents, PointLatents, ScaledLatents
 from vvae.models.causal import CausalVideoVAE
 from vvae.models.grid import GridVideoVAE
-from vvae.pretrained.ltx import LTXVAE, Decoding, Encoding
+from vvae.pretrained.cogvideox import CogVideoXVAE
+from vvae.pretrained.dc import DCVAE
+from vvae.pretrained.dc_blocks import Side
+from vvae.pretrained.hunyuan import HunyuanVAE
+from vvae.pretrained.hunyuan15 import Hunyuan15VAE
+from vvae.pretrained.kl import KLVAE
+from vvae.pretrained.ltx import LTXVAE
+from vvae.pretrained.ltx2 import LTX2VAE
+from vvae.pretrained.ltx_blocks import Decoding, Encoding
+from vvae.pretrained.magvit import MagvitVAE
+from vvae.pretrained.svd import SVDVAE
+from vvae.pretrained.taehv import TAEHV
+from vvae.pretrained.tiny import TinyVAE
 from vvae.pretrained.vidtok import VidTokVAE
 from vvae.pretrained.wan import WanVAE
 
@@ -25,6 +37,14 @@ SETTINGS = {
 }
 
 _LATENTS = ScaledLatents(3, prior_mean=(0.3, -0.2, 0.1), prior_std=(1.5, 0.7, 1.0))
+_POINTS = PointLatents(3, prior_mean=(0.3, -0.2, 0.1), prior_std=(1.5, 0.7, 1.0))
+_SIDE = Side(
+    widths=(4, 8),
+    depths=(1, 1),
+    attends=(False, True),
+    scales=((), (3,)),
+    activations=("silu", "silu"),
+)
 IMPORTED: dict[str, GridVideoVAE] = {
     "wan21": WanVAE(
         shape_HWC=(8, 8, 2),
@@ -51,7 +71,7 @@ IMPORTED: dict[str, GridVideoVAE] = {
         decoding=Decoding(
             widths=(4,),
             depths=(1, 1),
-            steps=(True,),
+            steps=("spatiotemporal",),
             residual=(False,),
             factors=(1,),
             causal=True,
@@ -69,7 +89,7 @@ LOOKING_AHEAD: dict[str, GridVideoVAE] = {
         shape_HWC=(8, 8, 2),
         encoding=Encoding(widths=(8, 8), depths=(1, 1), steps=("spatiotemporal",), merged=True),
         decoding=Decoding(
-            widths=(8,), depths=(1, 1), steps=(True,), residual=(True,), factors=(2,)
+            widths=(8,), depths=(1, 1), steps=("spatiotemporal",), residual=(True,), factors=(2,)
         ),
         patch=2,
         bottleneck=_LATENTS,
@@ -85,6 +105,78 @@ LOOKING_AHEAD: dict[str, GridVideoVAE] = {
     ),
 }
 """Networks of published families whose encoder is causal and whose decoder is not."""
+
+OTHERS: dict[str, GridVideoVAE] = {
+    "kl": KLVAE(
+        shape_HWC=(8, 8, 2),
+        widths=((4, 8), (4, 6)),
+        depth=1,
+        groups=2,
+        bottleneck=_LATENTS,
+    ),
+    "tiny": TinyVAE(
+        shape_HWC=(8, 8, 2), width=4, depths=((1, 1), (1, 1)), pooled=True, bottleneck=_POINTS
+    ),
+    "taehv": TAEHV(
+        shape_HWC=(8, 8, 2),
+        encoder_width=4,
+        decoder_widths=(4, 4, 4, 4),
+        joins=(True, False, False),
+        parts=(False, False, True),
+        bottleneck=_POINTS,
+    ),
+    "ltx2": LTX2VAE(
+        shape_HWC=(8, 8, 2),
+        encoding=Encoding(widths=(8, 8), depths=(1, 1), steps=("spatiotemporal",), merged=True),
+        decoding=Decoding(
+            widths=(8,),
+            depths=(1, 1),
+            steps=("spatiotemporal",),
+            residual=(True,),
+            factors=(2,),
+            causal=True,
+        ),
+        patch=2,
+        bottleneck=_LATENTS,
+    ),
+    "hunyuan": HunyuanVAE(
+        shape_HWC=(8, 8, 2),
+        widths=((2, 4), (2, 4)),
+        depth=1,
+        groups=2,
+        in_time=1,
+        bottleneck=_LATENTS,
+    ),
+    "hunyuan15": Hunyuan15VAE(
+        shape_HWC=(8, 8, 2),
+        widths=(8, 24),
+        depth=1,
+        halvings=(1, 1),
+        match=(False, False),
+        bottleneck=_LATENTS,
+    ),
+    "svd": SVDVAE(
+        shape_HWC=(8, 8, 2), widths=((4, 8), (4, 8)), depth=2, groups=2, bottleneck=_LATENTS
+    ),
+    "cogvideox": CogVideoXVAE(
+        shape_HWC=(8, 8, 2), widths=((2, 2, 4),) * 2, depth=1, groups=2, bottleneck=_LATENTS
+    ),
+    "magvit": MagvitVAE(
+        shape_HWC=(8, 8, 2),
+        widths=((2, 4), (2, 4)),
+        depth=1,
+        groups=2,
+        in_time=((True,), (True,)),
+        bottleneck=_LATENTS,
+    ),
+    "dc": DCVAE(
+        shape_HWC=(8, 8, 2),
+        sides=(_SIDE, _SIDE),
+        head=4,
+        bottleneck=PointLatents(4, (0.1,) * 4, (1.5,) * 4),
+    ),
+}
+"""Networks of further published families; what holds for each is in test_published_families."""
 
 NAMES = [*SETTINGS, *IMPORTED]
 
@@ -103,8 +195,8 @@ def make_model(**settings) -> CausalVideoVAE:
 
 @functools.cache
 def make_named(name: str):
-    """Returns (model, variables) of one of NAMES or LOOKING_AHEAD."""
-    imported = IMPORTED | LOOKING_AHEAD
+    """Returns (model, variables) of one of NAMES, LOOKING_AHEAD or OTHERS."""
+    imported = IMPORTED | LOOKING_AHEAD | OTHERS
     model = imported[name] if name in imported else make_model(**SETTINGS[name])
     return model, make_variables(model)
 

@@ -4,12 +4,15 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from vvae import runtime
-from vvae.config import Config
+from vvae.config import Config, require_videos
 from vvae.data.cache import Limits
+from vvae.data.clips import Clips
 from vvae.data.dataset import (
     Cache,
     ClipFormat,
@@ -39,10 +42,7 @@ def find_videos(config: Config) -> Path:
     """
     if config.data.path is not None:
         return Path(config.data.path)
-    if config.data.name != "performers":
-        raise ValueError(
-            f"these settings are made for {config.data.name}: give its folder with --data.path"
-        )
+    require_videos(config)
     folder = runtime.cache_folder() / "performers"
     write_performers(folder, num_workers=count_workers(config))
     return folder
@@ -104,11 +104,13 @@ def _round_down(value: float) -> int:
 
 def cut_data(config: Config, dataset: Dataset) -> Dataset:
     """Returns the clips that the model sees: cut into tiles if data.tile is set."""
-    if config.data.tile is None:
-        return dataset
-    size = frame_size(config)
-    splits = {name: cut_tiles(clips, *size) for name, clips in dataset.splits.items()}
+    splits = {name: cut_clips(config, clips) for name, clips in dataset.splits.items()}
     return replace(dataset, splits=splits)
+
+
+def cut_clips(config: Config, clips: Clips) -> Clips:
+    """Returns the clips that the model sees of one split; see `cut_data`."""
+    return clips if config.data.tile is None else cut_tiles(clips, *frame_size(config))
 
 
 def frame_size(config: Config) -> tuple[int, int]:
@@ -181,7 +183,9 @@ def _build_sequential(config: Config, shape_HWC: tuple[int, int, int]) -> Sequen
     )
 
 
-def load(run: Run | str | os.PathLike, which: str | int = "best", ema: bool = True):
+def load(
+    run: Run | str | os.PathLike, which: str | int = "best", ema: bool = True
+) -> tuple[SequentialVAE | GridVideoVAE, dict[str, Any]]:
     """Loads a trained model.
 
     Args:
@@ -199,4 +203,4 @@ def load(run: Run | str | os.PathLike, which: str | int = "best", ema: bool = Tr
     run = run if isinstance(run, Run) else open_run(run)
     model = build_model(run.config)
     with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
-        return model, checkpointer.restore_variables(which, ema=ema)
+        return model, jax.tree.map(jnp.asarray, checkpointer.restore_variables(which, ema=ema))

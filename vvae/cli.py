@@ -1,23 +1,24 @@
-"""Command lines: tyro reads the options, and errors are printed as one line."""
+"""Command lines: words and options, read by tyro; errors are printed as one line."""
 
-import argparse
 import contextlib
 import dataclasses
 import difflib
 import errno
-import inspect
 import io
+import math
 import os
+import select
 import signal
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from vvae import cli_help
 from vvae.config import Config
 from vvae.processes import Group
 
@@ -25,10 +26,12 @@ USAGE_ERROR = 2
 INTERRUPTED = 130
 NUMERICAL_ERROR = 3
 TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: run it again
+_CLOSED_PIPE = 141  # as of a program that SIGPIPE has ended
 # Errors that are raised in these files are written for the user.
 _PACKAGE = Path(__file__).resolve().parent
 _PLAIN_WORDS = {bool: {"true": True, "false": False}, type(None): {"none": None}}
 _REGISTRY = tyro.constructors.ConstructorRegistry()
+_HELP = ("--help", "--help_all")
 
 
 @_REGISTRY.primitive_rule
@@ -55,24 +58,14 @@ def _read_plain_words(info) -> tyro.constructors.PrimitiveConstructorSpec | None
 class ProcessOptions:
     """The place of this process among several. These options are not settings of the run."""
 
-    coordinator: Annotated[
-        str | None,
-        tyro.conf.arg(
-            metavar="HOST:PORT", help="address of the first process, or auto: docs/distributed.md"
-        ),
-    ] = None
-    num_processes: Annotated[int | None, tyro.conf.arg(metavar="N", help="number of processes")] = (
-        None
-    )
-    process_id: Annotated[
-        int | None, tyro.conf.arg(metavar="K", help="number of this process, from 0")
-    ] = None
-    timeout: Annotated[
-        int | None,
-        tyro.conf.arg(
-            metavar="SECONDS", help="all processes end if one is silent for so long (60)"
-        ),
-    ] = None
+    coordinator: str | None = None
+    """Address of the first process, or auto: docs/distributed.md."""
+    num_processes: int | None = None
+    """Number of processes."""
+    process_id: int | None = None
+    """Number of this process, from 0."""
+    timeout: int | None = None
+    """All processes end if one is silent for so many seconds (60)."""
 
     def group(self) -> Group | None:
         """Returns the group of processes; None for a run of one process.
@@ -88,81 +81,133 @@ class ProcessOptions:
         return Group(**given) if given else None
 
 
-PROCESS_OPTIONS = tuple(f"--parallel.{field.name}" for field in dataclasses.fields(ProcessOptions))
+# --- words ---------------------------------------------------------------------------------------
 
 
-def add_process_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `ProcessOptions` to an argparse parser."""
-    hints = typing.get_type_hints(ProcessOptions, include_extras=True)
-    for name, hint in zip(PROCESS_OPTIONS, hints.values(), strict=True):
-        text = hint.__metadata__[0]
-        spellings = dict.fromkeys((name, name.replace("_", "-")))
-        kind = str if name.endswith("coordinator") else int
-        parser.add_argument(*spellings, dest=name, type=kind, metavar=text.metavar, help=text.help)
+def divide(arguments: Iterable[str], takes: dict[str, float]) -> tuple[list[str], list[list[str]]]:
+    """Divides a command line into words and options.
+
+    Args:
+      arguments: the command line, without the name of the program.
+      takes: option -> the largest number of its values, as `count_values` returns it; unknown
+        options take one.
+
+    Returns:
+      words: the words that are not part of an option.
+      options: each option, spelt with underscores, with its values. -h is --help.
+    """
+    words, options = [], []
+    wanted = 0  # how many more values the last option takes
+    for word in arguments:
+        if is_option(word) or word == "-h":
+            name = "--help" if word == "-h" else name_option(word)
+            _, equals, value = word.partition("=")
+            options.append([name, value] if equals else [name])
+            wanted = 0 if equals or name in _HELP else takes.get(name, 1)
+        elif wanted:
+            options[-1].append(word)
+            wanted -= 1
+        else:
+            words.append(word)
+    return words, options
 
 
-def read_group(options: argparse.Namespace) -> Group | None:
-    """Returns the group of processes, from the options of `add_process_options`."""
-    fields = {name.removeprefix("--parallel."): getattr(options, name) for name in PROCESS_OPTIONS}
-    return ProcessOptions(**fields).group()
+def count_values(parts: Iterable[type], of_bool: int) -> dict[str, float]:
+    """Returns option -> the largest number of its values, for the options of dataclasses.
+
+    Args:
+      parts: the dataclasses.
+      of_bool: what a bool takes: 1 (true or false) for a setting, 0 for an option of a command.
+    """
+    return {
+        name: of_bool if hint is bool else math.inf if _is_list(hint) else 1
+        for name, hint in list_all_options(parts).items()
+    }
+
+
+def _is_list(hint: Any) -> bool:
+    return any(typing.get_origin(kind) is tuple for kind in (hint, *typing.get_args(hint)))
+
+
+def is_option(word: str) -> bool:
+    """Whether a word of a command line is the name of a long option."""
+    return word.startswith("--")
+
+
+def name_option(word: str) -> str:
+    """Returns the name of an option as `list_options` spells it, without a value after `=`."""
+    return "--" + word[2:].partition("=")[0].replace("-", "_")
+
+
+def asks_for_help(options: Iterable[Sequence[str]]) -> bool:
+    """Whether --help or --help-all is among the options."""
+    return any(name in _HELP for name, *_ in options)
+
+
+def find_value(options: Iterable[Sequence[str]], name: str) -> str | None:
+    """Returns the value that an option is given first; None without it."""
+    return next((values[0] for option, *values in options if option == name and values), None)
 
 
 # --- options -------------------------------------------------------------------------------------
 
 
-def parse_settings(
-    arguments: list[str], default: Config, description: str = "", options: Sequence[str] = ()
-) -> Config:
-    """Returns `default` with the settings that the arguments change.
-
-    Args:
-      arguments: `--section.name value ...`; hyphens and underscores are equivalent.
-      default: the values of all other settings.
-      description: printed by --help before the list of settings.
-      options: names of further options of the program, to suggest for a misspelt one.
+def parse_settings(arguments: Iterable[str], default: Config) -> Config:
+    """Returns `default` with the settings that `--section.name value ...` changes.
 
     Raises:
-      ValueError: for an unknown setting (the message suggests the closest one), and for a value out
-        of range.
-      SystemExit: with status 0 after --help; with status 2 after tyro's message about a value of
-        the wrong type.
+      ValueError: as `parse_options`, and for a word that belongs to no option.
     """
-    known = (*list_options(Config), *options, "--help")
-    for word in filter(is_option, arguments):
-        if name_option(word) not in known:
-            raise ValueError(describe_unknown("option", name_option(word), known))
-    markers = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
-    return _call_tyro(Config, arguments, default=default, description=description, config=markers)
+    words, options = divide(arguments, count_values([Config], of_bool=1))
+    if words:
+        raise ValueError(f"{words[0]!r} belongs to no option")
+    return parse_options([Config], options, default)[0]
 
 
-def parse_options(parts: Sequence[type], arguments: Sequence[str], program: str) -> tuple:
-    """Parses the options of one command, which --help shows together.
+def parse_options(
+    parts: Sequence[type], options: Sequence[Sequence[str]], default: Config
+) -> tuple:
+    """Parses settings, and other options beside them.
 
     Args:
-      parts: dataclasses with the options; a field without a default is a positional argument.
-      arguments: the options with their values; no option is unknown.
-      program: the name of the command in the help.
+      parts: dataclasses whose fields have defaults; the last one is Config.
+      options: each option with its values, as `divide` returns them.
+      default: the values of settings that are not among the options.
 
     Returns:
       An instance of each part.
 
     Raises:
-      ValueError: from the checks of the parts.
-      SystemExit: as in `parse_settings`.
+      ValueError: for an unknown option (the message suggests the closest one), and for a value of
+        another type or out of range.
     """
-    fields = [
-        (f"part{number}", Annotated[part, tyro.conf.arg(name="")])
-        for number, part in enumerate(parts)
-    ]
-    whole = dataclasses.make_dataclass("Options", fields, frozen=True)
-    description = inspect.cleandoc(parts[-1].__doc__)
+    check_options(options, parts)
+    markers = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
+    return _parse(parts, [], options, markers, default)
+
+
+def parse_command(
+    parts: Sequence[type], words: Sequence[str], options: Sequence[Sequence[str]]
+) -> tuple:
+    """Parses the words and options of a command.
+
+    Args:
+      parts: dataclasses with the options; a field without a default is a positional argument.
+      words: the values of the positional arguments.
+      options: each option with its values, as `divide` returns them; none is unknown.
+
+    Returns:
+      An instance of each part.
+
+    Raises:
+      ValueError: for a value of another type, and from the checks of the parts.
+    """
     markers = (
         tyro.conf.FlagCreatePairsOff,
         tyro.conf.PositionalRequiredArgs,
         tyro.conf.DisallowNone,  # no word none: leave the option out instead
     )
-    found = _call_tyro(whole, arguments, prog=program, description=description, config=markers)
-    return tuple(getattr(found, name) for name, _ in fields)
+    return _parse(parts, words, options, markers, None)
 
 
 def list_options(part: type, prefix: str = "--") -> dict[str, Any]:
@@ -180,36 +225,92 @@ def list_options(part: type, prefix: str = "--") -> dict[str, Any]:
     return found
 
 
-def is_option(word: str) -> bool:
-    """Whether a word of a command line is the name of a long option."""
-    return word.startswith("--")
+def list_all_options(parts: Iterable[type]) -> dict[str, Any]:
+    """Returns option -> type of its value, for several dataclasses."""
+    return {name: hint for part in parts for name, hint in list_options(part).items()}
 
 
-def name_option(word: str) -> str:
-    """Returns the name of an option as `list_options` spells it, without a value after `=`."""
-    return "--" + word[2:].partition("=")[0].replace("-", "_")
+def check_options(options: Iterable[Sequence[str]], parts: Sequence[type]) -> None:
+    """Raises ValueError for an option that no part has; names the closest one and its meaning."""
+    known = list_all_options(parts)
+    for name, *_ in options:
+        if name not in known and name not in _HELP:
+            raise ValueError(describe_unknown_option(name, parts))
 
 
-def _call_tyro(kind: type, arguments: Sequence[str], **options):
-    """Calls `tyro.cli`, but raises errors of vvae's own checks unchanged.
+def describe_unknown_option(name: str, parts: Sequence[type]) -> str:
+    """Returns "no option NAME; did you mean OTHER (what it does)?"."""
+    known = (*list_all_options(parts), *_HELP)
+    close = difflib.get_close_matches(name, known, n=1)
+    if not close:
+        return f"no option {name}; --help-all lists them"
+    meaning = cli_help.describe_option(close[0], parts)
+    return f"no option {name}; did you mean {close[0]}{f' ({meaning})' if meaning else ''}?"
 
-    tyro catches a ValueError, prints it in a frame and exits, so that the error is among the
-    contexts of the SystemExit. Messages of tyro itself are printed unchanged.
+
+def _parse(
+    parts: Sequence[type],
+    words: Sequence[str],
+    options: Sequence[Sequence[str]],
+    markers: tuple,
+    default: Any,
+) -> tuple:
+    """Calls `tyro.cli`, but raises its errors as a ValueError of one line.
+
+    tyro catches a ValueError of vvae's own checks, prints it in a frame and exits, so that the
+    error is among the contexts of the SystemExit. Where a value is of another type, its option is
+    found by reading each of them alone.
+
+    Args:
+      default: an instance of the last part, from which the options depart; None for its defaults.
     """
+    fields: list[tuple] = [
+        (f"part{number}", Annotated[part, tyro.conf.arg(name="")])
+        for number, part in enumerate(parts)
+    ]
+    if default is not None:
+        fields[-1] = (*fields[-1], dataclasses.field(default=default))
+    whole = dataclasses.make_dataclass("Options", fields, frozen=True)
+    arguments = [*words, *(word for option in options for word in option)]
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(
-                kind, args=arguments, registry=_REGISTRY, use_underscores=True, **options
-            )
+            found = _call_tyro(whole, arguments, markers)
     except SystemExit as stop:
         cause = stop
         while cause.__context__ is not None:
             cause = cause.__context__
         if isinstance(cause, ValueError) and _is_for_user(cause):
             raise cause from None
-        sys.stderr.write(message.getvalue())
-        raise
+    else:
+        return tuple(getattr(found, name) for name, *_ in fields)
+    text = message.getvalue().translate(_FRAMES)
+    raise ValueError(_find_misfit(options, parts) or " ".join(text.split()))
+
+
+_FRAMES = str.maketrans(dict.fromkeys("╭╮╰╯─│", " "))
+
+
+def _call_tyro(kind: Any, arguments: Sequence[str], markers: tuple) -> Any:
+    return tyro.cli(kind, args=arguments, registry=_REGISTRY, use_underscores=True, config=markers)
+
+
+def _find_misfit(options: Iterable[Sequence[str]], parts: Sequence[type]) -> str | None:
+    """Describes the first option whose values do not fit its type; None if all of them fit."""
+    known = list_all_options(parts)
+    markers = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
+    for name, *values in options:
+        if known[name] is bool and not values:
+            continue
+        one = dataclasses.make_dataclass("One", [("value", known[name])])
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                _call_tyro(one, ["--value", *values], markers)
+        except SystemExit:
+            meaning = cli_help.describe_option(name, parts)
+            given, wanted = " ".join((name, *values)), cli_help.describe_type(known[name])
+            return f"{given}: must be {wanted}{f' ({meaning})' if meaning else ''}"
+    return None
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -219,10 +320,12 @@ def run_main(main: Callable[[list[str]], int], end: Callable[[int], None] = sys.
     """Runs a program and calls `end` with its exit status.
 
     Errors that vvae raises on purpose (ValueError, MemoryError, or OSError of a file) are printed
-    as one line and end with status 2. A FloatingPointError (a loss that is not finite) is one line
-    and status 3; Ctrl-C where nothing can be saved is one line and status 130. SIGTERM is status
-    75, which tells a scheduler to run the same command again. Any other error is a bug and keeps
-    its traceback, as do all errors if the environment variable VVAE_TRACEBACK is set.
+    as one line, with the lines of their notes below, and end with status 2. A FloatingPointError (a
+    loss that is not finite) is one line and status 3; Ctrl-C where nothing can be saved is one line
+    and status 130. SIGTERM is status 75, which tells a scheduler to run the same command again.
+    Where nothing reads the output any more (`| head`), the program ends with status 141 and without
+    a word. Any other error is a bug and keeps its traceback, as do all errors if the environment
+    variable VVAE_TRACEBACK is set.
 
     Args:
       main: arguments of the command line -> exit status.
@@ -232,20 +335,44 @@ def run_main(main: Callable[[list[str]], int], end: Callable[[int], None] = sys.
     # Names of files that are not UTF-8 are printed with escapes.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = main(sys.argv[1:])
+        try:
+            status = _find_status(main)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_unread(sys.stdout):
+            raise
+        # What is left in the buffer would be written, in vain, when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = _CLOSED_PIPE
+    end(status)
+
+
+def _find_status(main: Callable[[list[str]], int]) -> int:
+    """Runs a program; prints its error. Returns its exit status."""
+    try:
+        return main(sys.argv[1:])
     except (ValueError, OSError, MemoryError) as error:
         if os.environ.get("VVAE_TRACEBACK") or not _is_for_user(error):
             raise
         advice = "; free some space and run the same command again" if _is_full(error) else ""
         print(f"error: {' '.join(str(error).split())}{advice}", file=sys.stderr)
-        status = USAGE_ERROR
+        for note in getattr(error, "__notes__", ()):
+            print(note, file=sys.stderr)
+        return USAGE_ERROR
     except KeyboardInterrupt:
         print("stopped before the next checkpoint; run the same command again", file=sys.stderr)
-        status = INTERRUPTED
+        return INTERRUPTED
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
-        status = NUMERICAL_ERROR
-    end(status)
+        return NUMERICAL_ERROR
+
+
+def _is_unread(stream: typing.TextIO) -> bool:
+    """Whether a stream is a pipe that nothing reads any more."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)  # errors are reported in any case
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def describe_unknown(kind: str, word: str, known: Sequence[str]) -> str:

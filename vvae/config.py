@@ -355,10 +355,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """What is measured after training, and by evaluate.py without a task."""
+    """What is measured after training, and by evaluate without a task."""
 
     tasks: tuple[str, ...] = _runtime(DEFAULT_TASKS)
-    """Tasks of evaluate.py, which lists them with --help."""
+    """Tasks after training, and of evaluate without a task; its --help lists them."""
     finetune_steps: int = _runtime(0)
     """classify: largest number of steps of supervised fine-tuning of the encoder; 0 for none."""
     num_samples: int = _runtime(50)
@@ -411,7 +411,8 @@ class Config:
     """All settings of a run."""
 
     name: str = _runtime("run")
-    """Name of the run directory, runs/NAME-TIME, without --workdir."""
+    """Name of the run directory without --workdir: runs/NAME-TIME, or runs/FOLDER-NAME-TIME where
+    the settings have a name of their own and data.path names a folder."""
     data: Data = Data()
     model: Model = Model()
     causal: Causal = Causal()
@@ -443,3 +444,27 @@ def difference(old: Config, new: Config) -> dict[str, tuple]:
     """Returns the identity settings in which two configurations differ, name -> (old, new)."""
     before, after = identity(old), identity(new)
     return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+
+
+def find_length_settings(config: Config) -> tuple[str, ...]:
+    """Returns the settings that count in parts of the whole training, and are not off.
+
+    Without any, a training is the beginning of each longer one.
+    """
+    optim, train = config.optim, config.train
+    in_use = {
+        "optim.warmup": optim.warmup > 0,
+        "optim.final_fraction": optim.final_fraction < 1,
+        "objective.kl_warmup": config.objective.kl_warmup > 0,
+        "train.clip_lengths": bool(train.clip_lengths),
+        "model.clip_prior": config.model.clip_prior == "mixture",  # fitted after the last step
+    }
+    return tuple(name for name, is_used in in_use.items() if is_used)
+
+
+def require_videos(config: Config) -> None:
+    """Raises ValueError if the settings are not for the built-in data set and name no folder."""
+    if config.data.path is None and config.data.name != "performers":
+        raise ValueError(
+            f"these settings are for {config.data.name}: give their folder with --data.path"
+        )

@@ -1,5 +1,6 @@
 """Settings in files: Python files that define them, JSON that records them."""
 
+import ast
 import dataclasses
 import json
 import types
@@ -7,26 +8,58 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
+from vvae.cli_help import format_short_list
 from vvae.config import Config
 from vvae.config_checks import require
 
+# Other names of configurations: data sets that they were measured on, and further jobs.
+ALIASES = {
+    "causal_small": "compression",
+    "gestures": "actions",
+    "latents": "compression",
+    "ped2": "surveillance",
+}
+# What most people come for; the other configurations are listed after these.
+_JOBS = ("default", "actions", "surveillance", "compression", "clusters", "published")
 
-def load_config_file(path) -> Config:
-    """Runs `get_config()` of a Python file.
+
+def find_configs() -> Path:
+    """Returns the folder of the configurations that come with vvae.
+
+    A wheel has it inside the package; a checkout has it beside.
+    """
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def list_configs() -> dict[str, str]:
+    """Returns name -> what it is for, of the configurations that come with vvae."""
+    files = sorted(find_configs().glob("[!_]*.py"))
+    return {path.stem: _read_summary(path) for path in files}
+
+
+def _read_summary(path: Path) -> str:
+    """Returns the first line of the docstring of a Python file."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0]
+
+
+def load_config_file(name) -> Config:
+    """Runs `get_config()` of a configuration.
 
     Args:
-      path: configs/NAME.py; the user's own code, which is executed.
+      name: a Python file, which is the user's own code and is executed; or the name of a
+        configuration that comes with vvae, such as actions, which may also be spelt
+        configs/actions.py in any folder.
 
     Raises:
-      ValueError: if there is no such file, it has no get_config() that returns a Config, or a
-        setting has a value of another type.
+      ValueError: if there is no such file or name (with the names as a note), it has no
+        get_config() that returns a Config, or a setting has a value of another type.
     """
-    path = Path(path)
-    if not path.is_file():
-        known = sorted(str(p) for p in Path("configs").glob("*.py"))
-        raise ValueError(f"no configuration {path}; there are {', '.join(known) or 'none'}")
+    path = _find_config(Path(name))
     scope: dict[str, Any] = {"__name__": f"configuration_{path.stem}", "__file__": str(path)}
-    exec(compile(path.read_text(), str(path), "exec"), scope)
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), scope)
     if not callable(scope.get("get_config")):
         raise ValueError(f"{path} does not define get_config()")
     config = scope["get_config"]()
@@ -36,6 +69,37 @@ def load_config_file(path) -> Config:
         return from_dict(to_dict(config))  # checks types and choices, which Python does not
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _find_config(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if path.parent.name in ("", "configs") and path.suffix in ("", ".py"):
+        shipped = find_configs() / f"{ALIASES.get(path.stem, path.stem)}.py"
+        if shipped.is_file():
+            return shipped
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a configuration: {_explain_folder(path)}")
+    error = ValueError(f"no configuration {path}; give the path of a file, or one of these names")
+    error.add_note(format_configs())
+    raise error
+
+
+def _explain_folder(path: Path) -> str:
+    if (path / "config.json").is_file():
+        return f"a run is continued with --workdir {path}"
+    return f"videos are given with --data.path {path}"
+
+
+def format_configs() -> str:
+    """Formats the configurations that come with vvae, a line for each; jobs come first."""
+    known = list_configs()
+    others = {name: [alias for alias in ALIASES if ALIASES[alias] == name] for name in known}
+    rows = []
+    for name in (*_JOBS, *(name for name in known if name not in _JOBS)):
+        also = f" (or: {', '.join(others[name])})" if others[name] else ""
+        rows.append((name, f"{known[name]}{also}"))
+    return format_short_list(rows, width=16)
 
 
 def to_dict(config) -> dict:

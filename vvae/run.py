@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -20,12 +21,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.export
-
-from vvae.config import Config, difference
+from vvae.config import Config, difference, find_length_settings
 from vvae.config_files import from_dict, to_dict
 from vvae.files import write_json
+from vvae.program import name_command
 
 PACKAGES = ("vvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "imageio", "av")
 PACKAGES += ("opencv-python-headless",)
@@ -102,46 +101,125 @@ def create_run(workdir, config: Config, data: dict[str, Any], class_names) -> Ru
       data: facts about the data and the work: path, fingerprint, num_channels, num_steps,
         num_parameters, numbers of clips.
       class_names: in the order of the label ids.
+
+    Raises:
+      ValueError: if the directory holds other classes than those of a start that was cut off.
     """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     record = {"config": to_dict(config), "data": data, "history": []} | describe_system()
-    write_json(workdir / "classes.json", list(class_names))
+    classes = workdir / "classes.json"
+    if classes.exists() and _read_json(classes) != list(class_names):
+        raise ValueError(f"{classes} is not of this run: give another --workdir")
+    write_json(classes, list(class_names))
     run = Run(workdir, config, record, tuple(class_names))
-    return record_start(run, config, data["path"])
+    return record_start(run, config, data)
 
 
-def record_start(run: Run, config: Config, data_path: str) -> Run:
-    """Adds a start to the history in config.json, with its settings and the place of its data.
+def record_start(run: Run, config: Config, data: dict[str, Any]) -> Run:
+    """Adds a start to the history in config.json.
 
-    Paths are absolute, so that the run can be continued from any folder.
+    Args:
+      run: the run.
+      config: the settings of the start.
+      data: facts of which the path and the number of steps may be others than before. Paths are
+        absolute, so that the run can be continued from any folder.
     """
     if config.data.path is not None:
-        config = replace(config, data=replace(config.data, path=data_path))
+        config = replace(config, data=replace(config.data, path=data["path"]))
     start = {"command": sys.argv, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | describe_system()
+    known = {name: data[name] for name in ("path", "num_steps") if name in data}
     record = run.record | {
         "config": to_dict(config),
-        "data": run.record["data"] | {"path": data_path},
+        "data": run.record["data"] | known,
         "history": [*run.record["history"], start],
     }
     write_json(run.workdir / "config.json", record)
     return replace(run, config=config, record=record)
 
 
-def check_identity(run: Run, config: Config, fingerprint: str) -> None:
-    """Raises ValueError if a run would be continued with other settings or other data."""
+def check_settings(run: Run, config: Config) -> None:
+    """Checks that a run may be continued with these settings.
+
+    It may become longer if the length of the training decides nothing but its end.
+
+    Raises:
+      ValueError: if it may not; the message ends with what to do instead.
+    """
     changed = difference(run.config, config)
-    if changed:
-        text = "; ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in changed.items())
-        raise ValueError(
-            f"{run.workdir} was begun with other settings ({text}); use another --workdir"
-        )
+    if not changed:
+        return
+    if set(changed) <= _LENGTHS:
+        bound = find_length_settings(run.config)
+        if bound:
+            raise ValueError(_refuse_length(run, config, bound))
+        return
+    text = "; ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in changed.items())
+    if any(name.startswith(_OF_NETWORK) for name in changed):
+        remedy = "give another --workdir"
+    else:
+        given = [word for name, (_, new) in changed.items() for word in _write_option(name, new)]
+        remedy = f"begin a new run from its parameters: {_write_command(run, given)}"
+    raise ValueError(f"{run.workdir} was begun with other settings ({text}); {remedy}")
+
+
+def check_data(run: Run, fingerprint: str) -> None:
+    """Raises ValueError if a run would be continued with other data."""
     known = run.record["data"]["fingerprint"]
     if known != fingerprint:
         raise ValueError(
             f"{run.workdir} was begun with other data (fingerprint {known[:12]}, now "
             f"{fingerprint[:12]}); use another --workdir"
         )
+
+
+_LENGTHS = {"train.num_steps", "train.num_epochs"}
+# Settings without which the parameters of a run do not fit.
+_OF_NETWORK = ("model.", "causal.", "data.view", "data.height", "data.width", "data.tile")
+
+
+def _refuse_length(run: Run, config: Config, bound: tuple[str, ...]) -> str:
+    more = (config.train.num_steps or 0) - run.num_steps
+    option = ["--train.num_steps", str(more)] if more > 0 else []
+    return (
+        f"{run.workdir} is a training of {run.num_steps} steps, and {', '.join(bound)} count in "
+        "parts of it, so that another length would be another training; train its parameters "
+        f"further in a new run: {_write_command(run, option)}"
+    )
+
+
+def _write_command(run: Run, options: list[str]) -> str:
+    return f"{name_command('train')} {shlex.join(['--init_from', str(run.workdir), *options])}"
+
+
+def _write_option(name: str, value) -> list[str]:
+    values = value if isinstance(value, tuple) else [value]
+    return [f"--{name}", *(str(item) for item in values)]
+
+
+def refuse_foreign(workdir) -> None:
+    """Raises ValueError for a directory that is no run and holds files that a run would write."""
+    workdir = Path(workdir)
+    if is_run(workdir):
+        return
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir {workdir} is a file: name a directory")
+    # A start that was cut off has left the lock, and at most the classes.
+    names = _WRITTEN if (workdir / ".lock").exists() else ("classes.json", *_WRITTEN)
+    foreign = [name for name in names if _holds_something(workdir / name)]
+    if foreign:
+        raise ValueError(
+            f"{workdir} is not a run (it has no config.json), but holds what a run would write "
+            f"({', '.join(foreign)}): give another --workdir"
+        )
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether a file exists, or a directory that is not empty."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
+_WRITTEN = ("metrics.jsonl", "checkpoints", "validation", "eval", "curves.png", "report.html")
 
 
 @contextlib.contextmanager
@@ -181,6 +259,8 @@ def _read_json(path: Path):
 
 def describe_system() -> dict[str, Any]:
     """Describes this process: `versions` of packages, `device` of JAX, and `git_commit`."""
+    import jax  # here, so that a run is opened without it
+
     device = jax.devices()[0]
     return {
         "versions": {"python": platform.python_version()}

@@ -15,6 +15,8 @@ class Task:
       tiles: whether it can be answered from tiles of frames (data.tile).
       training_clips: whether it reads the training clips of the run, even for new videos.
       package: optional package that it needs; the extra named after the task installs it.
+      seconds: how long it takes on two CPU cores for 48 short videos and the settings `actions`,
+        three quarters of its processor time; compiling is most of it. None where it was not timed.
     """
 
     module: str
@@ -24,13 +26,16 @@ class Task:
     tiles: bool = False
     training_clips: bool = False
     package: str | None = None
+    seconds: float | None = None
 
 
 TASKS = {
-    "reconstruct": Task("quality.reconstruct", "Reconstruct", grid=True, training_clips=True),
-    "density": Task("quality.density", "Density", grid=True, tiles=True),
-    "classify": Task("recognition.classify", "Classify"),
-    "generate": Task("quality.generate", "Generate"),
+    "reconstruct": Task(
+        "quality.reconstruct", "Reconstruct", grid=True, training_clips=True, seconds=6
+    ),
+    "density": Task("quality.density", "Density", grid=True, tiles=True, seconds=13),
+    "classify": Task("recognition.classify", "Classify", seconds=10),
+    "generate": Task("quality.generate", "Generate", seconds=26),
     "features": Task("storage.features", "Features", package="pyarrow"),
     "cluster": Task("clustering.cluster", "Cluster", training_clips=True),
     "search": Task("storage.search", "Search"),
@@ -57,6 +62,9 @@ BASELINES = (
     "cnn",
     "surf",
 )
+
+# Names of `vvae.tasks.pooling.POOLINGS`.
+POOLINGS = ("clip", "dynamics", "mean_dynamics", "means", "ordered", "stats", "steps")
 
 # Scores of the task anomaly.
 ANOMALY_SCORES = (

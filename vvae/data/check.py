@@ -1,6 +1,7 @@
 """Summarizes a folder of videos: what it contains, and what is broken."""
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ import numpy as np
 
 from vvae.data.leaks import find_copies, find_leaks
 from vvae.data.listing import Video, count_other_files, list_videos
+from vvae.data.recommend import Recommendation, recommend
 from vvae.data.split_names import MAIN_SPLITS
 from vvae.data.splits import assign_splits, find_label_problems
 from vvae.data.workers import run_in_workers
+from vvae.program import name_command
 from vvae.video import VideoError, VideoInfo, probe
 
 _MAX_ROWS = 20
@@ -43,6 +46,7 @@ class Summary:
       broken: Name of an unreadable video -> reason.
       ignored: Suffix -> number of other files in the folder.
       problems: The obstacles to training, in words.
+      recommendation: The configuration to train with; None if no video can be read.
     """
 
     root: Path
@@ -58,6 +62,7 @@ class Summary:
     broken: dict[str, str]
     ignored: dict[str, int]
     problems: tuple[str, ...]
+    recommendation: Recommendation | None
 
 
 def summarize(
@@ -106,7 +111,12 @@ def summarize(
         broken=dict(sorted(broken.items())),
         ignored=count_other_files(os.path.abspath(root), videos),
         problems=problems,
+        recommendation=recommend(readable) if (readable := _drop(videos, broken)) else None,
     )
+
+
+def _drop(videos: Iterable[Video], broken: dict[str, str]) -> tuple[Video, ...]:
+    return tuple(video for video in videos if video.name not in broken)
 
 
 def format_summary(summary: Summary) -> str:
@@ -135,7 +145,19 @@ def format_summary(summary: Summary) -> str:
     lines += _format_ignored(summary.ignored)
     lines += [f"  broken   {name}: {reason}" for name, reason in summary.broken.items()]
     lines += [f"  problem  {problem}" for problem in summary.problems]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_format_advice(summary)])
+
+
+def _format_advice(summary: Summary) -> list[str]:
+    """Formats the command to train with, and why."""
+    advice = summary.recommendation
+    if advice is None:
+        return []
+    path = shlex.quote(str(summary.root))
+    return [
+        f"  advice   {name_command('train')} {advice.config} --data.path {path}",
+        f"           ({advice.reason})",
+    ]
 
 
 def _format_classes(summary: Summary) -> str:
@@ -184,7 +206,7 @@ def _summarize_splits(
         divided = assign_splits(videos, copies)
     except ValueError as error:
         return {}, (str(error), *find_leaks(videos, videos, copies))
-    readable = tuple(video for video in divided if video.name not in broken)
+    readable = _drop(divided, broken)
     counts = Counter(video.split for video in readable)
     names = [*MAIN_SPLITS, *sorted(set(counts) - set(MAIN_SPLITS))]
     sizes = {name: counts[name] for name in names if name in counts}

@@ -47,6 +47,11 @@ class Clips:
         return len(self.video_index_N)
 
     @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """The shape (T, H, W, C) of one clip."""
+        return self.clip_format.clip_shape
+
+    @property
     def view(self) -> View:
         """The view that the codes belong to."""
         return get_view(self.clip_format.view)
@@ -112,3 +117,31 @@ def gather_clips(
         codes_files=tuple(entry.codes for entry in entries),
         corner_V=np.zeros((len(videos), 2), np.int32),
     )
+
+
+class ArrayClips:
+    """Clips in memory, of which statistics are measured as of `Clips`: all frames are valid.
+
+    Raises:
+      ValueError: If they are not uint8 [N, T, H, W, C].
+    """
+
+    def __init__(self, codes_NTHWC: np.ndarray):
+        if codes_NTHWC.dtype != np.uint8 or codes_NTHWC.ndim != 5 or 0 in codes_NTHWC.shape:
+            raise ValueError(
+                f"clips must be uint8 [N, T, H, W, C], not {codes_NTHWC.dtype} {codes_NTHWC.shape}"
+            )
+        self._codes_NTHWC = codes_NTHWC
+        self.mask_NT = np.ones(codes_NTHWC.shape[:2], bool)
+
+    def __len__(self) -> int:
+        return len(self._codes_NTHWC)
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """The shape (T, H, W, C) of one clip."""
+        return self._codes_NTHWC.shape[1:]
+
+    def read(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns clips by number, uint8 codes [n, T, H, W, C]."""
+        return self._codes_NTHWC[np.asarray(ids)]

@@ -1,6 +1,6 @@
 """Dense optical flow: the displacement of each pixel from one frame to the next.
 
-The only user of OpenCV, which the extra `vision` installs.
+The only user of OpenCV.
 
 References:
   G. Farneback, "Two-Frame Motion Estimation Based on Polynomial Expansion", SCIA 2003.

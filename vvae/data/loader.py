@@ -3,6 +3,7 @@
 import collections
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vvae.data.clips import Clips
+from vvae.data.clips import ArrayClips, Clips
 from vvae.data.views import mirror_codes
 
 _NUM_THREADS = 2
@@ -169,7 +170,7 @@ def eval_batches(
     return _load_ahead(load, range(0, len(clips), batch_size))
 
 
-def pixel_statistics(clips: Clips) -> tuple[np.ndarray, float]:
+def pixel_statistics(clips: Clips | ArrayClips) -> tuple[np.ndarray, float]:
     """Computes the mean of each pixel and one common standard deviation, over the valid frames.
 
     The sums are exact integers; memory does not grow with the number of clips.
@@ -182,10 +183,10 @@ def pixel_statistics(clips: Clips) -> tuple[np.ndarray, float]:
     Raises:
       ValueError: If all valid frames are the same image.
     """
-    height, width, channels = clips.clip_format.clip_shape[1:]
+    height, width, channels = clips.clip_shape[1:]
     num_frames, sum_of_squares = 0, 0
     sum_HWC = np.zeros((height, width, channels), np.int64)
-    chunk = max(1, _CHUNK_BYTES // clips.clip_format.clip_bytes)
+    chunk = max(1, _CHUNK_BYTES // math.prod(clips.clip_shape))
     for start in range(0, len(clips), chunk):
         ids = np.arange(start, min(start + chunk, len(clips)))
         frames_FHWC = clips.read(ids)[clips.mask_NT[ids]]
@@ -197,14 +198,14 @@ def pixel_statistics(clips: Clips) -> tuple[np.ndarray, float]:
     variance = sum_of_squares / (num_frames * mean_HWC.size) - np.square(mean_HWC).mean()
     if num_frames * sum_of_squares == int(np.square(sum_HWC.astype(object)).sum()):
         raise ValueError(
-            f"all {num_frames} frames of the training clips are the same image under the view "
-            f"{clips.view.name}: there is nothing to learn"
+            f"all {num_frames} frames of the training clips are the same image"
+            f"{_name_view(clips)}: there is nothing to learn"
         )
     std = float(np.sqrt(max(variance, 1.0)))
     return (mean_HWC / 127.5 - 1).astype(np.float32), std / 127.5
 
 
-def channel_statistics(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(clips: Clips | ArrayClips) -> tuple[np.ndarray, np.ndarray]:
     """Computes the mean and the standard deviation of each channel over the valid frames.
 
     The sums are exact integers; memory does not grow with the number of clips.
@@ -216,9 +217,9 @@ def channel_statistics(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: If every channel is constant over all frames.
     """
-    channels = clips.clip_format.clip_shape[-1]
+    channels = clips.clip_shape[-1]
     count, sum_C, squares_C = 0, np.zeros(channels, np.int64), np.zeros(channels, np.int64)
-    chunk = max(1, _CHUNK_BYTES // clips.clip_format.clip_bytes)
+    chunk = max(1, _CHUNK_BYTES // math.prod(clips.clip_shape))
     for start in range(0, len(clips), chunk):
         ids = np.arange(start, min(start + chunk, len(clips)))
         codes_NC = clips.read(ids)[clips.mask_NT[ids]].reshape(-1, channels)
@@ -229,11 +230,15 @@ def channel_statistics(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
     variance_C = squares_C / count - np.square(mean_C)
     if np.all(count * squares_C.astype(object) == np.square(sum_C.astype(object))):
         raise ValueError(
-            f"every channel of the training clips is constant under the view {clips.view.name}: "
-            "there is nothing to learn"
+            f"every channel of the training clips is constant{_name_view(clips)}: there is nothing "
+            "to learn"
         )
     std_C = np.sqrt(np.maximum(variance_C, 1.0))
     return (mean_C / 127.5 - 1).astype(np.float32), (std_C / 127.5).astype(np.float32)
+
+
+def _name_view(clips: Clips | ArrayClips) -> str:
+    return f" under the view {clips.view.name}" if isinstance(clips, Clips) else ""
 
 
 def _slice_batch(batch_size: int, process_index: int, process_count: int) -> slice:

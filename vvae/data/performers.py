@@ -179,9 +179,13 @@ def _format_table(rows: list[dict[str, str | int]]) -> str:
 
 def _write_clips(job: tuple[Path, list[dict[str, str | int]]]) -> None:
     folder, rows = job
-    for row in rows:
-        frames, _ = render_clip(row["label"], row["performer"], row["take"], row["seed"])
-        video.write_video(folder / row["path"], frames, FPS)
+    clips = {
+        folder / row["path"]: render_clip(row["label"], row["performer"], row["take"], row["seed"])[
+            0
+        ]
+        for row in rows
+    }
+    video.write_short_videos(clips, FPS)
 
 
 def _clock() -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from vvae.data.listing import Video
 from vvae.data.split_names import HOW_TO_STATE, MAIN_SPLITS
 
-_VAL_SHARE = 0.1
+_VAL_SHARE = _TEST_SHARE = 0.1
 _HELD_OUT = {"val", "test"}
 
 
@@ -21,8 +21,8 @@ def assign_splits(
 
     Stated splits stay. If none of them is `val`, 10 % of the training groups become it: at least
     one, the first ones in the order of hashes. If no split is stated, the groups are ordered by the
-    SHA-256 of their names and divided 80/10/10 by number of videos; no group is on two sides, and
-    no side is empty.
+    SHA-256 of their names and divided 80/10/10 by number of videos, class by class where videos
+    have labels; no group is on two sides, and no side is empty.
 
     Args:
       videos: The videos, as listed.
@@ -129,23 +129,96 @@ def _draw_val(videos: tuple[Video, ...], join: Callable[[Video], str]) -> tuple[
 
 
 def _draw_splits(videos: tuple[Video, ...], join: Callable[[Video], str]) -> tuple[Video, ...]:
-    size_of_group = Counter(map(join, videos))
-    groups = _order_groups(size_of_group)
+    members = defaultdict(list)
+    for video in videos:
+        members[join(video)].append(video)
+    groups = _order_groups(members)
     if len(groups) < 3:
         raise ValueError(
             f"{len(groups)} group(s) of videos cannot be divided into train, val and test, which "
             "needs at least three (byte-identical videos count as one group): add videos, or "
             f"{HOW_TO_STATE}"
         )
-    # A group goes to the side that the middle of its videos falls into; no side stays empty.
-    size_G = np.array([size_of_group[group] for group in groups], np.float64)
+    if len({video.label for video in videos}) > 1:
+        labels = {group: Counter(video.label for video in members[group]) for group in groups}
+        side = _divide_by_class(groups, labels)
+    else:
+        side = _divide(groups, [len(members[group]) for group in groups])
+    return tuple(replace(video, split=side[join(video)]) for video in videos)
+
+
+def _divide(groups: Sequence[str], sizes: Sequence[int]) -> dict[str, str]:
+    """Divides ordered groups 80/10/10: each goes to the side that its middle video falls into."""
+    size_G = np.array(sizes, np.float64)
     middle_G = (np.cumsum(size_G) - size_G / 2) / size_G.sum()
     train_end = int(np.clip(np.searchsorted(middle_G, 0.8), 1, len(groups) - 2))
     val_end = int(np.clip(np.searchsorted(middle_G, 0.9), train_end + 1, len(groups) - 1))
     side = dict.fromkeys(groups[:train_end], "train")
     side |= dict.fromkeys(groups[train_end:val_end], "val")
-    side |= dict.fromkeys(groups[val_end:], "test")
-    return tuple(replace(video, split=side[join(video)]) for video in videos)
+    return side | dict.fromkeys(groups[val_end:], "test")
+
+
+def _divide_by_class(groups: Sequence[str], labels: dict[str, Counter]) -> dict[str, str]:
+    """Divides ordered groups 80/10/10 within each class.
+
+    Each side wants a number of videos of each class (`_share_class`). A group goes to the side that
+    still wants most of its videos; of equal ones, to that which has the least of what it wants.
+
+    Args:
+      groups: The groups, in the order in which they are placed.
+      labels: Group -> label -> number of its videos; videos without a label are a class, too.
+    """
+    wanted = {label: _share_class(count) for label, count in _add(labels.values()).items()}
+    left = {label: dict(shares) for label, shares in wanted.items()}
+
+    def rate(side: str, own: Counter) -> tuple[float, float]:
+        open_ = {label: max(left[label][side], 0) for label in own}
+        missing = sum(min(count, open_[label]) for label, count in own.items())
+        relative = sum(
+            count * open_[label] / max(wanted[label][side], 1) for label, count in own.items()
+        )
+        return missing, relative
+
+    side = {}
+    for group in groups:
+        own = labels[group]
+        # max takes the first of equals.
+        side[group] = max(("train", "test", "val"), key=lambda name: rate(name, own))
+        for label, count in own.items():
+            left[label][side[group]] -= count
+    for empty in {"test", "val", "train"} - set(side.values()):
+        side[_find_spare(groups, labels, side)] = empty
+    return side
+
+
+def _add(counts: Iterable[Counter]) -> Counter:
+    total: Counter = Counter()
+    for count in counts:
+        total.update(count)
+    return total
+
+
+def _share_class(count: int) -> dict[str, int]:
+    """Returns how many of the videos of a class each side wants.
+
+    Two training videos come first, since recognition cannot be learned from fewer, then a test
+    video, then one of `val`.
+    """
+    test = max(1, round(_TEST_SHARE * count)) if count > 2 else 0
+    val = max(1, round(_VAL_SHARE * count)) if count > 3 else 0
+    return {"train": count - test - val, "test": test, "val": val}
+
+
+def _find_spare(groups: Sequence[str], labels: dict[str, Counter], side: dict[str, str]) -> str:
+    """Returns the group that is missed least on its side, which keeps a group.
+
+    It is the last one of the largest side, if possible one whose classes stay in train twice.
+    """
+    largest = Counter(side[group] for group in groups).most_common(1)[0][0]
+    own = [group for group in groups if side[group] == largest]
+    kept = _add(labels[group] for group in own)
+    spare = [g for g in own if all(kept[label] - n >= 2 for label, n in labels[g].items())]
+    return (spare or own)[-1]
 
 
 def _order_groups(groups: Iterable[str]) -> list[str]:

@@ -37,6 +37,11 @@ class View:
         return tuple(self.name.split("+"))
 
     @property
+    def shown(self) -> str:
+        """The part that pictures show: the first that is an image, or else the first."""
+        return next((part for part in self.parts if part not in _HISTORY), self.parts[0])
+
+    @property
     def is_8bit(self) -> bool:
         """Whether every code is an 8-bit intensity, so that bits/dim is meaningful."""
         return all(self.intensity_channels)
@@ -108,7 +113,7 @@ SPEED_SIDE = 3
 _HISTORY = {"difference": 1, "motion": 1, "flow": 1, "rootflow": 1, "rootspeed": SPEED_FRAMES}
 # Raise the version of a part whenever its codes change, so that cached clips are decoded again.
 _VERSIONS: dict[str, int] = {}
-_FULL_COLOR = 2.0  # the flow, in pixels per frame, that is shown at full brightness
+FULL_COLOR = 2.0  # the flow, in pixels per frame, that is shown at full brightness
 # The codes of flow are symmetric about 128, so that a mirrored clip has exact codes.
 _FLOW_REACH = 127
 
@@ -229,10 +234,10 @@ def view_to_rgb(view: View, codes: np.ndarray) -> np.ndarray:
     brightness grows with the square root of the flow up to 2 pixels per frame.
     """
     channels = dict(_slice_parts(view))
-    shown = next((part for part in view.parts if part not in _HISTORY), view.parts[0])
-    picture = codes[..., channels[shown]]
-    if shown in _FLOW_PARTS:
-        return _color_flow(decode_view(_PARTS[shown], picture), is_root=shown == "rootflow")
+    picture = codes[..., channels[view.shown]]
+    if view.shown in _FLOW_PARTS:
+        physical = decode_view(_PARTS[view.shown], picture)
+        return _color_flow(physical, is_root=view.shown == "rootflow")
     return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:-1], 3)))
 
 
@@ -366,7 +371,7 @@ def _color_flow(value: np.ndarray, is_root: bool) -> np.ndarray:
     flow = value * np.abs(value) if is_root else value
     right, down = np.moveaxis(flow, -1, 0)
     turn = np.arctan2(down, right)[..., None] / (2 * np.pi)  # in turns, clockwise on the screen
-    brightness = np.sqrt(np.minimum(np.hypot(right, down) / _FULL_COLOR, 1))[..., None]
+    brightness = np.sqrt(np.minimum(np.hypot(right, down) / FULL_COLOR, 1))[..., None]
     # Hue to RGB: each channel is a trapezium over the circle of hues.
     distance = np.abs((turn - np.array([0, 1 / 3, 2 / 3], np.float32) + 0.5) % 1 - 0.5)
     color = np.clip(2 - 6 * distance, 0, 1)

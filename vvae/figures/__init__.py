@@ -18,6 +18,7 @@ from vvae.figures.charts import (
 )
 from vvae.figures.sheets import (
     TILE_PIXELS,
+    Legend,
     color_error,
     compose_grid,
     enlarge,
@@ -34,6 +35,7 @@ from vvae.figures.videos import (
 __all__ = [
     "SCORE_TILE_PIXELS",
     "TILE_PIXELS",
+    "Legend",
     "ScoreCurve",
     "color_error",
     "compose_grid",

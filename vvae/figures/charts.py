@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vvae.figures.canvas import import_matplotlib, in_legend, new_chart, save, set_tick_names
+from vvae.figures.canvas import (
+    cut_text,
+    import_matplotlib,
+    in_legend,
+    new_chart,
+    save,
+    set_tick_names,
+    set_title,
+)
 
 
 def write_curves(
@@ -22,7 +30,8 @@ def write_curves(
     marker = "." if max(len(x) for x, _ in curves.values()) <= 64 else None
     for name, (x, y) in curves.items():
         axes.plot(x, y, label=in_legend(name), marker=marker)
-    axes.set(xlabel=x_label, ylabel=y_label, title=title)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    set_title(figure, title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
     save(figure, path)
@@ -43,15 +52,20 @@ def write_training_curves(
     num_columns = min(2, len(panels))
     num_rows = -(-len(panels) // num_columns)
     figure = new_chart((560 * num_columns, 60 + 300 * num_rows))
-    for number, (y_label, curves) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(num_rows, num_columns, number)
+    grid = figure.add_gridspec(num_rows, num_columns)
+    for number, (y_label, curves) in enumerate(panels.items()):
+        row, column = divmod(number, num_columns)
+        # The last panel takes the rest of its row.
+        axes = figure.add_subplot(
+            grid[row, column:] if number == len(panels) - 1 else grid[row, column]
+        )
         for name, (steps, values) in curves.items():
             marker = "." if len(steps) <= 32 else None
             axes.plot(steps, values, label=in_legend(name), marker=marker, linewidth=1.2)
         axes.set(xlabel="step", ylabel=y_label)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=9)
-    figure.suptitle(title)
+    set_title(figure, title)
     save(figure, path)
 
 
@@ -71,11 +85,13 @@ def write_confusion_matrix(
     side = 200 + 44 * num_classes
     labels = 7 * max(len(name) for name in class_names)
     figure = new_chart((side + labels + 60, side + labels))
+    figure.set_layout_engine("compressed")  # fits labels around cells that must stay square
     axes = figure.add_subplot()
     image = axes.imshow(share_KK, cmap="Blues", vmin=0.0, vmax=1.0)
     set_tick_names(axes.xaxis, class_names, rotation=45, ha="right")
     set_tick_names(axes.yaxis, class_names)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.set(xlabel="predicted", ylabel="true")
+    set_title(figure, title)
     if num_classes <= 30:
         for i, j in np.argwhere(counts_KK > 0):
             color = "white" if share_KK[i, j] > 0.5 else "black"
@@ -109,7 +125,7 @@ def write_dimension_bars(
         axes.set(xlabel="dimension", ylabel="KL in nats")
         axes.set_title(f"{level}: {active_Z.sum()} of {len(order)} units active", fontsize=10)
         axes.grid(alpha=0.3, axis="y")
-    figure.suptitle(title)
+    set_title(figure, title)
     save(figure, path)
 
 
@@ -143,7 +159,7 @@ def write_maps(
             ncols=1 + (len(names) - 1) // 20,
             title=meaning,
         )
-    figure.suptitle(title)
+    set_title(figure, title)
     save(figure, path)
 
 
@@ -174,7 +190,8 @@ class ScoreCurve:
       name: The name of the video.
       time_F: The times of the frames, s.
       score_F: The score of each frame.
-      abnormal_F: bool; the frames known to be abnormal. None if nothing is known.
+      abnormal_F: bool; the frames known to be abnormal. None if nothing is known: then the frames
+        above the threshold are shaded.
     """
 
     name: str
@@ -186,7 +203,7 @@ class ScoreCurve:
 def write_score_curves(
     path: str | os.PathLike, curves: Sequence[ScoreCurve], threshold: float, label: str, title: str
 ) -> None:
-    """Writes a PNG with one panel for each video: scores over time, with true intervals shaded.
+    """Writes a PNG with one panel for each video: scores over time, with intervals shaded.
 
     Args:
       path: The file to write.
@@ -197,32 +214,62 @@ def write_score_curves(
     """
     num_columns = min(3, len(curves))
     num_rows = -(-len(curves) // num_columns)
-    figure = new_chart((max(560, 360 * num_columns), 90 + 190 * num_rows))
+    width = max(560, 360 * num_columns)
+    figure = new_chart((width, 120 + 190 * num_rows))
     panels = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).ravel()
     for axes, curve in zip(panels, curves):
         draw_scores(axes, curve, threshold)
-        axes.set_title(curve.name, fontsize=9)
+        axes.set_title(cut_text(curve.name, width / num_columns - 40, 9), fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
     for axes in panels[len(curves) :]:
         axes.set_visible(False)
-    figure.supxlabel("time in s", fontsize=9)
+    for axes in panels[max(0, len(curves) - num_columns) : len(curves)]:
+        axes.set_xlabel("time in s", fontsize=9)
     figure.supylabel(label, fontsize=9)
-    figure.suptitle(title, fontsize=11)
+    set_title(figure, title)
+    keys = list_score_keys(curves[0])
+    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), fontsize=9)
     save(figure, path)
 
 
+TRUE_COLOR, CALLED_COLOR = "tab:red", "tab:orange"
+
+
 def draw_scores(axes, curve: ScoreCurve, threshold: float) -> None:
-    """Draws scores over time, the threshold as a dashed line, and the abnormal intervals shaded."""
+    """Draws scores over time, the threshold as a dashed line, and intervals shaded.
+
+    They are the intervals that are known to be abnormal (red) or, if nothing is known, those above
+    the threshold (orange, hatched).
+    """
     axes.plot(curve.time_F, curve.score_F, color="black", linewidth=1.2)
     axes.axhline(threshold, color="tab:blue", linestyle="--", linewidth=1.2)
     axes.margins(x=0)
-    if curve.abnormal_F is not None:
-        half = 0.5 * np.median(np.diff(curve.time_F)) if len(curve.time_F) > 1 else 0.5
-        edges = np.flatnonzero(np.diff(np.pad(curve.abnormal_F.astype(int), 1)))
-        for start, end in zip(edges[::2], edges[1::2] - 1):
-            span = (curve.time_F[start] - half, curve.time_F[end] + half)
-            axes.axvspan(*span, color="tab:red", alpha=0.18, linewidth=0)
+    shaded_F = curve.score_F > threshold if curve.abnormal_F is None else curve.abnormal_F
+    half = 0.5 * np.median(np.diff(curve.time_F)) if len(curve.time_F) > 1 else 0.5
+    edges = np.flatnonzero(np.diff(np.pad(shaded_F.astype(int), 1)))
+    for start, end in zip(edges[::2], edges[1::2] - 1):
+        span = (curve.time_F[start] - half, curve.time_F[end] + half)
+        axes.axvspan(*span, **_style_shade(curve))
+
+
+def _style_shade(curve: ScoreCurve) -> dict:
+    if curve.abnormal_F is None:
+        style = {"facecolor": CALLED_COLOR, "edgecolor": CALLED_COLOR, "alpha": 0.3}
+        return style | {"hatch": "///", "linewidth": 0}
+    return {"facecolor": TRUE_COLOR, "alpha": 0.18, "linewidth": 0}
+
+
+def list_score_keys(curve: ScoreCurve) -> list:
+    """Returns the artists that explain `draw_scores` in a legend."""
+    matplotlib = import_matplotlib()
+    line, patch = matplotlib.lines.Line2D, matplotlib.patches.Patch
+    text = "called abnormal" if curve.abnormal_F is None else "abnormal by the labels"
+    return [
+        line([], [], color="black", linewidth=1.2, label="score"),
+        line([], [], color="tab:blue", linestyle="--", linewidth=1.2, label="threshold"),
+        patch(**_style_shade(curve), label=text),
+    ]
 
 
 def write_boundary_curves(
@@ -251,7 +298,7 @@ def write_boundary_curves(
         axes.set(xlabel="frame", ylabel="probability", xlim=(0, len(score_F)), ylim=(0, 1.05))
         axes.set_title(name, fontsize=10)
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.suptitle(title)
+    set_title(figure, title)
     save(figure, path)
 
 
@@ -279,7 +326,8 @@ def write_label_curves(
             place_S, mean_S, errors, label=in_legend(name), marker="o", markersize=4, capsize=3
         )
     set_tick_names(axes.xaxis, ticks)
-    axes.set(xlabel="labelled training videos a class", ylabel="top-1 accuracy", title=title)
+    axes.set(xlabel="labelled training videos a class", ylabel="top-1 accuracy")
+    set_title(figure, title)
     axes.set_ylim(0.0, 1.02)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -315,7 +363,8 @@ def write_score_groups(
     axes.axvline(threshold, color="black", linestyle="--", linewidth=1.0, label="threshold")
     set_tick_names(axes.yaxis, list(groups))
     axes.set_ylim(len(groups) - 0.4, -0.6)
-    axes.set(xlabel=label, title=title)
+    axes.set(xlabel=label)
+    set_title(figure, title)
     axes.grid(alpha=0.3, axis="x")
     axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     save(figure, path)

@@ -1,5 +1,6 @@
 """Sheets: grids of frames in one image."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -7,11 +8,14 @@ import numpy as np
 
 from vvae.figures.canvas import (
     DPI,
+    TITLE_SIZE,
     import_matplotlib,
     new_figure,
+    render_line,
     render_text,
     save,
     set_tick_names,
+    wrap_text,
 )
 
 TILE_PIXELS = 96
@@ -90,6 +94,19 @@ def _row_offsets(num_rows: int, height: int, rows_per_group: int) -> list[int]:
     return [r * (height + GAP_PIXELS) + r // rows_per_group * extra for r in range(num_rows)]
 
 
+@dataclasses.dataclass(frozen=True)
+class Legend:
+    """Explains the colours of a sheet.
+
+    Attributes:
+      picture: uint8 RGB [H, W, 3], shown beside the text; None for text alone.
+      text: What the colours mean.
+    """
+
+    picture: np.ndarray | None
+    text: str
+
+
 def write_sheet(
     path: str | os.PathLike,
     rows: Sequence[np.ndarray],
@@ -97,6 +114,8 @@ def write_sheet(
     column_labels: Sequence[str],
     title: str,
     rows_per_group: int = 1,
+    *,
+    legend: Legend | None = None,
 ) -> None:
     """Writes a PNG of labelled rows of images.
 
@@ -105,8 +124,9 @@ def write_sheet(
       rows: For each row, uint8 images [K, H, W, 3] of one size; K may differ.
       row_labels: The text to the left of each row, of one line or more.
       column_labels: The text above each column.
-      title: The text above everything, of one line or more.
+      title: The text above everything; lines that are too long are broken.
       rows_per_group: The number of rows that belong together; a wider gap follows them.
+      legend: Explains the colours, below everything.
 
     Raises:
       ValueError: If the number of row labels differs from the number of rows.
@@ -118,13 +138,16 @@ def write_sheet(
     height, width = tiles[0].shape[1:3]
     longest = max(len(line) for label in row_labels for line in label.split("\n"))
     left = 16 + CHARACTER_PIXELS * longest
+    title = wrap_text(title, left + canvas.shape[1] - 16, TITLE_SIZE)
     top = 30 + 20 * (1 + title.count("\n"))
-    pixels = (left + canvas.shape[1] + 16, top + canvas.shape[0] + 16)
+    strip = None if legend is None else _render_legend(legend, left + canvas.shape[1] - 16)
+    bottom = 16 if strip is None else 32 + strip.shape[0]
+    pixels = (left + canvas.shape[1] + 16, top + canvas.shape[0] + bottom)
     figure = new_figure(pixels)
     axes = figure.add_axes(
         (
             left / pixels[0],
-            16 / pixels[1],
+            bottom / pixels[1],
             canvas.shape[1] / pixels[0],
             canvas.shape[0] / pixels[1],
         )
@@ -137,10 +160,24 @@ def write_sheet(
     axes.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    figure.text(
-        16 / pixels[0], 1 - 10 / pixels[1], title, fontsize=11, va="top", ha="left", wrap=False
-    )
+    figure.text(16 / pixels[0], 1 - 10 / pixels[1], title, fontsize=TITLE_SIZE, va="top", ha="left")
+    if strip is not None:
+        figure.figimage(strip, 16, 16)
     save(figure, path)
+
+
+def _render_legend(legend: Legend, width: int) -> np.ndarray:
+    """Draws the picture of a legend with its text to the right, uint8 RGB [h, width, 3]."""
+    if legend.picture is None:
+        return render_text(legend.text, width)
+    picture_width = legend.picture.shape[1]
+    text = render_text(legend.text, width - picture_width - GROUP_GAP_PIXELS)
+    height = max(legend.picture.shape[0], text.shape[0])
+    strip = np.full((height, width, 3), BACKGROUND, np.uint8)
+    for image, column in ((legend.picture, 0), (text, picture_width + GROUP_GAP_PIXELS)):
+        row = (height - image.shape[0]) // 2
+        strip[row : row + image.shape[0], column : column + image.shape[1]] = image
+    return strip
 
 
 def write_strips(
@@ -157,9 +194,7 @@ def write_strips(
     tiles = []
     for strip, caption in zip(strips, captions):
         row = compose([list(enlarge(strip, TILE_PIXELS))], 1)
-        longest = row.shape[1] // 7
-        text = caption if len(caption) <= longest else "..." + caption[3 - longest :]
-        tiles.append(np.concatenate([render_text(text, row.shape[1]), row]))
+        tiles.append(np.concatenate([render_line(caption, row.shape[1]), row]))
     columns = min(STRIPS_PER_ROW, len(tiles))
     gap = np.full((tiles[0].shape[0], GROUP_GAP_PIXELS, 3), BACKGROUND, np.uint8)
     empty = np.full_like(tiles[0], BACKGROUND)

@@ -66,28 +66,36 @@ class ChannelMoments:
         self._mean_Z = self._mean_Z + step_Z * (len(values_NZ) / count)
         self._count = count
 
+    def current(self) -> tuple[int, np.ndarray, np.ndarray]:
+        """Returns (count, mean_Z, std_Z) of what was added so far; std is 0 where it is constant.
+
+        Raises:
+          ValueError: if nothing was added.
+        """
+        if not self._count:
+            raise ValueError("no latents were added")
+        return self._count, self._mean_Z, np.sqrt(self._squares_Z / self._count)
+
     def finish(self, provenance: Mapping[str, Any]) -> LatentStatistics:
         """Returns the statistics of all added positions.
 
         Raises:
           ValueError: if there are none, or if a channel is constant.
         """
-        if not self._count:
-            raise ValueError("no latents were added")
-        std_Z = np.sqrt(self._squares_Z / self._count)
+        count, mean_Z, std_Z = self.current()
         if not (std_Z > 0).all():
             raise ValueError(
                 f"channel {int(np.argmin(std_Z))} of the latents is constant and cannot be scaled"
             )
         return LatentStatistics(
-            mean_Z=self._mean_Z,
+            mean_Z=mean_Z,
             std_Z=std_Z,
-            count=self._count,
+            count=count,
             provenance=dict(provenance),
         )
 
 
-def normalize(statistics: LatentStatistics, z: jax.Array) -> jax.Array:
+def normalize(statistics: LatentStatistics, z: Any) -> jax.Array:
     """Returns (z - mean) / std of each channel, [..., Z], in the dtype of z.
 
     Raises:
@@ -97,13 +105,13 @@ def normalize(statistics: LatentStatistics, z: jax.Array) -> jax.Array:
     return (z - mean) / std
 
 
-def denormalize(statistics: LatentStatistics, z: jax.Array) -> jax.Array:
+def denormalize(statistics: LatentStatistics, z: Any) -> jax.Array:
     """Returns z std + mean: the inverse of `normalize`."""
     mean, std = _lift(statistics, z)
     return z * std + mean
 
 
-def _lift(statistics: LatentStatistics, z: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+def _lift(statistics: LatentStatistics, z: Any) -> tuple[np.ndarray, np.ndarray]:
     count = len(statistics.mean_Z)
     if z.shape[-1] != count:
         raise ValueError(

@@ -12,11 +12,17 @@ model has one definition, in which the whole video is a single chunk.
 
 The structure of a cache depends on the position in the video: before the first frame there is
 nothing to remember, and `pending` holds the frames that wait for the rest of their latent frame.
-Code is therefore compiled once for the first chunk and once for the later ones. A loop inside
-compiled code (`lax.scan`) starts after the first chunk, with chunks of whole latent frames.
+Code is therefore compiled once for the first chunk and once for the later ones, for each number of
+frames in them: give chunks of one size. `encode_frames`, `encode_video` and `decode_video` do, and
+fill up the last chunk by repetition, which changes nothing that comes before; what is more than the
+video is cut off again. Rows and columns have no such sizes in steps: more of them would change the
+values near the border, so that each frame size is compiled for. A loop inside compiled code
+(`lax.scan`) starts after the first chunk, with chunks of whole latent frames.
 """
 
 import functools
+import math
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -27,7 +33,7 @@ import numpy as np
 
 from vvae import video
 from vvae.models import contract
-from vvae.models.contract import Params
+from vvae.models.contract import AnyArray, Params
 from vvae.models.grid import GridVideoVAE
 
 
@@ -61,7 +67,7 @@ def begin_encode() -> EncoderCache:
 
 
 def encode_chunk(
-    model: GridVideoVAE, params: Params, cache: EncoderCache, x_BTHWC: jax.Array
+    model: GridVideoVAE, params: Params, cache: EncoderCache, x_BTHWC: AnyArray
 ) -> tuple[EncoderCache, Any]:
     """Encodes the next frames of videos.
 
@@ -76,15 +82,27 @@ def encode_chunk(
       (cache, posterior [B, n, h, w, Z] of the n latent frames that are now complete; n may be 0).
 
     Raises:
-      ValueError: if the shape or dtype does not fit the model or the stream.
+      ValueError: if the shape or dtype does not fit the model or the stream, or if the encoder
+        sees all frames at once.
     """
+    if model.encoder_lookahead is None:
+        raise ValueError(
+            f"the encoder of this {type(model).__name__} sees all frames at once: it encodes whole "
+            "videos (vvae.encode), not chunks"
+        )
+    contract.check_video(x_BTHWC)
+    _check_stream(cache.pending, x_BTHWC)
+    return _encode_chunk(contract.as_static(model), params, cache, x_BTHWC)
+
+
+@functools.partial(contract.jit_inline, static_argnames="model")
+def _encode_chunk(model, params, cache, x_BTHWC):
     contract.check_video(x_BTHWC)
     x_BTHWC = contract.as_unit_range(x_BTHWC)
-    _check_stream(cache.pending, x_BTHWC)
     waiting = [frame[:, None] for frame in cache.pending]
     x_BTHWC = jnp.concatenate([*waiting, x_BTHWC], axis=1)
-    length, alone = x_BTHWC.shape[1], int(cache.layers is None)
-    complete = length - (length - alone) % model.temporal_compression
+    length = x_BTHWC.shape[1]
+    complete = _count_complete(model, cache, length)
     pending = tuple(x_BTHWC[:, t] for t in range(complete, length))
     if not complete:
         return EncoderCache(cache.layers, pending), _empty_posterior(model, params, x_BTHWC)
@@ -92,6 +110,27 @@ def encode_chunk(
         params, cache.layers, x_BTHWC[:, :complete], method="extend_encode"
     )
     return EncoderCache(layers, pending), posterior
+
+
+def _count_complete(model: GridVideoVAE, cache: EncoderCache, length: int) -> int:
+    """Returns how many of the frames at hand fill whole latent frames."""
+    lookahead = model.encoder_lookahead
+    # The last frame may have to be repeated for an encoder that looks ahead: keep one.
+    length -= bool(lookahead)
+    alone = 1 + lookahead if cache.layers is None else 0
+    if length < alone:
+        return 0
+    return length - (length - alone) % model.temporal_compression
+
+
+def _count_missing(model: GridVideoVAE, cache: EncoderCache) -> int:
+    """Returns how often the last frame must be repeated to fill the last latent frames."""
+    lookahead = model.encoder_lookahead
+    # As many frames as have passed, up to a multiple of the frames of a latent.
+    passed = 0 if cache.layers is None else 1 + lookahead
+    length = passed + len(cache.pending)
+    later = -(-(length - 1) // model.temporal_compression)
+    return 1 + later * model.temporal_compression + lookahead - length
 
 
 def end_encode(model: GridVideoVAE, params: Params, cache: EncoderCache) -> Any:
@@ -103,11 +142,17 @@ def end_encode(model: GridVideoVAE, params: Params, cache: EncoderCache) -> Any:
       cache: after the last frames.
 
     Returns:
-      The posterior [B, 1, h, w, Z] of the last latent frame, or None if no frame is pending.
+      The posterior [B, n, h, w, Z] of the last latent frames (one; two may be left where the
+      encoder looks ahead), or None if no frame is pending.
     """
     if not cache.pending:
         return None
-    missing = model.temporal_compression - len(cache.pending)
+    return _end_encode(contract.as_static(model), params, cache)
+
+
+@functools.partial(contract.jit_inline, static_argnames="model")
+def _end_encode(model, params, cache):
+    missing = _count_missing(model, cache)
     frames = cache.pending + cache.pending[-1:] * missing
     x_BTHWC = jnp.stack(frames, axis=1)
     return model.apply(params, cache.layers, x_BTHWC, method="extend_encode")[1]
@@ -119,7 +164,7 @@ def begin_decode() -> DecoderCache:
 
 
 def decode_chunk(
-    model: GridVideoVAE, params: Params, cache: DecoderCache, z_BthwZ: jax.Array
+    model: GridVideoVAE, params: Params, cache: DecoderCache, z_BthwZ: AnyArray
 ) -> tuple[DecoderCache, jax.Array]:
     """Decodes the next latent frames of videos.
 
@@ -143,11 +188,16 @@ def decode_chunk(
             "(vvae.decode), not chunks"
         )
     contract.check_latents(z_BthwZ)
+    return _decode_chunk(contract.as_static(model), params, cache, z_BthwZ)
+
+
+@functools.partial(contract.jit_inline, static_argnames="model")
+def _decode_chunk(model, params, cache, z_BthwZ):
     layers, x_BTHWC = model.apply(params, cache.layers, z_BthwZ, method="extend_decode")
     return DecoderCache(layers), x_BTHWC
 
 
-def _check_stream(pending: tuple[jax.Array, ...], x_BTHWC: jax.Array) -> None:
+def _check_stream(pending: tuple[jax.Array, ...], x_BTHWC: AnyArray) -> None:
     shape = x_BTHWC.shape[:1] + x_BTHWC.shape[2:]
     if x_BTHWC.shape[1] < 1:
         raise ValueError(f"a chunk must have at least one frame, not shape {x_BTHWC.shape}")
@@ -169,13 +219,14 @@ def _empty_posterior(model: GridVideoVAE, params: Params, x_BTHWC: jax.Array) ->
 
 # --- whole files ---------------------------------------------------------------------------------
 
-_encode_chunk = jax.jit(encode_chunk, static_argnums=0)
-_end_encode = jax.jit(end_encode, static_argnums=0)
-_decode_chunk = jax.jit(decode_chunk, static_argnums=0)
+LATENTS_PER_CHUNK = 4
 
 
 def encode_video(
-    model: GridVideoVAE, params: Params, path, latents_per_chunk: int = 4
+    model: GridVideoVAE,
+    params: Params,
+    path: str | os.PathLike,
+    latents_per_chunk: int = LATENTS_PER_CHUNK,
 ) -> Iterator[Any]:
     """Encodes a video file of any length while reading it.
 
@@ -202,7 +253,10 @@ def encode_video(
 
 
 def encode_frames(
-    model: GridVideoVAE, params: Params, frames: Iterable[np.ndarray], latents_per_chunk: int = 4
+    model: GridVideoVAE,
+    params: Params,
+    frames: Iterable[np.ndarray],
+    latents_per_chunk: int = LATENTS_PER_CHUNK,
 ) -> Iterator[Any]:
     """Encodes frames [H, W, C], uint8 or float in [-1, 1].
 
@@ -217,22 +271,29 @@ def encode_frames(
     """
     if latents_per_chunk < 1:
         raise ValueError(f"latents_per_chunk={latents_per_chunk} must be at least 1")
-    cache = begin_encode()
-    size = latents_per_chunk * model.temporal_compression
+    model = contract.as_static(model)
+    cache, step = begin_encode(), model.temporal_compression
+    size = latents_per_chunk * step
     # The first frame is alone in its latent frame: start with a shorter chunk, so that all later
     # ones have one size.
-    for x_THWC in _group(frames, size, first=size - model.temporal_compression + 1):
-        # Calls return before their work is done: wait, or chunks would pile up.
-        cache, posterior = jax.block_until_ready(_encode_chunk(model, params, cache, x_THWC[None]))
-        if jax.tree.leaves(posterior)[0].shape[1]:
-            yield posterior
-    posterior = _end_encode(model, params, cache)
-    if posterior is not None:
+    for x_THWC in _group(frames, size, first=size - step + 1):
+        is_first = cache.layers is None
+        wanted = size - step + 1 if is_first else size
+        count = is_first + math.ceil((len(x_THWC) - is_first) / step)
+        filled = np.pad(x_THWC, ((0, wanted - len(x_THWC)), *_NOTHING * 3), mode="edge")
+        # Calls return before their work is done: wait, or chunks would pile up. The values are not
+        # looked at: a piece of a float video may well have none below zero.
+        cache, posterior = jax.block_until_ready(_encode_chunk(model, params, cache, filled[None]))
+        if len(x_THWC) < wanted:
+            posterior = jax.tree.map(lambda a, count=count: a[:, :count], posterior)
         yield posterior
 
 
 def decode_video(
-    model: GridVideoVAE, params: Params, latents: Iterable[jax.Array], shape_THW
+    model: GridVideoVAE,
+    params: Params,
+    latents: Iterable[AnyArray],
+    shape_THW: tuple[int, int, int],
 ) -> Iterator[np.ndarray]:
     """Decodes latents of any length as they arrive.
 
@@ -250,19 +311,26 @@ def decode_video(
     """
     num_frames, height, width = shape_THW
     num_latents = model.grid_shape(shape_THW)[0]
-    cache, done, start = begin_decode(), 0, 0
+    cache, done, start, size = begin_decode(), 0, 0, LATENTS_PER_CHUNK
     for z_BthwZ in latents:
         contract.check_latents(z_BthwZ)
         done += z_BthwZ.shape[1]
         if done > num_latents:
             raise ValueError(f"{num_frames} frames have {num_latents} latent frames, not {done}")
-        cache, x_BTHWC = _decode_chunk(model, params, cache, z_BthwZ)
+        if done == num_latents and z_BthwZ.shape[1] < size:
+            missing = ((0, 0), (0, size - z_BthwZ.shape[1]), *_NOTHING * 3)
+            z_BthwZ = np.pad(z_BthwZ, missing, mode="edge")
+        size = z_BthwZ.shape[1]
+        cache, x_BTHWC = decode_chunk(model, params, cache, z_BthwZ)
         count = min(x_BTHWC.shape[1], num_frames - start)
         start += count
         x_THWC = contract.crop(x_BTHWC, (count, height, width))[0]
         yield np.rint(contract.to_codes(x_THWC)).astype(np.uint8)
     if done < num_latents:
         raise ValueError(f"{num_frames} frames have {num_latents} latent frames, not {done}")
+
+
+_NOTHING = ((0, 0),)  # to pad at both ends of an axis
 
 
 def _group(frames: Iterable[np.ndarray], size: int, first: int) -> Iterator[np.ndarray]:

@@ -11,6 +11,7 @@ parameters in tiles of 8 x 8 that overlap by 4 differs from the whole by 0.19 st
 (root mean square); without overlap by 0.41.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 from vvae.models import contract
 from vvae.models.bottleneck import GaussianLatents
 from vvae.models.causal import CausalVideoVAE
-from vvae.models.contract import Params
+from vvae.models.contract import AnyArray, Params
 from vvae.models.grid import GridVideoVAE
 
 Interval = tuple[int, int]
@@ -85,7 +86,7 @@ class Axis:
 
 
 def encode_tiled(
-    model: CausalVideoVAE, params: Params, x_BTHWC: jax.Array, tile: tuple[int, int] = (16, 16)
+    model: CausalVideoVAE, params: Params, x_BTHWC: AnyArray, tile: tuple[int, int] = (16, 16)
 ) -> Any:
     """Encodes videos tile by tile; the result equals that of `vvae.encode`.
 
@@ -103,6 +104,11 @@ def encode_tiled(
     """
     _check_local(model)
     contract.check_video(x_BTHWC)
+    return _encode_tiled(contract.as_static(model), params, x_BTHWC, tuple(tile))
+
+
+@functools.partial(contract.jit_inline, static_argnames=("model", "tile"))
+def _encode_tiled(model, params, x_BTHWC, tile):
     x_BTHWC = model.fill_up(x_BTHWC)
     scale = model.spatial_compression
 
@@ -119,7 +125,7 @@ def encode_tiled(
 
 
 def decode_tiled(
-    model: CausalVideoVAE, params: Params, z_BthwZ: jax.Array, tile: tuple[int, int] = (16, 16)
+    model: CausalVideoVAE, params: Params, z_BthwZ: AnyArray, tile: tuple[int, int] = (16, 16)
 ) -> jax.Array:
     """Decodes latents tile by tile; the result equals that of `vvae.decode`, uncropped.
 
@@ -137,6 +143,11 @@ def decode_tiled(
     """
     _check_local(model)
     contract.check_latents(z_BthwZ)
+    return _decode_tiled(contract.as_static(model), params, z_BthwZ, tuple(tile))
+
+
+@functools.partial(contract.jit_inline, static_argnames=("model", "tile"))
+def _decode_tiled(model, params, z_BthwZ, tile):
     scale = model.spatial_compression
     axes = [
         _cut_exactly(size, size * scale, count * scale, lambda p: decoder_window(model, p))
@@ -148,7 +159,7 @@ def decode_tiled(
 def encode_blended(
     model: GridVideoVAE,
     params: Params,
-    x_BTHWC: jax.Array,
+    x_BTHWC: AnyArray,
     tile: tuple[int, int] = (16, 16),
     overlap: int = 4,
 ) -> Any:
@@ -171,6 +182,11 @@ def encode_blended(
     if not isinstance(model.bottleneck, GaussianLatents):
         raise ValueError(f"codes cannot be cross-faded: the bottleneck is {model.bottleneck}")
     contract.check_video(x_BTHWC)
+    return _encode_blended(contract.as_static(model), params, x_BTHWC, tuple(tile), overlap)
+
+
+@functools.partial(contract.jit_inline, static_argnames=("model", "tile", "overlap"))
+def _encode_blended(model, params, x_BTHWC, tile, overlap):
     x_BTHWC = model.fill_up(x_BTHWC)
     scale = model.spatial_compression
     axes = [
@@ -183,7 +199,7 @@ def encode_blended(
 def decode_blended(
     model: GridVideoVAE,
     params: Params,
-    z_BthwZ: jax.Array,
+    z_BthwZ: AnyArray,
     tile: tuple[int, int] = (16, 16),
     overlap: int = 4,
 ) -> jax.Array:
@@ -203,6 +219,11 @@ def decode_blended(
       ValueError: if the overlap is not smaller than the tile.
     """
     contract.check_latents(z_BthwZ)
+    return _decode_blended(contract.as_static(model), params, z_BthwZ, tuple(tile), overlap)
+
+
+@functools.partial(contract.jit_inline, static_argnames=("model", "tile", "overlap"))
+def _decode_blended(model, params, z_BthwZ, tile, overlap):
     scale = model.spatial_compression
     axes = [
         _cut_overlapping(size, count, overlap, 1, scale)
@@ -294,7 +315,8 @@ def _map_windows(function, inputs: jax.Array, axes: list[Axis]) -> Any:
         row, column = pair[0], pair[1]
         start = [jnp.asarray(a.starts)[i] for a, i in zip(axes, (row, column), strict=True)]
         window = jax.lax.dynamic_slice(inputs, (0, 0, *start, 0), shape)
-        weight = jnp.outer(*(jnp.asarray(a.weights_NK)[i] for a, i in zip(axes, (row, column))))
+        down, across = (jnp.asarray(a.weights_NK)[i] for a, i in zip(axes, (row, column)))
+        weight = jnp.outer(down, across)
         first = [
             s * axis.num_outputs // size
             for s, axis, size in zip(start, axes, num_inputs, strict=True)

@@ -12,6 +12,7 @@ from vvae import figures
 from vvae.data.clips import Clips
 from vvae.data.views import View, view_to_rgb
 from vvae.measure.examples import choose_frames, name_clips
+from vvae.measure.legends import explain_view
 from vvae.metrics.cards import Metric, make_metric
 from vvae.metrics.frames import (
     SSIM_WINDOW,
@@ -151,6 +152,7 @@ def write_comparison(path: str | os.PathLike, videos: dict[str, np.ndarray], cli
         [f"frame {t}" for t in frames],
         title,
         len(videos),
+        legend=explain_view(clips.view),
     )
 
 

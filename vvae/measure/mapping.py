@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vvae import processes
+from vvae import processes, progress
 from vvae.data.clips import Clips
 from vvae.data.loader import eval_batches
 
@@ -28,7 +28,8 @@ def map_clips(function: Callable[[dict[str, np.ndarray]], Any], clips: Clips, ba
       The pytree with NumPy arrays [N, ...], in the order of the clips.
     """
     own = eval_batches(clips, batch_size * processes.count(), processes.index(), processes.count())
-    parts = [jax.device_get(function(batch)) for batch in own]
+    num_batches = -(-len(clips) // (batch_size * processes.count()))
+    parts = [jax.device_get(function(batch)) for batch in progress.count(own, num_batches)]
     stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
     # [P, own batches, B, ...] -> [own batches, P, B, ...], the order of the clips.
     return jax.tree.map(

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from sklearn.decomposition import PCA
 
-from vvae.data.clips import Clips
+from vvae.data.clips import ArrayClips, Clips
 from vvae.models.block_pca import split_blocks
 from vvae.models.ppca import BlockPCA, decompose
 
@@ -33,7 +33,7 @@ class FramePCA:
     num_frames: int
 
 
-def sample_frames(clips: Clips, max_frames: int, seed: int) -> np.ndarray:
+def sample_frames(clips: Clips | ArrayClips, max_frames: int, seed: int) -> np.ndarray:
     """Reads up to max_frames valid frames, drawn without replacement; uint8 [F, H, W, C].
 
     The frames are in the order of the clips. If there are no more than max_frames, all are
@@ -45,7 +45,7 @@ def sample_frames(clips: Clips, max_frames: int, seed: int) -> np.ndarray:
         chosen = np.sort(random.choice(len(clip_F), max_frames, replace=False))
         clip_F, time_F = clip_F[chosen], time_F[chosen]
     ids, row_F = np.unique(clip_F, return_inverse=True)
-    frames = np.empty((len(clip_F), *clips.clip_format.clip_shape[1:]), np.uint8)
+    frames = np.empty((len(clip_F), *clips.clip_shape[1:]), np.uint8)
     for start in range(0, len(ids), READ_CLIPS):
         part = (row_F >= start) & (row_F < start + READ_CLIPS)
         videos = clips.read(ids[start : start + READ_CLIPS])
@@ -53,7 +53,7 @@ def sample_frames(clips: Clips, max_frames: int, seed: int) -> np.ndarray:
     return frames
 
 
-def fit_frame_pca(clips: Clips, num_components: int, seed: int) -> FramePCA:
+def fit_frame_pca(clips: Clips | ArrayClips, num_components: int, seed: int) -> FramePCA:
     """Fits PCA to single training frames by a randomised solver, deterministic for a seed.
 
     Args:
@@ -62,7 +62,7 @@ def fit_frame_pca(clips: Clips, num_components: int, seed: int) -> FramePCA:
       seed: The seed of the solver, and of the frames that are drawn if all of them would take more
         than 256 MiB.
     """
-    num_pixels = int(np.prod(clips.clip_format.clip_shape[1:]))
+    num_pixels = int(np.prod(clips.clip_shape[1:]))
     frames_FHWC = sample_frames(clips, max(2, MAX_FIT_BYTES // (4 * num_pixels)), seed)
     frames_FD = frames_FHWC.reshape(len(frames_FHWC), -1).astype(np.float32)
     num_components = min(num_components, *frames_FD.shape)
@@ -90,7 +90,7 @@ def reconstruct_frames(pca: FramePCA, frames_FHWC: np.ndarray) -> np.ndarray:
     return frames_FD.reshape(frames_FHWC.shape)
 
 
-def fit_block_pca(clips: Clips, block_shape: tuple[int, int, int]) -> BlockPCA:
+def fit_block_pca(clips: Clips | ArrayClips, block_shape: tuple[int, int, int]) -> BlockPCA:
     """Computes all principal components of the blocks that the latents of a causal model cover.
 
     Args:
@@ -101,11 +101,11 @@ def fit_block_pca(clips: Clips, block_shape: tuple[int, int, int]) -> BlockPCA:
     Raises:
       ValueError: If there is no whole block.
     """
-    t = (clips.clip_format.clip_shape[0] - 1) // block_shape[0]
+    t = (clips.clip_shape[0] - 1) // block_shape[0]
     return _fit_blocks(clips, block_shape, 1, t)
 
 
-def fit_first_pca(clips: Clips, size: tuple[int, int]) -> BlockPCA:
+def fit_first_pca(clips: Clips | ArrayClips, size: tuple[int, int]) -> BlockPCA:
     """Computes all principal components of blocks of (rows, columns) in first frames.
 
     Raises:
@@ -114,10 +114,10 @@ def fit_first_pca(clips: Clips, size: tuple[int, int]) -> BlockPCA:
     return _fit_blocks(clips, (1, *size), 0, 1)
 
 
-def _fit_blocks(clips: Clips, block_shape, first_frame: int, t: int) -> BlockPCA:
+def _fit_blocks(clips: Clips | ArrayClips, block_shape, first_frame: int, t: int) -> BlockPCA:
     """Computes the PCA of t consecutive blocks of all clips, beginning at `first_frame`."""
     frames, rows, columns = block_shape
-    _, height, width, _ = clips.clip_format.clip_shape
+    _, height, width, _ = clips.clip_shape
     height, width = height - height % rows, width - width % columns
     covered = slice(first_frame, first_frame + t * frames)
     count, total_D, products_DD = 0, 0.0, 0.0

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from vvae.data.clips import Clips
+from vvae.data.clips import ArrayClips, Clips
 from vvae.data.loader import channel_statistics, pixel_statistics
 from vvae.measure.pca import FramePCA, fit_block_pca, fit_frame_pca
 from vvae.models.ppca import BlockPCA
@@ -19,7 +19,7 @@ class ClipStatistics:
       seed: of the PCA's sample of frames and solver.
     """
 
-    clips: Clips
+    clips: Clips | ArrayClips
     seed: int
 
     def by_pixel(self) -> tuple[np.ndarray, float]:

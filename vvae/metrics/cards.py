@@ -14,31 +14,54 @@ _ABSENT = "nothing"
 
 
 @dataclasses.dataclass(frozen=True)
+class Interval:
+    """A confidence interval of a number.
+
+    Attributes:
+      low, high: Its ends.
+      text: Its confidence, method and independent units, in words.
+    """
+
+    low: float
+    high: float
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Metric:
     """A number, and a card that states exactly what was computed.
 
     Attributes:
-      value: The number; not finite if it could not be computed.
+      value: The number, an int for a count; not finite if it could not be computed.
       card: The name, unit, definition and aggregation, and everything else that determines the
         number (split, view, size, number of videos, ...). The key `method` names the measured
         method.
+      interval: The confidence interval, or None. It is no part of the card: numbers are comparable
+        whether or not they have one.
     """
 
     value: float
     card: Mapping[str, Any]
+    interval: Interval | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Returns {"value", "card"} for json.dump; a value that is not finite becomes None."""
-        value = float(self.value)
-        return {"value": value if math.isfinite(value) else None, "card": dict(self.card)}
+        """Returns {"value", "card"} for json.dump, and "interval" if there is one.
+
+        A value that is not finite becomes None.
+        """
+        value = self.value if math.isfinite(self.value) else None
+        content: dict[str, Any] = {"value": value, "card": dict(self.card)}
+        if self.interval is not None:
+            content["interval"] = dataclasses.asdict(self.interval)
+        return content
 
 
 def make_metric(
     name: str, value: float, unit: str, definition: str, aggregation: str, **context: Any
 ) -> Metric:
-    """Makes a metric; `context` is added to the card unchanged."""
+    """Makes a metric; `context` is added to the card unchanged. An int stays one: it is a count."""
     card = {"name": name, "unit": unit, "definition": definition, "aggregation": aggregation}
-    return Metric(float(value), {**card, **context})
+    return Metric(value if isinstance(value, int) else float(value), {**card, **context})
 
 
 def differing_keys(first: Metric, second: Metric) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 # The standard deviation of the smoothing, in frames of the file (as in Reiss and Hoshen 2022).
 SMOOTHING_SIGMA = 3.0
-_SMOOTHING_REACH = 4.0
+SMOOTHING_REACH = math.ceil(4.0 * SMOOTHING_SIGMA)  # frames, on either side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ def smooth_by_video(score_F: np.ndarray, video_F: np.ndarray) -> np.ndarray:
 
 
 def _smooth(score_T: np.ndarray) -> np.ndarray:
-    reach = math.ceil(_SMOOTHING_REACH * SMOOTHING_SIGMA)
+    reach = SMOOTHING_REACH
     weight = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SMOOTHING_SIGMA) ** 2)
 
     def convolve(values):

@@ -7,13 +7,24 @@ from vvae.metrics.cards import Metric
 
 
 def format_number(value: float) -> str:
-    """Formats four significant digits, at most four of them decimals; "-" if not finite."""
+    """Formats four significant digits, at most four of them decimals; "-" if not finite.
+
+    Counts, which are of type int, are written in full.
+    """
+    if isinstance(value, int):
+        return str(value)
     if not math.isfinite(value):
         return "-"
     if 0 < abs(value) < 1e-3:
         return f"{value:.1e}"
     digits = math.floor(math.log10(abs(value))) + 1 if value else 0
     return f"{value:.{min(4, max(0, 4 - digits))}f}"
+
+
+def format_metric(metric: Metric) -> str:
+    """Formats the value of a metric, and its interval if it has one: `0.8767 [0.817, 0.924]`."""
+    value, interval = format_number(metric.value), metric.interval
+    return value if interval is None else f"{value} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -45,7 +56,7 @@ def format_metrics(title: str, rows: Mapping[str, Mapping[str, Metric]]) -> str:
     units = {name: metric.card["unit"] for row in rows.values() for name, metric in row.items()}
     header = [title] + [f"{name} ({unit})" if unit else name for name, unit in units.items()]
     body = [
-        [method] + [format_number(row[name].value) if name in row else "-" for name in units]
+        [method] + [format_metric(row[name]) if name in row else "-" for name in units]
         for method, row in rows.items()
     ]
     if len(units) > len(rows):

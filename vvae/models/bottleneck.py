@@ -50,6 +50,11 @@ class GaussianLatents:
         """Whether p = N(0, I)."""
         return True
 
+    @property
+    def encodes_points(self) -> bool:
+        """Whether the encoder itself states no width of the posterior."""
+        return False
+
     def prior(self, shape: tuple[int, ...], dtype) -> Gaussian:
         """Returns p, broadcast to the shape [..., Z]."""
         return dist.standard_gaussian(shape, dtype)
@@ -154,6 +159,44 @@ class ScaledLatents(GaussianLatents):
 
 
 @dataclass(frozen=True)
+class PointLatents(ScaledLatents):
+    """Latents of a published autoencoder without a posterior: the outputs of its encoder.
+
+    The posterior is N(output, (share prior_std)^2), so that everything that asks for one has it.
+    The share is ours, not the authors': rates and bounds that are computed from it say how much
+    latents of that precision tell.
+
+    Attributes:
+      channels, prior_mean, prior_std: see `ScaledLatents`.
+      share: standard deviation of the posterior, as a share of that of the prior.
+    """
+
+    share: float = 0.01
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.share < 1:
+            raise ValueError(f"share={self.share}: must be between 0 and 1")
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of channels that the encoder must return."""
+        return self.channels
+
+    @property
+    def encodes_points(self) -> bool:
+        """Whether the encoder itself states no width of the posterior."""
+        return True
+
+    def posterior(self, outputs: jax.Array) -> Gaussian:
+        """Reads the outputs of the encoder as the means of the posterior."""
+        mean = dist.raise_precision(outputs)
+        stds = jnp.array([self.share * std for std in self.prior_std], mean.dtype)
+        logvar = 2.0 * jnp.log(stds).reshape((1,) * (mean.ndim - 1) + (-1,))
+        return Gaussian(mean, jnp.broadcast_to(logvar, mean.shape))
+
+
+@dataclass(frozen=True)
 class FiniteScalars:
     """Z numbers per position, each rounded to one of a few levels (FSQ).
 
@@ -182,6 +225,11 @@ class FiniteScalars:
     def has_standard_prior(self) -> bool:
         """Whether p = N(0, I)."""
         return False
+
+    @property
+    def encodes_points(self) -> bool:
+        """Whether the encoder itself states no width of the posterior."""
+        return True
 
     @property
     def num_outputs(self) -> int:

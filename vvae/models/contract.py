@@ -1,30 +1,33 @@
 """The contract that every vvae model fulfils, as pure functions of (model, params, ...).
 
 `model` is a flax.linen module and `params` the dictionary of its variables ({"params": learned,
-"stats": standardisation}). All functions work under jit, vmap and grad. A model implements
-`encode`, `decode`, `terms` and `sample`; `posterior_mean`, which turns its posterior into latents;
-and a description of these: `kl_by_dim`, `level_posteriors`, `level_masks`, `standard_priors`,
-`count_numbers` and `smallest_video`.
+"stats": standardisation}). The protocol `Model` says what a model implements for the functions
+below, `MeasuredModel` what the tasks of a run ask it for besides, and `TrainedModel` what a
+training of the commands needs.
 
-A model that `train.py` trains also implements `estimate_frame_cost()` and `count_first_places()`,
-from which time, memory and micro-batches are planned; `start(variables, statistics, beta)`, which
-adapts fresh variables to the training videos (`statistics` has the methods of
-`vvae.measure.statistics.ClipStatistics`, `beta` is the weight of the KL); and
-`num_fitted_components`, the size of a mixture prior that is fitted during training.
+The functions compile themselves once for each model and each shape, and work inside the caller's
+jit, vmap, grad, pmap and export as well.
 """
 
+import functools
 import warnings
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from vvae.distributions import Gaussian
 from vvae.models.bottleneck import Codes
 
 Params = Any
+AnyArray = jax.Array | np.ndarray
+
+# What compiles the functions below. Inside a function that the caller jits they are inlined, so
+# that nothing but that function is compiled.
+jit_inline = functools.partial(jax.jit, inline=True)
 
 
 @flax.struct.dataclass
@@ -47,17 +50,146 @@ class Terms:
     kl_by_level: dict[str, jax.Array]
 
 
-def init_variables(model: nn.Module, key: jax.Array) -> Params:
+class Model(Protocol):
+    """What a flax.linen module implements to be used with the functions of this module.
+
+    The methods `encode`, `decode` and `terms` run inside `apply`; `posterior_mean` and `sample` are
+    called on the module itself (`flax.linen.nowrap`). A model is hashable: its fields are numbers,
+    texts and tuples.
+    """
+
+    @property
+    def smallest_video(self) -> tuple[int, int, int, int]:
+        """(T, H, W, C) of a video with which every part of the model can be called."""
+        ...
+
+    def encode(self, x_BTHWC: jax.Array, mask_BT: jax.Array, /) -> Any:
+        """Infers the posterior, a pytree, of videos in [-1, 1]."""
+        ...
+
+    def posterior_mean(self, posterior: Any, /) -> Any:
+        """Returns the latents to decode: the posterior's mean."""
+        ...
+
+    def decode(self, latents: Any, /) -> jax.Array:
+        """Returns the mean video [B, T, H, W, C] in [-1, 1]; it may cover more than was encoded."""
+        ...
+
+    def terms(
+        self, x_BTHWC: jax.Array, mask_BT: jax.Array, key_B: jax.Array, num_samples: int, /
+    ) -> Terms:
+        """Samples the posterior and returns the terms of the ELBO; one key a clip."""
+        ...
+
+    def sample(
+        self, params: Params, key: jax.Array, num_clips: int, num_frames: int, /
+    ) -> jax.Array:
+        """Draws videos [B, T, H, W, C] from the prior."""
+        ...
+
+    def init(self, rngs: Any, *args: Any, method: Any = None) -> Any:
+        """Returns fresh variables; that of flax.linen."""
+        ...
+
+    def apply(self, variables: Any, *args: Any, method: Any = None) -> Any:
+        """Calls a method with variables; that of flax.linen."""
+        ...
+
+
+class MeasuredModel(Model, Protocol):
+    """A `Model` that describes its latents, which the tasks of a run read."""
+
+    @property
+    def standard_priors(self) -> frozenset[str]:
+        """Levels whose prior is N(0, I)."""
+        ...
+
+    def kl_by_dim(
+        self, x_BTHWC: jax.Array, mask_BT: jax.Array, key_B: jax.Array, /
+    ) -> dict[str, jax.Array]:
+        """Computes the KL of each latent dimension by level, in nats; 0 where masked."""
+        ...
+
+    def level_posteriors(self, posterior: Any, /) -> dict[str, Gaussian]:
+        """Returns the Gaussian posterior of each level."""
+        ...
+
+    def level_masks(self, mask_BT: jax.Array, /) -> dict[str, Any]:
+        """Returns a mask of each level, True for latents that have a real frame."""
+        ...
+
+    def count_numbers(self, num_frames: int, /) -> int:
+        """Returns how many latent numbers a frame of a clip is decoded from."""
+        ...
+
+
+class TrainedModel(MeasuredModel, Protocol):
+    """A `MeasuredModel` that the commands train."""
+
+    @property
+    def num_fitted_components(self) -> int:
+        """Components of a prior that is fitted to the latents while training, 0 for none."""
+        ...
+
+    def estimate_frame_cost(self) -> Any:
+        """Returns what a frame costs in training (`frame_cost.FrameCost`); None if unknown."""
+        ...
+
+    def count_first_places(self) -> float:
+        """Returns at how many places of a frame the first layer computes something."""
+        ...
+
+    def start(self, variables: Params, statistics: Any, beta: float, /) -> Params:
+        """Returns fresh variables, adapted to the training videos.
+
+        Args:
+          variables: from `init_variables`.
+          statistics: with the methods of `vvae.measure.statistics.ClipStatistics`.
+          beta: the weight of the KL.
+        """
+        ...
+
+
+AnyModel = TypeVar("AnyModel")
+
+
+def init_variables(model: Model, key: jax.Array) -> Params:
     """Returns fresh variables {"params", "stats"}; the key is consumed.
 
     The standardisation is the identity until it is replaced by that of the training data.
     """
+    return _init_variables(as_static(model), key)
+
+
+@functools.partial(jit_inline, static_argnames="model")
+def _init_variables(model: Model, key: jax.Array) -> Params:
     x_BTHWC = jnp.zeros((1, *model.smallest_video))
     mask_BT = jnp.ones(x_BTHWC.shape[:2], bool)
     return model.init(key, x_BTHWC, mask_BT, jax.random.key(0)[None], 1, method="terms")
 
 
-def as_unit_range(x: jax.Array) -> jax.Array:
+def as_static(model: AnyModel) -> AnyModel:
+    """Returns a model that functions can be compiled for: equal models share the compiled code.
+
+    Raises:
+      ValueError: if the model is not hashable, because a field of it is a list, say.
+    """
+    try:
+        hash(model)
+    except TypeError as error:
+        given = {name: value for name, value in vars(model).items() if _is_list_like(value)}
+        raise ValueError(
+            f"this {type(model).__name__} cannot be compiled for, because a field is not hashable: "
+            f"give tuples instead of {given or 'arrays and other changeable values'}"
+        ) from error
+    return model
+
+
+def _is_list_like(value: Any) -> bool:
+    return isinstance(value, list | dict | set)
+
+
+def as_unit_range(x: AnyArray) -> jax.Array:
     """Returns a video as float in [-1, 1]: scales uint8 as x / 127.5 - 1, keeps float."""
     x = jnp.asarray(x)
     return x.astype(jnp.float32) / 127.5 - 1.0 if x.dtype == jnp.uint8 else x
@@ -68,7 +200,7 @@ def to_codes(x: jax.Array) -> jax.Array:
     return jnp.clip((x + 1.0) * 127.5, 0.0, 255.0)
 
 
-def check_video(x: jax.Array) -> None:
+def check_video(x: AnyArray) -> None:
     """Checks that x is a video batch, and warns of a float one that is not in [-1, 1].
 
     Raises:
@@ -83,13 +215,13 @@ def check_video(x: jax.Array) -> None:
         _warn_of_unsigned(x)
 
 
-def _warn_of_unsigned(x: jax.Array) -> None:
+def _warn_of_unsigned(x: AnyArray) -> None:
     """Warns of a float video without negative values, such as one in [0, 1] or [0, 255].
 
     Values that are not known yet, because they are traced, or that other processes hold are not
     looked at. A constant video, such as a white one, passes.
     """
-    if isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True) or not x.size:
+    if isinstance(x, Tracer) or not getattr(x, "is_fully_addressable", True) or not x.size:
         return
     # An array that a traced function closes over is known, but what is computed from it is not.
     with jax.ensure_compile_time_eval():
@@ -103,7 +235,7 @@ def _warn_of_unsigned(x: jax.Array) -> None:
         )
 
 
-def check_latents(latents) -> None:
+def check_latents(latents: Any) -> None:
     """Raises ValueError if `latents` are a posterior: a tree with Gaussians or Codes."""
     distributions = (Gaussian, Codes)
     leaves = jax.tree.leaves(latents, is_leaf=lambda node: isinstance(node, distributions))
@@ -115,22 +247,22 @@ def check_latents(latents) -> None:
         )
 
 
-def full_mask(x_BTHWC: jax.Array, mask_BT: jax.Array | None) -> jax.Array:
+def full_mask(x_BTHWC: AnyArray, mask_BT: AnyArray | None) -> jax.Array:
     """Returns mask_BT, by default True everywhere; raises ValueError if its shape is not [B, T]."""
     if mask_BT is None:
         return jnp.ones(x_BTHWC.shape[:2], bool)
     if mask_BT.shape != x_BTHWC.shape[:2]:
         raise ValueError(f"mask_BT has shape {mask_BT.shape}, but the video {x_BTHWC.shape[:2]}")
-    return mask_BT
+    return jnp.asarray(mask_BT)
 
 
-def split_key(key: jax.Array, x_BTHWC: jax.Array, index_B: jax.Array | None) -> jax.Array:
+def split_key(key: jax.Array, x_BTHWC: AnyArray, index_B: AnyArray | None) -> jax.Array:
     """Returns one key per clip, which depends on its index alone (0, ..., B-1 by default)."""
     index_B = jnp.arange(x_BTHWC.shape[0]) if index_B is None else index_B
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(index_B)
 
 
-def encode(model: nn.Module, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Array | None = None):
+def encode(model: Model, params: Params, x_BTHWC: AnyArray, mask_BT: AnyArray | None = None) -> Any:
     """Infers the latents of videos.
 
     Args:
@@ -147,15 +279,20 @@ def encode(model: nn.Module, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Ar
       ValueError: if the rank, dtype or frame size does not fit the model.
     """
     check_video(x_BTHWC)
+    return _encode(as_static(model), params, x_BTHWC, mask_BT)
+
+
+@functools.partial(jit_inline, static_argnames="model")
+def _encode(model, params, x_BTHWC, mask_BT):
     mask_BT = full_mask(x_BTHWC, mask_BT)
     return model.apply(params, as_unit_range(x_BTHWC), mask_BT, method="encode")
 
 
 def decode(
-    model: nn.Module,
+    model: Model,
     params: Params,
-    latents,
-    shape_THW: tuple[int, int, int] | None = None,
+    latents: Any,
+    shape_THW: tuple[int, ...] | None = None,
 ) -> jax.Array:
     """Computes the mean of p(x | latents).
 
@@ -175,11 +312,17 @@ def decode(
         cover less than shape_THW.
     """
     check_latents(latents)
+    shape_THW = None if shape_THW is None else tuple(map(int, shape_THW))
+    return _decode(as_static(model), params, latents, shape_THW)
+
+
+@functools.partial(jit_inline, static_argnames=("model", "shape_THW"))
+def _decode(model, params, latents, shape_THW):
     video = model.apply(params, latents, method="decode")
     return video if shape_THW is None else crop(video, shape_THW)
 
 
-def crop(video_BTHWC: jax.Array, shape_THW: tuple[int, int, int]) -> jax.Array:
+def crop(video_BTHWC: jax.Array, shape_THW: tuple[int, ...]) -> jax.Array:
     """Returns the first frames, rows and columns; raises ValueError if there are fewer."""
     num_frames, height, width = shape_THW
     if any(wanted > size for wanted, size in zip(shape_THW, video_BTHWC.shape[1:4], strict=True)):
@@ -190,7 +333,7 @@ def crop(video_BTHWC: jax.Array, shape_THW: tuple[int, int, int]) -> jax.Array:
 
 
 def reconstruct(
-    model: nn.Module, params: Params, x_BTHWC: jax.Array, mask_BT: jax.Array | None = None
+    model: Model, params: Params, x_BTHWC: AnyArray, mask_BT: AnyArray | None = None
 ) -> jax.Array:
     """Decodes the posterior mean.
 
@@ -203,18 +346,24 @@ def reconstruct(
     Returns:
       [B, T, H, W, C] in [-1, 1] units, not clipped.
     """
-    posterior = encode(model, params, x_BTHWC, mask_BT)
-    return decode(model, params, model.posterior_mean(posterior), x_BTHWC.shape[1:4])
+    check_video(x_BTHWC)
+    return _reconstruct(as_static(model), params, x_BTHWC, mask_BT)
+
+
+@functools.partial(jit_inline, static_argnames="model")
+def _reconstruct(model, params, x_BTHWC, mask_BT):
+    posterior = _encode(model, params, x_BTHWC, mask_BT)
+    return _decode(model, params, model.posterior_mean(posterior), x_BTHWC.shape[1:4])
 
 
 def terms(
-    model: nn.Module,
+    model: Model,
     params: Params,
-    x_BTHWC: jax.Array,
+    x_BTHWC: AnyArray,
     key: jax.Array,
-    mask_BT: jax.Array | None = None,
+    mask_BT: AnyArray | None = None,
     num_samples: int = 1,
-    index_B: jax.Array | None = None,
+    index_B: AnyArray | None = None,
 ) -> Terms:
     """Samples the posterior and returns every term of the ELBO.
 
@@ -235,18 +384,23 @@ def terms(
       ValueError: if the rank, dtype or frame size does not fit the model.
     """
     check_video(x_BTHWC)
+    return _terms(as_static(model), params, x_BTHWC, key, mask_BT, num_samples, index_B)
+
+
+@functools.partial(jit_inline, static_argnames=("model", "num_samples"))
+def _terms(model, params, x_BTHWC, key, mask_BT, num_samples, index_B):
     mask_BT = full_mask(x_BTHWC, mask_BT)
     key_B = split_key(key, x_BTHWC, index_B)
     return model.apply(params, as_unit_range(x_BTHWC), mask_BT, key_B, num_samples, method="terms")
 
 
 def terms_and_video(
-    model: nn.Module,
+    model: Model,
     params: Params,
-    x_BTHWC: jax.Array,
+    x_BTHWC: AnyArray,
     key: jax.Array,
-    mask_BT: jax.Array | None = None,
-    index_B: jax.Array | None = None,
+    mask_BT: AnyArray | None = None,
+    index_B: AnyArray | None = None,
 ) -> tuple[Terms, jax.Array]:
     """Returns the `terms` of one sample, and its mean video [B, T, H, W, C].
 
@@ -254,6 +408,11 @@ def terms_and_video(
     [-1, 1] units, not clipped.
     """
     check_video(x_BTHWC)
+    return _terms_and_video(as_static(model), params, x_BTHWC, key, mask_BT, index_B)
+
+
+@functools.partial(jit_inline, static_argnames="model")
+def _terms_and_video(model, params, x_BTHWC, key, mask_BT, index_B):
     mask_BT = full_mask(x_BTHWC, mask_BT)
     key_B = split_key(key, x_BTHWC, index_B)
     unit_BTHWC = as_unit_range(x_BTHWC)
@@ -261,7 +420,7 @@ def terms_and_video(
 
 
 def sample(
-    model: nn.Module, params: Params, key: jax.Array, num_clips: int, num_frames: int
+    model: Model, params: Params, key: jax.Array, num_clips: int, num_frames: int
 ) -> jax.Array:
     """Draws latents from the prior and decodes them.
 
@@ -275,4 +434,9 @@ def sample(
     Returns:
       Mean videos [B, T, H, W, C] in [-1, 1] units.
     """
+    return _sample(as_static(model), params, key, num_clips, num_frames)
+
+
+@functools.partial(jit_inline, static_argnames=("model", "num_clips", "num_frames"))
+def _sample(model, params, key, num_clips, num_frames):
     return model.sample(params, key, num_clips, num_frames)

@@ -49,6 +49,11 @@ class GridVideoVAE(nn.Module):
         self.std_C = self.variable("stats", "std", jnp.ones, (channels,))
 
     @property
+    def encoder_lookahead(self) -> int | None:
+        """How many frames after its own a latent frame depends on; None for all of the video."""
+        return 0
+
+    @property
     def decodes_causally(self) -> bool:
         """Whether every frame is decoded without later latents."""
         return True
@@ -122,7 +127,7 @@ class GridVideoVAE(nn.Module):
         """Infers q(z | x); see `vvae.encode`."""
         x_BTHWC = _hold_masked(x_BTHWC, mask_BT)
         covered, _, _ = self.covered_shape(self.grid_shape(x_BTHWC.shape[1:4]))
-        missing = covered - x_BTHWC.shape[1]
+        missing = covered + (self.encoder_lookahead or 0) - x_BTHWC.shape[1]
         x_BTHWC = jnp.pad(x_BTHWC, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")
         return self.extend_encode(None, x_BTHWC)[1]
 
@@ -131,7 +136,8 @@ class GridVideoVAE(nn.Module):
 
         Args:
           past: what the call for the previous frames returned; None at the start.
-          x_BTHWC: 1 + n f_t frames at the start, n f_t later, in [-1, 1]. H and W are padded here.
+          x_BTHWC: 1 + n f_t frames at the start, and the `encoder_lookahead` after them; n f_t
+            later; in [-1, 1]. H and W are padded here.
 
         Returns:
           (past, posterior) after these frames.
@@ -142,11 +148,12 @@ class GridVideoVAE(nn.Module):
         channels = self.shape_HWC[-1]
         if x_BTHWC.shape[-1] != channels:
             raise ValueError(f"the model takes videos of {channels} channels, got {x_BTHWC.shape}")
-        length = x_BTHWC.shape[1] - (past is None)
-        if length % self.temporal_compression or x_BTHWC.shape[1] < 1:
+        alone = 1 + (self.encoder_lookahead or 0) if past is None else 0
+        length = x_BTHWC.shape[1] - alone
+        if length % self.temporal_compression or length < 0 or x_BTHWC.shape[1] < 1:
             raise ValueError(
                 f"{x_BTHWC.shape[1]} frames do not fill whole latent frames of "
-                f"{self.temporal_compression} (the first frame of the video is alone in its own)"
+                f"{self.temporal_compression} (the first latent frame of the video takes {alone})"
             )
         outputs, past = self.run_encoder(self.fill_up(self._standardize(x_BTHWC)), past)
         return past, self.bottleneck.posterior(outputs)
@@ -227,10 +234,13 @@ class GridVideoVAE(nn.Module):
           It is a log-density over 8-bit values, not over values in [-1, 1].
         """
         mean = contract.crop(self._extend_outputs(None, z_BthwZ)[1], x_BTHWC.shape[1:4])
-        return self._frame_log_prob(x_BTHWC, mean)
+        return self.frame_log_prob(x_BTHWC, mean)
 
-    def _frame_log_prob(self, x_BTHWC: jax.Array, mean: jax.Array) -> jax.Array:
-        """Computes `frame_log_likelihood` from the standardised mean video."""
+    def frame_log_prob(self, x_BTHWC: jax.Array, mean: jax.Array) -> jax.Array:
+        """Computes `frame_log_likelihood` from the standardised mean video of p(x | z).
+
+        Override it in a subclass for another likelihood.
+        """
         log_sigma = self.effective_log_sigma().reshape(1, 1, 1, 1, -1)
         x, std = self._standardize(x_BTHWC), self._per_video(self.std_C)
         return likelihood.gaussian_8bit_log_prob(mean, log_sigma, x, std).sum((2, 3, 4))
@@ -272,7 +282,7 @@ class GridVideoVAE(nn.Module):
         x, mask = (jnp.tile(a, (num_samples,) + (1,) * (a.ndim - 1)) for a in (x_BTHWC, mask_BT))
         outputs = self._extend_outputs(None, z_KBthwZ.reshape(-1, *z_KBthwZ.shape[2:]))[1]
         outputs = contract.crop(outputs, x.shape[1:4])
-        log_likelihood_BT = self._frame_log_prob(x, outputs)
+        log_likelihood_BT = self.frame_log_prob(x, outputs)
         log_likelihood_B = jnp.sum(log_likelihood_BT * mask, axis=1)
         kl_B = sum_valid(self.bottleneck.kl_by_dim(posterior).sum(-1))
         terms = Terms(

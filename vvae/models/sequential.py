@@ -8,6 +8,7 @@ frame posteriors. Nothing looks ahead: the posterior and the prior of frame t, a
 the frames up to t, depend on no later frame.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -380,6 +381,8 @@ class SequentialVAE(nn.Module):
     def frame_log_likelihood(self, x_BTHWC: jax.Array, latents: Latents) -> jax.Array:
         """Computes log p(x_t | z_t, w) in nats per frame, [B, T], summed over pixels and channels.
 
+        Override it in a subclass for another likelihood.
+
         Note:
           For a Gaussian this is a log-density over 8-bit values: log N of the standardised video
           minus log(127.5 std) per element. For the discretised logistic and the Bernoulli it is a
@@ -572,13 +575,23 @@ def level_kl(
       is not their part of the rate.
     """
     contract.check_video(x_BTHWC)
+    return _level_kl(contract.as_static(model), params, x_BTHWC, key, mask_BT, index_B)
+
+
+@functools.partial(contract.jit_inline, static_argnames="model")
+def _level_kl(model, params, x_BTHWC, key, mask_BT, index_B):
     mask_BT = contract.full_mask(x_BTHWC, mask_BT)
     key_B = contract.split_key(key, x_BTHWC, index_B)
     x_BTHWC = contract.as_unit_range(x_BTHWC)
     return model.apply(params, x_BTHWC, mask_BT, key_B, method="kl_by_dim")
 
 
-def surprise(model: SequentialVAE, params, x_BTHWC, mask_BT=None) -> jax.Array:
+def surprise(
+    model: SequentialVAE,
+    params: contract.Params,
+    x_BTHWC: contract.AnyArray,
+    mask_BT: contract.AnyArray | None = None,
+) -> jax.Array:
     """Computes how unexpected each frame is: KL(q(z_t) || p(z_t | z_<t, w_<t)) in nats, [B, T].
 
     z_<t are posterior means, and w_<t is the posterior mean given the earlier frames alone (the
@@ -592,12 +605,22 @@ def surprise(model: SequentialVAE, params, x_BTHWC, mask_BT=None) -> jax.Array:
       mask_BT: bool, True for real frames; all by default.
     """
     contract.check_video(x_BTHWC)
+    return _surprise(contract.as_static(model), params, x_BTHWC, mask_BT)
+
+
+@functools.partial(contract.jit_inline, static_argnames="model")
+def _surprise(model, params, x_BTHWC, mask_BT):
     mask_BT = contract.full_mask(x_BTHWC, mask_BT)
     return model.apply(params, contract.as_unit_range(x_BTHWC), mask_BT, method="surprise")
 
 
 def begin_stream(model: SequentialVAE, params, batch: int) -> StreamState:
     """Returns the memory of `stream` before the first frame of `batch` videos."""
+    return _begin_stream(contract.as_static(model), params, batch)
+
+
+@functools.partial(contract.jit_inline, static_argnames=("model", "batch"))
+def _begin_stream(model, params, batch):
     return model.apply(params, batch, method="begin_stream")
 
 
@@ -617,6 +640,11 @@ def stream(
       (state, what is known at each frame).
     """
     contract.check_video(x_BTHWC)
+    return _stream(contract.as_static(model), params, state, x_BTHWC, mask_BT)
+
+
+@functools.partial(contract.jit_inline, static_argnames="model")
+def _stream(model, params, state, x_BTHWC, mask_BT):
     mask_BT = contract.full_mask(x_BTHWC, mask_BT)
     return model.apply(params, state, contract.as_unit_range(x_BTHWC), mask_BT, method="stream")
 

@@ -3,6 +3,8 @@
 Functions take the model and use it through its contract alone, so they work for every model.
 """
 
+import functools
+import operator
 from typing import NamedTuple
 
 import jax
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 
 from vvae.distributions import raise_precision
 from vvae.models import contract
+from vvae.models.contract import AnyArray, Model, Params
 
 
 class Bound(NamedTuple):
@@ -74,13 +77,18 @@ def free_bits_kl(kl_by_level: dict, floor: float) -> jax.Array:
     References:
       Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016, C.8.
     """
-    if floor <= 0.0:
-        return sum(kl_by_level.values())
-    return sum(jnp.maximum(kl, floor) for kl in kl_by_level.values())
+    floored = (jnp.maximum(kl, floor) if floor > 0.0 else kl for kl in kl_by_level.values())
+    return functools.reduce(operator.add, floored)
 
 
 def elbo(
-    model, params, x_BTHWC, key, mask_BT=None, num_samples: int = 1, index_B=None
+    model: Model,
+    params: Params,
+    x_BTHWC: AnyArray,
+    key: jax.Array,
+    mask_BT: AnyArray | None = None,
+    num_samples: int = 1,
+    index_B: AnyArray | None = None,
 ) -> jax.Array:
     """Computes the evidence lower bound of each clip, [B], in nats per clip.
 
@@ -97,18 +105,25 @@ def elbo(
       It is summed over time, pixels, channels and latents. With a Gaussian likelihood it is a
       log-density over 8-bit values.
     """
+    contract.check_video(x_BTHWC)
+    model = contract.as_static(model)
+    return _elbo(model, params, x_BTHWC, key, mask_BT, num_samples, index_B)
+
+
+@functools.partial(contract.jit_inline, static_argnames=("model", "num_samples"))
+def _elbo(model, params, x_BTHWC, key, mask_BT, num_samples, index_B):
     return elbo_of_terms(contract.terms(model, params, x_BTHWC, key, mask_BT, num_samples, index_B))
 
 
 def iwae(
-    model,
-    params,
-    x_BTHWC,
-    key,
+    model: Model,
+    params: Params,
+    x_BTHWC: AnyArray,
+    key: jax.Array,
     num_samples: int,
-    mask_BT=None,
+    mask_BT: AnyArray | None = None,
     chunk: int = 10,
-    index_B=None,
+    index_B: AnyArray | None = None,
 ) -> Bound:
     """Computes the importance-weighted bound of each clip with exactly num_samples samples.
 
@@ -131,7 +146,13 @@ def iwae(
     chunk = min(chunk, num_samples)
     if num_samples < 1 or num_samples % chunk:
         raise ValueError(f"num_samples={num_samples} is not a positive multiple of chunk={chunk}")
+    contract.check_video(x_BTHWC)
+    model = contract.as_static(model)
+    return _iwae(model, params, x_BTHWC, key, num_samples, mask_BT, chunk, index_B)
 
+
+@functools.partial(contract.jit_inline, static_argnames=("model", "num_samples", "chunk"))
+def _iwae(model, params, x_BTHWC, key, num_samples, mask_BT, chunk, index_B):
     def sample_chunk(i):
         chunk_key = jax.random.fold_in(key, i)
         return log_weights(

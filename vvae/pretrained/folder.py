@@ -6,6 +6,7 @@ behind its other axes (see `pretrained.layers`).
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from vvae.pretrained.locate import (
 
 _LEAVES = {"kernel": "weight", "scale": "weight"}
 _TYPES = {"F64", "F32", "F16", "BF16"}
+_INTEGERS = {"I64", "I32"}
+_KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 Path_ = tuple[str, ...]
 
@@ -94,11 +97,35 @@ def fill_settings(record: dict[str, Any], defaults: dict[str, Any]) -> dict[str,
         raise ValueError(f"unknown settings of {record['_class_name']}: {listed}")
     for name, value in given.items():
         _check_type(name, value, defaults[name])
-    return defaults | given
+    missing = {k: None for k, default in defaults.items() if isinstance(default, Absent)}
+    chosen = {k: default.default for k, default in defaults.items() if isinstance(default, Either)}
+    return defaults | missing | chosen | given
+
+
+@dataclass(frozen=True)
+class Absent:
+    """The default of a setting that is None, or else has the type of the example."""
+
+    example: Any
+
+
+@dataclass(frozen=True)
+class Either:
+    """A default, of a setting that may also have the type of the example."""
+
+    default: Any
+    example: Any
 
 
 def _check_type(name: str, value, default) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, Either):
+        other = isinstance(value, type(default.example))
+        return _check_type(name, value, default.example if other else default.default)
+    if isinstance(default, Absent):
+        if value is not None:
+            _check_type(name, value, default.example)
+        return
     if default is None:
         fits = value is None or isinstance(value, tuple) or (isinstance(value, int) and is_number)
     elif isinstance(default, bool | str | tuple):
@@ -194,12 +221,13 @@ def _read_header(path: Path) -> list[Tensor]:
         ]
 
 
-def find_params(folder: Path, shapes) -> Any:
+def find_params(folder: Path, shapes, rename: Callable[[str], str] = str) -> Any:
     """Finds parameters, of which none may be missing, misshapen or surplus.
 
     Args:
       folder: with the files of weights.
-      shapes: tree of the parameters, whose leaves have a `shape`.
+      shapes: tree of the parameters, whose leaves have a `shape` and a `dtype`.
+      rename: name of a tensor in the files -> the name that is meant.
 
     Returns:
       The tree, with the Tensor of each parameter.
@@ -208,12 +236,24 @@ def find_params(folder: Path, shapes) -> Any:
       ValueError: with the list of missing, extra and misshapen tensors, or for a damaged file.
     """
     wanted = list_paths(shapes)
-    found = find_tensors(folder)
+    found = _rename(folder, find_tensors(folder), rename)
     problems = _compare(wanted, found)
     if problems:
         raise ValueError(f"{folder}: the weights do not fit config.json: {problems}")
     leaves = [found[tensor_name(path)] for path in wanted]
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def _rename(folder: Path, found: dict[str, Tensor], rename: Callable[[str], str]):
+    """Returns the tensors by the names that are meant."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in found.items():
+        if rename(name) in renamed:
+            raise ValueError(
+                f"{folder}: {name} and {renamed[rename(name)].name} are the same tensor"
+            )
+        renamed[rename(name)] = tensor
+    return renamed
 
 
 def read_params(tensors) -> Any:
@@ -237,7 +277,14 @@ def _compare(wanted: dict[Path_, Any], found: dict[str, Tensor]) -> str:
         for name, shape in shapes.items()
         if name in found and found[name].shape != shape
     ]
-    other = [f"{t.name} ({t.kind})" for t in found.values() if t.kind not in _TYPES]
+    counts = {
+        tensor_name(p) for p, leaf in wanted.items() if jnp.issubdtype(leaf.dtype, np.integer)
+    }
+    other = [
+        f"{name} ({tensor.kind})"
+        for name, tensor in found.items()
+        if tensor.kind not in (_INTEGERS if name in counts else _TYPES)
+    ]
     parts = {
         "missing": sorted(shapes.keys() - found.keys()),
         "extra": sorted(found.keys() - shapes.keys()),
@@ -252,9 +299,51 @@ def _read(path: Path_, tensor: Tensor) -> jax.Array:
     with _open(tensor.file) as file:
         values = np.asarray(file.get_tensor(tensor.name))
         dtype = jax.dtypes.canonicalize_dtype(np.float64 if tensor.kind == "F64" else np.float32)
-        # Not np.ascontiguousarray, which adds an axis to a scalar.
-        parameter = np.asarray(from_tensor(path, values), dtype, order="C")
-        return jax.block_until_ready(jnp.array(parameter))
+        return _convert(path, values, dtype)
+
+
+def read_file(path: Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a single file by their names.
+
+    Raises:
+      ValueError: for a damaged file, or if the extra is missing.
+    """
+    with _open(path) as file:
+        return {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+
+
+def adopt_tensors(path: Path, shapes, arrays: dict[str, np.ndarray]) -> Any:
+    """Returns tensors that are in memory as parameters.
+
+    Args:
+      path: of the file, for error messages.
+      shapes: tree of the parameters, whose leaves have a `shape` and a `dtype`.
+      arrays: name of a tensor -> its values.
+
+    Returns:
+      The tree, float32.
+
+    Raises:
+      ValueError: with the list of missing, extra and misshapen tensors.
+    """
+    wanted = list_paths(shapes)
+    found = {
+        name: Tensor(
+            file=path, name=name, shape=a.shape, kind=_KINDS.get(str(a.dtype), str(a.dtype))
+        )
+        for name, a in arrays.items()
+    }
+    problems = _compare(wanted, found)
+    if problems:
+        raise ValueError(f"{path}: the tensors do not fit the network: {problems}")
+    leaves = [_convert(p, arrays[tensor_name(p)], np.dtype(np.float32)) for p in wanted]
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def _convert(path: Path_, values: np.ndarray, dtype) -> jax.Array:
+    # Not np.ascontiguousarray, which adds an axis to a scalar.
+    parameter = np.asarray(from_tensor(path, values), dtype, order="C")
+    return jax.block_until_ready(jnp.array(parameter))
 
 
 def _open(path: Path):

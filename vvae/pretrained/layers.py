@@ -6,6 +6,7 @@ C].
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +18,8 @@ from vvae.models.causal_blocks import CausalConv, Past, map_frames, prepend_past
 from vvae.models.convolutions import apply_with_bias, conv_3x3, down_conv, up_conv
 
 _SMALLEST_NORM = 1e-12  # of torch.nn.functional.normalize
+
+Layer = Callable[[jax.Array, Past], tuple[jax.Array, Past]]
 
 LOG_SIGMA = math.log(2.0 * 10.0 ** (-30.0 / 20.0))
 """Initial log noise scale of imported models, in [-1, 1] units: that of a PSNR of 30 dB.
@@ -33,23 +36,40 @@ SAMPLE_SIZE = (256, 256)
 _DOUBLING = ((0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 0))
 
 
+def apply_kernel(module: nn.Module, x: jax.Array, shape: tuple[int, ...], convolve) -> jax.Array:
+    """Declares the float32 parameters of a layer and applies them; see `apply_with_bias`.
+
+    Args:
+      module: the layer, with the attributes `dtype` and `use_bias`.
+      x: the input, channels last.
+      shape: of `kernel`, with the output channels last.
+      convolve: (x, kernel) -> y without the bias.
+    """
+    if module.use_bias:
+        return apply_with_bias(module, x, shape, convolve)
+    kernel = module.param("kernel", nn.initializers.lecun_normal(), shape)
+    return convolve(x.astype(module.dtype), kernel.astype(module.dtype))
+
+
 class PointwiseConv(nn.Module, kw_only=True):
     """A convolution over single positions: a matrix product of the channels, and a bias.
 
     Attributes:
       features: F.
-      num_axes: number of axes of length one in the published weight, 3 or 2.
+      num_axes: number of axes of length one in the published weight: 3, 2, or 0 for a matrix.
+      use_bias: whether there is a bias.
       dtype: of the activations; the parameters are float32.
     """
 
     features: int
     num_axes: int = 3
+    use_bias: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (*(1,) * self.num_axes, x.shape[-1], self.features)
-        return apply_with_bias(self, x, shape, lambda x, kernel: x @ kernel.reshape(shape[-2:]))
+        return apply_kernel(self, x, shape, lambda x, kernel: x @ kernel.reshape(shape[-2:]))
 
 
 class EdgePaddedConv(nn.Module, kw_only=True):
@@ -59,21 +79,76 @@ class EdgePaddedConv(nn.Module, kw_only=True):
       features: F.
       causal: whether a frame depends on the two before it (and the last two inputs are remembered),
         or on its neighbours on both sides (and nothing is remembered).
+      borders: padding of rows and columns, see `pad_borders`.
       dtype: of the activations; the parameters are float32.
     """
 
     features: int
     causal: bool = True
+    borders: str = "zeros"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         conv = CausalConv(features=self.features, dtype=self.dtype, name="conv")
+        x, inner = pad_borders(x_BTHWC.astype(self.dtype), self.borders)
         if self.causal:
-            start = jnp.repeat(x_BTHWC[:, :1], 2, axis=1).astype(self.dtype)
-            return conv(x_BTHWC, start if past is None else past)
-        x = jnp.concatenate([x_BTHWC, x_BTHWC[:, -1:]], axis=1)
-        return conv(x, x[:, :1].astype(self.dtype))[0], ()
+            y, past = conv(x, jnp.repeat(x[:, :1], 2, axis=1) if past is None else past)
+            return y[inner], past
+        x = jnp.concatenate([x, x[:, -1:]], axis=1)
+        return conv(x, x[:, :1])[0][inner], ()
+
+
+def pad_borders(x_BTHWC: jax.Array, borders: str) -> tuple[jax.Array, tuple[slice, ...]]:
+    """Pads rows and columns by one, for a convolution that itself pads with zeros.
+
+    Args:
+      x_BTHWC: the frames.
+      borders: "zeros" for nothing, "edge" to repeat the outermost pixels, or "reflect" to mirror
+        the frames about them.
+
+    Returns:
+      (the padded frames, the index of what remains of the convolution's output).
+    """
+    whole = (slice(None),) * 2
+    if borders == "zeros":
+        return x_BTHWC, whole
+    # A single row has nothing to mirror but itself.
+    modes = ["edge" if size == 1 else borders for size in x_BTHWC.shape[2:4]]
+    for axis, mode in zip((2, 3), modes, strict=True):
+        widths = [(0, 0)] * 5
+        widths[axis] = (1, 1)
+        x_BTHWC = jnp.pad(x_BTHWC, widths, mode=mode)
+    return x_BTHWC, (*whole, slice(1, -1), slice(1, -1))
+
+
+class StridedConv(nn.Module, kw_only=True):
+    """3x3x3 convolution with stride 2 in space; repeats the first frame in front.
+
+    It keeps the channels; its parameters are named `conv`. It remembers its last input, or its last
+    two.
+
+    Attributes:
+      in_time: whether the stride in time is 2 too.
+      borders: padding of rows and columns: "zeros" on every side, "edge" to repeat the outermost
+        pixels, or "end" for zeros at the bottom and right alone.
+      dtype: of the activations; the parameters are float32.
+    """
+
+    in_time: bool = True
+    borders: str = "zeros"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+        x = x_BTHWC.astype(self.dtype)
+        past = jnp.repeat(x[:, :1], 2, axis=1) if past is None else past
+        stacked = stack_frames(prepend_past(x, past, 0), stride=1 + self.in_time)
+        convolve = _HALVINGS[self.borders]
+        conv = StackedConv(features=x.shape[-1], convolve=convolve, dtype=self.dtype, name="conv")
+        if self.in_time:
+            return conv(stacked), x[:, -1:]
+        return conv(stacked), prepend_past(x, past, 0)[:, -2:]
 
 
 class TemporalConv(nn.Module, kw_only=True):
@@ -117,6 +192,41 @@ class EdgePaddedTemporalConv(nn.Module, kw_only=True):
         return conv(stack_frames(x)), x[:, -2:]
 
 
+class GroupNorm(nn.Module, kw_only=True):
+    """Subtracts the mean of groups of channels and divides by their standard deviation.
+
+    Computed at least in float32.
+
+    Attributes:
+      groups: number of groups.
+      over_time: whether the mean is over all frames at hand, which no causal network can do, or
+        over each frame.
+      epsilon: added to the variance.
+      dtype: of the result.
+
+    References:
+      Wu and He, Group Normalization, 2018.
+    """
+
+    groups: int = 32
+    over_time: bool = False
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BTHWC: jax.Array) -> jax.Array:
+        channels = x_BTHWC.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        x = raise_precision(x_BTHWC).reshape(*x_BTHWC.shape[:-1], self.groups, -1)
+        axes = (1, 2, 3, 5) if self.over_time else (2, 3, 5)
+        x = x - jnp.mean(x, axis=axes, keepdims=True)
+        variance = jnp.mean(jnp.square(x), axis=axes, keepdims=True)
+        y = (x * jax.lax.rsqrt(variance + self.epsilon)).reshape(x_BTHWC.shape)
+        y = y * scale.reshape(1, 1, 1, 1, -1) + bias.reshape(1, 1, 1, 1, -1)
+        return y.astype(self.dtype)
+
+
 class RMSNorm(nn.Module, kw_only=True):
     """Scales the channels of every position to length sqrt(C), times `gamma`; at least in float32.
 
@@ -144,11 +254,13 @@ class SpatialConv(nn.Module, kw_only=True):
     Attributes:
       features: F.
       convolve: (images [N, H, W, C], kernel [3, 3, C, F]) -> images [N, H', W', F].
+      use_bias: whether there is a bias.
       dtype: of the activations; the parameters are float32.
     """
 
     features: int
     convolve: Any
+    use_bias: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -157,7 +269,21 @@ class SpatialConv(nn.Module, kw_only=True):
             return map_frames(lambda x_NHWC: self.convolve(x_NHWC, kernel), x)
 
         shape = (3, 3, x_BTHWC.shape[-1], self.features)
-        return apply_with_bias(self, x_BTHWC, shape, convolve)
+        return apply_kernel(self, x_BTHWC, shape, convolve)
+
+
+class SpatialResample(nn.Module, kw_only=True):
+    """Halves or doubles height and width with a convolution named `conv`. Remembers nothing."""
+
+    convolve: Any
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+        conv = SpatialConv(
+            features=x.shape[-1], convolve=self.convolve, dtype=self.dtype, name="conv"
+        )
+        return conv(x), ()
 
 
 class StackedConv(nn.Module, kw_only=True):
@@ -183,6 +309,11 @@ class StackedConv(nn.Module, kw_only=True):
         return apply_with_bias(self, stacked, shape, convolve)
 
 
+def stateless(layer: Callable[[jax.Array], jax.Array]) -> Layer:
+    """Returns the layer as one that remembers nothing of the frames before."""
+    return lambda x, past: (layer(x), ())
+
+
 def frame_conv_3x3(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves images with a 3x3 kernel, padded with one zero on every side."""
     return conv_3x3(x_NHWC[None], kernel[None])[0]
@@ -194,6 +325,21 @@ def down_conv_3x3(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
     It is `convolutions.down_conv` with a 4x4 kernel whose first row and column are zero.
     """
     return down_conv(x_NHWC, jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0))))
+
+
+def halve_centred(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves with a 3x3 kernel and stride 2, padded with one zero on every side."""
+    return down_conv(x_NHWC, jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0))))
+
+
+def halve_repeating_edges(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves with a 3x3 kernel and stride 2; repeats the outermost pixels on every side."""
+    x = jnp.pad(x_NHWC, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    return down_conv_3x3(x, kernel)[:, :-1, :-1]
+
+
+# Padding of rows and columns -> convolution with a 3x3 kernel and stride 2.
+_HALVINGS = {"zeros": halve_centred, "edge": halve_repeating_edges, "end": down_conv_3x3}
 
 
 def up_conv_3x3(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:

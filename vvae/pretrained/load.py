@@ -1,4 +1,4 @@
-"""Loads and saves published weights: folders as diffusers writes them."""
+"""Loads and saves published weights: folders as diffusers writes them, and some single files."""
 
 import functools
 import json
@@ -12,27 +12,54 @@ import numpy as np
 
 from vvae.models import contract
 from vvae.models.bottleneck import ScaledLatents
+from vvae.models.checks import check_choice
 from vvae.models.contract import Params
 from vvae.models.grid import GridVideoVAE
+from vvae.pretrained import (
+    cogvideox,
+    dc,
+    flux2,
+    hunyuan,
+    hunyuan15,
+    kl,
+    ltx,
+    ltx2,
+    magvit,
+    qwen21,
+    svd,
+    taehv,
+    tiny,
+    vidtok,
+    wan,
+)
 from vvae.pretrained import folder as folders
-from vvae.pretrained import ltx, vidtok, wan
+from vvae.pretrained.authors_files import is_authors_file, read_file
+from vvae.pretrained.family import Family
 from vvae.pretrained.layers import LOG_SIGMA
 from vvae.pretrained.locate import find_folder
 
-_FAMILIES = (wan, ltx, vidtok)
+_MODULES = (wan, qwen21, ltx, ltx2, hunyuan, hunyuan15, cogvideox, magvit, vidtok)
+_MODULES += (kl, flux2, dc, svd, tiny, taehv)
+_FAMILIES: tuple[Family, ...] = tuple(module.FAMILY for module in _MODULES)
 _OWN = ("log_sigma",)  # parameters that are not published
 # Entries of a network's description for what its folder stores as tensors.
 _SCALES = ("_latents_mean", "_latents_std")
 
 
-def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
+def load_pretrained(
+    path: str | os.PathLike, *, dtype: Any = None, subfolder: str | None = None
+) -> tuple[GridVideoVAE, Params]:
     """Reads published weights: a folder with config.json and .safetensors files.
 
     Args:
-      path: the folder, as `save_pretrained` of diffusers writes it, of an AutoencoderKLWan (Wan 2.1
-        or 2.2), an AutoencoderKLQwenImage, an AutoencoderKLLTXVideo or an AutoencoderVidTok; or the
-        folder of a pipeline that has one of them as `vae`. An index decides which files count. A
-        variant such as fp16 is read where it is the only one.
+      path: the folder, as `save_pretrained` of diffusers writes it, of one of the classes that
+        docs/published_models.md lists; or the folder of a pipeline that has one of them as `vae`.
+        An index decides which files count. A variant such as fp16 is read where it is the only one.
+        The files of TAESD (either one, with the other beside it) and TAEHV, which have no
+        config.json, are read by their own paths, .pth or .safetensors.
+      dtype: of the activations, "float32" or "bfloat16"; that of the family, float32, by default.
+        Parameters, norms and posteriors stay float32.
+      subfolder: where in the folder the weights are, such as "vae".
 
     Returns:
       (model, params), for use with `vvae.encode`, `vvae.decode`, ... The latents' published mean
@@ -44,12 +71,26 @@ def load_pretrained(path: str | os.PathLike) -> tuple[GridVideoVAE, Params]:
         or missing file, files or tensors of which it is not clear which are meant, or with the list
         of tensors that are missing, extra or misshapen.
     """
-    model, tensors = _find(find_folder(path))
-    channels = model.shape_HWC[-1]
+    changed = {} if dtype is None else {"dtype": _check_dtype(dtype)}
+    if subfolder is None and is_authors_file(Path(path)):
+        model, learned = _read_file(Path(path))
+    else:
+        model, tensors = _find(find_folder(path, subfolder))
+        learned = folders.read_params(tensors)
+    model, channels = model.clone(**changed), model.shape_HWC[-1]
     return model, {
-        "params": folders.read_params(tensors) | {"log_sigma": jnp.float32(LOG_SIGMA)},
+        "params": learned | {"log_sigma": jnp.float32(LOG_SIGMA)},
         "stats": {"mean": jnp.zeros(channels), "std": jnp.ones(channels)},
     }
+
+
+def _check_dtype(dtype: Any) -> Any:
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    check_choice("dtype", name, ("float32", "bfloat16"))
+    return jnp.dtype(name).type
 
 
 def load_network(path: str | os.PathLike) -> GridVideoVAE:
@@ -61,7 +102,22 @@ def load_network(path: str | os.PathLike) -> GridVideoVAE:
     Raises:
       ValueError: as `load_pretrained`, except for damage that the header of a file does not show.
     """
+    if is_authors_file(Path(path)):
+        return _build(read_file(Path(path))[0])[1]
     return _find(find_folder(path))[0]
+
+
+def _read_file(path: Path) -> tuple[GridVideoVAE, Any]:
+    """Returns the model of an authors' file, and its parameters."""
+    record, tensors = read_file(path)
+    _, model = _build(record)
+    return model, folders.adopt_tensors(path, _list_shapes(model), tensors)
+
+
+def _list_shapes(model: GridVideoVAE) -> dict[str, Any]:
+    """Returns the shapes of the parameters that are published."""
+    shapes = jax.eval_shape(functools.partial(contract.init_variables, model), jax.random.key(0))
+    return {name: leaf for name, leaf in shapes["params"].items() if name not in _OWN}
 
 
 def _find(folder: Path) -> tuple[GridVideoVAE, Any]:
@@ -71,13 +127,11 @@ def _find(folder: Path) -> tuple[GridVideoVAE, Any]:
         family, model = _build(record)
     except ValueError as error:
         raise ValueError(f"{folder / folders.CONFIG}: {error}") from error
-    shapes = jax.eval_shape(functools.partial(contract.init_variables, model), jax.random.key(0))
-    published = {name: leaf for name, leaf in shapes["params"].items() if name not in _OWN}
-    latents = jax.ShapeDtypeStruct((model.bottleneck.channels,), jnp.float32)
-    tensors = folders.find_params(folder, published | dict.fromkeys(family.BUFFERS, latents))
-    if family.BUFFERS:
-        scales = folders.read_params({name: tensors.pop(name) for name in family.BUFFERS})
-        model = _scale(model, *(scales[name] for name in family.BUFFERS))
+    buffers = family.buffers.find(model) if family.buffers else {}
+    tensors = folders.find_params(folder, _list_shapes(model) | buffers, family.rename)
+    if family.buffers:
+        found = folders.read_params({name: tensors.pop(name) for name in buffers})
+        model = _scale(model, *family.buffers.read(model, jax.tree.map(np.asarray, found)))
     return model, tensors
 
 
@@ -103,10 +157,8 @@ def save_pretrained(
             f"the model standardises videos by {stats}, which published weights cannot store"
         )
     published = {name: leaf for name, leaf in params["params"].items() if name not in _OWN}
-    latents = model.bottleneck
-    if family.BUFFERS:
-        values = (np.float32(latents.prior_mean), np.float32(latents.prior_std))
-        published |= dict(zip(family.BUFFERS, values, strict=True))
+    if family.buffers:
+        published |= family.buffers.write(model)
     folders.write_folder(Path(path), family.describe(model), published, overwrite=overwrite)
 
 
@@ -133,7 +185,7 @@ def describe_network(model: GridVideoVAE) -> str:
     """
     family, latents = _find_family(model), model.bottleneck
     record = family.describe(model)
-    if family.BUFFERS:
+    if family.buffers:
         record |= dict(zip(_SCALES, (latents.prior_mean, latents.prior_std), strict=True))
     return json.dumps(record)
 
@@ -146,7 +198,7 @@ def build_network(text: str) -> GridVideoVAE:
     """
     record = folders.parse_config(text, "the description of a published network")
     family, model = _build(record)
-    if not family.BUFFERS:
+    if not family.buffers:
         return model
     try:
         return _scale(model, *(record[name] for name in _SCALES))
@@ -156,18 +208,18 @@ def build_network(text: str) -> GridVideoVAE:
         ) from error
 
 
-def _build(record: dict[str, Any]) -> tuple[Any, GridVideoVAE]:
+def _build(record: dict[str, Any]) -> tuple[Family, GridVideoVAE]:
     """Returns the family and the model of a config.json."""
     name = record["_class_name"]
-    classes = {name: family for family in _FAMILIES for name in family.DEFAULTS}
+    classes = {name: family for family in _FAMILIES for name in family.defaults}
     if name not in classes:
         raise ValueError(f"cannot read the class {name!r}: only {', '.join(classes)}")
     family = classes[name]
-    return family, family.build(folders.fill_settings(record, family.DEFAULTS[name]))
+    return family, family.build(folders.fill_settings(record, family.defaults[name]))
 
 
-def _find_family(model: GridVideoVAE):
-    families = {family.MODEL: family for family in _FAMILIES}
+def _find_family(model: GridVideoVAE) -> Family:
+    families = {family.model: family for family in _FAMILIES}
     if type(model) not in families:
         known = ", ".join(family.__name__ for family in families)
         raise ValueError(f"{type(model).__name__} has no published form; only {known}")

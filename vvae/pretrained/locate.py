@@ -26,17 +26,21 @@ _MAX_NAMED = 5  # the largest number of files or tensors that a message names
 # --- the folder ---------------------------------------------------------------------------------
 
 
-def find_folder(path: str | os.PathLike) -> Path:
+def find_folder(path: str | os.PathLike, subfolder: str | None = None) -> Path:
     """Returns the folder of published weights that a path names.
 
-    This is the path itself, or the folder `vae` of a whole pipeline.
+    This is the path itself or its given subfolder, or the folder `vae` of a whole pipeline.
 
     Raises:
-      ValueError: if the path is not a folder.
+      ValueError: if the path is not a folder, or has no such subfolder.
     """
     folder = Path(path)
     if not folder.exists():
         raise ValueError(describe_missing(path))
+    if subfolder is not None:
+        if not (folder / subfolder).is_dir():
+            raise ValueError(f"{path} has no folder {subfolder!r}: {describe_contents(folder)}")
+        folder = folder / subfolder
     if not folder.is_dir():
         raise ValueError(
             f"{path} is a file: give the folder that holds it together with {CONFIG}, here "

@@ -28,6 +28,7 @@ from vvae.models.causal_blocks import (
     stack_frames,
 )
 from vvae.models.grid import GridVideoVAE
+from vvae.pretrained.family import Family, unscaled_latents
 from vvae.pretrained.layers import (
     LOG_SIGMA,
     SAMPLE_SIZE,
@@ -35,6 +36,7 @@ from vvae.pretrained.layers import (
     EdgePaddedTemporalConv,
     PointwiseConv,
     SpatialConv,
+    SpatialResample,
     StackedConv,
     down_conv_3x3,
     frame_conv_3x3,
@@ -152,20 +154,6 @@ class SpatialAttention(nn.Module, kw_only=True):
         h = Norm(dtype=self.dtype, name="norm")(x)
         h = jnp.concatenate([conv(name=f"{name}.conv")(h) for name in "qkv"], axis=-1)
         return x + conv(name="proj_out.conv")(attend_within_frames(h)), ()
-
-
-class SpatialResample(nn.Module, kw_only=True):
-    """Halves or doubles height and width with a convolution named `conv`. Remembers nothing."""
-
-    convolve: Any
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        conv = SpatialConv(
-            features=x.shape[-1], convolve=self.convolve, dtype=self.dtype, name="conv"
-        )
-        return conv(x), ()
 
 
 class TemporalDown(nn.Module, kw_only=True):
@@ -314,7 +302,7 @@ class VidTokVAE(GridVideoVAE):
         (False, False),
     )
     up: tuple[tuple[bool, bool], ...] = ((False, False), (True, True), (True, True), (True, False))
-    bottleneck: ScaledLatents | FiniteScalars = ScaledLatents(4, (0.0,) * 4, (1.0,) * 4)
+    bottleneck: ScaledLatents | FiniteScalars = unscaled_latents(4)
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -357,11 +345,6 @@ class VidTokVAE(GridVideoVAE):
         """Maps latents to frames, without the repetitions of the first one."""
         x, past = self.decoder(z_BthwZ, past)
         return x[:, self.temporal_compression - 1 :], past
-
-
-MODEL = VidTokVAE
-# Names of the tensors with the mean and the standard deviation of the latents: none here.
-BUFFERS = ()
 
 
 def build(values: dict[str, Any]) -> VidTokVAE:
@@ -416,7 +399,7 @@ def _build_bottleneck(values: dict[str, Any]) -> ScaledLatents | FiniteScalars:
     if values["double_z"] != (regularizer == "kl"):
         raise ValueError(f"double_z={values['double_z']} does not fit regularizer={regularizer!r}")
     if regularizer == "kl":
-        return ScaledLatents(channels, (0.0,) * channels, (1.0,) * channels)
+        return unscaled_latents(channels)
     if values["codebook_size"] != _LEVELS**channels:
         raise ValueError(
             f"codebook_size={values['codebook_size']} is not {_LEVELS}^z_channels, "
@@ -447,3 +430,11 @@ def describe(model: VidTokVAE) -> dict[str, Any]:
         for suffix, found in steps.items()
         for axis, kind in enumerate(("spatial", "tempo"))
     }
+
+
+FAMILY = Family(
+    model=VidTokVAE,
+    defaults=DEFAULTS,
+    build=build,
+    describe=describe,
+)

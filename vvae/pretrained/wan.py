@@ -10,7 +10,7 @@ References:
   section 4.1.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -20,9 +20,12 @@ import jax.numpy as jnp
 from vvae.models.bottleneck import ScaledLatents
 from vvae.models.causal_blocks import CausalConv, Past, attend_within_frames, chain, preactivate
 from vvae.models.grid import GridVideoVAE
+from vvae.pretrained.family import Family
+from vvae.pretrained.kl_blocks import MidBlock, ResBlock
 from vvae.pretrained.layers import (
     LOG_SIGMA,
     SAMPLE_SIZE,
+    Layer,
     PointwiseConv,
     RMSNorm,
     SpatialConv,
@@ -79,7 +82,6 @@ class Network:
       in_time: whether each step to a coarser resolution also halves time.
       residual: whether each resolution has a shortcut around it (Wan 2.2).
       patch: side of the squares of pixels that are moved into channels; 1 for none.
-      dtype: of the activations.
     """
 
     multiples: tuple[int, ...]
@@ -87,28 +89,50 @@ class Network:
     in_time: tuple[bool, ...]
     residual: bool
     patch: int
+
+
+@dataclass(frozen=True)
+class WanSpec:
+    """Makes the layers; see `FrameSpec`.
+
+    Attributes:
+      dtype: of the activations.
+    """
+
     dtype: Any
 
+    def make_norm(self, name: str) -> RMSNorm:
+        """Makes a norm."""
+        return RMSNorm(dtype=self.dtype, name=name)
 
-class ResBlock(nn.Module, kw_only=True):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), x projected if the channels change."""
+    def make_conv(self, features: int, name: str) -> Layer:
+        """Makes a convolution that keeps the size."""
+        return CausalConv(features=features, dtype=self.dtype, name=name)
 
-    features: int
-    dtype: Any
+    def make_shortcut(self, features: int, name: str) -> PointwiseConv:
+        """Makes the projection of the input of a residual block that changes the channels."""
+        return PointwiseConv(features=features, dtype=self.dtype, name=name)
 
-    @nn.compact
-    def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        settings = {"features": self.features, "dtype": self.dtype}
-        layers = [
-            preactivate(
-                RMSNorm(dtype=self.dtype, name=f"norm{i}"), CausalConv(**settings, name=f"conv{i}")
-            )
-            for i in (1, 2)
-        ]
-        y, past = chain(layers, x, past)
-        if x.shape[-1] != self.features:
-            x = PointwiseConv(**settings, name="conv_shortcut")(x)
-        return x + y, past
+    def make_time_conv(self, features: int) -> Any:
+        """Makes the convolution of a step in time."""
+        return TemporalConv(features=features, dtype=self.dtype, name="time_conv")
+
+    def make_block(self, features: int, name: str) -> Layer:
+        """Makes a residual block."""
+        return ResBlock(features=features, spec=self, name=name)
+
+    def make_attention(self, name: str) -> Layer:
+        """Makes the attention in the middle."""
+        return SpatialAttention(dtype=self.dtype, name=name)
+
+    def make_blocks(self, features: int, depth: int) -> list[Layer]:
+        """Makes the residual blocks of a resolution."""
+        return [self.make_block(features, f"resnets.{i}") for i in range(depth)]
+
+    def make_head(self, features: int) -> Layer:
+        """Makes norm, SiLU and a convolution whose output is at least float32."""
+        spec = replace(self, dtype=jnp.promote_types(self.dtype, jnp.float32))
+        return preactivate(spec.make_norm("norm_out"), spec.make_conv(features, "conv_out"))
 
 
 class SpatialAttention(nn.Module, kw_only=True):
@@ -125,35 +149,19 @@ class SpatialAttention(nn.Module, kw_only=True):
         return x + PointwiseConv(features=channels, **settings, name="proj")(h), ()
 
 
-class MidBlock(nn.Module, kw_only=True):
-    """Residual block, attention, residual block."""
-
-    features: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        layers = [
-            ResBlock(features=self.features, dtype=self.dtype, name="resnets.0"),
-            SpatialAttention(dtype=self.dtype, name="attentions.0"),
-            ResBlock(features=self.features, dtype=self.dtype, name="resnets.1"),
-        ]
-        return chain(layers, x, past)
-
-
 class Downsample(nn.Module, kw_only=True):
     """Halves height and width, and time if `in_time` is set; keeps the channels."""
 
     in_time: bool
-    dtype: Any
+    spec: WanSpec
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        settings = {"features": x.shape[-1], "dtype": self.dtype}
+        settings = {"features": x.shape[-1], "dtype": self.spec.dtype}
         x = SpatialConv(convolve=down_conv_3x3, **settings, name="resample.1")(x)
         if not self.in_time:
             return x, ()
-        return temporal_down(TemporalConv(**settings, name="time_conv"), x, past)
+        return temporal_down(self.spec.make_time_conv(x.shape[-1]), x, past)
 
 
 class Upsample(nn.Module, kw_only=True):
@@ -161,22 +169,16 @@ class Upsample(nn.Module, kw_only=True):
 
     features: int
     in_time: bool
-    dtype: Any
+    spec: WanSpec
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         after: Past = ()
         if self.in_time:
-            conv = TemporalConv(features=2 * x.shape[-1], dtype=self.dtype, name="time_conv")
-            x, after = temporal_up(conv, x, past)
-        conv = SpatialConv(
-            features=self.features, convolve=up_conv_3x3, dtype=self.dtype, name="resample.1"
-        )
+            x, after = temporal_up(self.spec.make_time_conv(2 * x.shape[-1]), x, past)
+        settings = {"features": self.features, "dtype": self.spec.dtype}
+        conv = SpatialConv(convolve=up_conv_3x3, **settings, name="resample.1")
         return conv(x), after
-
-
-def _make_blocks(features: int, depth: int, dtype) -> list[nn.Module]:
-    return [ResBlock(features=features, dtype=dtype, name=f"resnets.{i}") for i in range(depth)]
 
 
 class ResidualDownBlock(nn.Module, kw_only=True):
@@ -186,19 +188,19 @@ class ResidualDownBlock(nn.Module, kw_only=True):
       features: channels of the residual blocks.
       depth: number of residual blocks.
       in_time: whether the step also halves time; None for no step.
-      dtype: of the activations.
+      spec: makes the layers.
     """
 
     features: int
     depth: int
     in_time: bool | None
-    dtype: Any
+    spec: WanSpec
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        layers, (time, space) = _make_blocks(self.features, self.depth, self.dtype), (1, 1)
+        layers, (time, space) = self.spec.make_blocks(self.features, self.depth), (1, 1)
         if self.in_time is not None:
-            layers.append(Downsample(in_time=self.in_time, dtype=self.dtype, name="downsampler"))
+            layers.append(Downsample(in_time=self.in_time, spec=self.spec, name="downsampler"))
             time, space = 1 + self.in_time, 2
         y, past = chain(layers, x, past)
         return y + average_down(x, self.features, time, space), past
@@ -212,24 +214,25 @@ class UpBlock(nn.Module, kw_only=True):
       depth: number of residual blocks.
       in_time: whether the step also doubles time; None for no step.
       residual: whether a shortcut of repeated inputs is added to the step's output (Wan 2.2).
-      dtype: of the activations.
+      spec: makes the layers.
     """
 
     features: int
     depth: int
     in_time: bool | None
     residual: bool
-    dtype: Any
+    spec: WanSpec
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        layers = _make_blocks(self.features, self.depth, self.dtype)
+        layers = self.spec.make_blocks(self.features, self.depth)
         if self.in_time is None:
             return chain(layers, x, past)
         width, name = self.features // 2, "upsamplers.0"
         if self.residual:
             width, name = self.features, "upsampler"
-        layers.append(Upsample(features=width, in_time=self.in_time, dtype=self.dtype, name=name))
+        settings = {"features": width, "in_time": self.in_time, "spec": self.spec}
+        layers.append(Upsample(**settings, name=name))
         y, after = chain(layers, x, past)
         if not self.residual:
             return y, after
@@ -238,19 +241,13 @@ class UpBlock(nn.Module, kw_only=True):
         return y + (shortcut[:, self.in_time :] if past is None else shortcut), after
 
 
-def _make_head(features: int, dtype):
-    """Makes norm, SiLU and a convolution whose output is at least float32."""
-    dtype = jnp.promote_types(dtype, jnp.float32)
-    conv = CausalConv(features=features, dtype=dtype, name="conv_out")
-    return preactivate(RMSNorm(dtype=dtype, name="norm_out"), conv)
-
-
 class Encoder(nn.Module, kw_only=True):
     """Maps [B, T, H, W, C] to [B, t, h, w, features]."""
 
     net: Network
     base: int
     features: int
+    spec: WanSpec
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
@@ -258,29 +255,28 @@ class Encoder(nn.Module, kw_only=True):
         widths = [self.base * multiple for multiple in net.multiples]
         levels = list(zip(widths, (*net.in_time, None), strict=True))
         layers = [
-            CausalConv(features=self.base, dtype=net.dtype, name="conv_in"),
+            self.spec.make_conv(self.base, "conv_in"),
             *(self._make_residual(levels) if net.residual else self._make_plain(levels)),
-            MidBlock(features=widths[-1], dtype=net.dtype, name="mid_block"),
-            _make_head(self.features, net.dtype),
+            MidBlock(spec=self.spec, name="mid_block"),
+            self.spec.make_head(self.features),
         ]
         return chain(layers, fold_patches(x, net.patch), past)
 
     def _make_residual(self, levels: list[tuple[int, bool | None]]) -> list[nn.Module]:
-        common = {"depth": self.net.depth, "dtype": self.net.dtype}
+        common = {"depth": self.net.depth, "spec": self.spec}
         return [
             ResidualDownBlock(features=width, in_time=in_time, **common, name=f"down_blocks.{i}")
             for i, (width, in_time) in enumerate(levels)
         ]
 
-    def _make_plain(self, levels: list[tuple[int, bool | None]]) -> list[nn.Module]:
-        dtype, layers = self.net.dtype, []
+    def _make_plain(self, levels: list[tuple[int, bool | None]]) -> list[Layer]:
+        layers: list[Layer] = []
         for width, in_time in levels:
             for _ in range(self.net.depth):
-                name = f"down_blocks.{len(layers)}"
-                layers.append(ResBlock(features=width, dtype=dtype, name=name))
+                layers.append(self.spec.make_block(width, f"down_blocks.{len(layers)}"))
             if in_time is not None:
                 name = f"down_blocks.{len(layers)}"
-                layers.append(Downsample(in_time=in_time, dtype=dtype, name=name))
+                layers.append(Downsample(in_time=in_time, spec=self.spec, name=name))
         return layers
 
 
@@ -290,22 +286,23 @@ class Decoder(nn.Module, kw_only=True):
     net: Network
     base: int
     channels: int
+    spec: WanSpec
 
     @nn.compact
     def __call__(self, z: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         net = self.net
         widths = [self.base * multiple for multiple in reversed(net.multiples)]
         levels = zip(widths, (*reversed(net.in_time), None), strict=True)
-        common = {"depth": net.depth + 1, "residual": net.residual, "dtype": net.dtype}
+        common = {"depth": net.depth + 1, "residual": net.residual, "spec": self.spec}
         blocks = [
             UpBlock(features=width, in_time=in_time, **common, name=f"up_blocks.{i}")
             for i, (width, in_time) in enumerate(levels)
         ]
         layers = [
-            CausalConv(features=widths[0], dtype=net.dtype, name="conv_in"),
-            MidBlock(features=widths[0], dtype=net.dtype, name="mid_block"),
+            self.spec.make_conv(widths[0], "conv_in"),
+            MidBlock(spec=self.spec, name="mid_block"),
             *blocks,
-            _make_head(self.channels * net.patch**2, net.dtype),
+            self.spec.make_head(self.channels * net.patch**2),
         ]
         x, past = chain(layers, z, past)
         return jnp.clip(unfold_patches(x, net.patch), -1.0, 1.0), past
@@ -332,6 +329,12 @@ class WanVAE(GridVideoVAE):
     dtype: Any = jnp.float32
 
     last_layer: ClassVar[tuple[str, ...]] = ("decoder", "conv_out")
+    projection_axes: ClassVar[int] = 3
+
+    @nn.nowrap
+    def make_spec(self) -> WanSpec:
+        """Returns what makes the layers."""
+        return WanSpec(self.dtype)
 
     def setup(self):
         if len(self.in_time) != len(self.multiples) - 1:
@@ -345,14 +348,15 @@ class WanVAE(GridVideoVAE):
             in_time=self.in_time,
             residual=self.residual,
             patch=self.patch,
-            dtype=self.dtype,
         )
+        common = {"net": net, "spec": self.make_spec()}
         encoder_base, decoder_base = self.base
         channels, num_outputs = self.bottleneck.channels, self.bottleneck.num_outputs
-        self.encoder = Encoder(net=net, base=encoder_base, features=num_outputs)
-        self.quant_conv = PointwiseConv(features=num_outputs, dtype=self.dtype)
-        self.post_quant_conv = PointwiseConv(features=channels, dtype=self.dtype)
-        self.decoder = Decoder(net=net, base=decoder_base, channels=self.shape_HWC[-1])
+        settings = {"num_axes": self.projection_axes, "dtype": self.dtype}
+        self.encoder = Encoder(**common, base=encoder_base, features=num_outputs)
+        self.quant_conv = PointwiseConv(features=num_outputs, **settings)
+        self.post_quant_conv = PointwiseConv(features=channels, **settings)
+        self.decoder = Decoder(**common, base=decoder_base, channels=self.shape_HWC[-1])
         self.setup_likelihood(LOG_SIGMA)
 
     @property
@@ -380,13 +384,17 @@ class WanVAE(GridVideoVAE):
         return self.decoder(self.post_quant_conv(z_BthwZ), past)
 
 
-MODEL = WanVAE
-# Names of the tensors with the mean and the standard deviation of the latents: none here.
-BUFFERS = ()
-
-
 def build(values: dict[str, Any]) -> WanVAE:
     """Returns the model for the settings of a config.json, completed from DEFAULTS.
+
+    Raises:
+      ValueError: for settings that fit no network, or that diffusers itself cannot run.
+    """
+    return WanVAE(**read_network(values))
+
+
+def read_network(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the attributes of a `WanVAE` that settings of diffusers describe.
 
     Raises:
       ValueError: for settings that fit no network, or that diffusers itself cannot run.
@@ -407,16 +415,16 @@ def build(values: dict[str, Any]) -> WanVAE:
             f"resolutions of dim_mult={multiples!r}"
         )
     base = values["base_dim"]
-    return WanVAE(
-        shape_HWC=(*SAMPLE_SIZE, inputs // patch**2),
-        base=(base, values.get("decoder_base_dim") or base),
-        multiples=multiples,
-        depth=values["num_res_blocks"],
-        in_time=steps,
-        residual=values.get("is_residual", False),
-        patch=patch,
-        bottleneck=ScaledLatents(values["z_dim"], values["latents_mean"], values["latents_std"]),
-    )
+    return {
+        "shape_HWC": (*SAMPLE_SIZE, inputs // patch**2),
+        "base": (base, values.get("decoder_base_dim") or base),
+        "multiples": multiples,
+        "depth": values["num_res_blocks"],
+        "in_time": steps,
+        "residual": values.get("is_residual", False),
+        "patch": patch,
+        "bottleneck": ScaledLatents(values["z_dim"], values["latents_mean"], values["latents_std"]),
+    }
 
 
 def describe(model: WanVAE) -> dict[str, Any]:
@@ -441,3 +449,11 @@ def describe(model: WanVAE) -> dict[str, Any]:
         "scale_factor_temporal": model.temporal_compression,
         "scale_factor_spatial": model.spatial_compression,
     }
+
+
+FAMILY = Family(
+    model=WanVAE,
+    defaults=DEFAULTS,
+    build=build,
+    describe=describe,
+)

@@ -95,7 +95,7 @@ def plot_bars(
             "is_idle": not marked[index],
         }
         bars.append(bar)
-    caption = f"{len(values)} dimensions, largest first"
+    caption = "1 dimension" if len(values) == 1 else f"{len(values)} dimensions, largest first"
     return Chart(
         identifier=identifier,
         title=title,

@@ -112,12 +112,13 @@ def describe_history(run: RunFiles) -> dict[str, Any]:
 def _describe_start(start: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
     words = [str(word) for word in start.get("command") or ()]
     if words:
-        words[0] = Path(words[0]).name
+        program = Path(words[0]).name  # the command vvae, also as python -m vvae, or a file
+        words[:1] = ["vvae"] if program in ("vvae", "__main__.py") else ["python", program]
     keys = ("git_commit", "device", "versions") if before is not None else ()
     return {
         "time": start.get("time", "at an unknown time"),
         "device": as_mapping(start.get("device")),
-        "command": shlex.join(["python", *words]),
+        "command": shlex.join(words),
         "is_first": before is None,
         "changed": [key.replace("_", " ") for key in keys if start.get(key) != before.get(key)],
     }

@@ -13,6 +13,7 @@ from vvae.config import Config, difference
 from vvae.config_files import from_dict
 from vvae.metrics.cards import Metric, compare, describe_difference
 from vvae.metrics.table import format_number, format_table
+from vvae.program import name_command
 from vvae.report.files import read_json, read_record
 
 ABSENT = "-"
@@ -98,15 +99,23 @@ def _read_metrics(workdir) -> dict[tuple[str, str, str], Metric]:
         try:
             for row, metrics in content["rows"].items():
                 for name, metric in metrics.items():
-                    value = math.nan if metric["value"] is None else float(metric["value"])
-                    found[content["task"], row, name] = Metric(value, metric["card"])
+                    found[content["task"], row, name] = _read_metric(metric)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not the result of a task ({error!r})") from error
     if not found:
         raise ValueError(
-            f"{folder} holds no measured value: run `python evaluate.py --workdir {workdir}` first"
+            f"{folder} holds no measured value: "
+            f"run `{name_command('evaluate')} --workdir {workdir}` first"
         )
     return found
+
+
+def _read_metric(metric: Mapping[str, Any]) -> Metric:
+    """Reads a metric; counts stay integers."""
+    value = metric["value"]
+    if not isinstance(value, int):
+        value = math.nan if value is None else float(value)
+    return Metric(value, metric["card"])
 
 
 def _compare_settings(configs) -> dict[str, list]:

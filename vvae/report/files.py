@@ -42,6 +42,8 @@ class TaskAnswer:
       notes: sentences.
       files: the files that the task names.
       details: everything else that the task has written.
+      tables: tables of text, each with title, header and rows.
+      captions: name of a picture or video -> what is seen.
     """
 
     task: str
@@ -51,6 +53,8 @@ class TaskAnswer:
     notes: tuple[str, ...]
     files: tuple[TaskFile, ...]
     details: Mapping[str, Any]
+    tables: tuple[Mapping[str, Any], ...] = ()
+    captions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -218,6 +222,8 @@ def _read_answer(path: Path, videos: str, content: dict) -> TaskAnswer:
         notes=tuple(str(note) for note in content.get("notes") or ()),
         files=tuple(find_file(path.parent, str(name)) for name in content.get("files") or ()),
         details=as_mapping(content.get("details")),
+        tables=tuple(as_mapping(table) for table in content.get("tables") or ()),
+        captions=as_mapping(content.get("captions")),
     )
 
 

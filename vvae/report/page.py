@@ -39,7 +39,7 @@ def _describe_model(record: Mapping[str, Any]) -> str:
     settings = as_mapping(as_mapping(record.get("config")).get("data"))
     videos = f"{sum(counts.values()):,} videos" if counts else "videos"
     return (
-        f"A video VAE trained on {videos} of {settings.get('name', 'unknown data')}, view "
+        f"A video VAE trained on {videos} ({settings.get('name', 'unknown data')}), view "
         f"{settings.get('view', 'unknown')}, {settings.get('height')}x{settings.get('width')}, "
         f"{settings.get('num_frames')} frames a clip."
     )
@@ -49,9 +49,12 @@ def _show_pictures(run: RunFiles, inliner: Inliner) -> dict[str, Any]:
     """Returns the curves and the newest reconstruction sheet, and the names of earlier sheets."""
     path, shown = run.workdir / "curves.png", {"curves": None, "sheet": None}
     if path.is_file():
-        shown["curves"] = inliner.show(path, "curves.png: the metrics over the training")
+        shown["curves"] = inliner.show(path, "The metrics over the training steps")
     if run.validation:
         last = run.validation[-1]
-        caption = f"{last.name}: reconstructions of validation clips at the last validation"
+        step = last.stem.rpartition("_")[2].lstrip("0") or "0"
+        caption = (
+            f"Validation videos, what the model rebuilds of them, and the error, at step {step}"
+        )
         shown["sheet"] = inliner.show(last, caption)
     return shown | {"earlier": [sheet.name for sheet in run.validation[:-1]]}

@@ -43,6 +43,55 @@ function readKey(cell) {
   return Number.isNaN(Number(value)) ? value : Number(value);
 }
 
+// Tables that are wider than their box say so.
+for (const box of document.querySelectorAll(".scroll")) {
+  const update = () => {
+    const rest = box.scrollWidth - box.clientWidth;
+    box.classList.toggle("wide", rest > 1);
+    box.classList.toggle("end", rest <= box.scrollLeft + 1);
+    box.previousElementSibling.hidden = rest <= 1;
+  };
+  new ResizeObserver(update).observe(box);
+  new ResizeObserver(update).observe(box.firstElementChild);
+  box.addEventListener("scroll", update, { passive: true });
+}
+
+// The controls of a browser lie over the video and hide much of a flat one: these lie below it.
+for (const video of document.querySelectorAll("video")) {
+  const player = document.createElement("div");
+  const [button, range, clock] = ["button", "input", "output"].map((n) => document.createElement(n));
+  player.className = "player";
+  button.type = "button";
+  button.className = "zoom";
+  range.type = "range";
+  range.max = "1000";
+  range.value = "0";
+  range.setAttribute("aria-label", "Position in the video");
+  const toggle = () => (video.paused ? video.play().catch(() => {}) : video.pause());
+  const update = () => {
+    const length = video.duration || 0;
+    button.textContent = video.paused ? "Play" : "Pause";
+    range.value = String(length ? Math.round((1000 * video.currentTime) / length) : 0);
+    clock.textContent = `${video.currentTime.toFixed(1)} / ${length.toFixed(1)} s`;
+  };
+  button.addEventListener("click", toggle);
+  video.addEventListener("click", toggle);
+  range.addEventListener("input", () => {
+    video.pause();
+    video.currentTime = (Number(range.value) / 1000) * (video.duration || 0);
+  });
+  for (const event of ["play", "pause", "timeupdate", "seeked", "loadedmetadata"]) {
+    video.addEventListener(event, update);
+  }
+  video.addEventListener("loadedmetadata", () => {
+    video.parentElement.classList.toggle("wide", video.videoWidth > 900);
+  });
+  video.controls = false;
+  player.append(button, range, clock);
+  video.after(player);
+  update();
+}
+
 // Videos play while they are seen, unless the reader wants no motion.
 if (!matchMedia("(prefers-reduced-motion: reduce)").matches && "IntersectionObserver" in window) {
   const watch = new IntersectionObserver((entries) => {

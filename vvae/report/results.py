@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vvae.metrics.table import format_number
 from vvae.report.charts import plot_line
 from vvae.report.files import RunFiles, TaskAnswer, TaskFile
+from vvae.report.headlines import describe_headline, find_unit, format_metric
 from vvae.report.media import PICTURES, VIDEOS, Inliner
 from vvae.report.values import Cell, Label, Table, as_mapping, format_value, make_table
 
@@ -34,11 +34,19 @@ def _describe_answer(number: int, answer: TaskAnswer, inliner: Inliner) -> dict[
         "identifier": f"task-{number}-{re.sub('[^a-z0-9]+', '-', answer.task.lower()).strip('-')}",
         "title": answer.title,
         "notes": answer.notes,
+        "headline": describe_headline(answer),
+        "text_tables": [_tabulate_text(table) for table in answer.tables],
         **_describe_metrics(number, answer),
         **_describe_files(answer, inliner),
         "details": describe_value(answer.details) if answer.details else None,
         "link": inliner.link(answer.path),
     }
+
+
+def _tabulate_text(table: Mapping[str, Any]) -> Table:
+    header = [str(name) for name in table.get("header") or ()]
+    rows = [_fit([str(cell) for cell in row], len(header)) for row in table.get("rows") or ()]
+    return make_table(str(table.get("title", "")), header, rows)
 
 
 # --- tables and metric cards ----------------------------------------------------------------------
@@ -49,7 +57,7 @@ def _describe_metrics(number: int, answer: TaskAnswer) -> dict[str, Any]:
     units: dict[str, str] = {}
     for row in answer.rows.values():
         for name, metric in row.items():
-            units.setdefault(name, _find_unit(metric))
+            units.setdefault(name, find_unit(metric))
     cards = [as_mapping(m.get("card")) for row in answer.rows.values() for m in row.values()]
     shared = find_shared(cards) if len(cards) > 1 else {}
     columns = list(units)
@@ -61,8 +69,8 @@ def _describe_metrics(number: int, answer: TaskAnswer) -> dict[str, Any]:
                 "identifier": _name_card(number, i, columns.index(name)),
                 "method": method,
                 "name": name,
-                "unit": _find_unit(metric),
-                "text": _format_metric(metric),
+                "unit": find_unit(metric),
+                "text": format_metric(metric),
                 "is_finite": metric.get("value") is not None,
                 "facts": _list_facts(metric, shared),
             }
@@ -74,10 +82,12 @@ def _describe_metrics(number: int, answer: TaskAnswer) -> dict[str, Any]:
 
 def _tabulate_metrics(number: int, answer: TaskAnswer, units: Mapping[str, str]) -> Table:
     labels = [Label(name, unit) for name, unit in units.items()]
+    comparison = as_mapping(answer.details.get("comparison"))
+    roles = {comparison.get("rival"): "best rival", comparison.get("method"): "this run"}
     rows = []
     for i, (method, row) in enumerate(answer.rows.items()):
         cells = [_link_card(row.get(n), _name_card(number, i, k)) for k, n in enumerate(units)]
-        rows.append([method, *cells])
+        rows.append([Label(method, note=roles.get(method, "")), *cells])
     header = ["method", *labels]
     if len(rows) == 1:
         # One method with many metrics reads down the page.
@@ -89,27 +99,18 @@ def _link_card(metric: Mapping[str, Any] | None, target: str) -> Cell:
     if metric is None:
         return Cell("-", key="")
     value = metric.get("value")
-    return Cell(_format_metric(metric), key="" if value is None else value, target=target)
+    return Cell(format_metric(metric), key="" if value is None else value, target=target)
 
 
 def _name_card(number: int, row: int, column: int) -> str:
     return f"card-{number}-{row}-{column}"
 
 
-def _find_unit(metric: Mapping[str, Any]) -> str:
-    return as_mapping(metric.get("card")).get("unit") or ""
-
-
-def _format_metric(metric: Mapping[str, Any]) -> str:
-    value = metric.get("value")
-    if isinstance(value, (int, float)):
-        return format_number(value)
-    return "-" if value is None else str(value)
-
-
 def _list_facts(metric: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
     card, value = as_mapping(metric.get("card")), metric.get("value")
     own = {key: entry for key, entry in card.items() if key not in shared}
+    if "interval" in metric:
+        own = {"interval": metric["interval"]} | own
     return own if value is None else {"value": value} | own
 
 
@@ -132,8 +133,9 @@ def _describe_files(answer: TaskAnswer, inliner: Inliner) -> dict[str, Any]:
     for file in answer.files:
         is_media = file.path is not None and file.suffix in PICTURES | VIDEOS
         (media if is_media else plain).append(file)
-    # Videos come first, so that each stands beside the picture of the same name.
-    media.sort(key=lambda file: file.suffix not in VIDEOS)
+    # A video and the picture of the same name stand side by side.
+    places = {Path(file.name).stem: place for place, file in reversed(list(enumerate(media)))}
+    media.sort(key=lambda file: (places[Path(file.name).stem], file.suffix not in VIDEOS))
     found = [file for file in plain if file.path is not None]
     return {
         "media": [inliner.show(file.path, _make_caption(answer, file)) for file in media],
@@ -143,8 +145,9 @@ def _describe_files(answer: TaskAnswer, inliner: Inliner) -> dict[str, Any]:
 
 
 def _make_caption(answer: TaskAnswer, file: TaskFile) -> str:
-    kind = "video" if file.suffix in VIDEOS else "picture"
-    return f"{Path(file.name).stem.replace('_', ' ')} ({kind} of {answer.title})"
+    """Returns what is seen, or for answers of older versions the words of the file's name."""
+    words = Path(file.name).stem.replace("_", " ") + (", playing" if file.suffix in VIDEOS else "")
+    return str(answer.captions.get(file.name) or words[:1].upper() + words[1:])
 
 
 def preview_csv(path: Path, name: str) -> dict[str, Any]:

@@ -26,8 +26,9 @@ _PANELS = {
 }
 
 # Column of the table of levels -> name in the log.
+_COUNT = "val_active_{}"
 _LEVEL_COLUMNS = {
-    "active units": "val_active_{}",
+    "active units": _COUNT,
     "KL, nats/clip": "val_kl_{}",
     "mutual information, nats": "val_mutual_information_{}",
 }
@@ -195,9 +196,12 @@ def _tabulate_levels(metrics: list[dict]) -> Table | None:
     rows, last = [], None
     for level in find_levels(metrics):
         names = [name.format(level) for name in _LEVEL_COLUMNS.values()]
+        counts = [_COUNT.format(level)]
         curves = [collect_curve(metrics, "validation", name) for name in names]
         if any(curves):
             values = [curve[-1][1] if curve else None for curve in curves]
+            # The log writes counts as floats.
+            values = [int(v) if v is not None and n in counts else v for n, v in zip(names, values)]
             cells = [Cell("-") if v is None else Cell(format_number(v), key=v) for v in values]
             rows.append([level, *cells])
             last = max(curve[-1][0] for curve in curves if curve)

@@ -8,10 +8,11 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """The head of a column or a row, with a unit if it has one."""
+    """The head of a column or a row, with a unit if it has one, and a note on what it is."""
 
     text: str
     unit: str = ""
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

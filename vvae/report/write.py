@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from vvae.files import write_text
 from vvae.report import charts, values
@@ -70,6 +71,7 @@ def make_environment() -> jinja2.Environment:
     )
     environment.globals["frame"] = charts.FRAME
     environment.filters |= {
+        "breakable": _break,
         "bytes": values.format_bytes,
         "count": "{:,}".format,
         "csp_hash": _hash,
@@ -88,6 +90,11 @@ def _clean(value):
         return value
     text = _FORBIDDEN.sub("\ufffd", str(value))
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _break(text: str) -> Markup:
+    """Lets lines break behind the underscores and slashes of a name."""
+    return Markup(re.sub("([_/])", r"\1<wbr>", str(escape(_clean(text)))))
 
 
 def _hash(text: str) -> str:

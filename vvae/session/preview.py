@@ -11,12 +11,15 @@ from vvae.config import Config
 from vvae.data.dataset import Dataset, describe_flaws, find_label_problems
 from vvae.data.size import DataSize, estimate_size
 from vvae.models.contract import init_variables
+from vvae.task_table import TASKS
 from vvae.training import estimate
 
 # A CPU is fastest with about 32 frames of 64x64 or 64 of 32x32 in a micro-batch: more leave its
 # caches, and fewer pay for the start of every operation (benchmarks/train_step.py). This is that
 # number of frames times the side of a square of as many places as the first layer computes.
 _CPU_SIDES = 32 * 64
+# Compiling the step, validation and report, timed as `Task.seconds`.
+_COMPILE_SECONDS = 25.0
 
 
 def count_micro_batches(config: Config, model, runner) -> int:
@@ -65,9 +68,9 @@ def print_estimate(config: Config, model, runner, num_micro_batches: int) -> Non
         f"{num_parameters:,} parameters",
         f"about {memory / 1e6:.0f} MB a device for the step",
     ]
-    if train.num_steps is not None:
-        parts.append(_estimate_duration(config, cost, train.num_steps))
     print(f"estimate: {', '.join(parts)}", flush=True)
+    if train.num_steps is not None:
+        print(f"estimate: {_estimate_duration(config, cost, train.num_steps)}", flush=True)
 
 
 def print_epochs(config: Config, model, num_steps: int) -> None:
@@ -81,10 +84,16 @@ def print_epochs(config: Config, model, num_steps: int) -> None:
 def _estimate_duration(config: Config, cost, num_steps: int) -> str:
     num_frames = config.train.batch_size * config.data.num_frames * num_steps
     seconds = estimate.estimate_seconds(cost, num_frames, num_steps, estimate.measure_rate())
-    return (
-        f"about {_format_duration(seconds)} for {num_steps} training steps, and a minute or two to "
-        "compile and to evaluate"
+    tasks = config.evaluate.tasks
+    measured = {task: TASKS[task].seconds for task in tasks if TASKS[task].seconds is not None}
+    others = [task for task in tasks if task not in measured]
+    after = _COMPILE_SECONDS + sum(measured.values())
+    text = (
+        f"about {_format_duration(seconds + after)} in all: {_format_duration(seconds)} for "
+        f"{num_steps} steps, {_format_duration(after)} to compile and for {', '.join(measured)} "
+        "(more for many videos)"
     )
+    return f"{text}; without {', '.join(others)}, which was not timed" if others else text
 
 
 def print_objective(config: Config) -> None:

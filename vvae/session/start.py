@@ -16,8 +16,7 @@ from vvae.data.loader import Augmentation, Cuts, train_batches
 from vvae.measure.statistics import ClipStatistics
 from vvae.models.contract import init_variables
 from vvae.pretrained.load import describe_network, is_published, load_network, load_pretrained
-from vvae.pretrained.locate import describe_missing
-from vvae.run import Run, check_identity, create_run, is_run, open_run, record_start
+from vvae.run import Run, check_data, check_settings, create_run, is_run, open_run, record_start
 from vvae.session.update import make_critic
 from vvae.training.checkpoint import Checkpointer, DamagedError
 from vvae.training.parallel import Lookahead, prefetch
@@ -44,15 +43,10 @@ def adopt_network(config: Config, init_from: str | None) -> Config:
     if holds_weights and not wants_weights:
         raise ValueError(
             f"--init_from {init_from} holds published weights: they need "
-            f"model.kind=published, not {config.model.kind}; see configs/published.py"
+            f"model.kind=published, not {config.model.kind}; name the configuration published"
         )
     if holds_weights:
         network = describe_network(load_network(init_from))
-    elif not Path(init_from).exists():
-        raise ValueError(
-            f"--init_from {init_from} is not a run directory and holds no published weights: "
-            f"{describe_missing(init_from)}"
-        )
     else:
         network = open_run(init_from).config.model.network
     if not wants_weights:
@@ -98,8 +92,9 @@ def begin_run(
 def _write_start(workdir: Path, config: Config, facts: dict, class_names) -> None:
     if is_run(workdir):
         run = open_run(workdir)
-        check_identity(run, config, facts["fingerprint"])
-        record_start(run, config, facts["path"])
+        check_settings(run, config)
+        check_data(run, facts["fingerprint"])
+        record_start(run, config, facts)
     else:
         create_run(workdir, config, facts, class_names)
 

@@ -238,7 +238,4 @@ def _name_clips(clips: Clips, index) -> str:
 
 
 def _describe_speed(frames_per_second: float, flop_utilization: float, data_wait: float) -> str:
-    return (
-        f"{frames_per_second:.0f} frames/s, {flop_utilization:.0%} of the FLOP rate, "
-        f"data wait {data_wait:.0%}"
-    )
+    return f"{frames_per_second:.0f} fps, {flop_utilization:.0%} FLOP/s, wait {data_wait:.0%}"

@@ -1,4 +1,4 @@
-"""The options of each task and command of evaluate.py. Imports no jax, so that --help is quick.
+"""The options of each task and command of `evaluate`. Imports no jax, so that --help is quick.
 
 --help prints the docstring of a class as the description of its task, and the string below a field
 as that of the option.
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from vvae import cli
 from vvae.files import check_output
-from vvae.task_table import BASELINES, TASKS
+from vvae.task_table import BASELINES, POOLINGS, TASKS
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,15 @@ class Classify(TaskOptions):
 
     baselines: tuple[str, ...] | None = None
     """Baselines to measure, instead of those of the run's settings (evaluate.baselines)."""
+    poolings: tuple[str, ...] = ()
+    """Poolings to choose from, for the model and for the random encoder each by cross-validation
+    over training videos, instead of evaluate.pooling."""
 
     def __post_init__(self):
+        for name in self.poolings:
+            if name not in POOLINGS:
+                text = cli.describe_unknown("pooling", name, POOLINGS)
+                raise ValueError(f"--poolings: {text}")
         for name in self.baselines or ():
             if name not in BASELINES:
                 text = cli.describe_unknown("baseline", name, BASELINES)
@@ -142,16 +149,20 @@ class Cluster(TaskOptions):
 
 @dataclass(frozen=True)
 class Search(TaskOptions):
-    """Finds the clips most similar to a clip."""
+    """Finds the clips most similar to a video or a clip."""
 
     query: str | None = None
-    """The clip to search for, VIDEO or VIDEO:CLIP: a video of the run, or a file."""
+    """What to search for, VIDEO or one clip of it, VIDEO:CLIP: a video of the run, or a file."""
     count: int = 8
     """Number of clips to find."""
+    per_video: int = 1
+    """Largest number of clips of one video among them."""
 
     def __post_init__(self):
-        if self.count < 1:
-            raise ValueError(f"--count={self.count}: must be greater than 0")
+        for name in ("count", "per_video"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"--{name}={value}: must be greater than 0")
 
     def check(self, common: CommonOptions) -> None:
         super().check(common)
@@ -179,7 +190,8 @@ class Moderate(TaskOptions):
     unwanted: str | None = None
     """Class to declare unwanted."""
     num_marks: int | None = None
-    """How many training videos of this class are marked (10)."""
+    """How many training videos of this class are marked (10, or all if there are fewer), beside up
+    to 30 of other classes."""
     marks: Path | None = None
     """CSV file of videos with columns path and label, wanted or unwanted."""
 
@@ -207,7 +219,7 @@ class Moderate(TaskOptions):
 
 @dataclass(frozen=True)
 class Latents(TaskOptions):
-    """Writes the latents of every clip, with statistics, for models with a grid of latents."""
+    """Writes the latents of a run's own clips, with statistics (vvae evaluate latents)."""
 
 
 # --- commands ------------------------------------------------------------------------------------

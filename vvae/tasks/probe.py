@@ -5,6 +5,7 @@ A fitted probe consists of a few arrays. It is saved without pickle, and NumPy s
 
 import dataclasses
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy.special import softmax
@@ -21,6 +22,8 @@ MAX_FOLDS = 4
 MAX_NEIGHBOURS = 20
 NEIGHBOUR_TEMPERATURE = 0.07
 MAX_ITERATIONS = 2000
+# Smallest squared length of a direction, relative to the largest, in the span of the vectors.
+MIN_VARIANCE = 1e-13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,22 +75,17 @@ def fit_probe(
       class_names: K names.
       pooling: the pooling of the features.
     """
-    mean_F, scale_F = fit_standardization(feature_VF)
-    if settings.scaling == "one":
-        spread = np.sqrt(np.mean(feature_VF.var(axis=0, dtype=np.float64)))
-        scale_F = np.full_like(scale_F, spread if spread > 0.0 else 1.0)
-    # One thread: more are slower for matrices this small.
+    rotated = _rotate(feature_VF, settings.scaling)
     with threadpool_limits(1):
-        inputs_VR, basis_RF = _rotate((feature_VF - mean_F) / scale_F)
-        model = LogisticRegression(C=settings.regularization, max_iter=MAX_ITERATIONS)
-        model.fit(inputs_VR, label_V)
-    weight_FK, bias_K = (model.coef_ @ basis_RF).T, model.intercept_
+        model = _make_classifier(settings.regularization).fit(rotated.inputs_VR, label_V)
+        weight_FK = rotated.to_features(model.coef_.T)
+    bias_K = model.intercept_
     if weight_FK.shape[1] == 1:  # two classes: scikit-learn has one logit, of the second
         weight_FK = np.concatenate([np.zeros_like(weight_FK), weight_FK], axis=1)
         bias_K = np.concatenate([[0.0], bias_K])
     return Probe(
-        mean_F=mean_F,
-        scale_F=scale_F,
+        mean_F=rotated.mean_F,
+        scale_F=rotated.scale_F,
         weight_FK=weight_FK,
         bias_K=bias_K,
         class_names=tuple(class_names),
@@ -95,17 +93,57 @@ def fit_probe(
     )
 
 
-def _rotate(inputs_VF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns coordinates [V, R] and orthonormal rows [R, F] whose product is the inputs.
+def _make_classifier(regularization: float, warm_start: bool = False) -> LogisticRegression:
+    return LogisticRegression(C=regularization, max_iter=MAX_ITERATIONS, warm_start=warm_start)
 
-    R is V if there are fewer videos than features. The weights of a regularised fit lie in the span
-    of the inputs, and their norm does not depend on the basis. So the fit to the coordinates is the
-    same, and cheaper.
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Rotated:
+    """Standardised vectors in a basis of their span, which has no more axes than vectors.
+
+    The weights of a regularised fit lie in the span of the inputs, and their norm does not depend
+    on the basis. So the fit to the coordinates is the same, and cheaper.
+
+    Attributes:
+      mean_F, scale_F: vectors are standardised as (feature - mean) / scale.
+      inputs_VR: the coordinates of the vectors.
+      basis_FR: orthonormal columns; None if the coordinates are the standardised vectors.
     """
+
+    mean_F: np.ndarray
+    scale_F: np.ndarray
+    inputs_VR: np.ndarray
+    basis_FR: np.ndarray | None
+
+    def to_features(self, weight_RK: np.ndarray) -> np.ndarray:
+        """Returns the weights of the standardised features, [F, K]."""
+        return weight_RK if self.basis_FR is None else self.basis_FR @ weight_RK
+
+    def apply(self, feature_VF: np.ndarray) -> np.ndarray:
+        """Returns the coordinates of other vectors, [V, R]."""
+        inputs_VF = (feature_VF - self.mean_F) / self.scale_F
+        return inputs_VF if self.basis_FR is None else inputs_VF @ self.basis_FR
+
+
+def _rotate(feature_VF: np.ndarray, scaling: str) -> _Rotated:
+    """Standardises vectors, and rotates them if there are fewer vectors than features.
+
+    The basis comes from the eigenvectors of the Gram matrix, which is faster than a singular value
+    decomposition. Directions whose variance is lost in the rounding of that matrix are left out.
+    """
+    mean_F, scale_F = fit_standardization(feature_VF)
+    if scaling == "one":
+        spread = np.sqrt(np.mean(feature_VF.var(axis=0, dtype=np.float64)))
+        scale_F = np.full_like(scale_F, spread if spread > 0.0 else 1.0)
+    inputs_VF = (feature_VF - mean_F) / scale_F
     if len(inputs_VF) >= inputs_VF.shape[1]:
-        return inputs_VF, np.eye(inputs_VF.shape[1])
-    left_VR, scale_R, basis_RF = np.linalg.svd(inputs_VF, full_matrices=False)
-    return left_VR * scale_R, basis_RF
+        return _Rotated(mean_F, scale_F, inputs_VF, None)
+    with threadpool_limits(1):  # more are slower for matrices this small
+        square_V, vector_VV = np.linalg.eigh(inputs_VF @ inputs_VF.T)
+        kept_V = square_V > MIN_VARIANCE * max(square_V[-1], MIN_VARIANCE)
+        length_R, vector_VR = np.sqrt(square_V[kept_V]), vector_VV[:, kept_V]
+        basis_FR = inputs_VF.T @ (vector_VR / length_R)
+    return _Rotated(mean_F, scale_F, vector_VR * length_R, basis_FR)
 
 
 def fit_standardization(feature_VF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -163,24 +201,32 @@ def select_settings(
             "cannot choose settings: state at least two groups in manifest.csv"
         )
     folds = list(GroupKFold(num_folds).split(feature_VF, label_V, group_V))
+    parts = [(scaling, fold) for scaling in SCALINGS for fold in folds]
+    # NumPy lets other threads run while it computes.
+    with threadpool_limits(1), ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as threads:
+        scored = threads.map(lambda part: _score_fold(feature_VF, label_V, *part), parts)
+        accuracy_SFC = np.reshape(list(scored), (len(SCALINGS), len(folds), len(REGULARIZATIONS)))
     choices = [Settings(c, scaling) for scaling in SCALINGS for c in REGULARIZATIONS]
-    accuracies = [
-        np.mean([_score_fold(feature_VF, label_V, fold, settings) for fold in folds])
-        for settings in choices
-    ]
+    accuracies = accuracy_SFC.mean(axis=1).ravel()
     best = int(np.argmax(accuracies))
     return choices[best], float(accuracies[best])
 
 
-def _score_fold(feature_VF, label_V, fold, settings: Settings) -> float:
+def _score_fold(feature_VF, label_V, scaling: str, fold) -> list[float]:
+    """Returns the held-out accuracy of each regularization; each fit starts from the one before."""
     fitted, held_out = fold
     classes, label = np.unique(label_V[fitted], return_inverse=True)
     if len(classes) < 2:
-        return float(np.mean(label_V[held_out] == classes[0]))
-    names = tuple(str(c) for c in classes)
-    probe = fit_probe(feature_VF[fitted], label, settings, names, "fold")
-    predicted = classes[predict_scores(probe, feature_VF[held_out]).argmax(axis=1)]
-    return float(np.mean(predicted == label_V[held_out]))
+        share = float(np.mean(label_V[held_out] == classes[0]))
+        return [share] * len(REGULARIZATIONS)
+    rotated = _rotate(feature_VF[fitted], scaling)
+    held_VR = rotated.apply(feature_VF[held_out])
+    model, accuracies = _make_classifier(REGULARIZATIONS[0], warm_start=True), []
+    for regularization in REGULARIZATIONS:
+        model.set_params(C=regularization).fit(rotated.inputs_VR, label)
+        predicted = classes[model.predict(held_VR)]
+        accuracies.append(float(np.mean(predicted == label_V[held_out])))
+    return accuracies
 
 
 def knn_scores(

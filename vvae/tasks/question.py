@@ -137,11 +137,21 @@ def open_videos(run: Run, data_path: str | None) -> tuple[Dataset, str]:
     """
     if data_path is None:
         known = build.open_data(run.config, run.record["data"]["path"])
+        _warn_of_other_data(run, known)
         return known, choose_split(known)
     new = build.open_new_data(run.config, data_path, run.class_names)
     for line in describe_flaws(new):
         print(line)
     return new, UNSPLIT
+
+
+def _warn_of_other_data(run: Run, dataset: Dataset) -> None:
+    if run.record["data"].get("fingerprint", dataset.fingerprint) != dataset.fingerprint:
+        print(
+            f"WARNING: {dataset.root} is not as it was when {run.workdir} was trained: videos, "
+            "labels or splits differ, so that measured videos may have been trained on; train "
+            "again, or state the splits in manifest.csv"
+        )
 
 
 def choose_split(dataset: Dataset) -> str:

@@ -15,7 +15,7 @@ from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
 from vvae.files import write_json
 from vvae.metrics.cards import Metric
-from vvae.metrics.table import format_metrics
+from vvae.metrics.table import format_metrics, format_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +23,33 @@ class Picture:
     """Pictures of an answer that are drawn together, once the answer is on disk.
 
     Attributes:
-      names: the names of their files.
+      captions: the names of their files -> what is seen, for a person who has not read the code.
       draw: a function of the folder, which writes the files into it. All processes call it, so that
         it may use `map_clips`.
     """
 
-    names: tuple[str, ...]
+    captions: Mapping[str, str]
     draw: Callable[[Path], None]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the files."""
+        return tuple(self.captions)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTable:
+    """A table of text, such as the clips that a search has found.
+
+    Attributes:
+      title: what it lists.
+      header: the names of the columns.
+      rows: the cells.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +63,7 @@ class Result:
       notes: sentences for the reader, such as verdicts and numbers of videos left out.
       files: the names of all files of the answer, pictures included.
       pictures: the pictures to draw.
+      tables: tables of text, printed below that of the metrics.
     """
 
     task: str
@@ -51,6 +72,7 @@ class Result:
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    tables: tuple[TextTable, ...] = ()
 
 
 def record_options(result: Result, options: Mapping[str, Any]) -> Result:
@@ -95,14 +117,20 @@ def write_result(result: Result, folder: str | os.PathLike) -> Path:
         for method, row in result.rows.items()
     }
     content = {"task": result.task, "rows": rows, "notes": result.notes, "files": result.files}
+    captions = {n: text for picture in result.pictures for n, text in picture.captions.items()}
+    if captions:
+        content["captions"] = captions
+    if result.tables:
+        content["tables"] = [dataclasses.asdict(table) for table in result.tables]
     write_json(path, as_json({**content, "details": result.details}))
     return path
 
 
 def format_result(result: Result) -> str:
-    """Formats the table of a result, if it has rows, and its notes as plain text."""
+    """Formats the table of a result, if it has rows, its other tables and its notes as text."""
     table = [format_metrics(result.task, result.rows)] if result.rows else []
-    return "\n".join([*table, *result.notes])
+    others = [f"{t.title}\n{format_table(t.header, t.rows)}" for t in result.tables]
+    return "\n".join([*table, *others, *result.notes])
 
 
 def as_json(value: Any) -> Any:

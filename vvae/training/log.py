@@ -61,19 +61,23 @@ def open_tensorboard(folder):
 
 
 class Progress:
-    """A progress bar with step, speed, loss and KL in nats per clip, and the remaining time."""
+    """A progress bar: steps, elapsed and remaining time, loss and KL in nats per clip, speed.
 
-    def __init__(self, first_step: int, num_steps: int, disable: bool):
-        """Starts at first_step of num_steps; prints nothing with `disable`."""
+    A line of ordinary numbers fits 80 columns. The bar takes what is left of a wider terminal; in a
+    narrower one, the end of the line is cut off, where the least important numbers are.
+    """
+
+    def __init__(self, first_step: int, num_steps: int, disable: bool, file=None):
+        """Starts at first_step of num_steps; prints nothing with `disable`, else to stderr."""
         self._bar = tqdm(
             total=num_steps,
             initial=first_step,
             disable=disable,
-            unit="step",
+            file=file,
+            dynamic_ncols=True,
             mininterval=0.5,
-            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} "
-            "[{elapsed} < {remaining}]{postfix}",
-            desc="compiling",
+            bar_format="{desc}|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}",
+            desc="compiling ",
         )
         self._start, self._steps, self._waited = None, 0, 0.0
 
@@ -86,10 +90,11 @@ class Progress:
         """
         if self._start is None:
             self._start = time.perf_counter()
-            self._bar.set_description_str("train", refresh=False)
+            self._bar.set_description_str("", refresh=False)
         else:
             self._steps += 1
-        self._bar.set_postfix_str(f"{speed}, loss {loss:.1f} nats/clip, KL {kl:.1f}", refresh=False)
+        text = f"loss {_shorten(loss)} KL {_shorten(kl)}, {speed}"
+        self._bar.set_postfix_str(text, refresh=False)
         self._bar.update()
 
     def exclude(self, seconds: float) -> None:
@@ -123,3 +128,7 @@ class Progress:
     def close(self) -> None:
         """Closes the bar and leaves it on the screen."""
         self._bar.close()
+
+
+def _shorten(value: float) -> str:
+    return f"{value:.1f}" if abs(value) < 1e4 else f"{value:.0f}"

@@ -17,10 +17,11 @@ from vvae.video.reading import (
     iterate_frames,
     probe,
     read_frames,
+    read_pixel_aspect,
     read_stated_length,
 )
 from vvae.video.stills import IMAGE_SUFFIXES
-from vvae.video.writing import write_video, write_video_pieces
+from vvae.video.writing import write_short_videos, write_video, write_video_pieces
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -34,7 +35,9 @@ __all__ = [
     "iterate_frames",
     "probe",
     "read_frames",
+    "read_pixel_aspect",
     "read_stated_length",
+    "write_short_videos",
     "write_video",
     "write_video_pieces",
 ]

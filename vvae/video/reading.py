@@ -65,11 +65,17 @@ def probe(path: str | os.PathLike) -> VideoInfo:
         height=shape[0],
         width=shape[1],
         fps=fps,
-        pixel_aspect=_read_pixel_aspect(Path(path)),
+        pixel_aspect=read_pixel_aspect(path),
     )
 
 
-def _read_pixel_aspect(path: Path) -> Fraction:
+def read_pixel_aspect(path: str | os.PathLike) -> Fraction:
+    """Returns the width of a pixel, as players show it, divided by its height; 1 if none is stated.
+
+    Raises:
+      VideoError: If the first frame cannot be decoded.
+    """
+    path = Path(path)
     is_container = not path.is_dir() and path.suffix.lower() != ".npy"
     return containers.read_pixel_aspect(path) if is_container else SQUARE
 

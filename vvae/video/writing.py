@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +19,10 @@ from vvae.video.frames import SQUARE
 # With assembly, x264 may write different files for the same frames, even in one thread (measured);
 # the videos written here are small enough to do without it.
 _REPRODUCIBLE = ("-x264-params", "asm=0:threads=1")
+_LOSSY = (
+    *("-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", "-preset", "veryfast"),
+    *_REPRODUCIBLE,
+)
 _MAX_ASPECT = 4096  # the largest numerator and denominator that x264 stores
 CONTAINERS = {".avi": "avi", ".m4v": "mp4", ".mkv": "matroska", ".mov": "mov", ".mp4": "mp4"}
 
@@ -74,20 +78,14 @@ def write_video_pieces(
     path = Path(path)
     _check_target(path, fps)
     if lossless:
-        codec, pixel_format, options, odd = "libx264rgb", "rgb24", ["-qp", "0"], (0, 0)
+        options, odd = ["-vcodec", "libx264rgb", "-pix_fmt", "rgb24", "-qp", "0"], (0, 0)
     else:
-        codec, pixel_format = "libx264", "yuv420p"
-        options = ["-crf", "18", "-preset", "veryfast", *_REPRODUCIBLE]
-        odd = size[0] % 2, size[1] % 2
+        options, odd = list(_LOSSY), (size[0] % 2, size[1] % 2)
     if pixel_aspect != SQUARE:
         options += ["-vf", f"setsar=sar={pixel_aspect}:max={_MAX_ASPECT}"]
     options += ["-f", CONTAINERS[path.suffix.lower()]]
-    command = [
-        *(imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-f", "rawvideo", "-vcodec", "rawvideo"),
-        *("-s", f"{size[1] + odd[1]}x{size[0] + odd[0]}", "-pix_fmt", "rgb24"),
-        *("-r", str(Fraction(fps).limit_denominator()), "-i", "-", "-an"),
-        *("-vcodec", codec, "-pix_fmt", pixel_format, "-v", "error", *options),
-    ]
+    source = _describe_source((size[0] + odd[0], size[1] + odd[1]), fps)
+    command = [*_begin_command(), *source, "-i", "-", "-an", *options]
     with contextlib.ExitStack() as stack:
         with _as_video_error(path):
             part = stack.enter_context(replacing(path))
@@ -96,6 +94,52 @@ def write_video_pieces(
             raise VideoError(path, f"cannot be written ({problem.replace(str(part), str(path))})")
         with _as_video_error(path):
             stack.close()
+
+
+def write_short_videos(videos: Mapping[str | os.PathLike, np.ndarray], fps: float) -> None:
+    """Writes short videos as `write_video` does, byte by byte, by a single ffmpeg.
+
+    Beginning a process takes longer than encoding a second of small frames.
+
+    Args:
+      videos: The file to write -> its frames, uint8 [T, H, W, 1 or 3] with even H and W.
+      fps: The frame rate of all of them, frames/s, above 0.
+
+    Raises:
+      VideoError: As in `write_video`, or for an odd side.
+    """
+    sources, outputs = [], []
+    with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        for number, (path, frames_THWC) in enumerate(videos.items()):
+            path = Path(path)
+            _check_frames(path, frames_THWC)
+            _check_target(path, fps)
+            size = frames_THWC.shape[1:3]
+            if size[0] % 2 or size[1] % 2:
+                raise VideoError(path, f"frames are {size}; both sides must be even")
+            with _as_video_error(path):
+                part = stack.enter_context(replacing(path))
+                raw = Path(folder) / f"{number}.raw"
+                raw.write_bytes(np.broadcast_to(frames_THWC, (*frames_THWC.shape[:3], 3)).tobytes())
+            sources += [*_describe_source(size, fps), "-i", str(raw)]
+            outputs += ["-map", str(number), "-an", *_LOSSY]
+            outputs += ["-f", CONTAINERS[path.suffix.lower()], str(part)]
+        problem = _run_encoder([*_begin_command(), "-filter_threads", "1", *sources, *outputs], ())
+        if problem is not None:
+            raise VideoError(next(iter(videos)), f"or another cannot be written ({problem})")
+        with _as_video_error(Path(next(iter(videos)))):
+            stack.close()
+
+
+def _begin_command() -> list[str]:
+    return [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error"]
+
+
+def _describe_source(size: tuple[int, int], fps: float) -> list[str]:
+    """Returns the options of ffmpeg for raw RGB frames of (height, width)."""
+    rate = str(Fraction(fps).limit_denominator())
+    kind = ["-f", "rawvideo", "-vcodec", "rawvideo", "-pix_fmt", "rgb24"]
+    return [*kind, "-s", f"{size[1]}x{size[0]}", "-r", rate]
 
 
 def _run_encoder(command: list[str], frames: Iterable[np.ndarray]) -> str | None:

@@ -12,9 +12,27 @@ from typing import Any
 import jax
 import numpy as np
 
+from vvae import progress
 from vvae.data.clips import Clips
-from vvae.metrics.cards import METHOD, Metric, make_metric
-from vvae.metrics.detection import SMOOTHING_SIGMA, judge_scores, measure_alarms, smooth_by_video
+from vvae.metrics.cards import METHOD, Interval, Metric, make_metric
+from vvae.metrics.detection import (
+    SMOOTHING_SIGMA,
+    auroc,
+    judge_scores,
+    measure_alarms,
+    normalize_by_video,
+    smooth_by_video,
+)
+from vvae.metrics.intervals import (
+    CONFIDENCE,
+    Units,
+    compare_resamples,
+    estimate_interval,
+    estimate_share,
+    make_units,
+    resample_auroc,
+    resample_ratio,
+)
 from vvae.tasks.anomaly import pictures
 from vvae.tasks.anomaly import scorer as scorers
 from vvae.tasks.anomaly.controls import CONTROLS
@@ -33,11 +51,28 @@ from vvae.tasks.csv_files import open_csv
 from vvae.tasks.options import Anomaly
 from vvae.tasks.question import Question
 from vvae.tasks.result import Picture, Result, require_split
+from vvae.tasks.rivals import (
+    Comparison,
+    advise,
+    describe_rival,
+    describe_units,
+    find_best_rival,
+    find_units,
+)
 
 INTERVALS_FILE = "anomaly_intervals.csv"
 VERDICTS_FILE = "anomaly_videos.csv"
 CURVES_FILE = "anomaly.png"
 VIDEO_FILE = "anomaly.mp4"
+FRAMES_FILE = "anomaly_frames.csv"
+CURVES_CAPTION = (
+    "The videos with the highest scores: frames above the dashed threshold are called abnormal; "
+    "shaded are the truly abnormal intervals or, where none are known, those that are called so"
+)
+VIDEO_CAPTION = (
+    "The videos with the highest scores, with the verdict on each frame and its time: the video, "
+    "the places that stand out, and the score with the time as a vertical line"
+)
 LIVE_FRAMES = 50
 
 ALL_FRAMES = "over all frames of the split"
@@ -55,8 +90,8 @@ AP_DESCRIPTION = "sum over thresholds of precision times the recall gained"
 def answer(question: Question, options: Anomaly) -> Result:
     """Finds abnormal frames: fits a scorer on the videos of the run, or applies it to new videos.
 
-    Writes anomaly.npz (the scorer, for the videos of the run), anomaly_intervals.csv and
-    anomaly_videos.csv. The pictures are anomaly.png and anomaly.mp4.
+    Writes anomaly.npz (the scorer, for the videos of the run), anomaly_intervals.csv,
+    anomaly_videos.csv and anomaly_frames.csv. The pictures are anomaly.png and anomaly.mp4.
 
     Raises:
       ValueError: If a split is missing, the normal videos have abnormal frames, the clips are not
@@ -96,8 +131,12 @@ def fit(question: Question) -> Scorer:
     settings = ScoreSettings(
         block=chosen.anomaly_block, regret_steps=chosen.regret_steps, seed=question.seed
     )
-    reference = scorers.fit_reference(model, params, train, settings, batch_size)
-    frames, scores = scorers.compute_scores(model, params, reference, settings, normal, batch_size)
+    with progress.stage("anomaly: latents of training videos"):
+        reference = scorers.fit_reference(model, params, train, settings, batch_size)
+    with progress.stage("anomaly: scores of held-out normal videos"):
+        frames, scores = scorers.compute_scores(
+            model, params, reference, settings, normal, batch_size
+        )
     return scorers.fit_scorer(
         reference,
         settings,
@@ -112,17 +151,18 @@ def fit(question: Question) -> Scorer:
 def judge(question: Question, scorer: Scorer) -> Result:
     """Applies a fitted scorer to the evaluated videos, whether of the run or new.
 
-    Writes anomaly_intervals.csv and anomaly_videos.csv. Measures AUROC and the rates of alarms if
-    the manifest has a column `abnormal`.
+    Writes anomaly_intervals.csv, anomaly_videos.csv and anomaly_frames.csv. Measures AUROC and the
+    rates of alarms if the manifest has a column `abnormal`.
 
     Raises:
       ValueError: If the split is missing, the clips are not windows, or the column `abnormal`
         cannot be parsed.
     """
     model, params, clips = question.model, question.params, question.clips
-    frames, scores = scorers.compute_scores(
-        model, params, scorer.reference, scorer.settings, clips, question.batch_size
-    )
+    with progress.stage(f"anomaly: scores of {question.split} videos"):
+        frames, scores = scorers.compute_scores(
+            model, params, scorer.reference, scorer.settings, clips, question.batch_size
+        )
     scores = scorers.complete_scores(scorer, scores)
     abnormal_F = label_frames(clips.videos, frames)
     judged = pictures.Judged(
@@ -135,29 +175,48 @@ def judge(question: Question, scorer: Scorer) -> Result:
     alarm_F = judged.score_F > judged.threshold
     peak_V = scorers.find_peaks(judged.score_F, frames.video_F)
     context = _describe(question, scorer, frames)
-    rows = _measure(scorer, scores, frames, abnormal_F, context)
+    units = find_units(clips, np.ones(len(clips.videos), bool), question.seed)
+    measured = _Measured(
+        frames, abnormal_F, make_units(units.index_V[frames.video_F], units.noun, seed=units.seed)
+    )
+    rows = _measure(scorer, scores, measured, context)
+    comparison = _compare(scorer, rows, scores, measured)
+    compared = (
+        () if comparison is None else [describe_rival(comparison, advise(question, "surveillance"))]
+    )
     names = [video.name for video in clips.videos]
     intervals = find_intervals(judged.score_F, alarm_F, frames, names)
     write_intervals(question.folder / INTERVALS_FILE, intervals)
     _write_verdicts(question.folder / VERDICTS_FILE, names, peak_V, scorer.video_threshold)
+    write_frames(question.folder / FRAMES_FILE, judged, scores)
     latency = measure_latency(model, params, clips, scorer.settings.block)
     verdicts = _judge_videos(scorer, peak_V, frames, abnormal_F, context)
+    by_unit = describe_units(len(clips.videos), units) if abnormal_F is not None else ()
     return Result(
         task="anomaly",
         rows=rows,
         details={
             "headline": scorer.headline,
             "family": {name: find_family(name) for name in rows},
+            "comparison": {} if comparison is None else comparison.as_json(),
             "videos": verdicts,
             "thresholds": dict(zip(scorer.name_S, scorer.threshold_S)),
             "live_milliseconds_a_frame": latency,
             "filled_frames": frames.num_filled,
         },
-        notes=_write_notes(scorer, frames, alarm_F, abnormal_F, verdicts, latency),
-        files=(INTERVALS_FILE, VERDICTS_FILE, CURVES_FILE, VIDEO_FILE),
+        notes=(
+            *_explain_columns(scorer, abnormal_F),
+            *by_unit,
+            *compared,
+            *_write_notes(scorer, frames, alarm_F, abnormal_F, verdicts, latency),
+        ),
+        files=(INTERVALS_FILE, VERDICTS_FILE, FRAMES_FILE, CURVES_FILE, VIDEO_FILE),
         pictures=(
-            Picture((CURVES_FILE,), functools.partial(_draw_curves, judged, scorer)),
-            Picture((VIDEO_FILE,), functools.partial(_draw_video, question, judged, scorer)),
+            Picture({CURVES_FILE: CURVES_CAPTION}, functools.partial(_draw_curves, judged, scorer)),
+            Picture(
+                {VIDEO_FILE: VIDEO_CAPTION},
+                functools.partial(_draw_video, question, judged, scorer),
+            ),
         ),
     )
 
@@ -224,35 +283,54 @@ def _describe_score(name: str, scorer: Scorer, clips_view: str) -> str:
     return definitions[name].format(**values)
 
 
-def _measure(
-    scorer: Scorer, scores: Mapping[str, np.ndarray], frames: Frames, abnormal_F, context
-) -> dict[str, dict[str, Metric]]:
-    """Measures each score, in the order fusions, model, baselines; returns score -> metrics.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Measured:
+    """The frames that scores are measured on.
 
-    Without labels of the frames, only the rate of alarms is measured.
+    Attributes:
+      frames: The F frames.
+      abnormal_F: bool; None if it is not known.
+      units: The independent units of the frames.
+    """
+
+    frames: Frames
+    abnormal_F: np.ndarray | None
+    units: Units
+
+
+def _measure(
+    scorer: Scorer, scores: Mapping[str, np.ndarray], measured: _Measured, context
+) -> dict[str, dict[str, Metric]]:
+    """Measures each score; returns score -> metrics.
+
+    The headline comes first, then fusions, model, baselines. Without labels of the frames, only the
+    rate of alarms is measured.
     """
     known = (*scorers.FUSIONS, *MODEL_SCORES, *scorers.RANDOM_SCORES, *CONTROLS)
-    order = [name for name in known if name in scores]
+    order = dict.fromkeys((scorer.headline, *(name for name in known if name in scores)))
     rows = {}
-    for name in order:
+    for name in progress.track("anomaly: intervals", list(order)):
         card = {**context, METHOD: f"{name}: {_describe_score(name, scorer, context['view'])}"}
         alarm_F = scores[name] > scorer.threshold(name)
-        rows[name] = _measure_alarms(alarm_F, abnormal_F, card)
-        if abnormal_F is not None:
-            rows[name] = _measure_protocols(scores[name], frames, abnormal_F, card) | rows[name]
+        rows[name] = _measure_alarms(alarm_F, measured, card)
+        if measured.abnormal_F is not None:
+            rows[name] = _measure_protocols(scores[name], measured, card) | rows[name]
     return rows
 
 
-def _measure_protocols(score_F, frames: Frames, abnormal_F, card) -> dict[str, Metric]:
+def _measure_protocols(score_F, measured: _Measured, card) -> dict[str, Metric]:
+    frames, abnormal_F = measured.frames, measured.abnormal_F
     protocols = judge_scores(score_F, abnormal_F, frames.video_F)
+    intervals = estimate_protocol_intervals(score_F, measured)
     card = {**card, "abnormal_share": float(abnormal_F.mean())}
     row = {}
     for name, value in protocols.values.items():
         kind, smoothed = name.removesuffix("_smoothed"), name.endswith("_smoothed")
         kind = "ap" if kind == "average_precision" else kind
         extra = {"num_macro_videos": protocols.num_macro_videos} if kind == "macro" else {}
-        row[f"{kind}_smoothed" if smoothed else kind] = make_metric(
-            f"{kind}_smoothed" if smoothed else kind,
+        short = f"{kind}_smoothed" if smoothed else kind
+        metric = make_metric(
+            short,
             value,
             "",
             AP_DESCRIPTION if kind == "ap" else DESCRIPTION,
@@ -260,24 +338,90 @@ def _measure_protocols(score_F, frames: Frames, abnormal_F, card) -> dict[str, M
             **card,
             **extra,
         )
+        if short in intervals:
+            interval = estimate_interval(measured.units, value, intervals[short])
+            metric = dataclasses.replace(metric, interval=interval)
+        row[short] = metric
     return row
 
 
-def _measure_alarms(alarm_F, abnormal_F, card) -> dict[str, Metric]:
+def estimate_protocol_intervals(score_F, measured: _Measured) -> dict[str, np.ndarray]:
+    """Returns the AUROC of each resample of the units by protocol, float64 [R].
+
+    A video keeps its own minimum, maximum and smoothing in every resample.
+    """
+    units, video_F, abnormal_F = measured.units, measured.frames.video_F, measured.abnormal_F
+    found = {}
+    for end, variant_F in (("", score_F), ("_smoothed", smooth_by_video(score_F, video_F))):
+        scaled_F = normalize_by_video(variant_F, video_F)
+        found[f"micro_raw{end}"] = resample_auroc(units, variant_F, abnormal_F)
+        found[f"micro_minmax{end}"] = resample_auroc(units, scaled_F, abnormal_F)
+        found[f"macro{end}"] = _resample_macro(units, variant_F, abnormal_F, video_F)
+    return found
+
+
+def _resample_macro(units: Units, score_F, abnormal_F, video_F) -> np.ndarray:
+    """Returns the mean AUROC over the videos of each resample that have one, float64 [R]."""
+    first_V = np.unique(video_F, return_index=True)[1]
+    value_F, defined_F = np.zeros(len(video_F)), np.zeros(len(video_F))
+    for first in first_V:
+        own_F = video_F == video_F[first]
+        value = auroc(score_F[own_F], abnormal_F[own_F])
+        if not math.isnan(value):
+            value_F[first], defined_F[first] = value, 1.0
+    return resample_ratio(units, value_F, defined_F)
+
+
+def _measure_alarms(alarm_F, measured: _Measured, card) -> dict[str, Metric]:
     at = "share of {} frames above the threshold set on held-out normal frames, not smoothed"
+    kinds = {"alarm_rate": ("all", np.ones(len(alarm_F), bool))}
+    if measured.abnormal_F is not None:
+        kinds = {
+            "fpr": ("normal", ~measured.abnormal_F),
+            "recall": ("abnormal", measured.abnormal_F),
+        }
+    row = {}
+    for name, (kind, among_F) in kinds.items():
+        value = float(alarm_F[among_F].mean()) if among_F.any() else math.nan
+        metric = make_metric(name, value, "", at.format(kind), ALL_FRAMES, **card)
+        share_R = resample_ratio(measured.units, alarm_F & among_F, among_F)
+        interval = estimate_interval(measured.units, value, share_R)
+        row[name] = dataclasses.replace(metric, interval=interval)
+    return row
+
+
+def _compare(
+    scorer: Scorer, rows, scores: Mapping[str, np.ndarray], measured: _Measured
+) -> Comparison | None:
+    """Compares the headline with the best score that needs no trained model, by micro_raw.
+
+    Returns None where there is no AUROC or no such score.
+    """
+    metric, own = "micro_raw", scorer.headline
+    if metric not in rows[own] or math.isnan(rows[own][metric].value):
+        return None
+    rival = find_best_rival(rows, [n for n in rows if find_family(n) == "control"], metric)
+    if rival is None or find_family(own) == "control":
+        return None
+    abnormal_F, units = measured.abnormal_F, measured.units
+    resampled = [resample_auroc(units, scores[name], abnormal_F) for name in (own, rival)]
+    values = (rows[own][metric].value, rows[rival][metric].value)
+    difference = compare_resamples(units, values, tuple(resampled))
+    return Comparison(own, rival, metric, values, difference, remark="untrained")
+
+
+def _explain_columns(scorer: Scorer, abnormal_F) -> tuple[str, ...]:
+    """Explains the columns of the table, and which row the verdicts come from."""
+    headline = f"First row: {scorer.headline}, the headline, which verdicts come from."
     if abnormal_F is None:
-        definition = at.format("all")
-        metric = make_metric("alarm_rate", alarm_F.mean(), "", definition, ALL_FRAMES, **card)
-        return {"alarm_rate": metric}
-    rates = measure_alarms(alarm_F, abnormal_F)
-    return {
-        "fpr": make_metric(
-            "fpr", rates["false_positive_rate"], "", at.format("normal"), ALL_FRAMES, **card
-        ),
-        "recall": make_metric(
-            "recall", rates["recall"], "", at.format("abnormal"), ALL_FRAMES, **card
-        ),
-    }
+        return (f"{headline} alarm_rate: share of frames above the threshold.",)
+    return (
+        f"{headline} micro_raw: AUROC over all frames as they are, the number to quote; "
+        "micro_minmax: each video first scaled to [0, 1], which looks at the whole test video; "
+        "macro: mean of the videos' own AUROC; ap: average precision; _smoothed: over time, which "
+        "looks 12 frames ahead; fpr, recall: shares of normal and abnormal frames above the "
+        "threshold.",
+    )
 
 
 def _judge_videos(scorer: Scorer, peak_V, frames: Frames, abnormal_F, context) -> dict[str, Any]:
@@ -293,11 +437,21 @@ def _judge_videos(scorer: Scorer, peak_V, frames: Frames, abnormal_F, context) -
     abnormal_V = scorers.find_peaks(abnormal_F.astype(float), frames.video_F) > 0
     definition = "largest smoothed score of a video above that of held-out normal videos"
     card = {**context, METHOD: scorer.headline, "num_abnormal_videos": int(abnormal_V.sum())}
-    rates = measure_alarms(alarm_V, abnormal_V)
-    return found | {
-        name: make_metric(f"video_{name}", value, "", definition, "over videos", **card).as_json()
-        for name, value in rates.items()
+    hits = int((alarm_V & abnormal_V).sum())
+    counts = {
+        "false_positive_rate": (int((alarm_V & ~abnormal_V).sum()), int((~abnormal_V).sum())),
+        "recall": (hits, int(abnormal_V.sum())),
+        "precision": (hits, int(alarm_V.sum())),
     }
+    for name, value in measure_alarms(alarm_V, abnormal_V).items():
+        count, total = counts[name]
+        interval = None
+        if total:
+            text = f"{CONFIDENCE:.0%}, Wilson, {total} videos"
+            interval = Interval(*estimate_share(count, total), text)
+        metric = make_metric(f"video_{name}", value, "", definition, "over videos", **card)
+        found[name] = dataclasses.replace(metric, interval=interval).as_json()
+    return found
 
 
 def measure_latency(model, params, clips: Clips, block: int) -> float:
@@ -352,6 +506,25 @@ def _describe_rates(alarm_F, abnormal_F) -> str:
     parts = [(rates["false_positive_rate"], "the normal"), (rates["recall"], "the abnormal")]
     known = [f"{value:.1%} of {what} ones" for value, what in parts if not math.isnan(value)]
     return f": {', '.join(known)}"
+
+
+def write_frames(path: Path, judged: pictures.Judged, scores: Mapping[str, np.ndarray]) -> None:
+    """Writes a row for each frame as CSV, so that any measure can be computed from it.
+
+    Its columns are path, group, frame (from 0), time_s, verdict and score (those of the smoothed
+    headline), abnormal ("yes" or "no", empty if it is not known), and every score as it is.
+    """
+    frames, videos, words = judged.frames, judged.clips.videos, ("no", "yes")
+    with open_csv(path) as writer:
+        head = ("path", "group", "frame", "time_s", "verdict", "score", "abnormal")
+        writer.writerow([*head, *(f"raw_{name}" for name in scores)])
+        for f, number in enumerate(frames.number_F):
+            video = videos[frames.video_F[f]]
+            verdict = "abnormal" if judged.score_F[f] > judged.threshold else "normal"
+            true = "" if judged.abnormal_F is None else words[int(judged.abnormal_F[f])]
+            own = (video.name, video.group, int(number), f"{frames.time_F[f]:.3f}")
+            raw = [f"{values[f]:.6g}" for values in scores.values()]
+            writer.writerow([*own, verdict, f"{judged.score_F[f]:.6g}", true, *raw])
 
 
 def _write_verdicts(path: Path, names, peak_V, threshold: float) -> None:

@@ -6,7 +6,6 @@ useful for this task.
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -93,58 +92,67 @@ def score_controls(clips: Clips, untrained: Untrained, block: int) -> dict[str, 
     Raises:
       ValueError: If the squares do not fit into the frames.
     """
-    view, shape_NT = clips.view, clips.mask_NT.shape
-    intensity_C = np.array(view.intensity_channels)
-    used_C = intensity_C if intensity_C.any() else np.ones_like(intensity_C)
-    maps = {"frame_difference": True, "background": True, "motion": not intensity_C.all()}
-    names = [name + end for name, there in maps.items() if there for end in ("", "_block")]
-    if maps["motion"]:
-        names += ["motion_window", "motion_standardized"]
-    scores = {name: np.zeros(shape_NT) for name in names}
-    if intensity_C.any():
-        scores["brightness"] = np.zeros(shape_NT)
+    scores: dict[str, np.ndarray] = {}
     for video in range(len(clips.videos)):
-        for clip, position_S, codes_SHWC, before_SHWC in _iterate_video(clips, video):
-            where = (clip, position_S)
-            codes_SHWC, before_SHWC = (a[..., used_C] for a in (codes_SHWC, before_SHWC))
-            difference = np.abs(codes_SHWC - before_SHWC).mean(axis=-1)
-            _put(scores, "frame_difference", where, difference, block)
-            apart = np.abs(codes_SHWC - untrained.background_HWC[..., used_C]).mean(axis=-1)
-            _put(scores, "background", where, apart, block)
-            if intensity_C.any():
-                scores["brightness"][where] = codes_SHWC.mean(axis=(1, 2, 3))
-        if not intensity_C.all():
-            _score_motion(scores, clips, video, untrained, block)
+        last_HWC = None
+        for clip in np.flatnonzero(clips.video_index_N == video):
+            position_S = np.flatnonzero(clips.mask_NT[clip])
+            if not len(position_S):
+                continue
+            codes_SHWC = clips.read([clip])[0, position_S]
+            own, last_HWC = score_codes(clips.view, codes_SHWC, last_HWC, untrained, block)
+            for name, score_S in own.items():
+                score_NT = scores.setdefault(name, np.zeros(clips.mask_NT.shape))
+                score_NT[clip, position_S] = score_S
     return scores
 
 
-def _iterate_video(clips: Clips, video: int) -> Iterator[tuple[int, np.ndarray, np.ndarray, ...]]:
-    """Yields for each clip: its index, its valid positions, their frames, and their predecessors.
+def score_codes(
+    view: View,
+    codes_SHWC: np.ndarray,
+    last_HWC: np.ndarray | None,
+    untrained: Untrained,
+    block: int,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Scores the valid frames of one clip; see `score_controls`.
 
-    The frames are float32 codes [S, H, W, C], where S is the number of valid positions.
+    Args:
+      view: The view of the codes.
+      codes_SHWC: The codes of the S valid frames, S at least 1.
+      last_HWC: What this function returned for the clip before; None for the first clip, whose
+        first frame takes the difference of the second.
+      untrained: The result of `fit_untrained`.
+      block: The side of a square, pixels.
+
+    Returns:
+      name -> float64 [S], and the last frame, for the next clip.
     """
-    last_HWC = None
-    for clip in np.flatnonzero(clips.video_index_N == video):
-        position_S = np.flatnonzero(clips.mask_NT[clip])
-        if not len(position_S):
-            continue
-        codes_SHWC = clips.read([clip])[0, position_S].astype(np.float32)
-        if last_HWC is None:
-            # This gives the first frame the difference of the second.
-            last_HWC = codes_SHWC[min(1, len(codes_SHWC) - 1)]
-        yield clip, position_S, codes_SHWC, np.concatenate([last_HWC[None], codes_SHWC[:-1]])
-        last_HWC = codes_SHWC[-1]
-
-
-def _score_motion(scores, clips: Clips, video: int, untrained: Untrained, block: int) -> None:
-    for clip, position_S, codes_SHWC, _ in _iterate_video(clips, video):
-        size_SHW = measure_motion(clips.view, codes_SHWC)
-        _put(scores, "motion", (clip, position_S), size_SHW, block)
-        blocks = average_blocks(size_SHW, block)
-        scores["motion_window"][clip, position_S] = blocks.mean(axis=0).max()
-        apart = blocks - untrained.motion_mean
-        strange = (apart / untrained.motion_scale).max(axis=(1, 2))
-        scores["motion_standardized"][clip, position_S] = strange
+    intensity_C = np.array(view.intensity_channels)
+    used_C = intensity_C if intensity_C.any() else np.ones_like(intensity_C)
+    codes_SHWC = codes_SHWC.astype(np.float32)
+    if last_HWC is None:
+        last_HWC = codes_SHWC[min(1, len(codes_SHWC) - 1)]
+    before_SHWC = np.concatenate([last_HWC[None], codes_SHWC[:-1]])
+    apart = codes_SHWC - untrained.background_HWC
+    maps = {
+        "frame_difference": np.abs(codes_SHWC - before_SHWC)[..., used_C].mean(axis=-1),
+        "background": np.abs(apart)[..., used_C].mean(axis=-1),
+    }
+    if not intensity_C.all():
+        maps["motion"] = measure_motion(view, codes_SHWC)
+    scores = {}
+    for name, map_SHW in maps.items():
+        blocks = average_blocks(map_SHW, block)
+        scores[name] = map_SHW.mean(axis=(1, 2)).astype(np.float64)
+        scores[f"{name}_block"] = blocks.max(axis=(1, 2))
+        if name == "motion":
+            scores["motion_window"] = np.full(len(blocks), blocks.mean(axis=0).max())
+            strange = (blocks - untrained.motion_mean) / untrained.motion_scale
+            scores["motion_standardized"] = strange.max(axis=(1, 2))
+    if intensity_C.any():
+        bright_S = codes_SHWC[..., intensity_C].mean(axis=(1, 2, 3))
+        scores["brightness"] = bright_S.astype(np.float64)
+    return scores, codes_SHWC[-1]
 
 
 def measure_motion(view: View, codes: np.ndarray) -> np.ndarray:
@@ -155,11 +163,6 @@ def measure_motion(view: View, codes: np.ndarray) -> np.ndarray:
     """
     physical = decode_view(view, codes)[..., ~np.array(view.intensity_channels)]
     return np.sqrt(np.square(physical).sum(axis=-1))
-
-
-def _put(scores, name: str, where, map_SHW: np.ndarray, block: int) -> None:
-    scores[name][where] = map_SHW.mean(axis=(1, 2))
-    scores[f"{name}_block"][where] = average_blocks(map_SHW, block).max(axis=(1, 2))
 
 
 def average_blocks(map_SHW: np.ndarray, block: int) -> np.ndarray:

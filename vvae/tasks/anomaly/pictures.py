@@ -99,13 +99,13 @@ class Judged:
 
 def draw_scores(path: Path, judged: Judged, scorer: Scorer) -> None:
     """Draws the scores of up to 12 videos over time: those with the highest scores."""
-    note = ", abnormal intervals shaded" if judged.abnormal_F is not None else ""
+    shaded = "called abnormal" if judged.abnormal_F is None else "known to be abnormal"
     figures.write_score_curves(
         path,
         [judged.curve(judged.frames.video_F == v) for v in _choose_videos(judged, MAX_CURVES)],
         judged.threshold,
         f"{scorer.headline}, smoothed",
-        f"Anomaly scores; threshold (dashed) at a false-positive rate of {scorer.rate:g}{note}",
+        f"Anomaly scores; threshold at a false-positive rate of {scorer.rate:g}; shaded: {shaded}",
     )
 
 

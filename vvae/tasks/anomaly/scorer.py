@@ -5,7 +5,7 @@ score and the thresholds come from held-out normal videos. The evaluated videos 
 """
 
 import dataclasses
-import functools
+import math
 import os
 from collections.abc import Mapping
 
@@ -15,8 +15,9 @@ from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from vvae.data.clips import Clips
+from vvae.data.tiles import count_tiles
 from vvae.metrics.detection import find_threshold, smooth_by_video
-from vvae.tasks.anomaly.controls import Untrained, fit_untrained, score_controls
+from vvae.tasks.anomaly.controls import CONTROLS, Untrained, fit_untrained, score_controls
 from vvae.tasks.anomaly.intervals import Frames, list_frames
 from vvae.tasks.anomaly.streams import (
     ScoreSettings,
@@ -49,6 +50,10 @@ MODEL_SCORES = {
     "latent_gmm": "-log density of z_t under a Gaussian mixture of training latents, nats",
     "latent_knn": "mean distance of z_t to its 5 nearest training latents, in its own sigmas",
 }
+LATENT_SCORES = ("latent_gmm", "latent_knn")
+# Scores of a frame from itself and the frames before it, and scores of a whole clip.
+STREAM_SCORES = {"reconstruction", "reconstruction_block", "surprise", *LATENT_SCORES}
+WINDOW_SCORES = {"frame_kl", "clip_kl", "negative_elbo", "iwae", "regret"}
 # Baseline for `latent_knn`: the same score under a network with random weights.
 RANDOM_ENCODER = "random_encoder"
 RANDOM_SCORES = {
@@ -154,29 +159,121 @@ def compute_scores(
         frames.
     """
     frames = list_frames(clips)
+    streamed = _score_streamed(model, params, reference, settings, clips, frames, batch_size)
+    windows = _score_windows(model, params, settings, clips, frames, batch_size)
+    random = _score_random(model, params, reference, settings, clips, frames, batch_size)
+    scores = streamed | windows | random
+    return frames, scores | _score_controls(reference, settings, clips, frames)
+
+
+def score_headline(
+    model, params, scorer: Scorer, clips: Clips, batch_size: int
+) -> tuple[Frames, np.ndarray]:
+    """Computes the score of verdicts alone, not smoothed, and only what it is made of.
+
+    Args:
+      model: A SequentialVAE.
+      params: Its variables.
+      scorer: The fitted scorer.
+      clips: Clips that are consecutive windows of their videos.
+      batch_size: The number of clips in a batch.
+
+    Returns:
+      The frames, and the score `scorer.headline` of each, float64 [F], as by `compute_scores` and
+      `complete_scores`.
+
+    Raises:
+      ValueError: As `compute_scores`.
+    """
+    frames, needed, scores = list_frames(clips), list_needed(scorer), {}
+    reference, settings = scorer.reference, scorer.settings
+    # Each video, or each of its tiles, is one row of a batch of streams: leave few rows unused.
+    num_streams = len(clips.videos) * math.prod(count_tiles(clips, *model.shape_HWC[:2]))
+    streams = min(batch_size, num_streams)
+    if needed & STREAM_SCORES:
+        scores |= _score_streamed(model, params, reference, settings, clips, frames, streams)
+    if needed & WINDOW_SCORES:
+        scores |= _score_windows(model, params, settings, clips, frames, batch_size)
+    if RANDOM_ENCODER in needed:
+        scores |= _score_random(model, params, reference, settings, clips, frames, streams)
+    if needed & set(CONTROLS):
+        scores |= _score_controls(reference, settings, clips, frames)
+    return frames, find_headline(scorer, scores)
+
+
+def list_needed(scorer: Scorer) -> set[str]:
+    """Returns the names of the scores that the headline score is computed from, and its own."""
+    needed, known = {scorer.headline}, set(scorer.name_S)
+    if FUSION_MOTION in needed:
+        needed |= {FUSION, next(control for control in MOTION_CONTROLS if control in known)}
+    if FUSION in needed:
+        needed |= set(MODEL_SCORES) & known
+    return needed | ({"iwae"} if "typicality" in needed else set())
+
+
+def find_headline(scorer: Scorer, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns the headline score from the scores in `list_needed` that do not depend on others."""
+    mean = dict(zip(scorer.name_S, scorer.mean_S))
+    scale = dict(zip(scorer.name_S, scorer.scale_S))
+    complete, needed = dict(scores), list_needed(scorer)
+    for name in ("typicality", FUSION, FUSION_MOTION):
+        if name in needed:
+            complete |= _derive(name, complete, mean, scale, scorer.headline)
+    return complete[scorer.headline]
+
+
+def _score_streamed(
+    model, params, reference: Reference, settings, clips: Clips, frames: Frames, batch_size: int
+) -> dict[str, np.ndarray]:
     streamed = compute_streamed(model, params, clips, settings.block, batch_size)
+    latent_FKZ = _flatten_tiles(frames.take(streamed.pop("latent")))
+    by_latent = {name: score_tiles(reference, name, latent_FKZ) for name in LATENT_SCORES}
+    return _take_largest(streamed, frames) | by_latent
+
+
+def _score_windows(
+    model, params, settings, clips: Clips, frames: Frames, batch_size: int
+) -> dict[str, np.ndarray]:
+    return _take_largest(compute_windows(model, params, clips, settings, batch_size), frames)
+
+
+def _score_random(
+    model, params, reference: Reference, settings, clips: Clips, frames: Frames, batch_size: int
+) -> dict[str, np.ndarray]:
     fresh = randomize_params(model, params, settings.seed)
-    latent, random = (
-        _flatten_tiles(frames.take(value))
-        for value in (streamed.pop("latent"), compute_latents(model, fresh, clips, batch_size))
-    )
-    windows = compute_windows(model, params, clips, settings, batch_size)
-    scores = {
-        name: _flatten_tiles(frames.take(value)).max(axis=1).astype(np.float64)
-        for name, value in {**streamed, **windows}.items()
-    }
-    by_latent = {
-        "latent_gmm": (latent, functools.partial(score_mixture, reference)),
-        "latent_knn": (latent, functools.partial(score_neighbours, reference.latent_MZ)),
-        RANDOM_ENCODER: (random, functools.partial(score_neighbours, reference.random_MZ)),
-    }
-    for name, (latent_FKZ, score) in by_latent.items():
-        score_N = score(latent_FKZ.reshape(-1, latent_FKZ.shape[-1]))
-        scores[name] = score_N.reshape(len(frames), -1).max(axis=1)
+    latent_FKZ = _flatten_tiles(frames.take(compute_latents(model, fresh, clips, batch_size)))
+    return {RANDOM_ENCODER: score_tiles(reference, RANDOM_ENCODER, latent_FKZ)}
+
+
+def _score_controls(reference, settings, clips: Clips, frames: Frames) -> dict[str, np.ndarray]:
     controls = score_controls(clips, reference.untrained, settings.block)
-    scores |= {name: frames.take(value_NT) for name, value_NT in controls.items()}
-    scores["time_index"] = frames.number_F.astype(np.float64)
-    return frames, scores
+    scores = {name: frames.take(value_NT) for name, value_NT in controls.items()}
+    return scores | {"time_index": frames.number_F.astype(np.float64)}
+
+
+def _take_largest(values: Mapping[str, np.ndarray], frames: Frames) -> dict[str, np.ndarray]:
+    """Returns the largest value of the tiles of each frame, float64 [F]."""
+    return {
+        name: _flatten_tiles(frames.take(value)).max(axis=1).astype(np.float64)
+        for name, value in values.items()
+    }
+
+
+def score_tiles(reference: Reference, name: str, latent_FKZ: np.ndarray) -> np.ndarray:
+    """Returns the largest score of the latents of the K tiles of each frame, float64 [F].
+
+    Args:
+      reference: Statistics of the training videos.
+      name: `latent_gmm`, `latent_knn` or RANDOM_ENCODER.
+      latent_FKZ: The latents.
+    """
+    latent_NZ = latent_FKZ.reshape(-1, latent_FKZ.shape[-1])
+    if name == "latent_gmm":
+        score_N = score_mixture(reference, latent_NZ)
+    else:
+        known = reference.random_MZ if name == RANDOM_ENCODER else reference.latent_MZ
+        score_N = score_neighbours(known, latent_NZ)
+    return score_N.reshape(len(latent_FKZ), -1).max(axis=1)
 
 
 def _flatten_tiles(value: np.ndarray) -> np.ndarray:

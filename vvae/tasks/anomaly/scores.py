@@ -172,7 +172,7 @@ def score_windows(
     Returns:
       name -> float32 [B, T]:
         frame_kl: KL(q(z_t) || p(z_t | z_<t, w)), nats a frame, with sampled z_<t and w.
-        clip_kl: KL(q(w) || p(w)), nats a clip.
+        clip_kl: KL(q(w) || p(w)), nats a clip; not for a model without a clip latent.
         negative_elbo: -E log p(x_t | z_t, w) + frame_kl + clip_kl / valid frames, nats a frame.
         iwae: The IWAE-K bound on -log p(x) divided by the number of valid frames, nats a frame.
         regret: The likelihood regret divided by the number of valid frames, nats a frame; see
@@ -194,6 +194,8 @@ def score_windows(
         "negative_elbo": frame_kl_BT - log_likelihood_BT + clip_kl_B[:, None] / count_B1,
         "iwae": -bound.value[:, None] / count_B1 * spread,
     }
+    if model.clip_latent_dim == 0:
+        del scores["clip_kl"]
     if regret_steps:
         regret_B = measure_regret(model, params, regret_key, posterior, batch, regret_steps)
         scores["regret"] = regret_B[:, None] / count_B1 * spread

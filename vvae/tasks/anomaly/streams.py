@@ -67,22 +67,22 @@ def stream_clips(step: Callable, begin: Callable, clips: Clips, batch_size: int)
 
 
 # Jitted at module level, so that they are compiled once for all splits.
-_score_stream = jax.jit(score_stream, static_argnames=("model", "block"))
-_stream_latents = jax.jit(stream_latents, static_argnames="model")
-_score_windows = jax.jit(score_windows, static_argnames=("model", "num_samples", "regret_steps"))
+jit_score_stream = jax.jit(score_stream, static_argnames=("model", "block"))
+jit_stream_latents = jax.jit(stream_latents, static_argnames="model")
+jit_score_windows = jax.jit(score_windows, static_argnames=("model", "num_samples", "regret_steps"))
 
 
 def compute_streamed(
     model, params, clips: Clips, block: int, batch_size: int
 ) -> dict[str, np.ndarray]:
     """Computes the scores of `score_stream`, name -> [N, T, rows, cols, ...], for each tile."""
-    step = functools.partial(_score_stream, block=block)
+    step = functools.partial(jit_score_stream, block=block)
     return _stream_tiles(step, model, params, clips, batch_size)
 
 
 def compute_latents(model, params, clips: Clips, batch_size: int) -> np.ndarray:
     """Computes the `latent` of `compute_streamed` only, [N, T, rows, cols, Z], for each tile."""
-    return _stream_tiles(_stream_latents, model, params, clips, batch_size)
+    return _stream_tiles(jit_stream_latents, model, params, clips, batch_size)
 
 
 def _stream_tiles(step: Callable, model, params, clips: Clips, batch_size: int):
@@ -110,7 +110,7 @@ def compute_windows(
             "mask": batch["mask"],
             "index": tiles.position_N[batch["index"]],
         }
-        return _score_windows(
+        return jit_score_windows(
             model,
             params,
             key,

@@ -1,5 +1,6 @@
 """Which videos belong together? Clusters of latents, beside clusters of PCA of raw clips."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ import numpy as np
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from vvae import distributions as dist
+from vvae import progress
 from vvae.data.clips import NO_LABEL, Clips
 from vvae.metrics.cards import METHOD, Metric, make_metric
+from vvae.metrics.intervals import Units, compare_means, estimate_mean
 from vvae.tasks.clustering import mixtures, pictures
 from vvae.tasks.clustering.mixtures import Clusters, Grouping
 from vvae.tasks.clustering.pictures import MIN_MAP_VIDEOS, Shown
@@ -19,9 +22,22 @@ from vvae.tasks.options import Cluster
 from vvae.tasks.pooling import average_by_video, encode_clips, make_encoder
 from vvae.tasks.question import Question
 from vvae.tasks.result import Picture, Result
+from vvae.tasks.rivals import (
+    Comparison,
+    advise,
+    describe_rival,
+    describe_units,
+    find_best_rival,
+    find_units,
+)
 
 MIXTURE_PRIOR = "mixture_prior"
 SHEET_FILE, MAP_FILE = "cluster_sheet.png", "cluster_map.png"
+SHEET_CAPTION = "The most typical videos of each cluster: a row for each, the largest first"
+MAP_CAPTION = (
+    "Every measured video as a point: similar videos lie close together. In t-SNE, distances "
+    "between groups and their sizes mean nothing"
+)
 ASSIGNMENTS_FILE = "cluster.csv"
 
 BY_VIDEO = "over videos; vectors of a video's clips are averaged; clusters fitted on train"
@@ -55,22 +71,25 @@ def answer(question: Question, options: Cluster) -> Result:
     train, test = question.train, question.clips
     if len(train.videos) < 2:
         raise ValueError(f"cluster needs two or more training videos, not {len(train.videos)}")
-    represented = represent(question)
+    with progress.stage("cluster: latents"):
+        represented = represent(question)
     selected = {
         name: mixtures.select_gmm(vectors.train_VF, question.seed)
-        for name, vectors in represented.items()
+        for name, vectors in progress.track("cluster: mixtures", list(represented.items()))
     }
     given, origin = _choose_number(question.model, train.label_V, selected["pooled"][0])
     given = min(given, len(train.videos))
     by_bic = {name: clusters for name, (clusters, _) in selected.items()}
     groupings = _group_all(question, represented, given, by_bic)
     context, names = question.describe_data(), question.dataset.class_names
+    units = find_units(test, test.label_V != NO_LABEL, question.seed)
     rows = {
-        name: score_grouping(grouping, train.label_V, test.label_V, names, context)
+        name: score_grouping(grouping, train.label_V, test.label_V, names, context, units)
         for name, grouping in groupings.items()
     }
     _write_assignments(question.folder / ASSIGNMENTS_FILE, groupings, test, question.split)
     shown = MIXTURE_PRIOR if MIXTURE_PRIOR in groupings else "pooled/gmm"
+    comparison = _compare(rows, groupings, train.label_V, test.label_V, units)
     vectors = represented["clip_latent" if shown == MIXTURE_PRIOR else "pooled"]
     planned = _plan_pictures(question, shown, groupings[shown], vectors)
     drawn = tuple(name for picture in planned for name in picture.names)
@@ -78,11 +97,13 @@ def answer(question: Question, options: Cluster) -> Result:
     notes = [
         f"gmm and kmeans have {given} clusters, {origin}; gmm_bic chooses {chosen}.",
         *_note_labels(train.label_V, test.label_V),
+        *(describe_units(len(units.index_V), units) if len(units) else ()),
+        *(() if comparison is None else [describe_rival(comparison, advise(question, "actions"))]),
     ]
     if MIXTURE_PRIOR in groupings:
         notes.append(_describe_prior(groupings[MIXTURE_PRIOR]))
     if MAP_FILE not in drawn:
-        notes.append(f"No maps: there are fewer than {MIN_MAP_VIDEOS} videos.")
+        notes.append(_explain_no_maps(len(test.videos)))
     sizes = {
         name: np.bincount(grouping.test_V, minlength=grouping.num_clusters)
         for name, grouping in groupings.items()
@@ -91,7 +112,12 @@ def answer(question: Question, options: Cluster) -> Result:
     return Result(
         task="cluster",
         rows=rows,
-        details={"bic": bic, "sizes": sizes, "shown": shown},
+        details={
+            "bic": bic,
+            "sizes": sizes,
+            "shown": shown,
+            "comparison": {} if comparison is None else comparison.as_json(),
+        },
         notes=tuple(notes),
         files=(*drawn, ASSIGNMENTS_FILE),
         pictures=planned,
@@ -142,9 +168,9 @@ def _plan_pictures(
     def draw_maps(folder: Path) -> None:
         pictures.draw_maps(folder / MAP_FILE, shown, vectors, question.seed)
 
-    sheet = Picture((SHEET_FILE,), draw_sheet)
+    sheet = Picture({SHEET_FILE: SHEET_CAPTION}, draw_sheet)
     if pictures.has_maps(vectors):
-        return (sheet, Picture((MAP_FILE,), draw_maps))
+        return (sheet, Picture({MAP_FILE: MAP_CAPTION}, draw_maps))
     (question.folder / MAP_FILE).unlink(missing_ok=True)
     return (sheet,)
 
@@ -219,6 +245,7 @@ def score_grouping(
     test_label_V: np.ndarray,
     class_names: Sequence[str],
     context: Mapping[str, Any],
+    units: Units,
 ) -> dict[str, Metric]:
     """Measures the sizes of clusters, and their agreement with labels if there are any.
 
@@ -227,14 +254,16 @@ def score_grouping(
       train_label_V, test_label_V: class ids; videos without a label have -1 and are not counted.
       class_names: the name of each class id; the cards list the classes of the measured videos.
       context: further entries of every metric card.
+      units: the independent units of the measured videos with a label, for intervals of accuracies;
+        the matching of clusters and classes is kept in all resamples.
 
     Returns:
       `accuracy`, `accuracy_by_train`, `nmi` and `ari` as far as labels allow, then the sizes.
     """
     size_K = np.bincount(grouping.test_V, minlength=grouping.num_clusters)
     values = {
-        "num_clusters": (grouping.num_clusters, "clusters"),
-        "used_clusters": (np.count_nonzero(size_K), "clusters"),
+        "num_clusters": (int(grouping.num_clusters), "clusters"),
+        "used_clusters": (int(np.count_nonzero(size_K)), "clusters"),
         "largest_share": (size_K.max() / size_K.sum(), ""),
     }
     card = {**context, METHOD: grouping.text}
@@ -250,23 +279,67 @@ def score_grouping(
         "num_labelled_videos": int(known_V.sum()),
         "classes": [class_names[k] for k in np.unique(label_V)],
     }
-    matching = mixtures.match_clusters(cluster_V, label_V)
-    agreement = {
-        "accuracy": mixtures.score_matching(matching, cluster_V, label_V),
+    hits = _find_hits(grouping, train_label_V, test_label_V)
+    agreement = {name: float(hit_V.mean()) for name, hit_V in hits.items()} | {
         "nmi": normalized_mutual_info_score(label_V, cluster_V),
         "ari": adjusted_rand_score(label_V, cluster_V),
     }
-    train_V = train_label_V != NO_LABEL
-    if train_V.any():
-        matching = mixtures.match_clusters(grouping.train_V[train_V], train_label_V[train_V])
-        agreement["accuracy_by_train"] = mixtures.score_matching(matching, cluster_V, label_V)
+    intervals = {name: estimate_mean(units, hit_V) for name, hit_V in hits.items()}
     order = ("accuracy", "accuracy_by_train", "nmi", "ari")
     scores = {
-        name: make_metric(name, agreement[name], "", DEFINITIONS[name], BY_VIDEO, **card)
+        name: dataclasses.replace(
+            make_metric(name, agreement[name], "", DEFINITIONS[name], BY_VIDEO, **card),
+            interval=intervals.get(name),
+        )
         for name in order
         if name in agreement
     }
     return scores | sizes
+
+
+def _find_hits(
+    grouping: Grouping, train_label_V: np.ndarray, test_label_V: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Returns accuracy -> whether each labelled video agrees with the matching, bool [V]."""
+    known_V, train_V = test_label_V != NO_LABEL, train_label_V != NO_LABEL
+    cluster_V, label_V = grouping.test_V[known_V], test_label_V[known_V]
+    fitted = {"accuracy": (cluster_V, label_V)}
+    if train_V.any():
+        fitted["accuracy_by_train"] = (grouping.train_V[train_V], train_label_V[train_V])
+    return {
+        name: mixtures.find_agreement(mixtures.match_clusters(*pair), cluster_V, label_V)
+        for name, pair in fitted.items()
+    }
+
+
+def _compare(
+    rows: Mapping[str, Mapping[str, Metric]],
+    groupings: Mapping[str, Grouping],
+    train_label_V: np.ndarray,
+    test_label_V: np.ndarray,
+    units: Units,
+) -> Comparison | None:
+    """Compares the best clustering of the latents with the best of the other vectors."""
+    metric = next((m for m in ("accuracy_by_train", "accuracy") if m in rows["pooled/gmm"]), None)
+    if metric is None:
+        return None
+    rivals = [name for name in rows if name.startswith(("random_", "clip_pca"))]
+    own = find_best_rival(rows, [name for name in rows if name not in rivals], metric)
+    rival = find_best_rival(rows, rivals, metric)
+    own_V, rival_V = (
+        _find_hits(groupings[name], train_label_V, test_label_V)[metric] for name in (own, rival)
+    )
+    values = (rows[own][metric].value, rows[rival][metric].value)
+    return Comparison(own, rival, metric, values, compare_means(units, own_V, rival_V))
+
+
+def _explain_no_maps(num_videos: int) -> str:
+    if num_videos >= MIN_MAP_VIDEOS:
+        return "No maps: a single number describes a video."
+    return (
+        f"No maps: {num_videos} measured videos are too few; with fewer than {MIN_MAP_VIDEOS}, the "
+        "places of points in a t-SNE map are chance."
+    )
 
 
 def _describe_prior(grouping: Grouping) -> str:

@@ -200,9 +200,9 @@ def match_clusters(cluster_N: np.ndarray, label_N: np.ndarray) -> dict[int, int]
     return {int(c): int(k) for c, k in zip(*linear_sum_assignment(counts, maximize=True))}
 
 
-def score_matching(
+def find_agreement(
     class_by_cluster: dict[int, int], cluster_N: np.ndarray, label_N: np.ndarray
-) -> float:
-    """Returns the fraction of vectors whose cluster is matched to their class."""
+) -> np.ndarray:
+    """Returns whether the cluster of each vector is matched to its class, bool [N]."""
     matched_N = np.array([class_by_cluster.get(int(c), -1) for c in cluster_N])
-    return float(np.mean(matched_N == label_N))
+    return matched_N == label_N

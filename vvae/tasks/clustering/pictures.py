@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from vvae import figures
 from vvae.data.clips import NO_LABEL, Clips
 from vvae.data.views import view_to_rgb
+from vvae.measure.legends import explain_view
 from vvae.tasks.clustering.mixtures import Grouping
 from vvae.tasks.clustering.vectors import Vectors, fit_pca
 
@@ -18,7 +19,9 @@ TYPICAL_CLIPS = 4
 TYPICAL_FRAMES = 3
 MAX_SHEET_CLUSTERS = 20
 MAX_MAP_VIDEOS = 2000
-MIN_MAP_VIDEOS = 5
+# With fewer, the perplexity of t-SNE, the number of neighbours that count, would be below 5, the
+# least that is customary (van der Maaten and Hinton 2008).
+MIN_MAP_VIDEOS = 16
 PERPLEXITY = 30.0
 
 
@@ -61,7 +64,7 @@ def draw_sheet(path: Path, shown: Shown) -> None:
         f"Most typical videos of each cluster, {shown.name}{which}\n"
         f"up to {TYPICAL_CLIPS} videos a row, {TYPICAL_FRAMES} frames of each"
     )
-    figures.write_sheet(path, rows, row_labels, columns, title)
+    figures.write_sheet(path, rows, row_labels, columns, title, legend=explain_view(clips.view))
 
 
 def _read_stills(clips: Clips, ids: np.ndarray) -> np.ndarray:

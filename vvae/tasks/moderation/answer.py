@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,9 +9,16 @@ import numpy as np
 
 from vvae import figures
 from vvae.data.clips import Clips
-from vvae.metrics.cards import Metric
+from vvae.metrics.cards import Interval, Metric
 from vvae.metrics.detection import auroc, average_precision
-from vvae.metrics.intervals import CONFIDENCE, bootstrap_units, estimate_share
+from vvae.metrics.intervals import (
+    CONFIDENCE,
+    Units,
+    estimate_interval,
+    estimate_share,
+    resample_auroc,
+    resample_average_precision,
+)
 from vvae.tasks.anomaly.intervals import find_intervals, list_frames, write_intervals
 from vvae.tasks.anomaly.scorer import find_peaks
 from vvae.tasks.csv_files import open_csv
@@ -26,6 +32,14 @@ INTERVALS_FILE = "moderate_intervals.csv"
 SCORES_FILE = "moderate.png"
 MISTAKES_FILE = "moderate_mistakes.png"
 HIGHEST_FILE = "moderate_highest.png"
+SCORES_CAPTION = (
+    "The score of each video, as a point: those to the right of the dashed threshold are called "
+    "unwanted; groups in red should be there"
+)
+SHOWN_CAPTIONS = {
+    MISTAKES_FILE: "Videos that got the wrong verdict",
+    HIGHEST_FILE: "The videos with the highest scores",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +81,6 @@ def write_answer(
     truth: Mapping[str, bool],
     rows: Mapping[str, Mapping[str, Metric]],
     folder: Path,
-    seed: int,
 ) -> Result:
     """Writes the verdicts on the videos and the intervals of frames above the threshold.
 
@@ -80,9 +93,7 @@ def write_answer(
       truth: Name of a video -> whether it is unwanted, for the videos for which this is known.
       rows: Method -> metric name -> metric; empty if nothing was measured.
       folder: The folder of the answer.
-      seed: The seed of the bootstrap.
     """
-    intervals = estimate_intervals(judgement, truth, seed) if truth else {}
     _write_verdicts(folder / VERDICTS_FILE, detector, judgement)
     files = [VERDICTS_FILE]
     notes = _note_verdicts(detector, judgement)
@@ -93,7 +104,7 @@ def write_answer(
     else:
         notes.append("No intervals: the run sees a whole video at once (data.sampling=whole).")
     if rows:
-        notes += _note_metrics(rows["vae"], intervals, judgement, truth)
+        notes.append(_note_counts(judgement, truth))
     else:
         notes.append("Nothing is measured: it is not known which of these videos are unwanted.")
     # An earlier answer may have left one of these.
@@ -104,8 +115,6 @@ def write_answer(
         "threshold": detector.threshold,
         "slope": detector.slope,
         "offset": detector.offset,
-        "confidence": CONFIDENCE,
-        "intervals": intervals,
         "num_called_unwanted": int(judgement.called_V.sum()),
     }
     return Result(
@@ -119,33 +128,41 @@ def write_answer(
 
 
 def estimate_intervals(
-    judgement: Judgement, truth: Mapping[str, bool], seed: int
-) -> dict[str, tuple[float, float]]:
+    judgement: Judgement, truth: Mapping[str, bool], units: Units
+) -> dict[str, Interval | None]:
     """Estimates 95 % confidence intervals of the metrics.
 
-    Those of `precision`, `recall` and `fpr` are Wilson intervals; those of `auroc` and `ap` come
-    from a bootstrap over groups.
+    Those of `precision`, `recall` and `fpr` are Wilson intervals, for independent videos; those of
+    `auroc` and `ap` come from resamples of units.
 
     Args:
       judgement: The scores and verdicts.
       truth: Name of a video -> whether it is unwanted, for the videos for which this is known.
-      seed: The seed of the bootstrap.
-
-    Returns:
-      Name -> (low, high).
+      units: The independent units of the videos for which it is known.
     """
     known_V, unwanted_V = select_marked(judgement.clips, truth)
     unwanted_V, called_V = unwanted_V[known_V], judgement.called_V[known_V]
-    group_V = np.array([video.group for video in judgement.clips.videos])[known_V]
-    cases = (judgement.score_V[known_V], unwanted_V)
+    score_V = judgement.score_V[known_V]
     hits = int((called_V & unwanted_V).sum())
-    return {
-        "auroc": bootstrap_units(auroc, cases, group_V, seed=seed),
-        "ap": bootstrap_units(average_precision, cases, group_V, seed=seed),
-        "precision": estimate_share(hits, int(called_V.sum())),
-        "recall": estimate_share(hits, int(unwanted_V.sum())),
-        "fpr": estimate_share(int((called_V & ~unwanted_V).sum()), int((~unwanted_V).sum())),
+    ranked = {
+        "auroc": (auroc, resample_auroc),
+        "ap": (average_precision, resample_average_precision),
     }
+    shares = {
+        "precision": (hits, int(called_V.sum())),
+        "recall": (hits, int(unwanted_V.sum())),
+        "fpr": (int((called_V & ~unwanted_V).sum()), int((~unwanted_V).sum())),
+    }
+    intervals: dict[str, Interval | None] = {
+        name: estimate_interval(
+            units, measure(score_V, unwanted_V), resample(units, score_V, unwanted_V)
+        )
+        for name, (measure, resample) in ranked.items()
+    }
+    for name, (count, total) in shares.items():
+        text = f"{CONFIDENCE:.0%}, Wilson, {total} videos"
+        intervals[name] = Interval(*estimate_share(count, total), text) if total else None
+    return intervals
 
 
 def _write_verdicts(path: Path, detector: Detector, judgement: Judgement) -> None:
@@ -192,27 +209,15 @@ def _note_verdicts(detector: Detector, judgement: Judgement) -> list[str]:
     return notes
 
 
-def _note_metrics(row: Mapping[str, Metric], intervals, judgement: Judgement, truth) -> list[str]:
+def _note_counts(judgement: Judgement, truth: Mapping[str, bool]) -> str:
+    """Counts the videos that the rates of the detector are shares of."""
     known_V, unwanted_V = select_marked(judgement.clips, truth)
-    called_V = judgement.called_V[known_V]
-    hits = int((called_V & unwanted_V[known_V]).sum())
-    counts = {
-        "precision": f"{hits} of {called_V.sum()}, ",
-        "recall": f"{hits} of {unwanted_V.sum()}, ",
-        "fpr": f"{called_V.sum() - hits} of {known_V.sum() - unwanted_V.sum()}, ",
-    }
-    parts = [
-        f"{name} {row[name].value:.3f} ({counts.get(name, '')}{low:.3f} to {high:.3f})"
-        for name, (low, high) in intervals.items()
-        if not math.isnan(row[name].value)
-    ]
-    num_groups = len(
-        {video.group for video, known in zip(judgement.clips.videos, known_V) if known}
+    called_V, unwanted_V = judgement.called_V[known_V], unwanted_V[known_V]
+    hits = int((called_V & unwanted_V).sum())
+    return (
+        f"vae: found {hits} of {unwanted_V.sum()} unwanted videos, with {called_V.sum() - hits} "
+        f"false alarms among {(~unwanted_V).sum()} wanted ones."
     )
-    return [
-        f"vae: {'; '.join(parts)}. Intervals of {CONFIDENCE:.0%}: of auroc and ap by resampling "
-        f"{num_groups} groups, of the others Wilson's, for independent videos."
-    ]
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -223,12 +228,12 @@ def _list_pictures(
 ) -> tuple[Picture, ...]:
     """Returns the picture of all scores, and that of some videos if there are any to show."""
     draw_scores = functools.partial(_draw_scores, detector, judgement, truth)
-    scores = Picture((SCORES_FILE,), draw_scores)
+    scores = Picture({SCORES_FILE: SCORES_CAPTION}, draw_scores)
     shown = _choose_shown(judgement, truth)
     if not len(shown.videos):
         return (scores,)
     draw_videos = functools.partial(_draw_videos, detector, judgement, truth, shown)
-    return scores, Picture((shown.file,), draw_videos)
+    return scores, Picture({shown.file: SHOWN_CAPTIONS[shown.file]}, draw_videos)
 
 
 def _draw_scores(detector: Detector, judgement: Judgement, truth, folder: Path) -> None:

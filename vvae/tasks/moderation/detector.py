@@ -6,12 +6,14 @@ windows, so that a video is called unwanted if and only if one of its windows is
 
 import dataclasses
 import os
+from pathlib import Path
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from vvae.metrics.detection import average_precision, balance_kinds, find_threshold
+from vvae.program import name_command
 from vvae.tasks import probe as probes
 from vvae.tasks.anomaly.scorer import find_peaks
 from vvae.tasks.npz_files import load_fields, save_fields
@@ -234,10 +236,12 @@ def save_detector(path: str | os.PathLike, detector: Detector) -> None:
 
 
 def load_detector(path: str | os.PathLike) -> Detector:
-    """Reads a detector.
+    """Reads the detector of a run, RUN/eval/moderate.npz.
 
     Raises:
-      ValueError: If there is no such file or it does not hold a detector.
+      ValueError: If there is no such file or it does not hold a detector; the message ends with the
+        command that fits one.
     """
-    remedy = "run the task moderate on the videos of the run first"
+    command = f"{name_command('evaluate moderate')} --workdir {Path(path).parent.parent}"
+    remedy = f"fit one to the run's own videos: {command} --unwanted CLASS (or --marks FILE.csv)"
     return load_fields(path, Detector, "detector", remedy)

@@ -14,7 +14,8 @@ from vvae.tasks.csv_files import open_csv, unguard
 from vvae.tasks.moderation.detector import KINDS
 from vvae.tasks.result import require_split
 
-DEFAULT_NUM_MARKS = 10
+# As many marks as a person makes in a few minutes.
+DEFAULT_NUM_MARKS, NUM_WANTED = 10, 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +26,13 @@ class Marks:
       unwanted: Name of a video -> whether it is marked unwanted. Other videos are not marked.
       unwanted_class: The class that was declared unwanted; empty if videos were marked one by one.
       text: Where the marks come from, for the metric cards.
+      left_out: The training videos that are known to be wanted but not marked.
     """
 
     unwanted: Mapping[str, bool]
     unwanted_class: str
     text: str
+    left_out: tuple[str, ...] = ()
 
 
 def read_marks(path: str | os.PathLike, dataset: Dataset) -> Marks:
@@ -73,19 +76,20 @@ def read_marks(path: str | os.PathLike, dataset: Dataset) -> Marks:
 
 
 def mark_class(
-    dataset: Dataset, unwanted_class: str, num_marks: int, split: str, seed: int
+    dataset: Dataset, unwanted_class: str, num_marks: int | None, split: str, seed: int
 ) -> Marks:
     """Marks videos by declaring a class unwanted.
 
-    `num_marks` training videos of the class are marked unwanted, and all labelled training videos
-    of other classes wanted. The other training videos of the class are not marked and hence not
-    used, as if only few had been found by hand. All labelled videos of the evaluated split are
-    marked, to measure the detector.
+    `num_marks` training videos of the class are marked unwanted, and up to 30 labelled training
+    videos of other classes wanted, as if a person had looked for them. The other training videos
+    are not marked and hence not used. All labelled videos of the evaluated split are marked, to
+    measure the detector.
 
     Args:
       dataset: A data set with labels.
       unwanted_class: The name of the class.
-      num_marks: The number of training videos that are marked unwanted, drawn at random.
+      num_marks: The number of training videos that are marked unwanted, drawn at random; None for
+        10, or all if there are fewer.
       split: The evaluated split.
       seed: The seed of the draw.
 
@@ -99,17 +103,25 @@ def mark_class(
         )
     train = find_class(require_split(dataset, "train"), dataset.class_names, unwanted_class)
     members = [name for name, is_unwanted in train.items() if is_unwanted]
+    if num_marks is None:
+        num_marks = min(DEFAULT_NUM_MARKS, len(members))
     if len(members) < num_marks:
         raise ValueError(
             f"--num_marks {num_marks}: the class {unwanted_class} has only {len(members)} training "
             "videos"
         )
+    others = [name for name, is_unwanted in train.items() if not is_unwanted]
+    num_wanted = min(NUM_WANTED, len(others))
     random = np.random.Generator(np.random.Philox(key=[seed, 0]))
-    chosen = set(random.choice(members, num_marks, replace=False))
-    marks = {name: flag for name, flag in train.items() if not flag or name in chosen}
+    marks = dict.fromkeys(map(str, random.choice(members, num_marks, replace=False)), True)
+    marks |= dict.fromkeys(map(str, random.choice(others, num_wanted, replace=False)), False)
     measured = find_class(require_split(dataset, split), dataset.class_names, unwanted_class)
-    text = f"class {unwanted_class} unwanted, {num_marks} training videos of it marked"
-    return Marks({**marks, **measured}, unwanted_class, text)
+    text = (
+        f"class {unwanted_class} unwanted, {num_marks} training videos of it and {num_wanted} of "
+        "other classes marked"
+    )
+    left_out = tuple(name for name in others if name not in marks)
+    return Marks({**marks, **measured}, unwanted_class, text, left_out)
 
 
 def find_class(clips: Clips, class_names: tuple[str, ...], unwanted_class: str) -> dict[str, bool]:

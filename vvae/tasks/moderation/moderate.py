@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from vvae import progress
 from vvae.config import Evaluate
 from vvae.data.clips import Clips
 from vvae.files import refuse_same
 from vvae.measure.pca import fit_frame_pca, middle_frames, project_frames
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.detection import auroc, average_precision, measure_alarms, measure_calibration
-from vvae.tasks.moderation.answer import Judgement, judge, write_answer
+from vvae.metrics.intervals import Units, compare_resamples, resample_auroc
+from vvae.tasks.moderation.answer import Judgement, estimate_intervals, judge, write_answer
 from vvae.tasks.moderation.detector import (
     DETECTOR_FILE,
     Detector,
@@ -25,7 +27,6 @@ from vvae.tasks.moderation.detector import (
     to_probability,
 )
 from vvae.tasks.moderation.marked_videos import (
-    DEFAULT_NUM_MARKS,
     Marks,
     find_class,
     mark_class,
@@ -38,6 +39,14 @@ from vvae.tasks.pooling import encode_clips, make_encoder
 from vvae.tasks.question import Question
 from vvae.tasks.random_params import randomize_params
 from vvae.tasks.result import Result, record_options
+from vvae.tasks.rivals import (
+    Comparison,
+    advise,
+    describe_rival,
+    describe_units,
+    find_best_rival,
+    find_units,
+)
 
 MARKS_FILE = "moderate_marks.csv"
 BY_VIDEO = "over marked videos; the score of a video is the highest of its windows"
@@ -78,13 +87,13 @@ def _read_marks(question: Question, options: Moderate) -> Marks:
         refuse_same(question.folder / MARKS_FILE, [options.marks])
         return read_marks(options.marks, question.dataset)
     if options.unwanted is None:
-        raise ValueError(
-            "moderate needs marked videos: run evaluate.py moderate with --unwanted CLASS or "
-            "--marks FILE.csv"
-        )
-    count = options.num_marks or DEFAULT_NUM_MARKS
+        raise ValueError("moderate needs marked videos: give --unwanted CLASS or --marks FILE.csv")
     return mark_class(
-        question.dataset, options.unwanted, count, split=question.split, seed=question.seed
+        question.dataset,
+        options.unwanted,
+        options.num_marks,
+        split=question.split,
+        seed=question.seed,
     )
 
 
@@ -122,12 +131,18 @@ def moderate(question: Question, marks: Marks) -> Result:
         methods = {"vae": methods["vae"]}
     outcomes = {
         name: _apply_method(method, learned, clips, marks, question.settings)
-        for name, method in methods.items()
+        for name, method in progress.track("moderate: detectors", list(methods.items()))
     }
-    rows = {}
+    rows, compared, comparison = {}, (), None
     if truth:
+        units = find_units(clips, select_marked(clips, truth)[0], question.seed)
         context = _describe(question, learned, marks, truth)
-        rows = _compare_methods(methods, outcomes, truth, context)
+        rows = _compare_methods(methods, outcomes, truth, context, units)
+        comparison = _compare_with_rival(rows, outcomes, truth, units)
+        compared = describe_units(len(units.index_V), units)
+        if comparison is not None:
+            compared += (describe_rival(comparison, advise(question, "actions")),)
+        rows |= _measure_all_wanted(question, methods["vae"], marks, truth, units)
     fit, judgement = outcomes["vae"]
     save_detector(question.folder / DETECTOR_FILE, fit.detector)
     write_marks(question.folder / MARKS_FILE, learned, marks)
@@ -137,12 +152,15 @@ def moderate(question: Question, marks: Marks) -> Result:
         truth=truth,
         rows=rows,
         folder=question.folder,
-        seed=question.seed,
     )
     return dataclasses.replace(
         result,
-        details={**result.details, "held_out_marks": _describe_fit(fit, learned, marks)},
-        notes=(*_note_marks(train, learned, truth, marks), *result.notes),
+        details={
+            **result.details,
+            "comparison": {} if comparison is None else comparison.as_json(),
+            "held_out_marks": _describe_fit(fit, learned, marks),
+        },
+        notes=(*compared, *_note_marks(train, learned, truth, marks), *result.notes),
         files=(DETECTOR_FILE, MARKS_FILE, *result.files),
     )
 
@@ -201,15 +219,56 @@ def _compare_methods(
     outcomes: Mapping[str, tuple[Fit, Judgement]],
     truth: Mapping[str, bool],
     context: Mapping[str, Any],
+    units: Units,
 ) -> dict[str, dict[str, Metric]]:
     """Returns row -> metrics, for each method and for chance."""
     rows = {}
     for name, (fit, judgement) in outcomes.items():
         chosen = f"logistic regression, C={fit.regularization:g} by held-out groups"
         card = {**context, METHOD: f"{methods[name].text}; {chosen}"}
-        rows[name] = _measure(fit.detector, judgement, truth, card)
+        rows[name] = _measure(fit.detector, judgement, truth, card, units)
     fit, judgement = outcomes["vae"]
-    return rows | {"chance": _measure_chance(fit.detector, judgement.clips, truth, context)}
+    return rows | {"chance": _measure_chance(fit.detector, judgement.clips, truth, context, units)}
+
+
+def _compare_with_rival(
+    rows: Mapping[str, Mapping[str, Metric]],
+    outcomes: Mapping[str, tuple[Fit, Judgement]],
+    truth: Mapping[str, bool],
+    units: Units,
+) -> Comparison | None:
+    """Compares the AUROC of the model with that of its best rival; None without a rival."""
+    rival = find_best_rival(rows, [name for name in outcomes if name != "vae"], "auroc")
+    if rival is None:
+        return None
+    names = ("vae", rival)
+    known_V, unwanted_V = select_marked(outcomes["vae"][1].clips, truth)
+    resampled = [
+        resample_auroc(units, outcomes[name][1].score_V[known_V], unwanted_V[known_V])
+        for name in names
+    ]
+    values = (rows["vae"]["auroc"].value, rows[rival]["auroc"].value)
+    return Comparison(*names, "auroc", values, compare_resamples(units, values, tuple(resampled)))
+
+
+def _measure_all_wanted(
+    question: Question, method: _Method, marks: Marks, truth: Mapping[str, bool], units: Units
+) -> dict[str, dict[str, Metric]]:
+    """Returns a row for the model with every wanted training video marked, if there are more."""
+    if not marks.left_out:
+        return {}
+    train, clips = _drop_empty(question.train), _drop_empty(question.clips)
+    marks = dataclasses.replace(
+        marks,
+        unwanted={**marks.unwanted, **dict.fromkeys(marks.left_out, False)},
+        text=f"{marks.text}, then all others of other classes",
+    )
+    marked_V, _ = select_marked(train, marks.unwanted)
+    learned = train.select(np.flatnonzero(marked_V[train.video_index_N]))
+    fit, judgement = _apply_method(method, learned, clips, marks, question.settings)
+    chosen = f"logistic regression, C={fit.regularization:g} by held-out groups"
+    card = _describe(question, learned, marks, truth) | {METHOD: f"{method.text}; {chosen}"}
+    return {"vae_all_wanted": _measure(fit.detector, judgement, truth, card, units)}
 
 
 def apply_detector(question: Question, detector: Detector) -> Result:
@@ -235,14 +294,14 @@ def apply_detector(question: Question, detector: Detector) -> Result:
             "false_positive_rate": detector.rate,
             METHOD: f"latents, pooling {detector.probe.pooling}; saved detector",
         }
-        rows["vae"] = _measure(detector, judgement, truth, context)
+        units = find_units(clips, select_marked(clips, truth)[0], question.seed)
+        rows["vae"] = _measure(detector, judgement, truth, context, units)
     return write_answer(
         detector,
         judgement,
         truth=truth,
         rows=rows,
         folder=question.folder,
-        seed=question.seed,
     )
 
 
@@ -279,9 +338,14 @@ def _describe(question: Question, learned: Clips, marks: Marks, truth) -> dict[s
 
 
 def _measure(
-    detector: Detector, judgement: Judgement, truth: Mapping[str, bool], card: Mapping[str, Any]
+    detector: Detector,
+    judgement: Judgement,
+    truth: Mapping[str, bool],
+    card: Mapping[str, Any],
+    units: Units,
 ) -> dict[str, Metric]:
     """Measures a detector on the videos for which the truth is known."""
+    intervals = estimate_intervals(judgement, truth, units)
     known_V, unwanted_V = select_marked(judgement.clips, truth)
     score_V, unwanted_V = judgement.score_V[known_V], unwanted_V[known_V]
     rates = measure_alarms(judgement.called_V[known_V], unwanted_V)
@@ -294,12 +358,17 @@ def _measure(
         **measure_calibration(to_probability(detector, score_V), unwanted_V),
     }
     return {
-        name: make_metric(name, value, "", DEFINITIONS[name], BY_VIDEO, **card)
+        name: dataclasses.replace(
+            make_metric(name, value, "", DEFINITIONS[name], BY_VIDEO, **card),
+            interval=intervals.get(name),
+        )
         for name, value in values.items()
     }
 
 
-def _measure_chance(detector: Detector, clips: Clips, truth, context) -> dict[str, Metric]:
+def _measure_chance(
+    detector: Detector, clips: Clips, truth, context, units: Units
+) -> dict[str, Metric]:
     """Measures equal scores for all videos, none of which is above the threshold."""
     constant = dataclasses.replace(detector, slope=0.0, offset=0.0)
     judgement = Judgement(
@@ -308,7 +377,9 @@ def _measure_chance(detector: Detector, clips: Clips, truth, context) -> dict[st
         score_V=np.zeros(len(clips.videos)),
         called_V=np.zeros(len(clips.videos), bool),
     )
-    return _measure(constant, judgement, truth, {**context, METHOD: "the same score for all"})
+    return _measure(
+        constant, judgement, truth, {**context, METHOD: "the same score for all"}, units
+    )
 
 
 def _describe_fit(fit: Fit, learned: Clips, marks: Marks) -> dict[str, float]:

@@ -26,6 +26,10 @@ from vvae.tasks.question import Question
 from vvae.tasks.result import Picture, Result, describe_clips
 
 KL_FILE = "density_kl.png"
+KL_CAPTION = (
+    "How much each latent number says about a clip (KL, nats), the most first; gray numbers say "
+    "nothing"
+)
 MAX_CHUNK = 10
 IWAE_CLIPS = 16
 FEW_EFFECTIVE_SAMPLES = 5.0
@@ -65,7 +69,7 @@ def answer(question: Question, options: Density) -> Result:
     chosen = clips.select(chosen_ids)
     bound = _measure_iwae(question, chosen, jax.random.fold_in(key, 1))
     bound["elbo"] = measured["elbo"][chosen_ids].astype(np.float64)
-    row = _summarize_bound(measured, clips, context)
+    row = _summarize_bound(measured, levels, clips, context)
     if isinstance(model, GridVideoVAE):
         row |= _measure_rates(question, context)
     num_samples = question.settings.num_samples
@@ -88,11 +92,11 @@ def answer(question: Question, options: Density) -> Result:
         },
         notes=(verdict, *_write_notes(clips.view, model.likelihood, bound)),
         files=(KL_FILE,),
-        pictures=(Picture((KL_FILE,), functools.partial(_draw_kl, kl, active)),),
+        pictures=(Picture({KL_FILE: KL_CAPTION}, functools.partial(_draw_kl, kl, active)),),
     )
 
 
-def _summarize_bound(measured, clips: Clips, context) -> dict[str, Metric]:
+def _summarize_bound(measured, levels, clips: Clips, context) -> dict[str, Metric]:
     def make(name, values_N, definition):
         return make_metric(name, values_N.mean(), "nats/clip", definition, BY_CLIP, **context)
 
@@ -103,7 +107,11 @@ def _summarize_bound(measured, clips: Clips, context) -> dict[str, Metric]:
             "log_likelihood", measured["log_likelihood"].astype(np.float64), "E[log p(x | z, w)]"
         ),
     }
+    # A level of no numbers is in no collected level; codes are in none either, but have a KL.
+    empty = measured["posterior"].keys() - levels.keys()
     for level, kl_N in measured["kl"].items():
+        if level in empty:
+            continue
         definition = f"KL(posterior || prior) of the {level} latent, one sample"
         row[f"kl_{level}"] = make(f"kl_{level}", kl_N.astype(np.float64), definition)
     return row | summarize_bits(elbo_N, clips, context)
@@ -173,7 +181,7 @@ def _summarize_level(name: str, level: Level, seed: int, context) -> dict[str, M
     if level.has_standard_prior:
         burda = collapse.count_burda_units(level.mean_NZ)
         definition = f"units with Var_x(E z) > {collapse.BURDA_VARIANCE}, of {len(level.active_Z)}"
-        row[f"active_burda_{name}"] = (burda, "units", definition, over)
+        row[f"active_burda_{name}"] = (int(burda), "units", definition, over)
     return {
         key: make_metric(key, value, unit, definition, aggregation, **context)
         for key, (value, unit, definition, aggregation) in row.items()

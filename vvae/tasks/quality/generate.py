@@ -1,5 +1,6 @@
 """What does the model generate? Samples, interpolations, traversals, and predicted frames."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -19,20 +20,36 @@ from vvae.measure.examples import (
     spread_evenly,
 )
 from vvae.measure.frames import label_rows, score_frames, summarize_frames
+from vvae.measure.legends import explain_view
 from vvae.measure.mapping import map_clips
 from vvae.metrics.cards import METHOD, Metric
 from vvae.models import contract
 from vvae.models.sequential import Latents, predict
 from vvae.tasks.options import Generate
 from vvae.tasks.pooling import encode_clips, make_encoder
+from vvae.tasks.quality.psnr import add_intervals, average_psnr, compare_psnr
 from vvae.tasks.question import Question
 from vvae.tasks.result import Picture, Result, describe_clips
+from vvae.tasks.rivals import Comparison, advise_on_pixels, describe_rival
 
 NUM_SAMPLES = 8
 NUM_STEPS = 7
 NUM_EXAMPLES = 3
 TRAVERSAL_SDS = 3.0
 MAX_MEASURED_CLIPS = 128
+# Changes of fewer levels of 255, by the mean over pixels, cannot be seen.
+MIN_CHANGE = 4.0
+GHOSTS = "Blurred shapes and ghosts are expected after few training steps."
+CAPTIONS = {
+    "samples": f"Videos that the model makes up. {GHOSTS}",
+    "interpolation": "From one video to another, step by step, with all latent numbers mixed.",
+    "traversal": "One video with one number of its clip latent changed, a row for each number; "
+    "what happens in its frames is kept.",
+    "traversal_prior": "What each number of the clip latent stands for: videos made up from it, "
+    "a row for each number.",
+    "prediction": "The second half of videos, predicted from the first: the video, the prediction, "
+    f"one random future. {GHOSTS}",
+}
 
 
 def interpolate(decode: Callable, first: Latents, second: Latents, weight_S: jax.Array):
@@ -86,30 +103,42 @@ def answer(question: Question, options: Generate) -> Result:
     pictures = [
         _plan(functools.partial(_draw_samples, question), "samples"),
         _plan(functools.partial(_draw_interpolation, question, examples), "interpolation"),
-        _plan(
-            functools.partial(_draw_traversals, question, examples, measured),
-            "traversal",
-            "traversal_prior",
-        ),
     ]
-    rows, notes = {}, ()
+    rows, notes, details = {}, [], {}
+    for traversal in _traverse_all(question, examples, measured):
+        if traversal.largest_change >= MIN_CHANGE:
+            draw = functools.partial(_draw_traversal, traversal, examples)
+            pictures.append(_plan(draw, traversal.name))
+        else:
+            notes.append(_leave_out_traversal(question.folder, traversal))
     num_frames = clips.mask_NT.shape[1]
     num_context = num_frames // 2
     if num_context:
         predictors = _make_predictors(question, num_frames - num_context)
         context = question.describe_data() | describe_clips(measured)
-        rows = _score_predictions(predictors, measured, num_context, question.batch_size, context)
+        context["num_context"] = num_context
+        scores = _score_predictions(predictors, measured, num_context, question.batch_size)
+        rows, comparison = _summarize_predictions(question, scores, measured, context)
+        details = {"comparison": comparison.as_json()}
+        notes.insert(0, describe_rival(comparison, advise_on_pixels(question)))
         draw = functools.partial(_draw_predictions, predictors, examples, num_context)
         pictures.append(_plan(draw, "prediction"))
     else:
-        notes = ("Prediction is left out: clips of one frame have nothing to predict.",)
-    files = tuple(name for picture in pictures for name in picture.names)
-    return Result(task="generate", rows=rows, notes=notes, files=files, pictures=tuple(pictures))
+        notes.insert(0, "Prediction is left out: clips of one frame have nothing to predict.")
+    return Result(
+        task="generate",
+        rows=rows,
+        details=details,
+        notes=tuple(notes),
+        files=tuple(name for picture in pictures for name in picture.names),
+        pictures=tuple(pictures),
+    )
 
 
-def _plan(draw: Callable[[Path], None], *names: str) -> Picture:
-    """Returns the picture that `draw` makes: a PNG and an mp4 of each name."""
-    return Picture(tuple(f"{name}.{suffix}" for name in names for suffix in ("png", "mp4")), draw)
+def _plan(draw: Callable[[Path], None], name: str) -> Picture:
+    """Returns the picture that `draw` makes: an mp4 and a PNG of the name."""
+    caption = CAPTIONS[name]
+    return Picture({f"{name}.mp4": f"{caption} Playing.", f"{name}.png": caption}, draw)
 
 
 # --- functions of the model, compiled once; videos are float 8-bit codes --------------------------
@@ -172,6 +201,7 @@ def _draw_samples(question: Question, folder: Path) -> None:
         [f"sample {n}" for n in range(NUM_SAMPLES)],
         [f"frame {t}" for t in frames],
         "Samples of the prior (mean videos)",
+        legend=explain_view(clips.view),
     )
     half = NUM_SAMPLES // 2
     rows = {"samples of the prior": videos_NTHWC[:half], " ": videos_NTHWC[half:]}
@@ -192,18 +222,45 @@ def _draw_interpolation(question: Question, examples: Clips, folder: Path) -> No
         list(videos_STHWC[:, frames]),
         [f"{weight:.2f}" for weight in weight_S],
         [f"frame {t}" for t in frames],
-        f"Interpolation of all latents\n0: {names[0]}   1: {names[-1]}",
+        f"Interpolation of all latents\n0: {names[0]}\n1: {names[-1]}",
+        legend=explain_view(examples.view),
     )
     rows = {f"{names[0]}  to  {names[-1]}": videos_STHWC}
     figures.write_grid_video(folder / "interpolation.mp4", rows, measure_fps(examples))
 
 
-def _draw_traversals(question: Question, examples: Clips, measured: Clips, folder: Path) -> None:
-    """Draws a clip with other values of w: with its own z, and with z at the mean of the prior.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Traversal:
+    """A clip with one dimension of its clip latent after the other changed.
+
+    Attributes:
+      name: the name of its files.
+      text: what happens to the frame latents.
+      sd_W: the spread of each dimension over clips.
+      codes: for each dimension, uint8 [S, T, H, W, C], from -3 to +3 sd about the mean.
+      change_W: the mean absolute difference of both ends, of 255.
+    """
+
+    name: str
+    text: str
+    sd_W: np.ndarray
+    codes: list[np.ndarray]
+    change_W: np.ndarray
+
+    @property
+    def largest_change(self) -> float:
+        """The change of the dimension that changes most."""
+        return float(self.change_W.max(initial=0.0))
+
+
+def _traverse_all(question: Question, examples: Clips, measured: Clips) -> list[_Traversal]:
+    """Decodes a clip with other values of w: with its own z, and with z at the mean of the prior.
 
     The values spread around those that the measured clips have.
     """
     model, params = question.model, question.params
+    if not model.clip_latent_dim:
+        return []
     clip_NW = encode_clips(make_encoder(model, "clip"), params, measured, question.batch_size)
     start = _take_clip(_infer_examples(question, examples), 0)
     num_frames = start.frame.shape[1]
@@ -212,33 +269,55 @@ def _draw_traversals(question: Question, examples: Clips, measured: Clips, folde
     def decode_prior(changed: Latents):
         return decode(_follow_prior(model, params, changed.clip, num_frames))
 
-    kept = f"the frame latents of {name_clips(examples)[0]} kept"
+    kept = f"the frame latents of {name_clips(examples)[0]} are kept"
     followed = "the frame latents follow the prior's mean"
-    _draw_traversal(folder / "traversal", decode, start, examples, clip_NW, kept)
-    _draw_traversal(folder / "traversal_prior", decode_prior, start, examples, clip_NW, followed)
+    ways = (("traversal", decode, kept), ("traversal_prior", decode_prior, followed))
+    return [_traverse_clip(*way, start, clip_NW) for way in ways]
 
 
-def _draw_traversal(path: Path, decode, start: Latents, clips: Clips, clip_NW, text: str) -> None:
+def _traverse_clip(name: str, decode: Callable, text: str, start, clip_NW) -> _Traversal:
     mean_W, sd_W = clip_NW.mean(axis=0), clip_NW.std(axis=0)
     step_S = np.linspace(-TRAVERSAL_SDS, TRAVERSAL_SDS, NUM_STEPS)
-    values = [jnp.asarray(mean + step_S * sd) for mean, sd in zip(mean_W, sd_W)]
-    codes = [np.asarray(traverse(decode, start, d, v)) for d, v in enumerate(values)]
-    rows = [_show(clips.view, videos_STHWC) for videos_STHWC in codes]
+    codes, changes = [], []
+    for dimension, (mean, sd) in enumerate(zip(mean_W, sd_W)):
+        videos = np.asarray(traverse(decode, start, dimension, jnp.asarray(mean + step_S * sd)))
+        changes.append(np.abs(videos[-1] - videos[0]).mean())
+        codes.append(np.rint(videos).astype(np.uint8))
+    return _Traversal(name, text, sd_W, codes, np.array(changes))
+
+
+def _leave_out_traversal(folder: Path, traversal: _Traversal) -> str:
+    """Removes older pictures of a traversal; says why there are none."""
+    for suffix in ("png", "mp4"):
+        (folder / f"{traversal.name}.{suffix}").unlink(missing_ok=True)
+    return (
+        f"Pictures of the clip latent, one dimension at a time, are left out where "
+        f"{traversal.text}: no dimension changes them by more than {traversal.largest_change:.1f} "
+        "of 255, which cannot be seen."
+    )
+
+
+def _draw_traversal(traversal: _Traversal, clips: Clips, folder: Path) -> None:
+    step_S = np.linspace(-TRAVERSAL_SDS, TRAVERSAL_SDS, NUM_STEPS)
+    rows = [_show(clips.view, codes_STHWC) for codes_STHWC in traversal.codes]
     # The difference of the two ends tells a change too small to see from no change.
-    ranges = [np.abs(videos[-1] - videos[0]).mean() for videos in codes]
-    labels = [f"w[{d}], sd {sd_W[d]:.2f}\nchange {r:.1f}" for d, r in enumerate(ranges)]
+    labels = [
+        f"w[{d}], sd {sd:.2f}\nchange {change:.1f}"
+        for d, (sd, change) in enumerate(zip(traversal.sd_W, traversal.change_W))
+    ]
     middle = rows[0].shape[1] // 2
     figures.write_sheet(
-        path.with_suffix(".png"),
+        folder / f"{traversal.name}.png",
         [row[:, middle] for row in rows],
         labels,
         [f"{step:+.0f} sd" if step else "mean" for step in step_S],
-        f"Clip latent, one dimension at a time, frame {middle}; {text}\n"
-        "0 is the mean and sd the spread over clips; change: mean difference of the ends, of 255",
+        f"Clip latent, one dimension at a time, frame {middle}; {traversal.text}\n"
+        "sd: the spread over clips; change: mean difference of the ends, of 255",
+        legend=explain_view(clips.view),
     )
     captions = [label.replace("\n", ", ") for label in labels]
     figures.write_grid_video(
-        path.with_suffix(".mp4"), dict(zip(captions, rows)), measure_fps(clips)
+        folder / f"{traversal.name}.mp4", dict(zip(captions, rows)), measure_fps(clips)
     )
 
 
@@ -265,21 +344,36 @@ def _make_predictors(question: Question, num_frames: int) -> dict[str, Callable]
 
 
 def _score_predictions(
-    predictors, clips: Clips, num_context: int, batch_size: int, context
-) -> dict[str, dict[str, Metric]]:
-    mask_NT = clips.mask_NT[:, num_context:]
-    rows = {}
-    for name, run in predictors.items():
-        scores = map_clips(
+    predictors, clips: Clips, num_context: int, batch_size: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """Returns predictor -> the scores of the predicted frames."""
+    return {
+        name: map_clips(
             lambda batch, run=run: score_frames(
                 batch["video"][:, num_context:], run(batch["video"][:, :num_context])
             ),
             clips,
             batch_size,
         )
-        card = {**context, "num_context": num_context, METHOD: PREDICTORS[name]}
-        rows[name] = summarize_frames(scores, mask_NT, clips.video_index_N, card)
-    return rows
+        for name, run in predictors.items()
+    }
+
+
+def _summarize_predictions(
+    question: Question, scores, clips: Clips, context
+) -> tuple[dict[str, dict[str, Metric]], Comparison]:
+    """Returns predictor -> metrics, and the prior's mean beside the last known frame, repeated."""
+    mask_NT = clips.mask_NT[:, context["num_context"] :]
+    rows = {
+        name: summarize_frames(
+            scores[name], mask_NT, clips.video_index_N, {**context, METHOD: PREDICTORS[name]}
+        )
+        for name in scores
+    }
+    psnr = {name: found["psnr"] for name, found in scores.items()}
+    averaged = average_psnr(psnr, mask_NT, clips, question.seed)
+    rows = add_intervals(rows, averaged)
+    return rows, compare_psnr(rows, averaged, "vae_mean", ("repeat_last",))
 
 
 def _draw_predictions(predictors, clips: Clips, num_context: int, folder: Path) -> None:
@@ -297,6 +391,7 @@ def _draw_predictions(predictors, clips: Clips, num_context: int, folder: Path) 
         [f"given {t}" if t < num_context else f"predicted {t}" for t in frames],
         f"Prediction from the first {num_context} frames: the video, the prior's mean, one sample",
         len(shown),
+        legend=explain_view(clips.view),
     )
     captions = ["original", *[f"{label}, {num_context} frames given" for label in list(shown)[1:]]]
     rows = dict(zip(captions, shown.values()))

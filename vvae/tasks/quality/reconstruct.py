@@ -29,10 +29,21 @@ from vvae.metrics.frames import (
 from vvae.models import contract
 from vvae.models.causal import CausalVideoVAE
 from vvae.tasks.options import Reconstruct
+from vvae.tasks.quality.psnr import add_intervals, average_psnr, compare_psnr
 from vvae.tasks.question import Question
 from vvae.tasks.result import Picture, Result
+from vvae.tasks.rivals import advise_on_pixels, describe_rival
 
 NUM_EXAMPLES = 4
+CAPTIONS = {
+    "reconstruct.mp4": "Videos, what the model rebuilds of them, and the error, playing: black is "
+    "no error, pale yellow 64 of 255 or more",
+    "reconstruct.png": "Frames of the same videos: the video, what the model rebuilds, the error",
+}
+POSITIONS_CAPTIONS = {
+    "reconstruct_positions.png": "How well frames are rebuilt, by their place in the clip (PSNR, "
+    "higher is better): by the model, by PCA with as many numbers, by the mean frame",
+}
 
 
 def answer(question: Question, options: Reconstruct) -> Result:
@@ -65,6 +76,10 @@ def answer(question: Question, options: Reconstruct) -> Result:
             card = row["psnr"].card
             row |= _measure_seams(model, methods[name], clips, question.batch_size, card)
             row |= _measure_gap(scores[name]["psnr"], clips, card)
+    psnr = {name: found["psnr"] for name, found in scores.items()}
+    averaged = average_psnr(psnr, clips.mask_NT, clips, question.seed)
+    rows = add_intervals(rows, averaged)
+    comparison = compare_psnr(rows, averaged, "vae", ("pca", "mean_frame"))
     positions = {
         name: {metric: position_means(v, mask_of(metric, clips.mask_NT)) for metric, v in s.items()}
         for name, s in scores.items()
@@ -72,15 +87,20 @@ def answer(question: Question, options: Reconstruct) -> Result:
     return Result(
         task="reconstruct",
         rows=rows,
-        details={"by_frame_position": positions, "pca_fitted_to_frames": pca.num_frames},
-        notes=_write_notes(scores["vae"], context),
-        files=("reconstruct.png", "reconstruct.mp4", "reconstruct_positions.png"),
+        details={
+            "comparison": comparison.as_json(),
+            "by_frame_position": positions,
+            "pca_fitted_to_frames": pca.num_frames,
+        },
+        notes=(
+            describe_rival(comparison, advise_on_pixels(question)),
+            *_write_notes(scores["vae"], context),
+        ),
+        files=(*CAPTIONS, *POSITIONS_CAPTIONS),
         pictures=(
+            Picture(POSITIONS_CAPTIONS, functools.partial(_draw_positions, scores, clips)),
             Picture(
-                ("reconstruct_positions.png",), functools.partial(_draw_positions, scores, clips)
-            ),
-            Picture(
-                ("reconstruct.png", "reconstruct.mp4"),
+                CAPTIONS,
                 functools.partial(_draw_examples, methods["vae"], clips, question.batch_size),
             ),
         ),

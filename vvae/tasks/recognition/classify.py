@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from vvae import figures
+from vvae import figures, progress
 from vvae.data.clips import NO_LABEL, Clips
 from vvae.measure.pca import FramePCA, fit_frame_pca, middle_frames, project_frames
 from vvae.metrics.cards import METHOD, Metric, make_metric
+from vvae.metrics.intervals import Units, compare_means
 from vvae.tasks import probe as probes
 from vvae.tasks.options import Classify
 from vvae.tasks.pooling import VideoFeatures, average_by_video, extract, make_encoder
@@ -20,31 +21,52 @@ from vvae.tasks.probe import Probe
 from vvae.tasks.question import Question
 from vvae.tasks.random_params import randomize_params
 from vvae.tasks.recognition import classical, cnn
-from vvae.tasks.recognition.few_labels import measure_few_labels
+from vvae.tasks.recognition.few_labels import append_all_labels, measure_few_labels
 from vvae.tasks.recognition.finetune import Setup, finetune, score_videos
-from vvae.tasks.recognition.label import label_new_videos
+from vvae.tasks.recognition.label import CONFUSION_CAPTION, CONFUSION_FILE, label_new_videos
 from vvae.tasks.recognition.predictions import (
     NUM_MISTAKES,
     find_mistakes,
     write_mistakes,
     write_predictions,
+    write_rows,
 )
 from vvae.tasks.recognition.scores import (
     BY_VIDEO,
     DEFINITIONS,
     LabelledSplits,
     count_confusions,
+    find_hits,
+    list_metrics,
     match_labels,
     score_recognition,
 )
 from vvae.tasks.result import Picture, Result
+from vvae.tasks.rivals import (
+    Comparison,
+    advise,
+    describe_rival,
+    describe_units,
+    find_best_rival,
+    find_units,
+)
 
 PREDICTIONS_FILE = "classify_predictions.csv"
+ROWS_FILE = "classify_rows.csv"
 MISTAKES_FILE = "classify_mistakes.png"
-CONFUSION_FILE = "classify_confusion.png"
 FEW_LABELS_FILE = "classify_few_labels.png"
+FEW_LABELS_CAPTION = (
+    "How many labels recognition needs: accuracy by the number of labelled training videos a "
+    "class; with all of them it is that of the table"
+)
+MISTAKES_CAPTION = "The most confident mistakes: what each video shows, and what was said"
 # Written whether or not there are mistakes.
-FILES = (probes.PROBE_FILE, CONFUSION_FILE, FEW_LABELS_FILE, PREDICTIONS_FILE)
+FILES = (probes.PROBE_FILE, CONFUSION_FILE, FEW_LABELS_FILE, PREDICTIONS_FILE, ROWS_FILE)
+OWN = "vae/linear"
+# Rows of the run itself, and controls: they are no rivals.
+NO_RIVALS = ("vae", "shuffled_labels")
+# Scores of the test videos [V, K], and what they come from.
+_Predicted = tuple[np.ndarray, str]
 # Baselines that can be asked for but are never run, and why.
 NOT_RUN = {"surf": "not run: the wheels of OpenCV leave SURF out, because it was patented"}
 
@@ -61,29 +83,42 @@ def answer(question: Question, options: Classify) -> Result:
     """
     if question.is_new:
         return label_new_videos(question)
-    pooling = question.settings.pooling
     baselines = question.settings.baselines if options.baselines is None else options.baselines
     test = question.clips
     labels = match_labels(question.train.label_V, test.label_V, question.dataset.class_names)
+    units = find_units(test, labels.test_V, question.seed)
     context = question.describe_data() | {
         "classes": list(labels.class_names),
         "num_videos": int(labels.test_V.sum()),
         "num_train_videos": int(labels.train_V.sum()),
     }
-    extracted = _extract_features(question, baselines)
+    with progress.stage("classify: features"):
+        poolings = options.poolings or (question.settings.pooling,)
+        extracted = _extract_features(question, baselines, labels, poolings)
     classified = {
-        name: _classify(features, labels, pooling) for name, features in extracted.items()
+        name: _classify(features, labels, features.pooling)
+        for name, features in progress.track("classify: probes", list(extracted.items()))
     }
-    rows = _score_probes(extracted, classified, labels, context)
+    predicted = _predict_by_probes(extracted, classified)
     if question.settings.finetune_steps:
-        rows |= _score_finetuned(question, labels, context)
-    others, facts = _score_baselines(question, baselines, labels, extracted["vae"], context)
-    rows |= others
-    scores_VK = classified["vae"].scores["linear"][0]
+        predicted |= _finetune(question, labels)
+    others, facts = _predict_by_baselines(question, baselines, labels, extracted["vae"])
+    predicted |= others
+    rows = {
+        name: score_recognition(scores_VK, labels.test_label_V, {**context, METHOD: text}, units)
+        for name, (scores_VK, text) in predicted.items()
+    }
+    comparison = _compare(predicted, rows, labels, units)
+    rows = _order_rows(rows, comparison)
+    for name, reason in NOT_RUN.items():
+        if name in baselines:
+            rows[name] = _leave_out(reason, context)
+    scores_VK = predicted[OWN][0]
     confusion_KK = count_confusions(scores_VK, labels.test_label_V)
-    few_labels = _measure_few_labels(extracted, labels, question.seed)
-    _write_files(question, labels, classified["vae"].probe, scores_VK)
-    title = f"Linear probe on {question.split}: top-1 {rows['vae/linear']['top1'].value:.3f}"
+    with progress.stage("classify: few labels"):
+        few_labels = _measure_few_labels(extracted, classified, labels, units)
+    _write_files(question, labels, classified["vae"].probe, predicted)
+    title = f"Linear probe on {question.split}: top-1 {rows[OWN]['top1'].value:.3f}"
     mistakes = _plan_mistakes(question, labels, scores_VK)
     return Result(
         task="classify",
@@ -91,14 +126,26 @@ def answer(question: Question, options: Classify) -> Result:
         details={
             "class_names": labels.class_names,
             "confusion": confusion_KK,
+            "comparison": {} if comparison is None else comparison.as_json(),
             "few_labels": few_labels,
             **facts,
         },
-        notes=_write_notes(labels, baselines),
+        notes=(
+            *describe_units(int(labels.test_V.sum()), units),
+            *(
+                ()
+                if comparison is None
+                else [describe_rival(comparison, advise(question, "actions"))]
+            ),
+            *_write_notes(labels, baselines),
+        ),
         files=(*FILES, *(name for picture in mistakes for name in picture.names)),
         pictures=(
             _plan_confusion(confusion_KK, labels.class_names, title),
-            Picture((FEW_LABELS_FILE,), functools.partial(_draw_few_labels, few_labels)),
+            Picture(
+                {FEW_LABELS_FILE: FEW_LABELS_CAPTION},
+                functools.partial(_draw_few_labels, few_labels),
+            ),
             *mistakes,
         ),
     )
@@ -106,11 +153,15 @@ def answer(question: Question, options: Classify) -> Result:
 
 @dataclasses.dataclass(frozen=True)
 class _Features:
-    """Features of the videos of both splits, and their description in metric cards."""
+    """Features of the videos of both splits, and their description in metric cards.
+
+    `pooling` is that of latents, empty for other features.
+    """
 
     train: VideoFeatures
     test: VideoFeatures
     text: str
+    pooling: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,15 +177,30 @@ class _Classified:
     probe: Probe
 
 
-def _extract_features(question: Question, baselines: Sequence[str]) -> dict[str, _Features]:
-    """Returns the name of a row -> its features; the row `vae` comes first."""
-    model, settings, seed = question.model, question.settings, question.seed
+def _extract_features(
+    question: Question,
+    baselines: Sequence[str],
+    labels: LabelledSplits,
+    poolings: Sequence[str],
+) -> dict[str, _Features]:
+    """Returns the name of a row -> its features; the row `vae` comes first.
+
+    Each row of latents has the pooling, among these, that is best by cross-validation over its own
+    training videos.
+    """
+    model, seed = question.model, question.seed
     train, test = question.train, question.clips
-    encoder = make_encoder(model, settings.pooling)
+    encoders = {pooling: make_encoder(model, pooling) for pooling in poolings}
 
     def encode(params, what: str) -> _Features:
-        both = (extract(encoder, params, clips, question.batch_size) for clips in (train, test))
-        return _Features(*both, _describe_latents(what, settings.pooling))
+        candidates = []
+        for pooling, encoder in encoders.items():
+            both = (extract(encoder, params, clips, question.batch_size) for clips in (train, test))
+            text = _describe_latents(what, pooling)
+            if len(encoders) > 1:
+                text += f" (the best of {', '.join(encoders)} in training videos)"
+            candidates.append(_Features(*both, text, pooling))
+        return candidates[0] if len(candidates) == 1 else _choose_best(candidates, labels)
 
     extracted = {"vae": encode(question.params, "posterior means")}
     if "random_encoder" in baselines:
@@ -147,6 +213,17 @@ def _extract_features(question: Question, baselines: Sequence[str]) -> dict[str,
         if name in classical.FEATURES:
             extracted[name] = _extract_classical(name, train, test, seed)
     return extracted
+
+
+def _choose_best(candidates: Sequence[_Features], labels: LabelledSplits) -> _Features:
+    """Returns the features that are best by cross-validation over groups of training videos."""
+
+    def score(features: _Features) -> float:
+        train = features.train
+        train_VF, group_V = train.feature_VF[labels.train_V], train.group_V[labels.train_V]
+        return probes.select_settings(train_VF, labels.train_label_V, group_V)[1]
+
+    return max(candidates, key=score)
 
 
 def _classify(features: _Features, labels: LabelledSplits, pooling: str) -> _Classified:
@@ -173,23 +250,43 @@ def _classify(features: _Features, labels: LabelledSplits, pooling: str) -> _Cla
     )
 
 
-def _score_probes(
-    extracted: Mapping[str, _Features],
-    classified: Mapping[str, _Classified],
-    labels: LabelledSplits,
-    context: Mapping[str, Any],
-) -> dict[str, dict[str, Metric]]:
-    """Returns "features/classifier" -> metrics."""
+def _predict_by_probes(
+    extracted: Mapping[str, _Features], classified: Mapping[str, _Classified]
+) -> dict[str, _Predicted]:
+    """Returns "features/classifier" -> scores of the test videos, and what they come from."""
     return {
-        f"{name}/{classifier}": score_recognition(
-            scores_VK, labels.test_label_V, {**context, METHOD: f"{extracted[name].text}; {text}"}
-        )
+        f"{name}/{classifier}": (scores_VK, f"{extracted[name].text}; {text}")
         for name, fitted in classified.items()
         for classifier, (scores_VK, text) in fitted.scores.items()
     }
 
 
-def _measure_few_labels(extracted, labels: LabelledSplits, seed: int) -> dict:
+def _compare(
+    predicted: Mapping[str, _Predicted],
+    rows: Mapping[str, Mapping[str, Metric]],
+    labels: LabelledSplits,
+    units: Units,
+) -> Comparison | None:
+    """Compares the linear probe of the latents with its best rival; None without a rival."""
+    rivals = [name for name in rows if not name.startswith(NO_RIVALS)]
+    rival = find_best_rival(rows, rivals, "top1")
+    if rival is None:
+        return None
+    own_V, rival_V = (find_hits(predicted[n][0], labels.test_label_V) for n in (OWN, rival))
+    values = (rows[OWN]["top1"].value, rows[rival]["top1"].value)
+    return Comparison(OWN, rival, "top1", values, compare_means(units, own_V, rival_V))
+
+
+def _order_rows(
+    rows: Mapping[str, Mapping[str, Metric]], comparison: Comparison | None
+) -> dict[str, Mapping[str, Metric]]:
+    """Returns the rows with the strongest rival first, then those of the run."""
+    first = [] if comparison is None else [comparison.rival]
+    own = [name for name in rows if name.startswith("vae")]
+    return {name: rows[name] for name in dict.fromkeys((*first, *own, *rows))}
+
+
+def _measure_few_labels(extracted, classified, labels: LabelledSplits, units: Units) -> dict:
     rows = {
         name: (
             extracted[name].train.feature_VF[labels.train_V],
@@ -197,38 +294,47 @@ def _measure_few_labels(extracted, labels: LabelledSplits, seed: int) -> dict:
         )
         for name in extracted
     }
-    return measure_few_labels(rows, labels.train_label_V, labels.test_label_V, seed)
+    few = measure_few_labels(rows, labels.train_label_V, labels.test_label_V, units.seed, units)
+    hits = {
+        name: find_hits(fitted.scores["linear"][0], labels.test_label_V)
+        for name, fitted in classified.items()
+    }
+    return append_all_labels(few, hits, units)
 
 
 def _plan_confusion(confusion_KK: np.ndarray, class_names: Sequence[str], title: str) -> Picture:
     def draw(folder: Path) -> None:
         figures.write_confusion_matrix(folder / CONFUSION_FILE, confusion_KK, class_names, title)
 
-    return Picture((CONFUSION_FILE,), draw)
+    return Picture({CONFUSION_FILE: CONFUSION_CAPTION}, draw)
 
 
 def _draw_few_labels(few_labels: dict, folder: Path) -> None:
     curves = {
         name: (row["mean"], row["low"], row["high"]) for name, row in few_labels["rows"].items()
     }
-    # The last point differs from the table's linear probe, whose C is chosen with all labels.
     title = (
-        f"Few labels: mean of {few_labels['num_draws']} paired draws, 95 % confidence interval\n"
-        "the same logistic regression everywhere, unlike the table's"
+        f"Few labels: mean of {few_labels['num_draws']} paired draws, 95 % interval over test "
+        "videos\none fixed logistic regression; all: the table's linear probe"
     )
     ticks = [str(n) for n in few_labels["labels"]]
     figures.write_label_curves(folder / FEW_LABELS_FILE, curves, ticks, title)
 
 
 def _write_files(
-    question: Question, labels: LabelledSplits, probe: Probe, scores_VK: np.ndarray
+    question: Question,
+    labels: LabelledSplits,
+    probe: Probe,
+    predicted: Mapping[str, _Predicted],
 ) -> None:
-    """Writes the probe of the latents and its predictions."""
-    probes.save_probe(question.folder / probes.PROBE_FILE, probe)
-    videos = question.clips.videos
-    names = [videos[v].name for v in np.flatnonzero(labels.test_V)]
-    path = question.folder / PREDICTIONS_FILE
-    write_predictions(path, names, labels.test_label_V, scores_VK, labels.class_names)
+    """Writes the probe of the latents, its predictions, and those of every row."""
+    folder, label_V, names = question.folder, labels.test_label_V, labels.class_names
+    probes.save_probe(folder / probes.PROBE_FILE, probe)
+    videos = [question.clips.videos[v] for v in np.flatnonzero(labels.test_V)]
+    paths = [video.name for video in videos]
+    write_predictions(folder / PREDICTIONS_FILE, paths, label_V, predicted[OWN][0], names)
+    scores = {name: scores_VK for name, (scores_VK, _) in predicted.items()}
+    write_rows(folder / ROWS_FILE, videos, label_V, scores, names)
 
 
 def _plan_mistakes(
@@ -249,13 +355,11 @@ def _plan_mistakes(
             class_names=labels.class_names,
         )
 
-    return (Picture((MISTAKES_FILE,), draw),)
+    return (Picture({MISTAKES_FILE: MISTAKES_CAPTION}, draw),)
 
 
-def _score_finetuned(
-    question: Question, labels: LabelledSplits, context: Mapping[str, Any]
-) -> dict[str, dict[str, Metric]]:
-    """Returns the rows of supervised training, from the weights of the run and from fresh ones."""
+def _finetune(question: Question, labels: LabelledSplits) -> dict[str, _Predicted]:
+    """Returns the predictions of supervised training, from the run's and from fresh weights."""
     model, train, pooling = question.model, question.train, question.settings.pooling
     num_steps = question.settings.finetune_steps
     label_V = np.full(len(train.videos), NO_LABEL)
@@ -283,36 +387,27 @@ def _score_finetuned(
             f"{tuned.num_steps} of {num_steps} steps at {tuned.learning_rate:g}, chosen by "
             f"held-out groups of the training videos ({tuned.accuracy:.3f})"
         )
-        card = {**context, METHOD: text}
-        rows[name] = score_recognition(scores_VK[labels.test_V], labels.test_label_V, card)
+        rows[name] = (scores_VK[labels.test_V], text)
     return rows
 
 
-def _score_baselines(
-    question: Question,
-    baselines: Sequence[str],
-    labels: LabelledSplits,
-    latents: _Features,
-    context: Mapping[str, Any],
-) -> tuple[dict[str, dict[str, Metric]], dict[str, Any]]:
-    """Returns the rows of the baselines that are not probes of features, and facts about them."""
+def _predict_by_baselines(
+    question: Question, baselines: Sequence[str], labels: LabelledSplits, latents: _Features
+) -> tuple[dict[str, _Predicted], dict[str, Any]]:
+    """Returns the predictions of baselines that are no probes of features, and facts about them."""
     rows, facts = {}, {}
     if "shuffled_labels" in baselines:
-        pooling = question.settings.pooling
-        row = _score_shuffled(latents, labels, pooling, question.seed, context)
+        row = _classify_shuffled(latents, labels, question.seed)
         rows["shuffled_labels/linear"] = row
     if "cnn" in baselines:
-        rows["cnn"], facts["cnn"] = _score_cnn(question, labels, context)
+        rows["cnn"], facts["cnn"] = _classify_by_cnn(question, labels)
     if "chance" in baselines:
-        rows["chance"] = _score_chance(labels, context)
-    for name, reason in NOT_RUN.items():
-        if name in baselines:
-            rows[name] = _leave_out(reason, context)
+        rows["chance"] = _guess(labels)
     return rows, facts
 
 
-def _score_cnn(question: Question, labels: LabelledSplits, context: Mapping[str, Any]):
-    """Returns the row of a small supervised network, and facts about it."""
+def _classify_by_cnn(question: Question, labels: LabelledSplits):
+    """Returns the predictions of a small supervised network, and facts about it."""
     dataset, split, seed = question.dataset, question.split, question.seed
     clips = cnn.gather_labelled(dataset, split, labels.class_names, seed)
     num_steps = cnn.choose_num_steps(clips.train)
@@ -332,8 +427,7 @@ def _score_cnn(question: Question, labels: LabelledSplits, context: Mapping[str,
         f"{network.num_steps} of {num_steps} steps, chosen by {clips.source} "
         f"({network.accuracy:.3f}); logits of a video's clips are averaged"
     )
-    card = {**context, METHOD: text}
-    return score_recognition(scores_VK[labels.test_V], labels.test_label_V, card), facts
+    return (scores_VK[labels.test_V], text), facts
 
 
 def _describe_latents(what: str, pooling: str) -> str:
@@ -358,30 +452,28 @@ def _project_middle_frames(pca: FramePCA, clips: Clips) -> VideoFeatures:
     return average_by_video(project_frames(pca, frames_NHWC), clips)
 
 
-def _score_chance(labels: LabelledSplits, context) -> dict[str, Metric]:
-    """Scores a predictor that knows nothing but the class frequencies of the training videos."""
+def _guess(labels: LabelledSplits) -> _Predicted:
+    """Predicts from nothing but the class frequencies of the training videos."""
     frequency_K = np.bincount(labels.train_label_V).astype(float)
     scores_VK = np.tile(frequency_K, (len(labels.test_label_V), 1))
-    text = "always the most frequent training classes"
-    return score_recognition(scores_VK, labels.test_label_V, {**context, METHOD: text})
+    return scores_VK, "always the most frequent training classes"
 
 
-def _score_shuffled(
-    features: _Features, labels: LabelledSplits, pooling: str, seed: int, context
-) -> dict[str, Metric]:
-    """Scores the same procedure with shuffled training labels: more than chance reveals a leak."""
+def _classify_shuffled(features: _Features, labels: LabelledSplits, seed: int) -> _Predicted:
+    """Predicts by the same procedure with shuffled labels: more than chance reveals a leak."""
     random = np.random.Generator(np.random.Philox(key=[seed, 0]))
     shuffled = dataclasses.replace(labels, train_label_V=random.permutation(labels.train_label_V))
-    scores_VK, text = _classify(features, shuffled, pooling).scores["linear"]
-    method = f"control: training labels shuffled; {features.text}; {text}"
-    return score_recognition(scores_VK, labels.test_label_V, {**context, METHOD: method})
+    scores_VK, text = _classify(features, shuffled, features.pooling).scores["linear"]
+    return scores_VK, f"control: training labels shuffled; {features.text}; {text}"
 
 
 def _leave_out(reason: str, context) -> dict[str, Metric]:
     """Returns the row of a baseline that is not run: NaN, with the reason as its method."""
     return {
-        name: make_metric(name, math.nan, "", definition, BY_VIDEO, **context, **{METHOD: reason})
-        for name, definition in DEFINITIONS.items()
+        name: make_metric(
+            name, math.nan, "", DEFINITIONS[name], BY_VIDEO, **context, **{METHOD: reason}
+        )
+        for name in list_metrics(len(context["classes"]))
     }
 
 

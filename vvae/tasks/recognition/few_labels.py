@@ -2,21 +2,24 @@
 
 The classifier is logistic regression with one penalty for every row. Its features are centred by
 all training videos and divided by their length, so that a few videos with much motion do not
-dominate. A handful of labels is too few to choose settings, so that none are chosen.
+dominate. A handful of labels is too few to choose settings, so that none are chosen. With all
+labels there is one number, that of the table, whose settings are chosen by cross-validation.
 """
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from vvae.metrics.intervals import CONFIDENCE, Units, find_percentiles, make_units, resample_ratio
 from vvae.tasks import probe as probes
 
 LABELS_PER_CLASS = (1, 5, 10, 50)
 NUM_DRAWS = 20
-CONFIDENCE = 0.95
 # The inverse weight of the squared norm, as in scikit-learn: weak for vectors of length 1.
 REGULARIZATION = 10.0
 MAX_ITERATIONS = 500
@@ -57,6 +60,7 @@ def measure_few_labels(
     train_label_V: np.ndarray,
     test_label_V: np.ndarray,
     seed: int,
+    units: Units | None = None,
 ) -> dict:
     """Measures top-1 accuracy by the number of labels.
 
@@ -64,57 +68,79 @@ def measure_few_labels(
       rows: name -> features of the training videos [V, F] and of the test videos [U, F].
       train_label_V, test_label_V: class numbers 0, ..., K-1.
       seed: the seed of the draws.
+      units: the independent units of the test videos; None if each video is one.
 
     Returns:
       A dictionary:
-        labels: S numbers of labels per class, the last of them "all".
-        num_draws: draws for each number of labels; one fit for all labels.
+        labels: S numbers of labels per class.
+        num_draws: draws for each number of labels.
         definition: what is measured, in words.
         rows: name -> `top1` [S, draws], `mean`, `low`, `high` [S]: accuracies in [0, 1], and the
-          confidence interval of their mean as `estimate_interval` returns it.
-        differences: the same for the first row minus each of the others, paired by draw.
+          95 % interval of their mean over the draws, by resampling the units of the test videos.
+        differences: the same for the first row minus each of the others, paired by draw and video.
     """
     drawn = draw_labelled(train_label_V, LABELS_PER_CLASS, NUM_DRAWS, seed)
-    every = np.arange(len(train_label_V))
-    subsets = [*drawn.values(), [every]]
-    accuracy = {
-        name: _measure_row(*features, train_label_V, test_label_V, subsets)
+    if units is None:
+        units = make_units(np.arange(len(test_label_V)), "videos", seed=seed)
+    hits = {
+        name: _measure_row(*features, train_label_V, test_label_V, list(drawn.values()))
         for name, features in rows.items()
     }
-    first, *others = accuracy
     return {
-        "labels": [*drawn, ALL],
+        "labels": list(drawn),
         "num_draws": NUM_DRAWS,
         "definition": (
             "top-1 over videos of logistic regression on features centred by all training videos "
-            f"and divided by their length, C = {REGULARIZATION:g}; mean over "
+            f"and divided by their length, C = {REGULARIZATION:g}, nothing is chosen; mean over "
             f"{NUM_DRAWS} nested draws of training videos, the same for every row, and the "
-            f"{CONFIDENCE:.0%} confidence interval of the mean by the t distribution over draws; "
-            "all labels: one fit"
+            f"{CONFIDENCE:.0%} interval of this mean by resampling {units.text} of the test split"
         ),
-        "rows": {name: _summarize(values) for name, values in accuracy.items()},
-        "differences": {
-            f"{first} - {name}": _summarize(
-                [a - b for a, b in zip(accuracy[first], accuracy[name])]
-            )
-            for name in others
-        },
+        **_summarize_rows(hits, units),
+    }
+
+
+def append_all_labels(few_labels: dict, hits: Mapping[str, np.ndarray], units: Units) -> dict:
+    """Appends the table's linear probe, which learns from all labels, to `measure_few_labels`.
+
+    Args:
+      few_labels: the result of `measure_few_labels`.
+      hits: name of a row -> whether the probe recognises each test video, bool [U].
+      units: the independent units of the test videos.
+    """
+    whole = _summarize_rows({name: [hit_U[None]] for name, hit_U in hits.items()}, units)
+
+    def append(values, more):
+        return [*values, *more] if isinstance(values, list) else np.concatenate([values, more])
+
+    def join(kind: str) -> dict:
+        return {
+            name: {key: append(values, whole[kind][name][key]) for key, values in row.items()}
+            for name, row in few_labels[kind].items()
+        }
+
+    return few_labels | {
+        "labels": [*few_labels["labels"], ALL],
+        "definition": few_labels["definition"]
+        + "; all labels: the linear probe of the table, whose settings are chosen",
+        "rows": join("rows"),
+        "differences": join("differences"),
     }
 
 
 def _measure_row(train_VF, test_VF, train_label_V, test_label_V, subsets) -> list[np.ndarray]:
+    """Returns whether each test video is recognised, bool [draws, U] for each number of labels."""
     mean_F = train_VF.mean(axis=0, dtype=np.float64)
     train, test = (probes.normalize_rows(x - mean_F) for x in (train_VF, test_VF))
-    # One thread: more are slower for matrices this small.
-    with threadpool_limits(1):
+    # One thread a fit: more are slower for matrices this small.
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count() or 1) as threads:
         gram_VV, cross_UV = train @ train.T, test @ train.T
 
-        def recognise(chosen) -> float:
+        def recognise(chosen) -> np.ndarray:
             gram_NN, cross_UN = gram_VV[np.ix_(chosen, chosen)], cross_UV[:, chosen]
             found = classify_by_products(gram_NN, cross_UN, train_label_V[chosen])
-            return float(np.mean(found == test_label_V))
+            return found == test_label_V
 
-        return [np.array([recognise(chosen) for chosen in draws]) for draws in subsets]
+        return [np.stack(list(threads.map(recognise, draws))) for draws in subsets]
 
 
 def classify_by_products(
@@ -140,11 +166,29 @@ def classify_by_products(
     return model.fit(gram_NN @ basis_NN, label_N).predict(cross_UN @ basis_NN)
 
 
-def _summarize(values: Sequence[np.ndarray]) -> dict:
-    """Returns the mean and its confidence interval for each number of labels."""
-    intervals = [estimate_interval(value_D) for value_D in values]
-    mean, low, high = (np.array(column) for column in zip(*intervals))
-    return {"top1": list(values), "mean": mean, "low": low, "high": high}
+def _summarize_rows(hits: Mapping[str, Sequence[np.ndarray]], units: Units) -> dict:
+    """Returns `rows` and `differences` of hits [draws, U], one array for each number of labels."""
+    first, *others = hits
+    apart = {
+        f"{first} - {name}": [a.astype(int) - b for a, b in zip(hits[first], hits[name])]
+        for name in others
+    }
+    return {
+        "rows": {name: _summarize(values, units) for name, values in hits.items()},
+        "differences": {name: _summarize(values, units) for name, values in apart.items()},
+    }
+
+
+def _summarize(values: Sequence[np.ndarray], units: Units) -> dict:
+    """Returns accuracies by draw, their mean and its interval, for each number of labels."""
+    ones = np.ones(len(units.index_V))
+    ends = [find_percentiles(resample_ratio(units, v.mean(axis=0), ones)) for v in values]
+    return {
+        "top1": [v.mean(axis=1) for v in values],
+        "mean": np.array([v.mean() for v in values]),
+        "low": np.array([low for low, _ in ends]),
+        "high": np.array([high for _, high in ends]),
+    }
 
 
 def estimate_interval(value_D: np.ndarray) -> tuple[float, float, float]:

@@ -1,14 +1,16 @@
 """The predictions of a classifier: a table, and a picture of its most confident mistakes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from vvae import figures
 from vvae.data.clips import Clips
+from vvae.data.listing import Video
 from vvae.data.views import view_to_rgb
 from vvae.measure.examples import choose_frames
+from vvae.measure.legends import explain_view
 from vvae.tasks.csv_files import open_csv
 
 NUM_MISTAKES = 8
@@ -40,6 +42,33 @@ def write_predictions(
             writer.writerow(
                 [name, class_names[label], class_names[best], f"{scores_K[best]:.6f}", correct]
             )
+
+
+def write_rows(
+    path: str | os.PathLike,
+    videos: Sequence[Video],
+    label_V: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+) -> None:
+    """Writes the predictions of every row of a table as CSV: path, group, label, and each row.
+
+    Accuracies, intervals over any units and paired tests can be computed from it.
+
+    Args:
+      path: the file to write.
+      videos: V videos.
+      label_V: true class numbers.
+      scores: row -> scores [V, K].
+      class_names: K names.
+    """
+    # As in `top_k_accuracy`, the first of equal scores.
+    predicted_VR = np.stack([scores_VK.argmax(axis=1) for scores_VK in scores.values()], axis=1)
+    with open_csv(path) as writer:
+        writer.writerow(["path", "group", "label", *scores])
+        for video, label, predicted_R in zip(videos, label_V, predicted_VR):
+            found = [class_names[k] for k in predicted_R]
+            writer.writerow([video.name, video.group, class_names[label], *found])
 
 
 def find_mistakes(label_V: np.ndarray, scores_VK: np.ndarray, count: int) -> np.ndarray:
@@ -105,4 +134,5 @@ def write_clips(
         [f"{name}\n{label}" for name, label in zip(names, labels)],
         [f"frame {t}" for t in frames],
         title,
+        legend=explain_view(clips.view),
     )

@@ -7,8 +7,9 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from vvae.data.clips import NO_LABEL
-from vvae.metrics.cards import Metric, make_metric
+from vvae.metrics.cards import Interval, Metric, make_metric
 from vvae.metrics.classification import mean_class_accuracy, top_k_accuracy
+from vvae.metrics.intervals import Units, estimate_interval, estimate_mean, resample_ratio
 
 MIN_CLASS_VIDEOS = 2
 BY_VIDEO = "over videos; features of a video's clips are averaged"
@@ -82,15 +83,21 @@ def match_labels(
     )
 
 
+def list_metrics(num_classes: int) -> tuple[str, ...]:
+    """Returns the names of the metrics; the best five of five classes or fewer are always right."""
+    return tuple(name for name in DEFINITIONS if name != "top5" or num_classes > 5)
+
+
 def score_recognition(
-    scores_VK: np.ndarray, label_V: np.ndarray, context: dict[str, Any]
+    scores_VK: np.ndarray, label_V: np.ndarray, context: dict[str, Any], units: Units | None = None
 ) -> dict[str, Metric]:
-    """Returns top1, top5 and mean_class, in [0, 1].
+    """Returns top1, top5 (for more than five classes) and mean_class, in [0, 1].
 
     Args:
       scores_VK: any scores that are higher for more probable classes.
       label_V: class numbers.
       context: further entries of every metric card.
+      units: the independent units of the videos, for intervals; None for none.
     """
     confusion_KK = count_confusions(scores_VK, label_V)
     values = {
@@ -98,10 +105,41 @@ def score_recognition(
         "top5": top_k_accuracy(scores_VK, label_V, 5),
         "mean_class": mean_class_accuracy(confusion_KK),
     }
+    intervals = {} if units is None else _estimate_intervals(scores_VK, label_V, units)
     return {
-        name: make_metric(name, value, "", DEFINITIONS[name], BY_VIDEO, **context)
-        for name, value in values.items()
+        name: dataclasses.replace(
+            make_metric(name, values[name], "", DEFINITIONS[name], BY_VIDEO, **context),
+            interval=intervals.get(name),
+        )
+        for name in list_metrics(scores_VK.shape[1])
     }
+
+
+def _estimate_intervals(
+    scores_VK: np.ndarray, label_V: np.ndarray, units: Units
+) -> dict[str, Interval | None]:
+    hit_V = find_hits(scores_VK, label_V, 1)
+    recalls_KR = np.stack(
+        [resample_ratio(units, hit_V & (label_V == k), label_V == k) for k in np.unique(label_V)]
+    )
+    with np.errstate(invalid="ignore"):
+        missing_KR = np.isnan(recalls_KR)
+        mean_R = np.where(missing_KR, 0.0, recalls_KR).sum(axis=0) / (~missing_KR).sum(axis=0)
+    mean_class = mean_class_accuracy(count_confusions(scores_VK, label_V))
+    return {
+        "top1": estimate_mean(units, hit_V),
+        "top5": estimate_mean(units, find_hits(scores_VK, label_V, 5)),
+        "mean_class": estimate_interval(units, mean_class, mean_R),
+    }
+
+
+def find_hits(scores_VK: np.ndarray, label_V: np.ndarray, k: int = 1) -> np.ndarray:
+    """Returns whether the label of each video is among its k highest scores, bool [V].
+
+    Equal scores are ordered as by `top_k_accuracy`.
+    """
+    order_VK = np.argsort(-scores_VK, axis=1, kind="stable")
+    return (order_VK[:, :k] == label_V[:, None]).any(axis=1)
 
 
 def count_confusions(scores_VK: np.ndarray, label_V: np.ndarray) -> np.ndarray:

@@ -16,14 +16,21 @@ from vvae.data.performers import VERSION, render_clip
 from vvae.data.views import view_to_rgb
 from vvae.measure.examples import choose_examples, choose_frames, spread_evenly
 from vvae.measure.frames import label_rows
+from vvae.measure.legends import explain_view
 from vvae.measure.mapping import map_clips
 from vvae.metrics.cards import METHOD, Metric, make_metric
+from vvae.metrics.intervals import estimate_interval, make_units, resample_ratio
 from vvae.models import contract
 from vvae.models.sequential import Latents
+from vvae.tasks.csv_files import open_csv
 from vvae.tasks.question import Question
 from vvae.tasks.result import Picture, describe_clips
 
 MASK_FILE = "masks.png"
+MASK_CAPTION = (
+    "What moves, in red: as it is, as the model finds it, and as the median of the clip finds it"
+)
+IOU_FILE = "masks.csv"
 MAX_FIT_CLIPS = 100
 NUM_THRESHOLDS = 60
 NUM_EXAMPLES = 3
@@ -47,12 +54,14 @@ class Masks:
       details: The thresholds.
       notes: Sentences for the reader.
       pictures: The pictures that are still to be drawn.
+      files: The names of the files that are written.
     """
 
     rows: Mapping[str, Mapping[str, Metric]] = dataclasses.field(default_factory=dict)
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 def score_pixels(model, params, x_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.Array:
@@ -202,17 +211,36 @@ def measure_masks(question: Question) -> Masks:
     found = {name: s > thresholds[name] for name, s in score(clips).items()}
     found["everything"] = np.ones_like(true_NTHW)
     context = question.describe_data() | describe_clips(clips)
-    rows = {}
+    group_N = np.array([clips.videos[v].group for v in clips.video_index_N])
+    units = make_units(group_N, "groups of videos", seed=question.seed)
+    rows, iou = {}, {}
     for name, mask_NTHW in found.items():
-        iou_N = measure_iou(mask_NTHW, true_NTHW, clips.mask_NT)
+        iou_N = iou[name] = measure_iou(mask_NTHW, true_NTHW, clips.mask_NT)
         method = METHODS.get(name, "every pixel is called foreground")
         if name in thresholds:
             method += f", above {thresholds[name]:.3g}, fixed on {len(fitted)} training clips"
-        rows[f"mask/{name}"] = {"iou": _make_iou(iou_N.mean(), {**context, METHOD: method})}
+        metric = _make_iou(iou_N.mean(), {**context, METHOD: method})
+        mean_R = resample_ratio(units, iou_N, np.ones(len(iou_N)))
+        interval = estimate_interval(units, metric.value, mean_R)
+        rows[f"mask/{name}"] = {"iou": dataclasses.replace(metric, interval=interval)}
+    _write_ious(question.folder / IOU_FILE, clips, iou)
     draw = functools.partial(_draw_examples, clips, found, true_NTHW)
     return Masks(
-        rows=rows, details={"thresholds": thresholds}, pictures=(Picture((MASK_FILE,), draw),)
+        rows=rows,
+        details={"thresholds": thresholds},
+        pictures=(Picture({MASK_FILE: MASK_CAPTION}, draw),),
+        files=(IOU_FILE,),
     )
+
+
+def _write_ious(path: Path, clips: Clips, iou: Mapping[str, np.ndarray]) -> None:
+    """Writes the intersection over union of each clip and method as CSV."""
+    with open_csv(path) as writer:
+        writer.writerow(["path", "group", "clip", *iou])
+        for n, v in enumerate(clips.video_index_N):
+            video = clips.videos[v]
+            values = [f"{iou_N[n]:.6f}" for iou_N in iou.values()]
+            writer.writerow([video.name, video.group, int(clips.position_N[n]), *values])
 
 
 def _make_scorer(question: Question) -> Callable[[Clips], dict[str, np.ndarray]]:
@@ -263,6 +291,7 @@ def _draw_examples(clips: Clips, found, true_NTHW: np.ndarray, folder: Path) -> 
         [f"frame {t}" for t in frames],
         "Foreground masks (red) over the frames: exact, from the model, from the median background",
         1 + len(shown),
+        legend=explain_view(clips.view),
     )
 
 

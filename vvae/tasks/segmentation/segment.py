@@ -7,23 +7,30 @@ from pathlib import Path
 
 import numpy as np
 
-from vvae import figures
+from vvae import figures, progress
 from vvae.data.clips import Clips
 from vvae.data.views import encode_view
 from vvae.metrics.cards import METHOD, Metric, make_metric
+from vvae.metrics.intervals import Units, estimate_interval, make_units, resample_ratio
+from vvae.tasks.csv_files import open_csv
 from vvae.tasks.options import Segment
 from vvae.tasks.question import Question
 from vvae.tasks.result import Picture, Result
 from vvae.tasks.segmentation import boundaries, joined_videos, pyscenedetect
 from vvae.tasks.segmentation.boundaries import Detector
-from vvae.tasks.segmentation.boundary_counts import count_flash_alarms, count_matches
+from vvae.tasks.segmentation.boundary_counts import Counts, count_flash_alarms, count_matches
 from vvae.tasks.segmentation.foreground import measure_masks
 from vvae.tasks.segmentation.joined_videos import JoinedVideo
 from vvae.tasks.segmentation.scene_sources import SOURCES, iterate_joined_videos, make_joined_videos
 from vvae.tasks.segmentation.shots import find_shots, make_frame_encoder
 
 DETECTOR_FILE = "boundaries.npz"
+COUNTS_FILE = "segment_counts.csv"
 EXAMPLE_FILE = "segment_example.png"
+EXAMPLE_CAPTION = (
+    "How likely a new shot begins at each frame of joined test videos; green: where one does; "
+    "orange: flashes, where none does"
+)
 FITTED_PER_MEASURED = 2  # the ratio of joined videos for fitting and for evaluation
 JOINED_FPS = 25.0  # nominal, frames/s; the compared detectors count frames
 # The streams of random numbers of the joined videos.
@@ -71,7 +78,8 @@ def answer(question: Question, options: Segment) -> Result:
 def segment(question: Question, num_joined: int = 6) -> Result:
     """Fits detectors to joined training videos, evaluates them, and finds the shots of the split.
 
-    It also evaluates foreground masks. Writes segments.csv and boundaries.npz. The pictures are
+    It also evaluates foreground masks. Writes segments.csv, segment_counts.csv (of each joined
+    video) and boundaries.npz. The pictures are
     contact sheets, segment_example.png and masks.png.
 
     Args:
@@ -89,13 +97,18 @@ def segment(question: Question, num_joined: int = 6) -> Result:
     measured = make_joined_videos(clips, seed, _TEST, num_joined)
     context = question.describe_data() | {"videos_per_kind": num_joined}
     readers = _list_readers(encode, train)
-    detectors, num_learned = _fit_detectors(readers, learned, seed)
+    with progress.stage("segment: detectors"):
+        detectors, num_learned = _fit_detectors(readers, learned, seed)
     methods = _list_methods(readers, detectors, num_learned) | _list_baselines()
-    found = {name: _find_boundaries(method, measured) for name, method in methods.items()}
+    found = {
+        name: _find_boundaries(method, measured)
+        for name, method in progress.track("segment: boundaries", list(methods.items()))
+    }
     rows = {
-        name: summarize_boundaries(measured, found[name], {**context, METHOD: method.text})
+        name: summarize_boundaries(measured, found[name], {**context, METHOD: method.text}, seed)
         for name, method in methods.items()
     }
+    _write_counts(question.folder / COUNTS_FILE, measured, found)
     boundaries.save_detector(question.folder / DETECTOR_FILE, detectors["vae"])
     shots = find_shots(question, detectors["vae"])
     masks = measure_masks(question)
@@ -111,14 +124,22 @@ def segment(question: Question, num_joined: int = 6) -> Result:
             "pyscenedetect": pyscenedetect.find_pyscenedetect(),
             "masks": masks.details,
         },
-        notes=(*shots.notes, *_note_omissions(measured), *masks.notes),
+        notes=(
+            f"[low, high]: 95 %, by resampling the {num_joined} joined videos of each kind "
+            f"({COUNTS_FILE}), which are few and of the same split.",
+            *shots.notes,
+            *_note_omissions(measured),
+            *masks.notes,
+        ),
         files=(
             *shots.files,
             EXAMPLE_FILE,
+            COUNTS_FILE,
             DETECTOR_FILE,
+            *masks.files,
             *(name for picture in masks.pictures for name in picture.names),
         ),
-        pictures=(*shots.pictures, Picture((EXAMPLE_FILE,), draw), *masks.pictures),
+        pictures=(*shots.pictures, Picture({EXAMPLE_FILE: EXAMPLE_CAPTION}, draw), *masks.pictures),
     )
 
 
@@ -211,7 +232,7 @@ def _find_boundaries(method: Method, measured):
     return {key: [method.find(video) for video in videos] for key, videos in measured.items()}
 
 
-def summarize_boundaries(measured, found, context) -> dict[str, Metric]:
+def summarize_boundaries(measured, found, context, seed: int = 0) -> dict[str, Metric]:
     """Returns F1 at both tolerances for each source and kind, and the rate of alarms at flashes.
 
     Args:
@@ -219,17 +240,21 @@ def summarize_boundaries(measured, found, context) -> dict[str, Metric]:
       found: (source, kind) -> the detected frames of each video; None if the method was not run,
         which makes all values NaN.
       context: Entries of all metric cards.
+      seed: The seed of the resamples, whose units are the joined videos.
     """
     row = {}
     for (source, kind), videos in measured.items():
         references = [video.transitions for video in videos]
+        units = make_units(np.arange(len(videos)), "joined videos", seed=seed)
         card = {**context, "scenes": SOURCES[source], "num_boundaries": sum(map(len, references))}
         for tolerance in boundaries.TOLERANCES:
-            value = np.nan
+            value, interval = np.nan, None
             if found is not None:
                 value = count_matches(found[source, kind], references, tolerance).f1
+                counts = _count_videos(found[source, kind], references, tolerance)
+                interval = estimate_interval(units, value, _resample_f1(units, counts))
             name = f"{source}_{kind}_f1_{tolerance}"
-            row[name] = make_metric(
+            metric = make_metric(
                 name,
                 value,
                 "",
@@ -238,9 +263,36 @@ def summarize_boundaries(measured, found, context) -> dict[str, Metric]:
                 "counts added up over the videos",
                 **card,
             )
+            row[name] = dataclasses.replace(metric, interval=interval)
         if kind == "flashes":
-            row |= _summarize_alarms(source, videos, found, card)
+            row |= _summarize_alarms(source, videos, found, card, units)
     return row
+
+
+def _count_videos(found, references, tolerance: int) -> list[Counts]:
+    return [count_matches([own], [true], tolerance) for own, true in zip(found, references)]
+
+
+def _resample_f1(units: Units, counts: Sequence[Counts]) -> np.ndarray:
+    """Returns F1 of each resample of the videos, float64 [R]."""
+    matched_V = np.array([2 * c.matched for c in counts])
+    total_V = np.array([c.num_found + c.num_true for c in counts])
+    return resample_ratio(units, matched_V, total_V)
+
+
+def _write_counts(path: Path, measured, found) -> None:
+    """Writes the counts of each joined video and method as CSV."""
+    with open_csv(path) as writer:
+        head = ("method", "source", "kind", "video", "tolerance", "matched", "found", "true")
+        writer.writerow(head)
+        for name, by_key in found.items():
+            for (source, kind), videos in measured.items() if by_key is not None else ():
+                references = [video.transitions for video in videos]
+                for tolerance in boundaries.TOLERANCES:
+                    counts = _count_videos(by_key[source, kind], references, tolerance)
+                    for number, c in enumerate(counts):
+                        own = (name, source, kind, number, tolerance)
+                        writer.writerow([*own, c.matched, c.num_found, c.num_true])
 
 
 def _describe_kind(kind: str) -> str:
@@ -251,14 +303,17 @@ def _describe_kind(kind: str) -> str:
     }[kind]
 
 
-def _summarize_alarms(source: str, videos, found, card) -> dict[str, Metric]:
-    name, count = f"{source}_flash_alarms", sum(len(video.flashes) for video in videos)
-    value = np.nan
+def _summarize_alarms(source: str, videos, found, card, units: Units) -> dict[str, Metric]:
+    name, count_V = f"{source}_flash_alarms", np.array([len(video.flashes) for video in videos])
+    value, interval = np.nan, None
     if found is not None:
         pairs = zip(found[source, "flashes"], videos)
-        value = sum(count_flash_alarms(f, v.flashes) for f, v in pairs) / count
+        alarms_V = np.array([count_flash_alarms(f, v.flashes) for f, v in pairs])
+        value = float(alarms_V.sum() / count_V.sum())
+        interval = estimate_interval(units, value, resample_ratio(units, alarms_V, count_V))
     text = "share of the flashes that are taken for a boundary (lower is better)"
-    return {name: make_metric(name, value, "", text, "over all flashes", **card)}
+    metric = make_metric(name, value, "", text, "over all flashes", **card)
+    return {name: dataclasses.replace(metric, interval=interval)}
 
 
 def count_boundaries(measured, found) -> dict:

@@ -187,7 +187,9 @@ def _list_sheets(clips: Clips, segments: list[dict]) -> tuple[Picture, ...]:
     for number, start in enumerate(range(0, num_shown, SEGMENTS_PER_SHEET), start=1):
         name = "segments.png" if number == 1 else f"segments_{number}.png"
         draw = functools.partial(_draw_sheet, clips, segments, start, name)
-        sheets.append(Picture((name,), draw))
+        text = f"Shots that were found: first, middle and last frame; shots {start + 1} to "
+        text += str(min(start + SEGMENTS_PER_SHEET, num_shown))
+        sheets.append(Picture({name: text}, draw))
     return tuple(sheets)
 
 

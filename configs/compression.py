@@ -1,13 +1,15 @@
-"""CausalVideoVAE of 4x8x8 on real 64x64 videos: better than PCA of its blocks at equal rate.
+"""Compression and latents, as a causal grid of 4x8x8 pixels.
 
     pip install '.[coding]'
-    python train.py configs/causal_small.py --data.path GESTURES
-    python -m benchmarks.rate_distortion --workdir RUN --data.path GESTURES
+    vvae train compression --data.path VIDEOS
+    vvae latents --workdir RUN
+    vvae compress IN.mp4 OUT.vvz --workdir RUN
 
-GESTURES is a folder with a manifest.csv that states a group (the environment) and a split for each
-video. The stem computes principal components of the blocks, and training starts from PCA of single
-blocks; the gain is mostly what earlier blocks predict about later ones. beta, the price of a nat,
-sets the rate. The README states the training time and the results.
+Better than PCA of its blocks at equal rate, on the 64x64 videos of EgoGestAR
+(`python -m benchmarks.rate_distortion`). The stem computes principal components of the blocks, and
+training starts from PCA of single blocks; the gain is mostly what earlier blocks predict about
+later ones. beta, the price of a nat, sets the rate. docs/results/rate_distortion.md states the
+training time and the results.
 """
 
 from vvae.config import Causal, Config, Data, Evaluate, Model, Objective, Optim, Train
@@ -16,9 +18,9 @@ from vvae.config import Causal, Config, Data, Evaluate, Model, Objective, Optim,
 def get_config() -> Config:
     """Returns settings of 4x8x8 with 64 channels: 5 latent frames of 8x8x64 numbers per clip."""
     return Config(
-        name="causal_small",
+        name="compression",
         data=Data(
-            name="EgoGestAR", view="rgb", height=64, width=64, num_frames=17, flip=True, crop=4
+            name="your videos", view="rgb", height=64, width=64, num_frames=17, flip=True, crop=4
         ),
         model=Model(kind="causal"),
         causal=Causal(

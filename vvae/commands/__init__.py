@@ -1,0 +1,1 @@
+"""The commands: train, evaluate, and `vvae`, which starts either."""

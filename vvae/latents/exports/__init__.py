@@ -1,0 +1,1 @@
+"""Writes stores of latents in the formats that trainers read: a module for each kind of file."""
