@@ -72,9 +72,11 @@ def _time_torch(make_twin, variables, video, precision: str, compiled: bool) -> 
             return twin.loss(batch)
 
     loss = torch.compile(loss) if compiled else loss
-    seconds = device.time_call(
-        lambda: torch_twin.train_step(loss, optimizer, video_BTHWC).item() and None
-    )
+
+    def run() -> None:
+        torch_twin.train_step(loss, optimizer, video_BTHWC).item()
+
+    seconds = device.time_call(run)
     return seconds, device.torch_peak_mb()
 
 

@@ -90,7 +90,10 @@ def _finish(call) -> None:
 
 
 def _time(name: str, call) -> dict:
-    seconds = device.time_call(lambda: jax.block_until_ready(call()) and None, REPEATS)
+    def run() -> None:
+        jax.block_until_ready(call())
+
+    seconds = device.time_call(run, REPEATS)
     return {"name": name, "seconds": seconds, "memory_mb": device.jax_peak_mb()}
 
 
