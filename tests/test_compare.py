@@ -100,7 +100,7 @@ def test_errors_name_a_directory_without_a_run_or_results_and_a_broken_file(tmp_
     with pytest.raises(ValueError, match="none is not a run directory"):
         compare_runs(good, tmp_path / "none")
     empty = write_run(tmp_path / "empty", rows={})
-    with pytest.raises(ValueError, match="holds no measured value: run `python evaluate"):
+    with pytest.raises(ValueError, match="holds no measured value: run `vvae evaluate"):
         compare_runs(good, empty)
     for name, text in (("cut", '{"task": "x", "ro'), ("odd", '{"task": "x", "rows": {"a": 3}}')):
         broken = write_run(tmp_path / name)
