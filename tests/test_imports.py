@@ -134,8 +134,8 @@ ALLOWED = {
         "figures",
     ),
     # What programs call, above everything that the commands use.
-    "library": (
-        "library",
+    "api": (
+        "api",
         "build",
         "run",
         "config",

@@ -61,14 +61,14 @@ if TYPE_CHECKING:
     from vvae.inference.streaming import encode_frames as encode_frames
     from vvae.inference.streaming import encode_video as encode_video
     from vvae.inference.streaming import end_encode as end_encode
-    from vvae.library.trained_run import TrainedRun as TrainedRun
-    from vvae.library.trained_run import load_run as load_run
-    from vvae.library.trained_run import watch as watch
-    from vvae.library.training import averaged_params as averaged_params
-    from vvae.library.training import init_train_state as init_train_state
-    from vvae.library.training import make_train_step as make_train_step
-    from vvae.library.training import start_params as start_params
-    from vvae.library.training import train as train
+    from vvae.api.trained_run import TrainedRun as TrainedRun
+    from vvae.api.trained_run import load_run as load_run
+    from vvae.api.trained_run import watch as watch
+    from vvae.api.training import averaged_params as averaged_params
+    from vvae.api.training import init_train_state as init_train_state
+    from vvae.api.training import make_train_step as make_train_step
+    from vvae.api.training import start_params as start_params
+    from vvae.api.training import train as train
     from vvae.models.causal import CausalVideoVAE as CausalVideoVAE
     from vvae.models.contract import Model as Model
     from vvae.models.contract import Terms as Terms
@@ -117,14 +117,14 @@ _HOMES = {
     "encode_frames": "vvae.inference.streaming",
     "encode_video": "vvae.inference.streaming",
     "end_encode": "vvae.inference.streaming",
-    "TrainedRun": "vvae.library.trained_run",
-    "load_run": "vvae.library.trained_run",
-    "watch": "vvae.library.trained_run",
-    "averaged_params": "vvae.library.training",
-    "init_train_state": "vvae.library.training",
-    "make_train_step": "vvae.library.training",
-    "start_params": "vvae.library.training",
-    "train": "vvae.library.training",
+    "TrainedRun": "vvae.api.trained_run",
+    "load_run": "vvae.api.trained_run",
+    "watch": "vvae.api.trained_run",
+    "averaged_params": "vvae.api.training",
+    "init_train_state": "vvae.api.training",
+    "make_train_step": "vvae.api.training",
+    "start_params": "vvae.api.training",
+    "train": "vvae.api.training",
     "CausalVideoVAE": "vvae.models.causal",
     "Model": "vvae.models.contract",
     "Terms": "vvae.models.contract",
