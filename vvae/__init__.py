@@ -45,6 +45,14 @@ if TYPE_CHECKING:
     from vvae import pretrained as pretrained
     from vvae import training as training
     from vvae import video as video
+    from vvae.api.trained_run import TrainedRun as TrainedRun
+    from vvae.api.trained_run import load_run as load_run
+    from vvae.api.trained_run import watch as watch
+    from vvae.api.training import averaged_params as averaged_params
+    from vvae.api.training import init_train_state as init_train_state
+    from vvae.api.training import make_train_step as make_train_step
+    from vvae.api.training import start_params as start_params
+    from vvae.api.training import train as train
     from vvae.build import load as load
     from vvae.config import Config as Config
     from vvae.inference import coding as coding
@@ -61,14 +69,6 @@ if TYPE_CHECKING:
     from vvae.inference.streaming import encode_frames as encode_frames
     from vvae.inference.streaming import encode_video as encode_video
     from vvae.inference.streaming import end_encode as end_encode
-    from vvae.api.trained_run import TrainedRun as TrainedRun
-    from vvae.api.trained_run import load_run as load_run
-    from vvae.api.trained_run import watch as watch
-    from vvae.api.training import averaged_params as averaged_params
-    from vvae.api.training import init_train_state as init_train_state
-    from vvae.api.training import make_train_step as make_train_step
-    from vvae.api.training import start_params as start_params
-    from vvae.api.training import train as train
     from vvae.models.causal import CausalVideoVAE as CausalVideoVAE
     from vvae.models.contract import Model as Model
     from vvae.models.contract import Terms as Terms
