@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from vvae.models.bottleneck import ScaledLatents
 from vvae.models.causal_blocks import Past, map_frames
-from vvae.pretrained.family import Family, describe_latents, read_latents
+from vvae.pretrained.family import Family, check_fixed, describe_latents, read_latents
 from vvae.pretrained.folder import Absent
 from vvae.pretrained.kl import KLVAE, describe_network, read_network
 from vvae.pretrained.kl_blocks import FrameSpec
@@ -263,9 +263,7 @@ def build(values: dict[str, Any]) -> CogVideoXVAE:
     Raises:
       ValueError: for settings that fit no network.
     """
-    for name, only in _ONLY.items():
-        if values[name] != only:
-            raise ValueError(f"{name}={values[name]!r}: must be {only!r}")
+    check_fixed(values, _ONLY)
     widths = values["block_out_channels"]
     if len(widths) <= _STEPS:
         raise ValueError(f"block_out_channels={widths!r}: must be more than {_STEPS}")

@@ -114,3 +114,25 @@ def describe_latents(latents: ScaledLatents) -> dict[str, Any]:
         "latents_mean": latents.prior_mean,
         "latents_std": latents.prior_std,
     }
+
+
+# --- checks of settings --------------------------------------------------------------------------
+
+
+def check_fixed(values: dict[str, Any], fixed: dict[str, Any]) -> None:
+    """Raises ValueError for a setting that has another value than the one that is implemented.
+
+    Args:
+      values: the settings of a config.json.
+      fixed: name of a setting -> its only value; a setting that is absent has that value.
+    """
+    for name, only in fixed.items():
+        if values.get(name, only) != only:
+            raise ValueError(f"{name}={values[name]!r}: must be {only!r}")
+
+
+def check_channels(values: dict[str, Any]) -> None:
+    """Raises ValueError for a network that decodes other channels than it encodes."""
+    inputs, outputs = values["in_channels"], values["out_channels"]
+    if inputs != outputs:
+        raise ValueError(f"in_channels={inputs} and out_channels={outputs} differ")

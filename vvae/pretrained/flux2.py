@@ -15,7 +15,7 @@ import numpy as np
 
 from vvae.models.bottleneck import ScaledLatents
 from vvae.models.causal_blocks import Past
-from vvae.pretrained.family import Buffers, Family, unscaled_latents
+from vvae.pretrained.family import Buffers, Family, check_fixed, unscaled_latents
 from vvae.pretrained.folder import Absent
 from vvae.pretrained.kl import KLVAE, describe_network, read_network
 from vvae.pretrained.layers import average_down, repeat_up
@@ -87,8 +87,7 @@ def build(values: dict[str, Any]) -> Flux2VAE:
     Raises:
       ValueError: for settings that fit no network.
     """
-    if values["patch_size"] != (_PATCH, _PATCH):
-        raise ValueError(f"patch_size={values['patch_size']!r}: must be {(_PATCH, _PATCH)}")
+    check_fixed(values, {"patch_size": (_PATCH, _PATCH)})
     widths = values["decoder_block_out_channels"] or values["block_out_channels"]
     return Flux2VAE(
         **read_network(values, widths),

@@ -25,7 +25,7 @@ from vvae.models.bottleneck import ScaledLatents
 from vvae.models.causal_blocks import Past, chain
 from vvae.models.grid import GridVideoVAE
 from vvae.pretrained.causal_attention import CausalAttention
-from vvae.pretrained.family import Family, describe_latents, read_latents
+from vvae.pretrained.family import Family, check_channels, describe_latents, read_latents
 from vvae.pretrained.fold_blocks import FoldDown, UnfoldUp, average_groups
 from vvae.pretrained.kl_blocks import FrameSpec, MidBlock, Stack
 from vvae.pretrained.layers import (
@@ -205,10 +205,7 @@ def build(values: dict[str, Any]) -> Hunyuan15VAE:
     Raises:
       ValueError: for settings that fit no network.
     """
-    if values["in_channels"] != values["out_channels"]:
-        raise ValueError(
-            f"in_channels={values['in_channels']} and out_channels={values['out_channels']} differ"
-        )
+    check_channels(values)
     widths = values["block_out_channels"]
     space, time = values["spatial_compression_ratio"], values["temporal_compression_ratio"]
     halvings = math.log2(space), math.log2(time)

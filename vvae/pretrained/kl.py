@@ -19,7 +19,13 @@ import jax.numpy as jnp
 from vvae.models.bottleneck import ScaledLatents
 from vvae.models.causal_blocks import Past
 from vvae.models.grid import GridVideoVAE
-from vvae.pretrained.family import Family, describe_latents, read_latents
+from vvae.pretrained.family import (
+    Family,
+    check_channels,
+    check_fixed,
+    describe_latents,
+    read_latents,
+)
 from vvae.pretrained.folder import Absent
 from vvae.pretrained.kl_blocks import Decoder, Encoder, FrameSpec, Stack
 from vvae.pretrained.layers import LOG_SIGMA, SAMPLE_SIZE, PointwiseConv
@@ -161,12 +167,8 @@ def read_network(
     for name, kind in kinds.items():
         if values[name] != (kind,) * len(widths):
             raise ValueError(f"{name}={values[name]!r}: must be {kind!r}, {len(widths)} times")
-    if values["act_fn"] != "silu":
-        raise ValueError(f"act_fn={values['act_fn']!r}: must be 'silu'")
-    if values["in_channels"] != values["out_channels"]:
-        raise ValueError(
-            f"in_channels={values['in_channels']} and out_channels={values['out_channels']} differ"
-        )
+    check_fixed(values, {"act_fn": "silu"})
+    check_channels(values)
     if len(decoder_widths) != len(widths):
         raise ValueError(
             f"decoder_block_out_channels={decoder_widths!r} and block_out_channels={widths!r} have "

@@ -24,7 +24,13 @@ import jax.numpy as jnp
 from vvae.models.bottleneck import ScaledLatents
 from vvae.models.causal_blocks import Past
 from vvae.models.grid import GridVideoVAE
-from vvae.pretrained.family import LATENT_SCALES, Family, unscaled_latents
+from vvae.pretrained.family import (
+    LATENT_SCALES,
+    Family,
+    check_channels,
+    check_fixed,
+    unscaled_latents,
+)
 from vvae.pretrained.layers import LOG_SIGMA, SAMPLE_SIZE
 from vvae.pretrained.ltx_blocks import STEPS, BlockSpec, Decoder, Decoding, Encoder, Encoding
 
@@ -132,11 +138,8 @@ class LTXVAE(GridVideoVAE):
         return jnp.concatenate([mean, jnp.broadcast_to(logvar, mean.shape)], axis=-1), past
 
 
-_ONLY = {
-    "patch_size_t": 1,
-    "scaling_factor": 1.0,
-    "encoder_causal": True,
-}
+FIXED = {"patch_size_t": 1, "scaling_factor": 1.0, "encoder_causal": True}
+"""Settings of LTX-Video and LTX-2 that have one value."""
 
 
 def build(values: dict[str, Any]) -> LTXVAE:
@@ -145,13 +148,8 @@ def build(values: dict[str, Any]) -> LTXVAE:
     Raises:
       ValueError: for settings that fit no network.
     """
-    for name, only in _ONLY.items():
-        if values[name] != only:
-            raise ValueError(f"{name}={values[name]!r}: must be {only!r}")
-    if values["in_channels"] != values["out_channels"]:
-        raise ValueError(
-            f"in_channels={values['in_channels']} and out_channels={values['out_channels']} differ"
-        )
+    check_fixed(values, FIXED)
+    check_channels(values)
     channels = values["latent_channels"]
     kinds = ("spatiotemporal",) * len(values["decoder_block_out_channels"])
     model = LTXVAE(

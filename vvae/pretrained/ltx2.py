@@ -14,9 +14,15 @@ References:
 
 from typing import Any, ClassVar
 
-from vvae.pretrained.family import LATENT_SCALES, Family, unscaled_latents
+from vvae.pretrained.family import (
+    LATENT_SCALES,
+    Family,
+    check_channels,
+    check_fixed,
+    unscaled_latents,
+)
 from vvae.pretrained.layers import SAMPLE_SIZE
-from vvae.pretrained.ltx import LTXVAE, build_decoding, check_factors, describe_network
+from vvae.pretrained.ltx import FIXED, LTXVAE, build_decoding, check_factors, describe_network
 from vvae.pretrained.ltx_blocks import STEPS, Encoding
 
 _BLOCK = "LTX2VideoDownBlock3D"
@@ -55,8 +61,6 @@ DEFAULTS = {
 }
 """Class -> the settings that its config.json may have, with their default values."""
 
-_ONLY = {"patch_size_t": 1, "scaling_factor": 1.0, "encoder_causal": True}
-
 
 class LTX2VAE(LTXVAE):
     """The model; see `LTXVAE` for its attributes."""
@@ -72,13 +76,8 @@ def build(values: dict[str, Any]) -> LTX2VAE:
     Raises:
       ValueError: for settings that fit no network.
     """
-    for name, only in _ONLY.items():
-        if values[name] != only:
-            raise ValueError(f"{name}={values[name]!r}: must be {only!r}")
-    if values["in_channels"] != values["out_channels"]:
-        raise ValueError(
-            f"in_channels={values['in_channels']} and out_channels={values['out_channels']} differ"
-        )
+    check_fixed(values, FIXED)
+    check_channels(values)
     modes = tuple(values[f"{side}_spatial_padding_mode"] for side in ("encoder", "decoder"))
     if set(modes) - _BORDERS.keys():
         raise ValueError(f"spatial_padding_mode={modes!r}: only {', '.join(_BORDERS)} are known")

@@ -21,7 +21,13 @@ import jax.numpy as jnp
 
 from vvae.models.bottleneck import ScaledLatents
 from vvae.models.causal_blocks import CausalConv, Past, map_frames
-from vvae.pretrained.family import Family, describe_latents, read_latents
+from vvae.pretrained.family import (
+    Family,
+    check_channels,
+    check_fixed,
+    describe_latents,
+    read_latents,
+)
 from vvae.pretrained.kl import KLVAE, check_groups
 from vvae.pretrained.kl_blocks import FrameSpec
 from vvae.pretrained.layers import SAMPLE_SIZE, Layer, PointwiseConv, StridedConv
@@ -151,13 +157,8 @@ def build(values: dict[str, Any]) -> MagvitVAE:
     Raises:
       ValueError: for settings that fit no network.
     """
-    for name, only in (("act_fn", "silu"), ("spatial_group_norm", True)):
-        if values[name] != only:
-            raise ValueError(f"{name}={values[name]!r}: must be {only!r}")
-    if values["in_channels"] != values["out_channels"]:
-        raise ValueError(
-            f"in_channels={values['in_channels']} and out_channels={values['out_channels']} differ"
-        )
+    check_fixed(values, {"act_fn": "silu", "spatial_group_norm": True})
+    check_channels(values)
     widths = values["block_out_channels"]
     check_groups(widths, values["norm_num_groups"])
     in_time = (

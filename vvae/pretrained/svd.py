@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from vvae.models.causal_blocks import Past, preactivate, stack_frames
-from vvae.pretrained.family import Family, describe_latents, read_latents
+from vvae.pretrained.family import Family, check_fixed, describe_latents, read_latents
 from vvae.pretrained.kl import KLVAE, describe_network, read_network
 from vvae.pretrained.kl_blocks import Decoder, FrameSpec, ResBlock
 from vvae.pretrained.layers import GroupNorm, Layer, TemporalConv, stateless
@@ -130,8 +130,7 @@ def build(values: dict[str, Any]) -> SVDVAE:
     Raises:
       ValueError: for settings that fit no network.
     """
-    if values["layers_per_block"] != _DEPTH:
-        raise ValueError(f"layers_per_block={values['layers_per_block']}: must be {_DEPTH}")
+    check_fixed(values, {"layers_per_block": _DEPTH})
     widths = values["block_out_channels"]
     fixed = {
         "up_block_types": ("UpDecoderBlock2D",) * len(widths),

@@ -24,7 +24,14 @@ import numpy as np
 from vvae.models.bottleneck import PointLatents
 from vvae.models.causal_blocks import Past, chain
 from vvae.models.grid import GridVideoVAE
-from vvae.pretrained.family import Family, describe_latents, point_latents, read_latents
+from vvae.pretrained.family import (
+    Family,
+    check_channels,
+    check_fixed,
+    describe_latents,
+    point_latents,
+    read_latents,
+)
 from vvae.pretrained.layers import LOG_SIGMA, SAMPLE_SIZE, halve_centred, up_conv_3x3
 from vvae.pretrained.tiny_blocks import Block, Maker, apply, clamp, conv, number_layers
 
@@ -156,13 +163,8 @@ def build(values: dict[str, Any]) -> TinyVAE:
     Raises:
       ValueError: for settings that fit no network.
     """
-    for name, only in _ONLY.items():
-        if values.get(name, only) != only:
-            raise ValueError(f"{name}={values[name]!r}: must be {only!r}")
-    if values["in_channels"] != values["out_channels"]:
-        raise ValueError(
-            f"in_channels={values['in_channels']} and out_channels={values['out_channels']} differ"
-        )
+    check_fixed(values, _ONLY)
+    check_channels(values)
     widths = values["encoder_block_out_channels"] + values["decoder_block_out_channels"]
     depths = values["num_encoder_blocks"], values["num_decoder_blocks"]
     if len(set(widths)) != 1 or not len(widths) == 2 * len(depths[0]) == 2 * len(depths[1]):

@@ -28,7 +28,7 @@ from vvae.models.causal_blocks import (
     stack_frames,
 )
 from vvae.models.grid import GridVideoVAE
-from vvae.pretrained.family import Family, unscaled_latents
+from vvae.pretrained.family import Family, check_channels, unscaled_latents
 from vvae.pretrained.layers import (
     LOG_SIGMA,
     SAMPLE_SIZE,
@@ -355,10 +355,7 @@ def build(values: dict[str, Any]) -> VidTokVAE:
     """
     if not values["is_causal"]:
         raise ValueError("is_causal=False: only causal weights can be read")
-    if values["in_channels"] != values["out_channels"]:
-        raise ValueError(
-            f"in_channels={values['in_channels']} and out_channels={values['out_channels']} differ"
-        )
+    check_channels(values)
     count = len(values["ch_mult"])
     down = _read_steps(values, "ds", range(count - 1), (count - 2, count - 3))
     up = _read_steps(values, "us", range(1, count), (1, 2))
