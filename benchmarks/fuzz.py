@@ -24,7 +24,6 @@ import functools
 import hashlib
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -37,6 +36,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.origin import RESULTS, stamp, write_result
+from benchmarks.timing import read_peak_mb
 from vvae.data.workers import WorkerError, run_in_workers
 from vvae.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError, iterate_frames
 
@@ -286,9 +286,7 @@ def read(path: str, size: tuple[int, int] | None = None) -> Reading:
         error = failure.reason
     except Exception as failure:
         fault = f"{type(failure).__name__}: {failure}"
-    [peak] = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    megabytes = int(peak) / 1e3
-    return Reading(tuple(digests), error, fault, megabytes)
+    return Reading(tuple(digests), error, fault, read_peak_mb())
 
 
 def read_all(

@@ -17,7 +17,6 @@ On a shared machine, seconds include waiting: compare processor seconds there.
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks.origin import RESULTS, stamp, write_result
+from benchmarks.timing import read_peak_mb
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -118,15 +118,10 @@ def _serve(run, folder: Path, name: str) -> None:
         answer = {
             "seconds": time.perf_counter() - start,
             "processor_seconds": time.process_time() - processor,
-            "peak_mb": _read_peak(),
+            "peak_mb": read_peak_mb(),
         }
         print(json.dumps(answer), flush=True)
     np.savez(folder / f"{name}.npz", **results)
-
-
-def _read_peak() -> float:
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1000.0
 
 
 def _make_video(options) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ def write_results(path: Path | None, results: list[dict]) -> None:
     if path is None:
         return
     write_result(path, stamp({"results": results}, describe_command()))
+
+
+def read_peak_mb() -> float:
+    """Returns the peak of this process's resident memory in MB (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e3
 
 
 @dataclass(frozen=True)

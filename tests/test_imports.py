@@ -24,6 +24,7 @@ ALLOWED = {
     "runtime": (),
     "processes": (),
     "progress": ("processes",),
+    "units": (),
     "distributions": (),
     "video": ("video", "files"),
     "figures": ("figures", "files", "video"),
@@ -83,12 +84,15 @@ ALLOWED = {
         "training",
         "measure",
         "figures",
+        "progress",
+        "units",
     ),
     # Stores of latents of whole collections.
     "latents.options": ("cli", "latents.plan", "tasks.options", "video.writing"),
     "latents": (
         "latents",
         "lazy",
+        "units",
         "run",
         "runtime",
         "extras",

@@ -28,9 +28,7 @@ LENGTHS = {"a": 9, "b": 1, "c": 22, "d/e": 5, "f": 14}
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("videos")
-    (folder / "d").mkdir()
-    return write_videos(folder, LENGTHS)
+    return write_videos(tmp_path_factory.mktemp("videos"), LENGTHS)
 
 
 @pytest.fixture(scope="module")

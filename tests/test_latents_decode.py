@@ -17,9 +17,7 @@ LENGTHS = {"a": 11, "d/b": 4}
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("videos")
-    (folder / "d").mkdir()
-    return write_videos(folder, LENGTHS)
+    return write_videos(tmp_path_factory.mktemp("videos"), LENGTHS)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,6 @@ LENGTHS = {"a": 9, "b": 5, "d/c": 9}
 def store(tmp_path_factory):
     """Returns a store of latents of a Wan VAE of random weights, with captions."""
     folder = tmp_path_factory.mktemp("videos")
-    (folder / "d").mkdir()
     write_videos(folder, LENGTHS, size=(16, 24))
     rows = [f"{name}.npy,a {name} falls" for name in LENGTHS]
     (folder / "manifest.csv").write_text("\n".join(["path,caption", *rows]) + "\n")
@@ -354,7 +353,6 @@ def test_encoders_and_names_that_a_format_has_no_place_for_are_refused(tmp_path)
         with pytest.raises(ValueError, match="no cache for latents of CausalVideoVAE"):
             export_store(tmp_path / "own", tmp_path / "out", name, text=tmp_path)
     export_store(tmp_path / "own", tmp_path / "out", "ltx2")
-    (folder / "d").mkdir()
     write_videos(folder / "d", {"a": 5}, seed=1)
     network = load_pretrained("tests/golden/wan21")
     encode(folder, tmp_path / "store", network=network, plan=ClipPlan(frames=(5,)))

@@ -32,11 +32,12 @@ def tiny():
 def write_videos(folder, lengths, size=(8, 8), seed=0) -> Path:
     """Writes NAME.npy of noise for each name -> number of frames."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for number, (name, length) in enumerate(lengths.items()):
         rng = np.random.default_rng([seed, number])
         frames = rng.integers(0, 256, (length, *size, 3), dtype=np.uint8)
-        np.save(folder / f"{name}.npy", frames)
+        path = folder / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, frames)
     return folder
 
 

@@ -29,6 +29,10 @@ class _Stage:
     total: int = 0
     drawn: float = 0.0
 
+    def show(self, done: int, total: int) -> None:
+        self.done, self.total = done, total
+        _draw(self)
+
     def describe(self, now: float) -> str:
         counted = f" {self.done}/{self.total}" if self.total else ""
         return f"{self.name}{counted}, {now - self.started:.0f} s"
@@ -50,14 +54,19 @@ def stage(name: str) -> Iterator[None]:
         _finish(own)
 
 
+def show(done: int, total: int) -> None:
+    """Says how much of the innermost stage is done, if there is one."""
+    if _open:
+        _open[-1].show(done, total)
+
+
 def count(items: Iterable[T], total: int) -> Iterator[T]:
     """Yields the items, and counts them in the innermost stage, if there is one."""
     own = _open[-1] if _open else None
     for number, item in enumerate(items):
         yield item
         if own is not None:
-            own.done, own.total = number + 1, total
-            _draw(own)
+            own.show(number + 1, total)
 
 
 def track(name: str, items: Sequence[T]) -> Iterator[T]:
@@ -65,8 +74,7 @@ def track(name: str, items: Sequence[T]) -> Iterator[T]:
     with stage(name):
         own = _open[-1]
         for number, item in enumerate(items):
-            own.done, own.total = number, len(items)
-            _draw(own)
+            own.show(number, len(items))
             yield item
         own.done = len(items)
 

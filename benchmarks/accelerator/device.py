@@ -1,12 +1,12 @@
 """What is known of a device: its peak rates and how much memory a program used."""
 
-import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import jax
+
+from benchmarks.timing import read_peak_mb
 
 # Dense TFLOP/s of float32 (without tensor cores), TF32 and bfloat16. References: the data sheets of
 # NVIDIA H200 (2024), H100 (2023) and A100 (2021).
@@ -45,15 +45,17 @@ def time_call(call: Callable[[], None], repeats: int = REPEATS) -> float:
 def jax_peak_mb() -> float:
     """Returns the largest memory of this process on jax's device so far, in MB."""
     statistics = jax.devices()[0].memory_stats() or {}
-    return statistics.get("peak_bytes_in_use", _resident_peak()) / 1e6
+    peak = statistics.get("peak_bytes_in_use")
+    return read_peak_mb() if peak is None else peak / 1e6
 
 
 def torch_peak_mb() -> float:
     """Returns the largest memory since `reset_torch_peak` on PyTorch's device, in MB."""
     import torch
 
-    has_accelerator = torch.cuda.is_available()
-    return (torch.cuda.max_memory_allocated() if has_accelerator else _resident_peak()) / 1e6
+    if not torch.cuda.is_available():
+        return read_peak_mb()
+    return torch.cuda.max_memory_allocated() / 1e6
 
 
 def reset_torch_peak() -> None:
@@ -70,9 +72,3 @@ def program_mb(compiled) -> float:
     sizes = compiled.memory_analysis()
     needed = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
     return (needed - sizes.alias_size_in_bytes) / 1e6
-
-
-def _resident_peak() -> float:
-    """Returns the peak of the process's resident memory in bytes, on Linux."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1e3

@@ -23,7 +23,7 @@ from vvae.latents.collection import Collection
 from vvae.latents.encoder import LatentEncoder, describe_encoder, digest_json, make_encoder
 from vvae.latents.estimate import check_disk, estimate, estimate_disk, look_at
 from vvae.latents.plan import ClipPlan, Framing, choose_framing, count_latents, resample
-from vvae.latents.progress import Progress, format_bytes
+from vvae.latents.progress import Progress
 from vvae.latents.record import FORMAT, count_frames, describe_frames, vvae_version
 from vvae.latents.shards import PartWriter, Shard, StoredSource, read_part, write_shard
 from vvae.latents.sources import (
@@ -36,6 +36,7 @@ from vvae.latents.sources import (
 )
 from vvae.run import lock
 from vvae.runtime import release_memory
+from vvae.units import format_bytes
 from vvae.video import iterate_frames, read_pixel_aspect
 
 VIEWS = {1: "gray", 3: "rgb"}

@@ -14,9 +14,10 @@ import numpy as np
 
 from vvae.latents.encoder import LatentEncoder
 from vvae.latents.plan import ClipPlan, Framing, choose_framing, count_latents
-from vvae.latents.progress import format_bytes, format_seconds
+from vvae.latents.progress import format_seconds
 from vvae.latents.shards import DTYPES
 from vvae.latents.sources import Source, open_path
+from vvae.units import format_bytes
 from vvae.video import iterate_frames, read_stated_length
 
 _SAMPLES = 16

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from vvae.units import format_bytes
+
 SECONDS = 10.0  # between two lines
 
 
@@ -60,15 +62,6 @@ class Progress:
         parts += [f"{self.reused} reused"] if self.reused else []
         parts += [] if left is None else [f"{format_seconds(left)} left"]
         return ", ".join(parts)
-
-
-def format_bytes(count: float) -> str:
-    """Writes a number of bytes with a unit, such as 8.4 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def format_seconds(seconds: float) -> str:

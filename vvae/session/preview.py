@@ -2,17 +2,17 @@
 
 import functools
 import math
-import sys
 
 import jax
 
-from vvae import build
+from vvae import build, progress
 from vvae.config import Config
 from vvae.data.dataset import Dataset, describe_flaws, find_label_problems
 from vvae.data.size import DataSize, estimate_size
 from vvae.models.contract import init_variables
 from vvae.task_table import TASKS
 from vvae.training import estimate
+from vvae.units import format_bytes
 
 # A CPU is fastest with about 32 frames of 64x64 or 64 of 32x32 in a micro-batch: more leave its
 # caches, and fewer pay for the start of every operation (benchmarks/train_step.py). This is that
@@ -127,9 +127,10 @@ def open_data(config: Config) -> Dataset:
         print("data: the built-in performers (written once, about 13 MB)", flush=True)
     folder = build.find_videos(config)
     print(f"data: {_describe_size(estimate_size(folder, build.clip_format(config)))}", flush=True)
-    dataset = build.open_data(config, folder, show_decoding)
+    with progress.stage("videos decoded"):
+        dataset = build.open_data(config, folder, progress.show)
     for split, clips in dataset.splits.items():
-        size = _format_bytes(len(clips) * clips.clip_format.clip_bytes)
+        size = format_bytes(len(clips) * clips.clip_format.clip_bytes)
         print(f"data: {split}: {len(clips.videos)} videos, {len(clips)} clips, {size}")
     for line in describe_flaws(dataset):
         print(line)
@@ -149,22 +150,9 @@ def _check_labels(config: Config, dataset: Dataset) -> None:
 
 
 def _describe_size(size: DataSize) -> str:
-    decoded = "an unknown size" if size.decoded_bytes is None else _format_bytes(size.decoded_bytes)
-    files = f"{size.num_videos:,} videos of {_format_bytes(size.file_bytes)}"
+    decoded = "an unknown size" if size.decoded_bytes is None else format_bytes(size.decoded_bytes)
+    files = f"{size.num_videos:,} videos of {format_bytes(size.file_bytes)}"
     return f"{files}; decoded once, about {decoded} in the cache"
-
-
-def show_decoding(done: int, total: int) -> None:
-    """Shows how many videos are decoded, on one line of a terminal."""
-    if total and sys.stdout.isatty():
-        print(f"\rdecoding {done}/{total} videos", end="\n" if done == total else "", flush=True)
-
-
-def _format_bytes(count: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count / 1e3:.1f} KB"
 
 
 def _format_duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from vvae import build, processes
+from vvae import build, processes, progress
 from vvae.config import Evaluate
 from vvae.data.clips import Clips
 from vvae.data.dataset import UNSPLIT, Dataset, describe_flaws
@@ -139,7 +139,8 @@ def open_videos(run: Run, data_path: str | None) -> tuple[Dataset, str]:
         known = build.open_data(run.config, run.record["data"]["path"])
         _warn_of_other_data(run, known)
         return known, choose_split(known)
-    new = build.open_new_data(run.config, data_path, run.class_names)
+    with progress.stage("videos decoded"):
+        new = build.open_new_data(run.config, data_path, run.class_names, progress.show)
     for line in describe_flaws(new):
         print(line)
     return new, UNSPLIT
