@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vvae.metrics.intervals import CONFIDENCE, bootstrap_units
+from vvae.metrics.intervals import bootstrap_units, find_percentiles
 
 
 def draw_values(
@@ -38,12 +38,9 @@ def find_interval(value_R: np.ndarray) -> tuple[float, float]:
     Raises:
       ValueError: If no value is defined.
     """
-    defined = value_R[~np.isnan(value_R)]
-    if not len(defined):
+    if np.isnan(value_R).all():
         raise ValueError("the measure is undefined on every resample")
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(defined, [tail, 100 - tail])
-    return float(low), float(high)
+    return find_percentiles(value_R)
 
 
 def find_p_value(difference_R: np.ndarray) -> float:

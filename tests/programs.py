@@ -14,8 +14,17 @@ from unittest import mock
 from compiling import xla_flags
 
 from vvae import cli
+from vvae.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def parse_settings(arguments, default: Config) -> Config:
+    """Returns `default` with the settings that `--section.name value ...` changes."""
+    words, options = cli.divide(arguments, cli.count_values([Config], of_bool=1))
+    if words:
+        raise ValueError(f"{words[0]!r} belongs to no option")
+    return cli.parse_options([Config], options, default)[0]
 
 
 class Result(NamedTuple):

@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from programs import parse_settings
 
-from vvae.cli import parse_settings
 from vvae.config import Causal, Config, Data, Evaluate, Model, Optim, Train, difference
 from vvae.config_files import from_dict, load_config_file, to_dict
 

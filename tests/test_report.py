@@ -14,8 +14,9 @@ import jinja2
 import numpy as np
 import pytest
 from browser import Browser, find_browser
+from programs import parse_settings
 
-from vvae import cli, config, config_files, video
+from vvae import config, config_files, video
 from vvae.report.charts import find_ticks, format_tick, thin_out
 from vvae.report.commands import find_changed, write_arguments
 from vvae.report.results import preview_csv
@@ -275,7 +276,7 @@ def test_the_command_gives_the_settings_back():
         k: v | changes.get(k, {}) if isinstance(v, dict) else v for k, v in DEFAULTS.items()
     }
     words = write_arguments(find_changed(settings, DEFAULTS))
-    parsed = cli.parse_settings(words, config_files.from_dict(DEFAULTS))
+    parsed = parse_settings(words, config_files.from_dict(DEFAULTS))
     assert config_files.to_dict(parsed) == settings
     assert find_changed(DEFAULTS, DEFAULTS) == {}
 

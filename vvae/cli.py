@@ -152,18 +152,6 @@ def find_value(options: Iterable[Sequence[str]], name: str) -> str | None:
 # --- options -------------------------------------------------------------------------------------
 
 
-def parse_settings(arguments: Iterable[str], default: Config) -> Config:
-    """Returns `default` with the settings that `--section.name value ...` changes.
-
-    Raises:
-      ValueError: as `parse_options`, and for a word that belongs to no option.
-    """
-    words, options = divide(arguments, count_values([Config], of_bool=1))
-    if words:
-        raise ValueError(f"{words[0]!r} belongs to no option")
-    return parse_options([Config], options, default)[0]
-
-
 def parse_options(
     parts: Sequence[type], options: Sequence[Sequence[str]], default: Config
 ) -> tuple:

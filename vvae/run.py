@@ -197,6 +197,19 @@ def _write_option(name: str, value) -> list[str]:
     return [f"--{name}", *(str(item) for item in values)]
 
 
+def require_fitted(workdir, task: str, name: str) -> Path:
+    """Returns the path of a file that a task has fitted to the videos of a run.
+
+    Raises:
+      ValueError: if there is none; the message has the command that fits it.
+    """
+    path = Path(workdir) / "eval" / name
+    if not path.exists():
+        command = f"{name_command(f'evaluate {task}')} --workdir {workdir}"
+        raise ValueError(f"{path} is missing: run `{command}` first")
+    return path
+
+
 def refuse_foreign(workdir) -> None:
     """Raises ValueError for a directory that is no run and holds files that a run would write."""
     workdir = Path(workdir)

@@ -22,7 +22,7 @@ from vvae.metrics.detection import smooth_by_video
 from vvae.models import contract
 from vvae.models.contract import Params
 from vvae.program import name_command
-from vvae.run import Run, open_run
+from vvae.run import Run, open_run, require_fitted
 from vvae.tasks import probe as probes
 from vvae.tasks.anomaly import scorer as scorers
 from vvae.tasks.anomaly.intervals import Interval, find_intervals
@@ -201,11 +201,7 @@ class TrainedRun:
     def _find_fitted(self, task: str, name: str) -> Path:
         """Returns the path of what a task has fitted; ValueError with its command if it has not."""
         check_tasks(self.config, [task])
-        path = self.workdir / "eval" / name
-        if not path.exists():
-            command = f"{name_command(f'evaluate {task}')} --workdir {self.workdir}"
-            raise ValueError(f"{path} is missing: run `{command}` first")
-        return path
+        return require_fitted(self.workdir, task, name)
 
     @contextlib.contextmanager
     def _open(self, path: str | os.PathLike) -> Iterator[Clips]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vvae import figures, progress
 from vvae.metrics.cards import METHOD
-from vvae.program import name_command
+from vvae.run import require_fitted
 from vvae.tasks import probe as probes
 from vvae.tasks.csv_files import open_csv
 from vvae.tasks.pooling import extract, make_encoder
@@ -38,10 +38,7 @@ def label_new_videos(question: Question) -> Result:
     Raises:
       ValueError: if there is no probe.
     """
-    path = question.find_fitted(probes.PROBE_FILE)
-    if not path.exists():
-        command = f"{name_command('evaluate classify')} --workdir {question.run.workdir}"
-        raise ValueError(f"{path} is missing: run `{command}` first")
+    path = require_fitted(question.run.workdir, "classify", probes.PROBE_FILE)
     probe = probes.load_probe(path)
     with progress.stage("classify: features"):
         encoder = make_encoder(question.model, probe.pooling)
