@@ -210,6 +210,20 @@ print(count + 1)
         render.render('# %%\nfrom shell import sh\nsh("false")\n', tmp_path)
 
 
+@pytest.mark.parametrize("tutorial", ["gestures", "camera", "latents"])
+def test_the_page_of_a_tutorial_is_that_of_its_script(tutorial, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS / "tutorials"))
+    import render
+
+    page = (DOCS / "tutorials" / f"{tutorial}.md").read_text(encoding="utf-8")
+    script = (DOCS / "tutorials" / f"{tutorial}.py").read_text(encoding="utf-8")
+    for kind, body in render.split_cells(script):
+        if kind == "[markdown]":
+            assert re.sub(r"^# ?", "", body, flags=re.MULTILINE) in page
+        elif "hide" not in kind and not body.startswith(("sh(", "show(")):
+            assert body in page
+
+
 @pytest.mark.parametrize(
     ("tutorial", "data", "steps"),
     [("gestures", "gestures", 20), ("camera", "ped2", 20), ("latents", None, 6)],
