@@ -3,8 +3,8 @@
     python -m benchmarks.scoreboard TASK [--data.path FOLDER] [--seeds 5]
     python -m benchmarks.scoreboard tables
 
-TASK is ped2, gestures, performers, clusters, shots or digits; ped2, gestures and digits (MNIST's
-t10k) need the folder of the data.
+TASK is ped2, gestures, performers, moderation, clusters, shots or digits; ped2, gestures and digits
+(MNIST's t10k) need the folder of the data.
 Rows are measured by the commands that a user types, seed by seed. A task that was stopped continues
 where it was if it is started again with the same --folder. `tables` writes the tables of
 README and docs/results from the existing files.
@@ -22,7 +22,7 @@ from benchmarks.origin import RESULTS, describe_origin
 from benchmarks.results import Measurement, Request, summarize, write_board
 from benchmarks.tables import write_all
 
-TASKS = ("ped2", "gestures", "performers", "clusters", "shots", "digits")
+TASKS = ("ped2", "gestures", "performers", "moderation", "clusters", "shots", "digits")
 NEED_DATA = ("ped2", "gestures", "digits")
 
 

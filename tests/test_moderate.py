@@ -288,6 +288,15 @@ def test_few_wanted_marks_lead_and_all_of_them_are_a_row_of_their_own(
     ]
     assert counts == [(NUM_TRAIN, 4), (NUM_TRAIN, NUM_TRAIN)]  # there are fewer than ten
     assert len(read_csv(tmp_path / "moderate_marks.csv")) == NUM_TRAIN + 4
+    # The kept scores give the same figures again.
+    videos = read_csv(tmp_path / "moderate_scores.csv")
+    unwanted = np.array([video["unwanted"] == "yes" for video in videos])
+    assert unwanted.sum() == NUM_TEST and len(unwanted) == 2 * NUM_TEST
+    for name in ("vae", "random_encoder", "frame_pca", "vae_all_wanted"):
+        score = np.array([float(video[f"score_{name}"]) for video in videos])
+        called = np.array([video[f"called_{name}"] == "yes" for video in videos])
+        assert auroc(score, unwanted) == result.rows[name]["auroc"].value
+        assert called[unwanted].mean() == result.rows[name]["recall"].value
 
 
 def test_marks_of_a_file_give_the_detector_of_the_class(tmp_path, answered, params, dataset):

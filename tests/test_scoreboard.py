@@ -13,7 +13,7 @@ import pytest
 from compiling import xla_flags
 
 from benchmarks import equal_psnr, origin, resampling, scoreboard, summary, tables
-from benchmarks.boards import gestures, ped2, performers
+from benchmarks.boards import gestures, moderation, ped2, performers
 from benchmarks.results import Board, Measurement, read_board, summarize, write_board
 
 BOARD = Board("toy", "What is measured.", "toys", ("a",), ("top1", "top5"))
@@ -159,6 +159,27 @@ def test_hits_of_performers_come_from_the_kept_predictions(tmp_path):
         "vae/linear": {"p1": (0.0, 1), "p2": (2.0, 2)},
         "cnn": {"p1": (1.0, 1), "p2": (1.0, 2)},
     }
+
+
+def test_detectors_of_all_actions_are_averaged_from_the_kept_scores(tmp_path):
+    path = tmp_path / "moderate_scores.csv"
+    found = []
+    # Both actions rank one of the two pairs rightly; the second calls a wanted video unwanted.
+    for scores, called in (((3, 1, 2, 0), "yes no no no"), ((3, 1, 2, 0), "yes no yes no")):
+        cells = zip("abcd", ("p1", "p1", "p2", "p2"), ("yes", "yes", "no", "no"), scores)
+        lines = [
+            f"{name}.mp4,{group},{unwanted},{score},{said}"
+            for (name, group, unwanted, score), said in zip(cells, called.split())
+        ]
+        path.write_text("path,group,unwanted,score_vae,called_vae\n" + "\n".join(lines) + "\n")
+        found.append(moderation.read_scores(path)["vae"])
+    row = moderation.measure_row("vae", found, parameters=7)
+    assert (row.metrics["auroc"], row.metrics["recall"], row.metrics["fpr"]) == (0.75, 0.5, 0.25)
+    assert (row.metrics["lowest_recall"], row.metrics["highest_fpr"]) == (0.5, 0.5)
+    assert row.metrics["ap"] == pytest.approx((1 + 2 / 3) / 2)
+    assert (row.family, row.parameters, row.num_units) == ("vae", 7, 2)
+    # Resamples of one performer alone have one kind of videos, for which nothing is defined.
+    assert {value for value in row.draws if value == value} == {0.75}
 
 
 def measure_drawn(row, family, value, seed):

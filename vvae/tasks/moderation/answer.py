@@ -29,6 +29,7 @@ from vvae.tasks.result import Picture, Result
 
 VERDICTS_FILE = "moderate.csv"
 INTERVALS_FILE = "moderate_intervals.csv"
+SCORES_TABLE = "moderate_scores.csv"
 SCORES_FILE = "moderate.png"
 MISTAKES_FILE = "moderate_mistakes.png"
 HIGHEST_FILE = "moderate_highest.png"
@@ -163,6 +164,37 @@ def estimate_intervals(
         text = f"{CONFIDENCE:.0%}, Wilson, {total} videos"
         intervals[name] = Interval(*estimate_share(count, total), text) if total else None
     return intervals
+
+
+def write_scores(
+    path: Path, judgements: Mapping[str, Judgement], truth: Mapping[str, bool]
+) -> None:
+    """Writes the scores and verdicts of all methods for the videos for which the truth is known.
+
+    One row a video: path, group, unwanted (yes or no), then `score_METHOD` and `called_METHOD`.
+
+    Args:
+      path: The file.
+      judgements: Method -> its judgement of the same videos.
+      truth: Name of a video -> whether it is unwanted.
+    """
+    columns = [f"{column}_{name}" for name in judgements for column in ("score", "called")]
+    videos = next(iter(judgements.values())).clips.videos
+    with open_csv(path) as writer:
+        writer.writerow(["path", "group", "unwanted", *columns])
+        for number, video in enumerate(videos):
+            if video.name not in truth:
+                continue
+            cells = [
+                cell
+                for judgement in judgements.values()
+                for cell in (float(judgement.score_V[number]), _say(judgement.called_V[number]))
+            ]
+            writer.writerow([video.name, video.group, _say(truth[video.name]), *cells])
+
+
+def _say(is_true: bool) -> str:
+    return "yes" if is_true else "no"
 
 
 def _write_verdicts(path: Path, detector: Detector, judgement: Judgement) -> None:

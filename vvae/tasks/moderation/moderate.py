@@ -15,7 +15,14 @@ from vvae.measure.pca import fit_frame_pca, middle_frames, project_frames
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.detection import auroc, average_precision, measure_alarms, measure_calibration
 from vvae.metrics.intervals import Units, compare_resamples, resample_auroc
-from vvae.tasks.moderation.answer import Judgement, estimate_intervals, judge, write_answer
+from vvae.tasks.moderation.answer import (
+    SCORES_TABLE,
+    Judgement,
+    estimate_intervals,
+    judge,
+    write_answer,
+    write_scores,
+)
 from vvae.tasks.moderation.detector import (
     DETECTOR_FILE,
     Detector,
@@ -142,7 +149,13 @@ def moderate(question: Question, marks: Marks) -> Result:
         compared = describe_units(len(units.index_V), units)
         if comparison is not None:
             compared += (describe_rival(comparison, advise(question, "actions")),)
-        rows |= _measure_all_wanted(question, methods["vae"], marks, truth, units)
+        judgements = {name: judgement for name, (_, judgement) in outcomes.items()}
+        if marks.left_out:
+            name = "vae_all_wanted"
+            rows[name], judgements[name] = _mark_all_wanted(
+                question, methods["vae"], marks, truth, units
+            )
+        write_scores(question.folder / SCORES_TABLE, judgements, truth)
     fit, judgement = outcomes["vae"]
     save_detector(question.folder / DETECTOR_FILE, fit.detector)
     write_marks(question.folder / MARKS_FILE, learned, marks)
@@ -161,7 +174,12 @@ def moderate(question: Question, marks: Marks) -> Result:
             "held_out_marks": _describe_fit(fit, learned, marks),
         },
         notes=(*compared, *_note_marks(train, learned, truth, marks), *result.notes),
-        files=(DETECTOR_FILE, MARKS_FILE, *result.files),
+        files=(
+            DETECTOR_FILE,
+            MARKS_FILE,
+            *([SCORES_TABLE] if truth else []),
+            *result.files,
+        ),
     )
 
 
@@ -251,12 +269,10 @@ def _compare_with_rival(
     return Comparison(*names, "auroc", values, compare_resamples(units, values, tuple(resampled)))
 
 
-def _measure_all_wanted(
+def _mark_all_wanted(
     question: Question, method: _Method, marks: Marks, truth: Mapping[str, bool], units: Units
-) -> dict[str, dict[str, Metric]]:
-    """Returns a row for the model with every wanted training video marked, if there are more."""
-    if not marks.left_out:
-        return {}
+) -> tuple[dict[str, Metric], Judgement]:
+    """Measures the model with every wanted training video marked."""
     train, clips = _drop_empty(question.train), _drop_empty(question.clips)
     marks = dataclasses.replace(
         marks,
@@ -268,7 +284,7 @@ def _measure_all_wanted(
     fit, judgement = _apply_method(method, learned, clips, marks, question.settings)
     chosen = f"logistic regression, C={fit.regularization:g} by held-out groups"
     card = _describe(question, learned, marks, truth) | {METHOD: f"{method.text}; {chosen}"}
-    return {"vae_all_wanted": _measure(fit.detector, judgement, truth, card, units)}
+    return _measure(fit.detector, judgement, truth, card, units), judgement
 
 
 def apply_detector(question: Question, detector: Detector) -> Result:
