@@ -13,7 +13,7 @@ import pytest
 from compiling import xla_flags
 
 from benchmarks import equal_psnr, origin, resampling, scoreboard, summary, tables
-from benchmarks.boards import gestures, moderation, ped2, performers
+from benchmarks.boards import clusters, gestures, moderation, ped2, performers
 from benchmarks.results import Board, Measurement, read_board, summarize, write_board
 
 BOARD = Board("toy", "What is measured.", "toys", ("a",), ("top1", "top5"))
@@ -159,6 +159,16 @@ def test_hits_of_performers_come_from_the_kept_predictions(tmp_path):
         "vae/linear": {"p1": (0.0, 1), "p2": (2.0, 2)},
         "cnn": {"p1": (1.0, 1), "p2": (1.0, 2)},
     }
+
+
+def test_hits_of_clusters_are_those_of_the_best_matching(tmp_path):
+    path = tmp_path / "cluster.csv"
+    path.write_text(
+        "path,label,group,split,mixture_prior\n"
+        "a.mp4,run,p2,test,1\nb.mp4,walk,p1,test,0\nc.mp4,walk,p2,test,0\nd.mp4,run,p1,test,0\n"
+    )
+    found = clusters.count_hits(path)
+    assert found == {"mixture_prior": {"p1": (1.0, 2), "p2": (2.0, 2)}}
 
 
 def test_detectors_of_all_actions_are_averaged_from_the_kept_scores(tmp_path):

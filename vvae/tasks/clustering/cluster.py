@@ -367,9 +367,9 @@ def _note_labels(train_label_V: np.ndarray, test_label_V: np.ndarray) -> list[st
 
 
 def _write_assignments(path, groupings: Mapping[str, Grouping], clips: Clips, split: str) -> None:
-    """Writes path, label and split of each measured video, and its cluster by every method."""
+    """Writes path, label, group, split and the cluster by every method of each measured video."""
     with open_csv(path) as writer:
-        writer.writerow(["path", "label", "split", *groupings])
+        writer.writerow(["path", "label", "group", "split", *groupings])
         for v, video in enumerate(clips.videos):
             own = [int(grouping.test_V[v]) for grouping in groupings.values()]
-            writer.writerow([video.name, video.label or "", split, *own])
+            writer.writerow([video.name, video.label or "", video.group, split, *own])
