@@ -181,12 +181,21 @@ def _format_intervals(row: dict) -> list[str]:
     """Returns the interval of the first column over units, and that of the headline's gain."""
     own, gain = row.get("interval"), row.get("headline_gain")
     return [
-        f"[{own['low']:.{_DIGITS}f}, {own['high']:.{_DIGITS}f}]" if own else "",
-        f"{gain['mean']:.{_DIGITS}f} [{gain['low']:.{_DIGITS}f}, {gain['high']:.{_DIGITS}f}], "
-        f"p = {gain['p']:.{_DIGITS}f}"
+        format_interval(own) if own else "",
+        f"{gain['mean']:.{_DIGITS}f} {format_interval(gain)}, {_format_p_value(gain['p'])}"
         if gain
         else "",
     ]
+
+
+def format_interval(interval: dict) -> str:
+    """Returns the ends of an interval, `[low, high]`."""
+    return f"[{interval['low']:.{_DIGITS}f}, {interval['high']:.{_DIGITS}f}]"
+
+
+def _format_p_value(p: float) -> str:
+    least = 10**-_DIGITS
+    return f"p < {least}" if p < least else f"p = {p:.{_DIGITS}f}"
 
 
 def format_metric(metric: dict | None) -> str:

@@ -308,10 +308,27 @@ def test_a_value_and_a_summary_come_from_the_files(tmp_path):
     assert tables.fill_marks(text, tmp_path, "page") == filled
     with pytest.raises(ValueError, match="toy has no value c top1"):
         tables.fill_marks("<!-- value toy c top1 --><!-- end -->", tmp_path, "page")
-    row = summary.format_row(summary.Row("Toys", "Top-1", "toy", "top1", "toys"), tmp_path)
+    row = summary.format_row(summary.Row("Toys", "Top-1", "toy"), tmp_path)
     assert (
-        row == "| Toys | Top-1 | `a` 0.500 ± 0.354 | `b\\|x` 0.900 | [toys](docs/results/toys.md) |"
+        row == "| Toys | Top-1 | `a` 0.500 ± 0.354 | `b\\|x` 0.900 | [toy](docs/results/toy.md) |"
     )
+
+
+def test_a_summary_shows_intervals_over_units_where_they_are_known(tmp_path):
+    hits = {f"p{n}": (float(n % 2), 1) for n in range(8)}
+    rows = [
+        Measurement("a", "vae", {"top1": 0.5, "top5": 1.0}, hits=hits),
+        Measurement(
+            "b", "baseline", {"top1": 0.0, "top5": 1.0}, hits=dict.fromkeys(hits, (0.0, 1))
+        ),
+    ]
+    content = summarize(BOARD, [(0, row) for row in rows], "")
+    write_board(tmp_path / "toy.json", content)
+    row = summary.format_row(summary.Row("Toys", "Top-1", "toy"), tmp_path)
+    low, high = (content["rows"][0]["interval"][end] for end in ("low", "high"))
+    assert 0.0 < low < 0.5 < high < 1.0
+    assert f"`a` 0.500 [{low:.3f}, {high:.3f}] | `b` 0.000 [0.000, 0.000] |" in row
+    assert "p = 0.125 |" in tables.format_board(content)  # 2 of the 16 patterns of four differences
 
 
 def test_bits_at_equal_psnr_come_from_the_curves(tmp_path):
