@@ -62,7 +62,7 @@ def measure(request: Request) -> list[Measurement]:
     folder = request.folder / "digits-videos"
     write_folder(Path(request.data_path), folder)
     request = dataclasses.replace(request, data_path=str(folder))
-    arguments = ["--model.widths", "16", "32", "64", "64", "--evaluate.tasks", "density"]
+    arguments = ["default", "--model.widths", "16", "32", "64", "64", "--evaluate.tasks", "density"]
     for name, value in SETTINGS.items():
         arguments += [f"--{name}", str(value)]
     run = train(request, "digits", arguments)
