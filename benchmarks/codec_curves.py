@@ -5,12 +5,13 @@
 Codes every whole clip of the test split by itself at several rate factors, and compares the codecs
 by BD-rate for each video, with intervals over videos. Rates are real bytes, of the coded pictures
 (`rate`) and with the parameter sets (`total_rate`), in bits per pixel of a frame. PSNR is that of
-RGB, the mean over the frames of a video. Writes benchmarks/results/codec_curves.json. Takes a
-quarter of an hour on one core.
+RGB, the mean over the frames of a video. Writes benchmarks/results/codec_curves.json. Takes half an
+hour on one core; started again with the same --folder, it continues with the next codec.
 """
 
 import argparse
 import hashlib
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,9 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--clips", type=int, help="of the first clips only, to try it out")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs") / "codec_curves", help="for finished codecs"
+    )
     options = parser.parse_args()
     if options.clips is not None and options.out == RESULTS:
         parser.error("curves of a trial are not results: give --out with --clips")
@@ -47,9 +51,14 @@ def main() -> None:
     clips = keep_whole(build.open_data(config, options.data_path).splits[options.split])
     clips = clips.select(np.arange(len(clips))[: options.clips])
     video_NTHWC = clips.read(np.arange(len(clips)))
-    curves = {}
+    digest, curves = digest_clips(video_NTHWC), {}
     for name, codec in CODECS.items():
-        curves[name] = measure_codec(codec, video_NTHWC, clips.video_index_N)
+        key = hashlib.sha256(f"{digest} {codec}".encode()).hexdigest()[:16]
+        known = options.folder / f"{name}-{key}.json"
+        if not known.is_file():
+            points = measure_codec(codec, video_NTHWC, clips.video_index_N)
+            write_result(known, {"codec": describe(codec), "points": points})
+        curves[name] = json.loads(known.read_text())["points"]
         found = "; ".join(f"{p['rate']:.3f} {p['psnr']:.2f}" for p in curves[name])
         print(f"{name}: {found}", flush=True)
     rates = {
@@ -67,7 +76,7 @@ def main() -> None:
         )
     content = {
         "data": describe_clips(clips, options.split),
-        "digest": digest_clips(video_NTHWC),
+        "digest": digest,
         "videos": [video.name for video in clips.videos],
         "codecs": {name: describe(codec) for name, codec in CODECS.items()},
         "curves": curves,

@@ -47,14 +47,14 @@ CODECS = {
         "hevc",
         {**PSNR, "x265-params": _X265},
         BOTH_CHROMAS,
-        (17, 22, 27, 32, 37, 42, 47),
+        CRFS,
     ),
     "svt_av1": Codec(
         "libsvtav1",
         "libdav1d",
         {"preset": "1", "svtav1-params": "tune=1:lp=1"},
         ("yuv420p",),
-        (20, 30, 40, 50, 60, 70),
+        (20, 30, 40, 50, 57, 63),  # 63 is the coarsest that there is
     ),
 }
 
