@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from vvae import processes, runtime
-from vvae.commands.checks import check_evaluation, check_request
+from vvae.commands.checks import Videos, check_evaluation, check_request
 from vvae.tasks import options as opts
 from vvae.tasks.command_line import Evaluation, read_request
 
@@ -21,7 +21,7 @@ __all__ = ["evaluate_run", "main", "read_request"]
 def main(arguments: list[str]) -> int:
     """Reads the command line and runs the tasks. Returns the exit status."""
     request = read_request(arguments)
-    check_request(request)
+    videos = check_request(request)
     runtime.prepare_jax()
     match request:
         case opts.Check():
@@ -37,35 +37,41 @@ def main(arguments: list[str]) -> int:
         case opts.Decompress():
             decompress(request)
         case Evaluation():
-            evaluate(request)
+            evaluate(request, videos)
     return 0
 
 
 # --- tasks ---------------------------------------------------------------------------------------
 
 
-def evaluate(request: Evaluation) -> None:
-    """Runs tasks on a run or on published weights, in this process or in several."""
+def evaluate(request: Evaluation, videos: Videos) -> None:
+    """Runs tasks on a run or on published weights, in this process or in several.
+
+    Args:
+      request: the tasks.
+      videos: the listed videos of --data.path; None where they are not listed yet.
+    """
     common, reconstruct = request.common, request.tasks.get("reconstruct")
     if reconstruct is not None and reconstruct.pretrained is not None:
         from vvae.tasks.quality.published import reconstruct_published
 
-        reconstruct_published(reconstruct, common.data.path)
+        reconstruct_published(reconstruct, common.data.path, videos)
         return
     group = common.parallel.group()
     if group is not None:
         processes.connect(group)
-        processes.do_together(check_evaluation, request)
-    evaluate_run(common.workdir, request)
+        videos = processes.do_together(check_evaluation, request)
+    evaluate_run(common.workdir, request, videos)
 
 
-def evaluate_run(workdir: Path, request: Evaluation | None = None) -> None:
+def evaluate_run(workdir: Path, request: Evaluation | None = None, videos: Videos = None) -> None:
     """Runs tasks on the test split of a run, or on every video of another folder.
 
     Args:
       workdir: the run directory.
       request: the tasks. If it names none, those of the run's settings are run; of these, a task
         that the data do not allow, such as `classify` without labels, is left out with a note.
+      videos: the listed videos of the other folder; None where they are not listed yet.
 
     Raises:
       ValueError: if the run, the checkpoint or the data do not allow it.
@@ -77,7 +83,7 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None) -> None:
     request = request or Evaluation()
     run = open_run(workdir)
     data_path = request.common.data.path
-    with open_question(run, data_path, request.common.checkpoint) as question:
+    with open_question(run, data_path, request.common.checkpoint, videos=videos) as question:
         for task in request.tasks or run.config.evaluate.tasks:
             print(f"\n{task} ...", flush=True)
             started = time.perf_counter()

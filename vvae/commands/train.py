@@ -58,7 +58,7 @@ def train(request: Request):
     preview.print_objective(config)
 
     # --- Data
-    dataset = processes.do_together(preview.open_data, config)
+    dataset = processes.do_together(preview.open_data, config, request.videos)
     num_steps = start.count_steps(config.train, dataset)
     preview.print_epochs(config, model, num_steps)
 
