@@ -34,8 +34,12 @@ from vvae.run import Run, open_run
 from vvae.training.checkpoint import Checkpointer
 
 
-def find_videos(config: Config) -> Path:
+def find_videos(config: Config, progress=None) -> Path:
     """Returns the folder of the videos; writes the built-in data set where that is asked for.
+
+    Args:
+      config: the settings.
+      progress: called with (videos written, videos to write).
 
     Raises:
       ValueError: if the settings are for another data set and name no folder.
@@ -44,7 +48,7 @@ def find_videos(config: Config) -> Path:
         return Path(config.data.path)
     require_videos(config)
     folder = runtime.cache_folder() / "performers"
-    write_performers(folder, num_workers=count_workers(config))
+    write_performers(folder, num_workers=count_workers(config), progress=progress)
     return folder
 
 

@@ -76,6 +76,7 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None, videos: Video
     Raises:
       ValueError: if the run, the checkpoint or the data do not allow it.
     """
+    from vvae import progress
     from vvae.run import open_run
     from vvae.tasks.question import answer, open_question
     from vvae.tasks.result import publish
@@ -89,7 +90,8 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None, videos: Video
             started = time.perf_counter()
             options = request.tasks.get(task) or opts.find_options(task)()
             try:
-                result = answer(question, task, options)
+                with progress.stage(task, is_logged=False):  # a log gets the seconds below
+                    result = answer(question, task, options)
             except ValueError as error:
                 if request.tasks:
                     raise
@@ -112,9 +114,11 @@ def check(data_path: str) -> int:
     Returns:
       The exit status: 1 if no video can be read, otherwise 0.
     """
+    from vvae import progress
     from vvae.data.check import format_summary, summarize
 
-    summary = summarize(data_path, num_workers=os.cpu_count() or 1)
+    with progress.stage("videos read"):
+        summary = summarize(data_path, os.cpu_count() or 1, progress.show)
     print(format_summary(summary))
     return 0 if summary.num_frames else 1
 

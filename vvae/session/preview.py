@@ -131,7 +131,8 @@ def open_data(config: Config, videos: Sequence[Video] | None) -> Dataset:
     """
     if config.data.path is None and config.data.name == "performers":
         print("data: the built-in performers (written once, about 13 MB)", flush=True)
-    folder = build.find_videos(config)
+    with progress.stage("built-in videos written"):
+        folder = build.find_videos(config, progress.show)
     videos = list_videos(folder) if videos is None else videos
     print(f"data: {_describe_size(estimate_size(videos, build.clip_format(config)))}", flush=True)
     with progress.stage("videos decoded"):

@@ -90,7 +90,7 @@ class Question:
         """Returns the question with the training clips of the run, if it has none."""
         if "train" in self.dataset.splits:
             return self
-        known = build.open_data(self.run.config, self.run.record["data"]["path"])
+        known = _open_known(self.run)
         splits = {"train": known.splits["train"], **self.dataset.splits}
         return dataclasses.replace(self, dataset=dataclasses.replace(self.dataset, splits=splits))
 
@@ -149,7 +149,7 @@ def open_videos(
       The data set, and the name of the split to measure.
     """
     if data_path is None:
-        known = build.open_data(run.config, run.record["data"]["path"])
+        known = _open_known(run)
         _warn_of_other_data(run, known)
         return known, choose_split(known)
     with progress.stage("videos decoded"):
@@ -159,6 +159,12 @@ def open_videos(
     for line in describe_flaws(new):
         print(line)
     return new, UNSPLIT
+
+
+def _open_known(run: Run) -> Dataset:
+    """Opens the videos of a run; those that the cache has lost are decoded again."""
+    with progress.stage("videos decoded"):
+        return build.open_data(run.config, run.record["data"]["path"], progress.show)
 
 
 def _warn_of_other_data(run: Run, dataset: Dataset) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vvae import build
+from vvae import build, progress
 from vvae.config import Config, Data, Evaluate, Model, Train
 from vvae.data.dataset import Video, describe_flaws
 from vvae.pretrained.load import load_pretrained
@@ -41,7 +41,8 @@ def reconstruct_published(
         train=Train(batch_size=1),  # published networks are large
         evaluate=Evaluate(tasks=("reconstruct",)),
     )
-    dataset = build.open_data(config, data_path, videos=videos)
+    with progress.stage("videos decoded"):
+        dataset = build.open_data(config, data_path, progress.show, videos=videos)
     for line in describe_flaws(dataset):
         print(line)
     size = config.data.height, config.data.width
@@ -53,5 +54,7 @@ def reconstruct_published(
         split=choose_split(dataset),
         folder=answer_folder.open_folder(options.pretrained / "eval", data_path),
     )
-    publish(reconstruct.answer(question, options), question.folder)
+    with progress.stage("reconstruct"):
+        result = reconstruct.answer(question, options)
+    publish(result, question.folder)
     print(f"\npictures, videos and JSON files: {question.folder}")
