@@ -17,7 +17,7 @@ from vvae.files import replacing
 from vvae.video.errors import VideoError, first_line
 from vvae.video.frames import SQUARE
 
-# From SSE on, the assembly of x264 plans the quality of blocks with floats that it rounds in its own
+# From SSE on, the assembly of x264 plans the quality of blocks with floats that it rounds its own
 # way: 1 of the 1820 built-in videos gets other bytes (measured). MMX computes with integers: it
 # writes what plain C writes, in half the time.
 _ASSEMBLY = "MMX2" if platform.machine().lower() in ("x86_64", "amd64") else "0"
