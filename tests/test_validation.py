@@ -41,12 +41,10 @@ def dataset(brightness_folder, tmp_path_factory):
     return open_dataset(brightness_folder, clip_format, Decoding(Cache(cache, 2**28)))
 
 
-@pytest.mark.parametrize("kind", ["pmap", "mesh"])
-def test_a_validation_runs_the_programs_of_density_and_reconstruct(dataset, tmp_path, kind):
+def test_a_validation_runs_the_programs_of_density_and_reconstruct(dataset, tmp_path):
     """Each is compiled once for both; the scores are those of all devices together."""
-    model = MODEL.clone(latent_dim=3 if kind == "pmap" else 4)
-    params = draw_variables(model)
-    question = ask(model, params, dataset, tmp_path, batch_size=8, num_samples=2)
+    params = draw_variables(MODEL)
+    question = ask(MODEL, params, dataset, tmp_path, batch_size=8, num_samples=2)
     run = dataclasses.replace(question.run, record={"data": {"num_steps": 10}})
     state = init_state(params["params"], params["stats"], optax.sgd(0.1))
     compiled = []
@@ -57,8 +55,8 @@ def test_a_validation_runs_the_programs_of_density_and_reconstruct(dataset, tmp_
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        runner, notes = make_runner(kind, jax.devices()[:1]), Notes()
-        Validation(model, runner, dataset, run)(1, runner.place_state(state), notes)
+        runner, notes = make_runner("pmap", jax.devices()[:1]), Notes()
+        Validation(MODEL, runner, dataset, run)(1, runner.place_state(state), notes)
         density.answer(question, options.Density())
         reconstruct.answer(question, options.Reconstruct())
     finally:
@@ -67,9 +65,9 @@ def test_a_validation_runs_the_programs_of_density_and_reconstruct(dataset, tmp_
         assert len([found for found in compiled if name in found]) == 1, compiled
     assert (tmp_path / "validation" / "step_00000001.png").stat().st_size > 1000
 
-    runner, other = make_runner(kind), Notes()
+    runner, other = make_runner("pmap"), Notes()
     assert runner.num_devices == 8
-    Validation(model, runner, dataset, run)(1, runner.place_state(state), other)
+    Validation(MODEL, runner, dataset, run)(1, runner.place_state(state), other)
     assert other.scores.keys() == notes.scores.keys() == {(1, "validation")}
     for name, value in notes.scores[1, "validation"].items():
         np.testing.assert_allclose(value, other.scores[1, "validation"][name], rtol=1e-4, atol=1e-4)
