@@ -13,6 +13,8 @@ ROOT_PAGES = {
     "CHANGELOG.md": "changelog.md",
     "LICENSE": "license.md",
 }
+_INLINE_CODE = re.compile(r"<code>[^<]*</code>")
+_OPTION = re.compile(r"--[\w.-]+")
 _LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 
 
@@ -59,3 +61,11 @@ def on_page_markdown(markdown, page, config, files):
         return f"{match[1]}{posixpath.relpath(target, here or '.')}{match[3] or ''}{match[4]}"
 
     return _LINK.sub(replace, markdown)
+
+
+def on_page_content(html, page, config, files):
+    """Marks options in the text, which browsers would break after their hyphens."""
+    del page, config, files
+    return _INLINE_CODE.sub(
+        lambda code: _OPTION.sub(r'<span class="option">\g<0></span>', code[0]), html
+    )

@@ -254,7 +254,29 @@ def site(tmp_path_factory):
     return folder
 
 
-def test_the_pages_of_the_site_do_not_scroll_sideways(site, tmp_path):
+# Options in the text whose first and last character stand on different lines.
+BROKEN_OPTIONS = r"""
+[...document.querySelectorAll(".md-typeset code")].flatMap(code => {
+  const walker = document.createTreeWalker(code, NodeFilter.SHOW_TEXT), places = [];
+  let text = "";
+  while (walker.nextNode()) {
+    for (let i = 0; i < walker.currentNode.data.length; i++) {
+      const range = document.createRange();
+      range.setStart(walker.currentNode, i);
+      range.setEnd(walker.currentNode, i + 1);
+      places.push(range);
+    }
+    text += walker.currentNode.data;
+  }
+  const top = i => places[i].getBoundingClientRect().top;
+  return [...text.matchAll(/--\w[\w.-]*/g)]
+    .filter(m => Math.abs(top(m.index) - top(m.index + m[0].length - 1)) > 3)
+    .map(m => m[0]);
+})
+"""
+
+
+def test_the_pages_of_the_site_do_not_scroll_sideways_nor_break_options(site, tmp_path):
     path = find_browser()
     if path is None:
         pytest.skip("there is no Chromium")
@@ -265,6 +287,7 @@ def test_the_pages_of_the_site_do_not_scroll_sideways(site, tmp_path):
         for page in pages:
             for width in (390, 1280):
                 opened.open(page.as_uri(), width=width)
+                assert opened.evaluate(BROKEN_OPTIONS) == [], (page, width)
                 assert opened.evaluate("document.documentElement.scrollWidth") <= width, page
                 assert not [url for url in opened.list_requests() if url.startswith("http")], page
     finally:

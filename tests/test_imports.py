@@ -112,6 +112,7 @@ ALLOWED = {
         "build",
         "config",
         "run",
+        "progress",
         "data.dataset",
         "pretrained.load",
     ),

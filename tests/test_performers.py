@@ -152,7 +152,11 @@ def test_files_are_written_once_and_completely(tmp_path, monkeypatch):
     # Few performers keep the test short; everything else is as for users.
     few = {"train": (range(2), 1), "val": (range(2, 3), 1), "test": (range(3, 4), 1)}
     monkeypatch.setattr(performers, "SPLITS", few)
-    manifest = performers.write_performers(tmp_path / "data", num_workers=0)
+    shown = []
+    manifest = performers.write_performers(
+        tmp_path / "data", num_workers=0, progress=lambda *counts: shown.append(counts)
+    )
+    assert shown == [(20, 40), (40, 40)]
     with manifest.open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * len(ACTIONS)

@@ -3,6 +3,7 @@
 import io
 import itertools
 import sys
+import threading
 
 import pytest
 
@@ -54,3 +55,30 @@ def test_a_stage_that_fails_is_closed(capsys):
         list(progress.count((1 / 0 for _ in "a"), 1))
     assert progress._open == []
     assert list(progress.count("ab", 2)) == ["a", "b"]  # outside of any stage
+
+
+def test_the_seconds_of_a_stage_go_on_while_nothing_is_counted(monkeypatch):
+    monkeypatch.setattr(progress, "LIVE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_REDRAW_SECONDS", 0.001)
+    drawn = threading.Event()
+
+    class Watched(Terminal):
+        def write(self, text):
+            super().write(text)
+            if self.getvalue().count("compiling") > 2:  # the first is drawn at the start
+                drawn.set()
+
+    monkeypatch.setattr(sys, "stdout", Watched())
+    with progress.stage("compiling"):
+        assert drawn.wait(60)
+    assert sys.stdout.getvalue().endswith("\r\x1b[K")
+    shown = sys.stdout.getvalue()
+    with progress.stage("outer"), progress.stage("inner"):
+        pass
+    assert "outer" not in sys.stdout.getvalue().removeprefix(shown).partition("inner")[2]
+
+
+def test_a_stage_whose_seconds_are_printed_anyway_leaves_no_line(clock, capsys):
+    with progress.stage("reconstruct", is_logged=False):
+        progress.show(1, 2)
+    assert capsys.readouterr().out == ""

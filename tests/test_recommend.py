@@ -1,12 +1,17 @@
 """Which configuration is recommended for which videos."""
 
+import os
+import sys
+
 import numpy as np
 import pytest
 
+from vvae.commands import train
 from vvae.config_files import load_config_file
 from vvae.data.check import format_summary, summarize
 from vvae.data.listing import list_videos
 from vvae.data.recommend import recommend
+from vvae.session import preview
 
 
 def write(path, seed, num_frames=6, background=None):
@@ -93,3 +98,30 @@ def test_check_ends_with_the_command_and_the_reason(tmp_path):
 def test_there_is_no_advice_where_nothing_can_be_read(tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     assert "  advice " not in format_summary(summarize(tmp_path))
+
+
+def test_a_training_lists_its_folder_once(tmp_path):
+    """As often as `list_videos` alone looks into a folder of the videos."""
+    for label in ("dark", "light"):
+        (tmp_path / "videos" / label).mkdir(parents=True)
+        for number in range(4):
+            frames = np.full((6, 16, 16), 60 + 10 * number + 100 * (label == "light"), np.uint8)
+            np.save(tmp_path / "videos" / label / f"{number}.npy", frames)
+    watched, looks = os.path.join(tmp_path, "videos", "dark"), []
+
+    def note(event, arguments):  # a hook stays for good: it does nothing once `looks` is None
+        if looks is not None and event == "os.scandir" and arguments[0] == watched:
+            looks.append(event)
+
+    sys.addaudithook(note)
+    list_videos(tmp_path / "videos")
+    once = len(looks)
+    looks.clear()
+    words = ["--data.path", str(tmp_path / "videos"), "--data.cache_dir", str(tmp_path / "cache")]
+    words += ["--data.view", "gray", "--data.workers", "0", "--workdir", str(tmp_path / "run")]
+    request = train.read_request(words)
+    dataset = preview.open_data(request.config, request.videos)
+    found, looks = len(looks), None
+    assert request.note.startswith("settings: actions")
+    assert len(dataset.splits["train"].videos)
+    assert found == once

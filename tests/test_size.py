@@ -4,6 +4,7 @@ import numpy as np
 
 from vvae import video
 from vvae.data.dataset import Cache, Decoding, open_unsplit
+from vvae.data.listing import list_videos
 from vvae.data.sampling import ClipFormat, Sampling
 from vvae.data.size import estimate_size
 
@@ -21,7 +22,7 @@ def test_estimate_equals_the_size_in_the_cache(tmp_path):
     write_folder(folder)
     for sampling in (Sampling(4), Sampling(4, frame_stride=2), Sampling(4, mode="whole")):
         clip_format = ClipFormat("rgb", 8, 8, sampling)
-        size = estimate_size(folder, clip_format)
+        size = estimate_size(list_videos(folder), clip_format)
         dataset = open_unsplit(
             folder, clip_format, Decoding(Cache(tmp_path / "cache", 10**9)), class_names=()
         )
@@ -33,7 +34,7 @@ def test_estimate_equals_the_size_in_the_cache(tmp_path):
 
 def test_files_without_a_stated_length_are_counted_without_an_estimate(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
-    size = estimate_size(tmp_path, ClipFormat("gray", 8, 8, Sampling(4)))
+    size = estimate_size(list_videos(tmp_path), ClipFormat("gray", 8, 8, Sampling(4)))
     assert (size.num_videos, size.file_bytes, size.decoded_bytes) == (1, 8, None)
 
 

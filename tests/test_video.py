@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from vvae import video
+from vvae.data.performers import render_clip
 from vvae.video import VideoError
 
 
@@ -91,6 +92,20 @@ def test_short_videos_are_written_together_as_each_alone(tmp_path):
     with pytest.raises(video.VideoError, match=r"e\.txt"):
         video.write_short_videos({tmp_path / "e.txt": clips["a.mp4"]}, 12)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "alone", "b.mkv", "c.mp4"]
+
+
+@pytest.mark.parametrize("clip", [("wave", 18, 1), ("walk", 0, 0)])
+def test_files_are_those_of_an_encoder_without_assembly(tmp_path, clip):
+    """The first clip is one that x264's SSE2 writes differently."""
+    frames, _ = render_clip(*clip)
+    video.write_video(tmp_path / "a.mp4", frames, fps=10)
+    (tmp_path / "a.raw").write_bytes(frames.tobytes())
+    source = "-f rawvideo -pix_fmt rgb24 -s 64x64 -r 10 -i"
+    options = "-c:v libx264 -pix_fmt yuv420p -crf 18 -preset veryfast -x264-params"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *source.split()]
+    command += [str(tmp_path / "a.raw"), *options.split(), "asm=0:threads=1"]
+    subprocess.run([*command, str(tmp_path / "b.mp4")], check=True)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
 def test_a_failed_write_leaves_no_file(tmp_path):

@@ -34,8 +34,12 @@ from vvae.run import Run, open_run
 from vvae.training.checkpoint import Checkpointer
 
 
-def find_videos(config: Config) -> Path:
+def find_videos(config: Config, progress=None) -> Path:
     """Returns the folder of the videos; writes the built-in data set where that is asked for.
+
+    Args:
+      config: the settings.
+      progress: called with (videos written, videos to write).
 
     Raises:
       ValueError: if the settings are for another data set and name no folder.
@@ -44,7 +48,7 @@ def find_videos(config: Config) -> Path:
         return Path(config.data.path)
     require_videos(config)
     folder = runtime.cache_folder() / "performers"
-    write_performers(folder, num_workers=count_workers(config))
+    write_performers(folder, num_workers=count_workers(config), progress=progress)
     return folder
 
 
@@ -53,18 +57,26 @@ def count_workers(config: Config) -> int:
     return os.cpu_count() or 1 if config.data.workers is None else config.data.workers
 
 
-def open_data(config: Config, folder, progress=None) -> Dataset:
+def open_data(config: Config, folder, progress=None, *, videos=None) -> Dataset:
     """Opens the training, validation and test clips of a folder.
+
+    Args:
+      config: the settings.
+      folder: of the videos.
+      progress: called with (videos decoded, videos to decode).
+      videos: what `vvae.data.listing.list_videos` has returned for the folder, if it was asked.
 
     Raises:
       ValueError: if the data are invalid (`open_dataset`), or hold the folder of decoded clips.
     """
     refuse_listed(_cache_folder(config), folder)
-    return open_dataset(folder, clip_format(config), find_decoding(config), progress=progress)
+    return open_dataset(
+        folder, clip_format(config), find_decoding(config), progress=progress, videos=videos
+    )
 
 
-def open_new_data(config: Config, folder, class_names, progress=None) -> Dataset:
-    """Opens every video of a folder as one split, for a trained model. Raises as `open_data`."""
+def open_new_data(config: Config, folder, class_names, progress=None, *, videos=None) -> Dataset:
+    """Opens every video of a folder as one split, for a trained model; otherwise as `open_data`."""
     refuse_listed(_cache_folder(config), folder)
     return open_unsplit(
         folder,
@@ -72,6 +84,7 @@ def open_new_data(config: Config, folder, class_names, progress=None) -> Dataset
         find_decoding(config),
         class_names=class_names,
         progress=progress,
+        videos=videos,
     )
 
 

@@ -1,12 +1,13 @@
 """Shows what a long computation is at: on a terminal a line that changes, in a log one at the end.
 
 `stage` names a part of the work, and `count` counts inside the innermost stage. Fast stages print
-nothing.
+nothing. On a terminal the seconds go on while nothing is counted, such as in a compiler.
 """
 
 import contextlib
 import dataclasses
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -39,19 +40,48 @@ class _Stage:
 
 
 _open: list[_Stage] = []
+_drawing = threading.Lock()
 
 
 @contextlib.contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Names what is computed meanwhile. Stages can be nested; the innermost one is shown."""
+def stage(name: str, *, is_logged: bool = True) -> Iterator[None]:
+    """Names what is computed meanwhile. Stages can be nested; the innermost one is shown.
+
+    Args:
+      name: of the stage.
+      is_logged: whether it leaves a line in a log if it was long.
+    """
     own = _Stage(name, time.monotonic())
     _open.append(own)
     try:
-        _draw(own)
-        yield
+        with _keep_drawing(own):
+            yield
     finally:
         _open.remove(own)
-        _finish(own)
+        _finish(own, is_logged)
+
+
+@contextlib.contextmanager
+def _keep_drawing(own: _Stage) -> Iterator[None]:
+    """Draws a stage twice a second on a terminal, while it is the innermost one."""
+    _draw(own)
+    if not _is_terminal():
+        yield
+        return
+    ended = threading.Event()
+
+    def draw() -> None:
+        while not ended.wait(_REDRAW_SECONDS):
+            if _open[-1:] == [own]:
+                _draw(own)
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def show(done: int, total: int) -> None:
@@ -81,18 +111,21 @@ def track(name: str, items: Sequence[T]) -> Iterator[T]:
 
 def _draw(own: _Stage) -> None:
     now = time.monotonic()
-    if not _is_terminal() or now - own.started < LIVE_SECONDS or now - own.drawn < _REDRAW_SECONDS:
+    if not _is_terminal():
         return
-    own.drawn = now
-    print(f"{_ERASE}{own.describe(now)}", end="", flush=True)
+    with _drawing:
+        if now - own.started < LIVE_SECONDS or now - own.drawn < _REDRAW_SECONDS:
+            return
+        own.drawn = now
+        print(f"{_ERASE}{own.describe(now)}", end="", flush=True)
 
 
-def _finish(own: _Stage) -> None:
+def _finish(own: _Stage, is_logged: bool) -> None:
     now = time.monotonic()
     if _is_terminal():
         if own.drawn:
             print(_ERASE, end="", flush=True)
-    elif now - own.started > LOG_SECONDS and processes.is_first():
+    elif is_logged and now - own.started > LOG_SECONDS and processes.is_first():
         print(own.describe(now), flush=True)
 
 

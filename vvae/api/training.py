@@ -48,7 +48,7 @@ def start_params(model: Model, clips_NTHWC: np.ndarray, seed: int = 0) -> Params
     Raises:
       ValueError: if the clips are not uint8 [N, T, H, W, C] or do not vary.
     """
-    params = jax.jit(functools.partial(init_variables, model))(jax.random.key(seed))
+    params = init_variables(model, jax.random.key(seed))
     start = getattr(model, "start", None)
     if start is None:
         return params

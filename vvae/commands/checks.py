@@ -5,7 +5,7 @@ What reads videos imports NumPy, and is imported where it is called: a report is
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vvae import extras
 from vvae.config import Config, require_videos
@@ -15,6 +15,11 @@ from vvae.run import open_run
 from vvae.task_table import TASKS
 from vvae.tasks import options as opts
 from vvae.tasks.command_line import Evaluation
+
+if TYPE_CHECKING:
+    from vvae.data.listing import Video
+
+Videos: TypeAlias = "tuple[Video, ...] | None"
 
 
 def check_settings_alone(config: Config, workdir: Path) -> None:
@@ -28,12 +33,8 @@ def check_settings_alone(config: Config, workdir: Path) -> None:
     check_task_packages(config.evaluate.tasks)
 
 
-def check_sources(config: Config, init_from: str | None) -> None:
-    """Raises ValueError if there are no videos, or nothing at --init_from."""
-    from vvae.data.listing import list_videos
-
-    if config.data.path is not None:
-        list_videos(config.data.path)
+def check_init_from(init_from: str | None) -> None:
+    """Raises ValueError if there is nothing at --init_from."""
     if init_from is not None and not Path(init_from).exists():
         raise ValueError(
             f"--init_from {init_from} is not a run directory and holds no published weights: "
@@ -61,45 +62,53 @@ def check_task_packages(tasks: Iterable[str]) -> None:
             extras.locate_extra(package, extra=task, purpose=f"the task {task}")
 
 
-def check_request(request: Any) -> None:
+def check_request(request: Any) -> Videos:
     """Raises ValueError for tasks or a command that cannot begin.
 
     Several processes call `check_evaluation` once they are connected, so that all are told.
 
     Args:
       request: as `vvae.tasks.command_line.read_request` returns it.
+
+    Returns:
+      The listed videos of --data.path, if a task reads them.
     """
     match request:
         case Evaluation(tasks={"reconstruct": opts.Reconstruct(pretrained=Path() as weights)}):
-            _check_videos(weights / "eval", request.common.data.path)
+            videos = _check_videos(weights / "eval", request.common.data.path)
             find_folder(weights)
+            return videos
         case Evaluation(common=common) if common.parallel.coordinator is None:
-            check_evaluation(request)
+            return check_evaluation(request)
         case opts.Compress() | opts.Decompress():
             extras.locate_extra("constriction", "coding", "the range coder of latents")
             open_run(request.workdir)
             _require_file(request.files[0])
         case opts.Export():
             open_run(request.workdir)
+    return None
 
 
-def check_evaluation(request: Evaluation) -> None:
-    """Raises ValueError for tasks that the run, the videos or the packages do not allow."""
+def check_evaluation(request: Evaluation) -> Videos:
+    """Raises ValueError for tasks that the run, the videos or the packages do not allow.
+
+    Returns the listed videos of --data.path, if it is given.
+    """
     path, workdir = request.common.data.path, request.common.workdir
-    if path is not None:
-        _check_videos(workdir / "eval", path)
+    videos = None if path is None else _check_videos(workdir / "eval", path)
     config = open_run(workdir).config
     check_tasks(config, request.tasks)
     check_task_packages(request.tasks)
     check_packages(config)
+    return videos
 
 
-def _check_videos(written: Path, path: str) -> None:
-    """Raises ValueError if what is written would lie among the videos, or there are none."""
+def _check_videos(written: Path, path: str) -> Videos:
+    """Returns the videos; ValueError if there are none, or what is written would lie among them."""
     from vvae.data.listing import list_videos, refuse_listed
 
     refuse_listed(written, path)
-    list_videos(path)
+    return list_videos(path)
 
 
 def _require_file(path: Path) -> None:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from vvae import processes, runtime
-from vvae.commands.checks import check_evaluation, check_request
+from vvae.commands.checks import Videos, check_evaluation, check_request
 from vvae.tasks import options as opts
 from vvae.tasks.command_line import Evaluation, read_request
 
@@ -21,7 +21,7 @@ __all__ = ["evaluate_run", "main", "read_request"]
 def main(arguments: list[str]) -> int:
     """Reads the command line and runs the tasks. Returns the exit status."""
     request = read_request(arguments)
-    check_request(request)
+    videos = check_request(request)
     runtime.prepare_jax()
     match request:
         case opts.Check():
@@ -37,39 +37,46 @@ def main(arguments: list[str]) -> int:
         case opts.Decompress():
             decompress(request)
         case Evaluation():
-            evaluate(request)
+            evaluate(request, videos)
     return 0
 
 
 # --- tasks ---------------------------------------------------------------------------------------
 
 
-def evaluate(request: Evaluation) -> None:
-    """Runs tasks on a run or on published weights, in this process or in several."""
+def evaluate(request: Evaluation, videos: Videos) -> None:
+    """Runs tasks on a run or on published weights, in this process or in several.
+
+    Args:
+      request: the tasks.
+      videos: the listed videos of --data.path; None where they are not listed yet.
+    """
     common, reconstruct = request.common, request.tasks.get("reconstruct")
     if reconstruct is not None and reconstruct.pretrained is not None:
         from vvae.tasks.quality.published import reconstruct_published
 
-        reconstruct_published(reconstruct, common.data.path)
+        reconstruct_published(reconstruct, common.data.path, videos)
         return
     group = common.parallel.group()
     if group is not None:
         processes.connect(group)
-        processes.do_together(check_evaluation, request)
-    evaluate_run(common.workdir, request)
+        videos = processes.do_together(check_evaluation, request)
+    evaluate_run(common.workdir, request, videos)
 
 
-def evaluate_run(workdir: Path, request: Evaluation | None = None) -> None:
+def evaluate_run(workdir: Path, request: Evaluation | None = None, videos: Videos = None) -> None:
     """Runs tasks on the test split of a run, or on every video of another folder.
 
     Args:
       workdir: the run directory.
       request: the tasks. If it names none, those of the run's settings are run; of these, a task
         that the data do not allow, such as `classify` without labels, is left out with a note.
+      videos: the listed videos of the other folder; None where they are not listed yet.
 
     Raises:
       ValueError: if the run, the checkpoint or the data do not allow it.
     """
+    from vvae import progress
     from vvae.run import open_run
     from vvae.tasks.question import answer, open_question
     from vvae.tasks.result import publish
@@ -77,13 +84,14 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None) -> None:
     request = request or Evaluation()
     run = open_run(workdir)
     data_path = request.common.data.path
-    with open_question(run, data_path, request.common.checkpoint) as question:
+    with open_question(run, data_path, request.common.checkpoint, videos=videos) as question:
         for task in request.tasks or run.config.evaluate.tasks:
             print(f"\n{task} ...", flush=True)
             started = time.perf_counter()
             options = request.tasks.get(task) or opts.find_options(task)()
             try:
-                result = answer(question, task, options)
+                with progress.stage(task, is_logged=False):  # a log gets the seconds below
+                    result = answer(question, task, options)
             except ValueError as error:
                 if request.tasks:
                     raise
@@ -106,9 +114,11 @@ def check(data_path: str) -> int:
     Returns:
       The exit status: 1 if no video can be read, otherwise 0.
     """
+    from vvae import progress
     from vvae.data.check import format_summary, summarize
 
-    summary = summarize(data_path, num_workers=os.cpu_count() or 1)
+    with progress.stage("videos read"):
+        summary = summarize(data_path, os.cpu_count() or 1, progress.show)
     print(format_summary(summary))
     return 0 if summary.num_frames else 1
 

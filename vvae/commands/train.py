@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
 
 def train(request: Request):
     """Trains, or continues a training; returns its `Ending`."""
-    from vvae import build
+    from vvae import build, progress
     from vvae.run import is_run
     from vvae.session import preview, start, update
     from vvae.session.prior_fits import PriorFits
@@ -58,7 +58,7 @@ def train(request: Request):
     preview.print_objective(config)
 
     # --- Data
-    dataset = processes.do_together(preview.open_data, config)
+    dataset = processes.do_together(preview.open_data, config, request.videos)
     num_steps = start.count_steps(config.train, dataset)
     preview.print_epochs(config, model, num_steps)
 
@@ -92,7 +92,8 @@ def train(request: Request):
         shapes = runner.describe_state(abstract_state)
         cost = run_ahead(measure_step, step, shapes, batches.current)
         if state is None:
-            state = start.start_state(model, tx, dataset, config, request.init_from)
+            with progress.stage("parameters fitted to the data"):
+                state = start.start_state(model, tx, dataset, config, request.init_from)
         state = runner.place_state(state)
 
         # --- Loop

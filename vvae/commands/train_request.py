@@ -1,15 +1,17 @@
 """Reads the command line of a training, and refuses what cannot work, before jax is imported."""
 
+import functools
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vvae import cli, cli_help, processes
-from vvae.commands.checks import check_settings_alone, check_sources
+from vvae.commands.checks import check_init_from, check_settings_alone
 from vvae.config import Config
 from vvae.config_files import format_configs, load_config_file
-from vvae.data.listing import list_videos
+from vvae.data.listing import Video, list_videos
 from vvae.data.recommend import recommend
 from vvae.program import name_command
 from vvae.run import check_settings, is_run, open_run, refuse_foreign
@@ -49,6 +51,7 @@ class Request:
       init_from: a run, or published weights, to take the first parameters from.
       group: which of several processes this one is; None for one process.
       note: how the settings were chosen, where the command line does not name them.
+      videos: the listed videos of data.path; None where they are not listed yet.
     """
 
     config: Config
@@ -56,6 +59,7 @@ class Request:
     init_from: str | None = None
     group: processes.Group | None = None
     note: str | None = None
+    videos: tuple[Video, ...] | None = None
 
 
 def read_request(arguments: list[str]) -> Request:
@@ -76,7 +80,8 @@ def read_request(arguments: list[str]) -> Request:
         _print_help(load_config_file(name or "default"), is_whole=["--help_all"] in options)
         raise SystemExit(0)
     cli.check_options(options, parts)
-    defaults, note = _find_defaults(name, options)
+    list_once = functools.cache(list_videos)
+    defaults, note = _find_defaults(name, options, list_once)
     place, config = cli.parse_options(parts, options, defaults)
     group = place.parallel.group()
     if group is not None and place.workdir is None:
@@ -84,11 +89,13 @@ def read_request(arguments: list[str]) -> Request:
     workdir = place.workdir or Path("runs") / _name_run(config, options)
     refuse_foreign(workdir)
     check_settings_alone(config, workdir)
+    videos = None
     if group is None:  # several processes are all told what one of them lacks
-        check_sources(config, place.init_from)
+        check_init_from(place.init_from)
+        videos = None if config.data.path is None else list_once(config.data.path)
     if is_run(workdir):
         _check_run(workdir, config)
-    return Request(config, workdir, place.init_from, group, note)
+    return Request(config, workdir, place.init_from, group, note, videos)
 
 
 def _find_name(words: list[str]) -> str | None:
@@ -101,7 +108,9 @@ def _find_name(words: list[str]) -> str | None:
     return words[0] if words else None
 
 
-def _find_defaults(name: str | None, options: list[list[str]]) -> tuple[Config, str | None]:
+def _find_defaults(
+    name: str | None, options: list[list[str]], list_folder: Callable[[str], tuple[Video, ...]]
+) -> tuple[Config, str | None]:
     """Returns the settings that the options change, and how they were chosen if nothing says it."""
     if name is not None:
         return load_config_file(name), None
@@ -114,7 +123,7 @@ def _find_defaults(name: str | None, options: list[list[str]]) -> tuple[Config, 
     path = cli.find_value(options, "--data.path")
     if path in (None, "", "none", "None"):
         return load_config_file("default"), None
-    advice = recommend(list_videos(path))
+    advice = recommend(list_folder(path))
     note = (
         f"settings: {advice.config} ({advice.reason}); for others: {name_command('train')} "
         "CONFIG ..., --help lists them"

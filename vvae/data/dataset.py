@@ -117,6 +117,7 @@ def open_dataset(
     *,
     extra_splits: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
+    videos: Sequence[Video] | None = None,
 ) -> Dataset:
     """Opens the splits `train`, `val` and, if there is one, `test` of a data set.
 
@@ -127,13 +128,14 @@ def open_dataset(
       extra_splits: The names of further splits to open. Their labels count only if they are classes
         of the main splits.
       progress: A function that is called with (videos decoded, videos to decode).
+      videos: What `list_videos` has returned for the root; None to list it now.
 
     Raises:
       ValueError: If the folder cannot be listed or divided into splits, an extra split does not
         exist, a split has no usable clip, or the clips exceed the quota of the cache.
       VideoError: For the first broken video if `decoding.on_error` is "raise".
     """
-    listed = list_videos(root)
+    listed = list_videos(root) if videos is None else videos
     copies = find_copies(listed)
     divided = assign_splits(listed, copies)
     for split in extra_splits:
@@ -167,6 +169,7 @@ def open_unsplit(
     *,
     class_names: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    videos: Sequence[Video] | None = None,
 ) -> Dataset:
     """Opens every video of a folder as the single split `UNSPLIT`, whatever split it states.
 
@@ -181,13 +184,14 @@ def open_unsplit(
       class_names: The classes of a trained model; videos with other labels are counted in
         `Dataset.unknown_labels`. By default, the labels of these videos.
       progress: A function that is called with (videos decoded, videos to decode).
+      videos: What `list_videos` has returned for the root; None to list it now.
 
     Raises:
       ValueError: If the folder cannot be listed, no clip is usable, or the clips exceed the quota
         of the cache.
       VideoError: For the first broken video if `decoding.on_error` is "raise".
     """
-    videos = list_videos(root)
+    videos = list_videos(root) if videos is None else videos
     if class_names is None:
         class_names = list_class_names(videos)
     decoded = _decode(videos, clip_format, decoding, progress)

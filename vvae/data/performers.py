@@ -15,6 +15,7 @@ lamps change every pixel, so that change alone is uninformative.
 import csv
 import io
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +116,12 @@ def trace_joints(
     return names, np.stack([joints[name][:, :2] for name in names], axis=1)
 
 
-def write_performers(folder: str | os.PathLike, seed: int = 0, num_workers: int = 2) -> Path:
+def write_performers(
+    folder: str | os.PathLike,
+    seed: int = 0,
+    num_workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
     """Writes the data set as .mp4 files in one folder for each class, with a manifest.csv.
 
     The manifest is written last: if the folder has one of this version and seed, nothing is done.
@@ -124,6 +130,7 @@ def write_performers(folder: str | os.PathLike, seed: int = 0, num_workers: int 
       folder: The folder to write to; it is created if missing.
       seed: The seed of all randomness.
       num_workers: The number of processes that draw and encode; 0 does it in this process.
+      progress: A function that is called with (videos written, videos to write).
 
     Returns:
       The path of the manifest. Its columns are path, label, group (the performer) and split, and,
@@ -142,9 +149,13 @@ def write_performers(folder: str | os.PathLike, seed: int = 0, num_workers: int 
     for action in ACTIONS:
         (folder / action).mkdir(parents=True, exist_ok=True)
     jobs = [(folder, rows[start : start + _CHUNK]) for start in range(0, len(rows), _CHUNK)]
-    for _, lost in run_in_workers(_write_clips, jobs, num_workers):
+    num_written = 0
+    for job, lost in run_in_workers(_write_clips, jobs, num_workers):
         if lost is not None:  # the WorkerError of a worker that died
             raise lost
+        num_written += len(jobs[job][1])
+        if progress is not None:
+            progress(num_written, len(rows))
     write_text(manifest, text)
     return manifest
 

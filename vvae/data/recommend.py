@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vvae.data.listing import Video
-from vvae.video import VideoError, iterate_frames, read_stated_length
+from vvae.data.size import read_length
+from vvae.video import VideoError, iterate_frames
 
 # Videos of at most this many frames, 20 s of 30 frames/s, are seen as a whole.
 _SHORT = 600
@@ -83,7 +84,7 @@ def is_one_camera(videos: Sequence[Video]) -> bool:
 
 def _find_median_length(videos: Sequence[Video]) -> int | None:
     """Returns the median number of frames by headers; None if no header states it."""
-    lengths = [read_stated_length(video.path) for video in _spread(videos, _MAX_HEADERS)]
+    lengths = [read_length(video.path) for video in _spread(videos, _MAX_HEADERS)]
     known = [length for length in lengths if length is not None]
     return round(float(np.median(known))) if known else None
 

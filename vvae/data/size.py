@@ -1,10 +1,11 @@
 """Estimates the size of a data set from listings and headers, before anything is decoded."""
 
-import os
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vvae.data.cache import identify_file
-from vvae.data.listing import list_videos
+from vvae.data.listing import Video
 from vvae.data.sampling import ClipFormat
 from vvae.video import VideoError, read_stated_length
 
@@ -27,17 +28,14 @@ class DataSize:
     decoded_bytes: int | None
 
 
-def estimate_size(root: str | os.PathLike, clip_format: ClipFormat) -> DataSize:
+def estimate_size(videos: Sequence[Video], clip_format: ClipFormat) -> DataSize:
     """Estimates the size of a data set from up to 50 headers, spread over its videos.
 
     Args:
-      root: The folder of videos; see `list_videos`.
+      videos: The listed videos, one or more.
       clip_format: The view, size and sampling of the clips.
-
-    Raises:
-      ValueError: If the folder cannot be listed.
     """
-    paths = [video.path for video in list_videos(root)]
+    paths = [video.path for video in videos]
     file_bytes = sum(_measure(path) for path in paths)
     asked = paths[:: -(-len(paths) // _MAX_HEADERS)]
     counts = [n for path in asked if (n := _count_clips(path, clip_format)) is not None]
@@ -45,6 +43,20 @@ def estimate_size(root: str | os.PathLike, clip_format: ClipFormat) -> DataSize:
     if counts:
         decoded_bytes = round(sum(counts) / len(counts) * len(paths) * clip_format.clip_bytes)
     return DataSize(len(paths), file_bytes, decoded_bytes)
+
+
+def read_length(path: str) -> int | None:
+    """Returns the number of frames that a header states; None if unknown. Reads a file once."""
+    try:
+        return _read_length(path, identify_file(path))
+    except VideoError:
+        return None
+
+
+@functools.lru_cache(maxsize=2 * _MAX_HEADERS)
+def _read_length(path: str, identity: tuple[int, int]) -> int | None:
+    del identity  # a file that has changed is read again
+    return read_stated_length(path)
 
 
 def _measure(path: str) -> int:
@@ -59,7 +71,7 @@ def _count_clips(path: str, clip_format: ClipFormat) -> int | None:
     sampling = clip_format.sampling
     if sampling.mode == "whole":
         return 1
-    length = read_stated_length(path)
+    length = read_length(path)
     if length is None:
         return None
     kept = -(-length // sampling.frame_stride)

@@ -24,6 +24,7 @@ from vvae.metrics.frames import (
     psnr_from_mse,
     video_means,
 )
+from vvae.models import contract
 from vvae.objectives import lpips
 
 ERROR_SCALE = 64.0
@@ -49,6 +50,16 @@ LPIPS_METRICS = {
 CODES = "8-bit codes of the view; reconstructions clipped to [0, 255], not rounded"
 BY_VIDEO = "mean over the valid frames of a video, then over videos"
 WORST = "mean over the worst 5 % of all valid frames"
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def reconstruct_codes(model, params, video_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    """Decodes the posterior mean; compiled once for equal models and shapes.
+
+    Returns:
+      8-bit codes of the view, float, clipped and not rounded, [B, T, H, W, C].
+    """
+    return contract.to_codes(contract.reconstruct(model, params, video_BTHWC, mask_BT))
 
 
 @functools.partial(jax.jit, static_argnames="lpips_nets")

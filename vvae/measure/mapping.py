@@ -39,6 +39,12 @@ def map_clips(function: Callable[[dict[str, np.ndarray]], Any], clips: Clips, ba
     )
 
 
+def map_clips_here(function: Callable[[dict[str, np.ndarray]], Any], clips: Clips, batch_size: int):
+    """Applies a function to every clip as `map_clips` does, in this process alone."""
+    parts = [jax.device_get(function(batch)) for batch in eval_batches(clips, batch_size)]
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(clips)], *parts)
+
+
 def map_clips_on_all(function, clips: Clips, batch_size: int):
     """Applies a function that all devices of all processes compute together to every clip.
 

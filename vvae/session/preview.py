@@ -2,12 +2,14 @@
 
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 
 from vvae import build, progress
 from vvae.config import Config
 from vvae.data.dataset import Dataset, describe_flaws, find_label_problems
+from vvae.data.listing import Video, list_videos
 from vvae.data.size import DataSize, estimate_size
 from vvae.models.contract import init_variables
 from vvae.task_table import TASKS
@@ -115,20 +117,26 @@ def print_objective(config: Config) -> None:
     print(f"objective: {' + '.join(terms)}", flush=True)
 
 
-def open_data(config: Config) -> Dataset:
+def open_data(config: Config, videos: Sequence[Video] | None) -> Dataset:
     """Opens the clips that the model sees; prints what was found, broken and left out.
 
     The expected sizes, from listings and headers, are printed before anything is decoded.
+
+    Args:
+      config: the settings.
+      videos: the listed videos of data.path; None where they are not listed yet.
 
     Raises:
       ValueError: if there are no videos, or `classify` cannot learn their classes.
     """
     if config.data.path is None and config.data.name == "performers":
         print("data: the built-in performers (written once, about 13 MB)", flush=True)
-    folder = build.find_videos(config)
-    print(f"data: {_describe_size(estimate_size(folder, build.clip_format(config)))}", flush=True)
+    with progress.stage("built-in videos written"):
+        folder = build.find_videos(config, progress.show)
+    videos = list_videos(folder) if videos is None else videos
+    print(f"data: {_describe_size(estimate_size(videos, build.clip_format(config)))}", flush=True)
     with progress.stage("videos decoded"):
-        dataset = build.open_data(config, folder, progress.show)
+        dataset = build.open_data(config, folder, progress.show, videos=videos)
     for split, clips in dataset.splits.items():
         size = format_bytes(len(clips) * clips.clip_format.clip_bytes)
         print(f"data: {split}: {len(clips.videos)} videos, {len(clips)} clips, {size}")

@@ -174,10 +174,11 @@ def start_state(model, tx, dataset: Dataset, config: Config, init_from: str | No
 def make_state(model, tx, dataset: Dataset, config: Config) -> TrainState:
     """Returns a fresh state, standardised by the training clips."""
     key = jax.random.fold_in(jax.random.key(config.train.seed), _INITIALISATION_STREAM)
-    fresh = jax.jit(functools.partial(init_variables, model))(key)
+    fresh = init_variables(model, key)
     statistics = ClipStatistics(dataset.splits["train"], config.train.seed)
     started = model.start(fresh, statistics, config.objective.beta)
-    return init_state(started["params"], started["stats"], tx, _start_critic(config))
+    start = jax.jit(functools.partial(init_state, tx=tx))  # one program instead of one an array
+    return start(started["params"], started["stats"], critic=_start_critic(config))
 
 
 def _start_critic(config: Config) -> CriticState | None:

@@ -3,16 +3,16 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vvae import figures, processes
 from vvae.data.dataset import Dataset
 from vvae.measure import collapse
 from vvae.measure.examples import choose_examples, spread_evenly
-from vvae.measure.frames import compare_videos, write_comparison
+from vvae.measure.frames import compare_videos, reconstruct_codes, write_comparison
 from vvae.measure.levels import Level, collect_levels, measure_batch
-from vvae.measure.mapping import map_clips_on_all
-from vvae.models import contract
+from vvae.measure.mapping import map_clips, map_clips_here, map_clips_on_all
 from vvae.run import Run
 from vvae.session.watch import Report
 from vvae.training.log import read_metrics
@@ -39,15 +39,14 @@ class Validation:
         self._num_warmup = round(run.config.objective.kl_warmup * run.num_steps)
         self._seed = run.config.train.seed
         key = jax.random.fold_in(jax.random.key(self._seed), _VALIDATION_STREAM)
-        self._measure = runner.map_eval(functools.partial(measure_batch, model, key))
-        self._reconstruct = jax.jit(functools.partial(contract.reconstruct, model))
+        self._measure = functools.partial(measure_batch, model, key)
+        self._measure_on_all = runner.map_eval(self._measure)
 
     def __call__(self, step: int, state: TrainState, report: Report) -> dict[str, float]:
         """Returns the scores, which are logged too; warns where a level has collapsed."""
         params = variables(state, ema=True)
-        measured = map_clips_on_all(
-            lambda b: self._measure(params, b), self._clips, self._batch_size
-        )
+        shown = self._runner.fetch(params)
+        measured = self._measure_clips(params, shown)
         levels = collect_levels(self._model, measured, self._clips.mask_NT)
         scores = {"val_elbo": float(measured["elbo"].mean(dtype=np.float64))}
         for name, kl_N in measured["kl"].items():
@@ -61,10 +60,20 @@ class Validation:
         collapsed, verdict = collapse.describe_collapse(active, error, deviation)
         if collapsed and step > self._num_warmup:
             report.say(f"step {step}: {verdict}")
-        name, shown = f"step_{step:08d}.png", self._runner.fetch(params)
+        name = f"step_{step:08d}.png"
         if processes.is_first():
             figures.try_to_draw([name], lambda: self._draw(name, shown), report.say)
         return scores
+
+    def _measure_clips(self, params, host):
+        """Measures the clips on all devices; `host` holds the values of the placed `params`."""
+        if self._runner.num_devices > 1:
+            return map_clips_on_all(
+                lambda batch: self._measure_on_all(params, batch), self._clips, self._batch_size
+            )
+        # Arrays that are not placed on a mesh: the task `density` then runs the same program.
+        params = jax.tree.map(jnp.asarray, host)
+        return map_clips(lambda batch: self._measure(params, batch), self._clips, self._batch_size)
 
     def _score_level(self, name: str, level: Level) -> dict[str, float]:
         information, _ = collapse.estimate_mutual_information(
@@ -76,10 +85,15 @@ class Validation:
         }
 
     def _draw(self, name: str, params) -> None:
+        # The share of a device; on one device, the task `reconstruct` runs the same program.
+        batch_size = self._batch_size // self._runner.num_devices
+        codes = map_clips_here(
+            lambda b: reconstruct_codes(self._model, params, b["video"], b["mask"]),
+            self._shown,
+            batch_size,
+        )
         videos = self._shown.read(np.arange(len(self._shown)))
-        mean_video = self._reconstruct(params, videos, self._shown.mask_NT)
-        codes = np.rint(contract.to_codes(np.asarray(mean_video))).astype(np.uint8)
-        rows = compare_videos(self._shown.view, videos, codes)
+        rows = compare_videos(self._shown.view, videos, np.rint(codes).astype(np.uint8))
         write_comparison(self._folder / name, rows, self._shown)
 
 

@@ -120,7 +120,7 @@ class Report:
             self._log.cut_after(first_step)
         self._progress = Progress(first_step, run.num_steps, disable=not processes.is_first())
         self._frames_per_step = config.train.batch_size * config.data.num_frames
-        self._runner, self._schedule = runner, schedule
+        self._runner, self._schedule = runner, jax.jit(schedule)
         self._log_every = config.train.log_every
         self._pending = None
         self._clips, self._guard = clips, FiniteGuard(config.train.skip_nonfinite)

@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import flax.linen as nn
 from vvae import build, processes, progress
 from vvae.config import Evaluate
 from vvae.data.clips import Clips
-from vvae.data.dataset import UNSPLIT, Dataset, describe_flaws
+from vvae.data.dataset import UNSPLIT, Dataset, Video, describe_flaws
+from vvae.measure.pca import FramePCA, fit_frame_pca
 from vvae.models.contract import Params
 from vvae.run import Run
 from vvae.task_table import TASKS
@@ -70,6 +72,12 @@ class Question:
         """The settings of the tasks."""
         return self.run.config.evaluate
 
+    @functools.cached_property
+    def frame_pca(self) -> FramePCA:
+        """PCA of single training frames, of as many numbers as a frame is decoded from."""
+        num_frames = self.train.clip_format.clip_shape[0]
+        return fit_frame_pca(self.train, self.model.count_numbers(num_frames), self.seed)
+
     def find_fitted(self, name: str) -> Path:
         """Returns the path of a file that a task fitted to the run's own videos."""
         return self.run.workdir / "eval" / name
@@ -82,7 +90,7 @@ class Question:
         """Returns the question with the training clips of the run, if it has none."""
         if "train" in self.dataset.splits:
             return self
-        known = build.open_data(self.run.config, self.run.record["data"]["path"])
+        known = _open_known(self.run)
         splits = {"train": known.splits["train"], **self.dataset.splits}
         return dataclasses.replace(self, dataset=dataclasses.replace(self.dataset, splits=splits))
 
@@ -104,19 +112,22 @@ def answer(question: Question, task: str, options: TaskOptions) -> Result:
 
 
 @contextlib.contextmanager
-def open_question(run: Run, data_path: str | None, which: str | int) -> Iterator[Question]:
+def open_question(
+    run: Run, data_path: str | None, which: str | int, *, videos: Sequence[Video] | None = None
+) -> Iterator[Question]:
     """Opens the model of a run, the videos and the folder for the answers.
 
     Args:
       run: the run.
       data_path: a folder of other videos, which are all measured; None for the run's test split.
       which: the checkpoint: "best", "latest" or a step.
+      videos: the listed videos of that folder; None where they are not listed yet.
 
     Raises:
       ValueError: if the checkpoint or the data cannot be read.
     """
     model, params = build.load(run, which)
-    dataset, split = processes.do_together(lambda: open_videos(run, data_path))
+    dataset, split = processes.do_together(lambda: open_videos(run, data_path, videos))
     with _open_folder(run, data_path) as folder:
         yield Question(
             run=run,
@@ -129,21 +140,31 @@ def open_question(run: Run, data_path: str | None, which: str | int) -> Iterator
         )
 
 
-def open_videos(run: Run, data_path: str | None) -> tuple[Dataset, str]:
+def open_videos(
+    run: Run, data_path: str | None, videos: Sequence[Video] | None = None
+) -> tuple[Dataset, str]:
     """Opens the videos of a run, or new ones, and prints the flaws of the new ones.
 
     Returns:
       The data set, and the name of the split to measure.
     """
     if data_path is None:
-        known = build.open_data(run.config, run.record["data"]["path"])
+        known = _open_known(run)
         _warn_of_other_data(run, known)
         return known, choose_split(known)
     with progress.stage("videos decoded"):
-        new = build.open_new_data(run.config, data_path, run.class_names, progress.show)
+        new = build.open_new_data(
+            run.config, data_path, run.class_names, progress.show, videos=videos
+        )
     for line in describe_flaws(new):
         print(line)
     return new, UNSPLIT
+
+
+def _open_known(run: Run) -> Dataset:
+    """Opens the videos of a run; those that the cache has lost are decoded again."""
+    with progress.stage("videos decoded"):
+        return build.open_data(run.config, run.record["data"]["path"], progress.show)
 
 
 def _warn_of_other_data(run: Run, dataset: Dataset) -> None:

@@ -8,5 +8,5 @@ from vvae.models.sequential import SequentialVAE
 
 def randomize_params(model: SequentialVAE, params, seed: int):
     """Returns variables with fresh weights and the standardisation of `params`."""
-    fresh = jax.jit(lambda key: init_variables(model, key))(jax.random.key(seed))
+    fresh = init_variables(model, jax.random.key(seed))
     return {**fresh, "stats": params["stats"]}

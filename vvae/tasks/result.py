@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vvae import figures
+from vvae import figures, progress
 from vvae.data.clips import Clips
 from vvae.data.dataset import Dataset
 from vvae.files import write_json
@@ -95,12 +95,13 @@ def publish(result: Result, folder: str | os.PathLike) -> None:
     folder = Path(folder)
     write_result(result, folder)
     print(f"\n{format_result(result)}", flush=True)
-    failed = {
-        name
-        for picture in result.pictures
-        if not figures.try_to_draw(picture.names, functools.partial(picture.draw, folder))
-        for name in picture.names
-    }
+    with progress.stage(f"{result.task}: pictures", is_logged=False):
+        failed = {
+            name
+            for picture in progress.count(result.pictures, len(result.pictures))
+            if not figures.try_to_draw(picture.names, functools.partial(picture.draw, folder))
+            for name in picture.names
+        }
     if failed:
         files = tuple(name for name in result.files if name not in failed)
         write_result(dataclasses.replace(result, files=files), folder)

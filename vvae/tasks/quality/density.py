@@ -58,8 +58,9 @@ def answer(question: Question, options: Density) -> Result:
     question = question.cut_tiles()
     model, clips = question.model, question.clips
     key = jax.random.key(question.seed)
-    measure = jax.jit(functools.partial(measure_batch, model, key))
-    measured = map_clips(lambda batch: measure(question.params, batch), clips, question.batch_size)
+    measured = map_clips(
+        lambda batch: measure_batch(model, key, question.params, batch), clips, question.batch_size
+    )
     context = question.describe_data() | {
         "likelihood": LIKELIHOODS[model.likelihood],
         METHOD: "vae",

@@ -1,8 +1,10 @@
 """Reconstructions by published weights, which have no run directory."""
 
-from vvae import build
+from collections.abc import Sequence
+
+from vvae import build, progress
 from vvae.config import Config, Data, Evaluate, Model, Train
-from vvae.data.dataset import describe_flaws
+from vvae.data.dataset import Video, describe_flaws
 from vvae.pretrained.load import load_pretrained
 from vvae.run import Run
 from vvae.tasks import answer_folder
@@ -14,7 +16,9 @@ from vvae.tasks.result import publish
 CLIP = {"height": 256, "width": 256, "num_frames": 17}
 
 
-def reconstruct_published(options: Reconstruct, data_path: str) -> None:
+def reconstruct_published(
+    options: Reconstruct, data_path: str, videos: Sequence[Video] | None = None
+) -> None:
     """Reconstructs the videos of a folder with published weights.
 
     The test split is measured, or the validation split if there is none. The PCA baseline is fitted
@@ -24,6 +28,7 @@ def reconstruct_published(options: Reconstruct, data_path: str) -> None:
     Args:
       options: the folder of the weights, and the size of the clips.
       data_path: folder of videos.
+      videos: the listed videos of the folder; None where they are not listed yet.
 
     Raises:
       ValueError: if the weights or the data cannot be read.
@@ -36,7 +41,8 @@ def reconstruct_published(options: Reconstruct, data_path: str) -> None:
         train=Train(batch_size=1),  # published networks are large
         evaluate=Evaluate(tasks=("reconstruct",)),
     )
-    dataset = build.open_data(config, data_path)
+    with progress.stage("videos decoded"):
+        dataset = build.open_data(config, data_path, progress.show, videos=videos)
     for line in describe_flaws(dataset):
         print(line)
     size = config.data.height, config.data.width
@@ -48,5 +54,7 @@ def reconstruct_published(options: Reconstruct, data_path: str) -> None:
         split=choose_split(dataset),
         folder=answer_folder.open_folder(options.pretrained / "eval", data_path),
     )
-    publish(reconstruct.answer(question, options), question.folder)
+    with progress.stage("reconstruct"):
+        result = reconstruct.answer(question, options)
+    publish(result, question.folder)
     print(f"\npictures, videos and JSON files: {question.folder}")

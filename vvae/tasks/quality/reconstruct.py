@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from vvae import figures
@@ -13,12 +12,13 @@ from vvae.measure.examples import choose_examples, measure_fps
 from vvae.measure.frames import (
     compare_videos,
     mask_of,
+    reconstruct_codes,
     score_frames,
     summarize_frames,
     write_comparison,
 )
 from vvae.measure.mapping import map_clips
-from vvae.measure.pca import FramePCA, fit_frame_pca, reconstruct_frames
+from vvae.measure.pca import FramePCA, reconstruct_frames
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.frames import (
     SSIM_WINDOW,
@@ -26,7 +26,6 @@ from vvae.metrics.frames import (
     position_means,
     seam_index,
 )
-from vvae.models import contract
 from vvae.models.causal import CausalVideoVAE
 from vvae.tasks.options import Reconstruct
 from vvae.tasks.quality.psnr import add_intervals, average_psnr, compare_psnr
@@ -58,7 +57,7 @@ def answer(question: Question, options: Reconstruct) -> Result:
     del options  # `published` has turned them into a question already
     clips, model = question.clips, question.model
     num_numbers = model.count_numbers(clips.clip_format.clip_shape[0])
-    pca = fit_frame_pca(question.train, num_numbers, question.seed)
+    pca = question.frame_pca
     methods = {"vae": _make_decoder(question), **_baselines(pca)}
     scores = {
         name: _score_split(run, clips, question.batch_size, question.settings.lpips)
@@ -108,13 +107,10 @@ def answer(question: Question, options: Reconstruct) -> Result:
 
 
 def _make_decoder(question: Question) -> Callable:
-    """Returns batch -> float codes of the reconstructions; compiled once."""
-    decode = jax.jit(
-        lambda params, video, mask: contract.to_codes(
-            contract.reconstruct(question.model, params, video, mask)
-        )
+    """Returns batch -> float codes of the reconstructions."""
+    return lambda batch: reconstruct_codes(
+        question.model, question.params, batch["video"], batch["mask"]
     )
-    return lambda batch: decode(question.params, batch["video"], batch["mask"])
 
 
 def _baselines(pca: FramePCA) -> dict[str, Callable]:

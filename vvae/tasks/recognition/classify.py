@@ -11,7 +11,7 @@ import numpy as np
 
 from vvae import figures, progress
 from vvae.data.clips import NO_LABEL, Clips
-from vvae.measure.pca import FramePCA, fit_frame_pca, middle_frames, project_frames
+from vvae.measure.pca import FramePCA, middle_frames, project_frames
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.intervals import Units, compare_means
 from vvae.tasks import probe as probes
@@ -208,7 +208,7 @@ def _extract_features(
         what = "posterior means of the same network with random weights"
         extracted["random_encoder"] = encode(fresh, what)
     if "frame_pca" in baselines:
-        extracted["frame_pca"] = _extract_pca(model, train, test, seed)
+        extracted["frame_pca"] = _extract_pca(question.frame_pca, train, test)
     for name in baselines:
         if name in classical.FEATURES:
             extracted[name] = _extract_classical(name, train, test, seed)
@@ -435,8 +435,7 @@ def _describe_latents(what: str, pooling: str) -> str:
     return f"{what}{unit}, pooling {pooling}"
 
 
-def _extract_pca(model, train: Clips, test: Clips, seed: int) -> _Features:
-    pca = fit_frame_pca(train, model.latent_dim + model.clip_latent_dim, seed)
+def _extract_pca(pca: FramePCA, train: Clips, test: Clips) -> _Features:
     text = f"PCA of the middle frame of each clip, {len(pca.components_KD)} components"
     return _Features(*(_project_middle_frames(pca, clips) for clips in (train, test)), text)
 
