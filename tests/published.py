@@ -12,7 +12,13 @@ import numpy as np
 GOLDEN_FOLDER = Path(__file__).resolve().parent / "golden"
 GOLDEN = ("wan21", "wan22", "ltx", "ltx_noisy", "vidtok", "vidtok_fsq", "kl", "flux2")
 GOLDEN += ("tiny", "taef2", "taehv", "ltx2", "hunyuan", "hunyuan15", "cogvideox", "qwen21")
-GOLDEN += ("magvit", "dc")
+GOLDEN += ("magvit", "dc", "mochi", "cosmos", "vidtok_centred", "hunyuan_refiner")
+HALF = ("ltx_noisy", "ltx2", "hunyuan15", "wan22", "vidtok", "vidtok_fsq", "mochi", "cosmos")
+HALF += ("vidtok_centred", "hunyuan_refiner")
+"""Golden weights that are stored in 16 bits, with which all values were computed: the largest."""
+VIDEOS = {"vidtok_centred": (16, (8, 8)), "hunyuan_refiner": (3, (8, 8))}
+VIDEOS |= {"mochi": (9, (8, 8)), "cosmos": (9, (8, 8))}
+"""Frames and size of golden videos that are not of 9 frames of 16x16."""
 
 _WAN = {"base_dim": 4, "z_dim": 3, "num_res_blocks": 1}
 _WAN |= {"latents_mean": [0.1, -0.2, 0.3], "latents_std": [1.0, 2.0, 0.5]}
@@ -96,6 +102,30 @@ _HUNYUAN15 = {
     "temporal_compression_ratio": 2,
 }
 
+_MOCHI = {
+    "encoder_block_out_channels": (32, 32),
+    "decoder_block_out_channels": (32, 32),
+    "latent_channels": 3,
+    "layers_per_block": (1, 0, 0),
+    "temporal_expansions": (2,),
+    "spatial_expansions": (2,),
+    "add_attention_block": (True, False, False),
+    "latents_mean": (0.1, -0.2, 0.3),
+    "latents_std": (1.0, 2.0, 0.5),
+}
+
+_COSMOS = {
+    "latent_channels": 3,
+    "encoder_block_out_channels": (4, 4, 6, 4),
+    "decode_block_out_channels": (6, 4, 6, 4),
+    "num_layers": 1,
+    "patch_size": 2,
+    "spatial_compression_ratio": 4,
+    "temporal_compression_ratio": 4,
+    "latents_mean": tuple(0.1 * i for i in range(9)),
+    "latents_std": tuple(0.5 + 0.1 * i for i in range(9)),
+}
+
 _TAEHV = {"latent_channels": 3, "encoder_width": 3, "decoder_widths": (6, 4, 3, 3)}
 
 SETTINGS = {
@@ -120,6 +150,35 @@ SETTINGS = {
             "norm_num_groups": 2,
             "latent_channels": 2,
         },
+    ),
+    "mochi": ("AutoencoderKLMochi", _MOCHI),
+    "mochi_deep": (
+        "AutoencoderKLMochi",
+        _MOCHI
+        | {
+            "encoder_block_out_channels": (32, 32, 64, 64),
+            "decoder_block_out_channels": (32, 64, 32, 64),
+            "layers_per_block": (1, 0, 1, 2, 1),
+            "temporal_expansions": (1, 2, 3),
+            "spatial_expansions": (2, 2, 2),
+            "add_attention_block": (False, True, False, True, False),
+        },
+    ),
+    "cosmos": ("AutoencoderKLCosmos", _COSMOS),
+    "cosmos_blocks": (
+        "AutoencoderKLCosmos",
+        _COSMOS
+        | {
+            "patch_size": 4,
+            "spatial_compression_ratio": 8,
+            "temporal_compression_ratio": 4,
+            "latents_mean": None,
+            "latents_std": None,
+        },
+    ),
+    "cosmos_pixels": (
+        "AutoencoderKLCosmos",
+        _COSMOS | {"patch_type": "rearrange", "spatial_compression_ratio": 8},
     ),
     "dc": (
         "AutoencoderDC",
@@ -197,6 +256,21 @@ SETTINGS = {
             "upsample_match_channel": False,
         },
     ),
+    "hunyuan_refiner": (
+        "AutoencoderKLHunyuanImageRefiner",
+        _HUNYUAN15
+        | {"block_out_channels": (8, 8), "spatial_compression_ratio": 2}
+        | {"temporal_compression_ratio": 2},
+    ),
+    "hunyuan_refiner_plain": (
+        "AutoencoderKLHunyuanImageRefiner",
+        _HUNYUAN15
+        | {
+            "block_out_channels": (8, 8, 16),
+            "downsample_match_channel": False,
+            "upsample_match_channel": False,
+        },
+    ),
     "tiny": ("AutoencoderTiny", _TINY),
     "taef2": ("TAESD", {"width": 6, "latent_channels": 3}),
     "taehv": ("TAEHV", _TAEHV),
@@ -262,6 +336,13 @@ SETTINGS = {
         "AutoencoderVidTok",
         _VIDTOK | {"double_z": False, "regularizer": "fsq", "codebook_size": 8**3},
     ),
+    "vidtok_centred": ("AutoencoderVidTok", _VIDTOK | {"is_causal": False}),
+    "vidtok_centred_fsq": (
+        "AutoencoderVidTok",
+        _VIDTOK
+        | {"is_causal": False, "double_z": False, "regularizer": "fsq", "codebook_size": 8**3}
+        | {"ch": 6, "ch_mult": [1, 2], "tempo_ds": [0], "tempo_us": [1]},
+    ),
     "vidtok_time2": (
         "AutoencoderVidTok",
         _VIDTOK | {"ch": 6, "ch_mult": [1, 2], "tempo_ds": [0], "tempo_us": [1]},
@@ -312,6 +393,9 @@ RELEASES = {
     ),
     "CogVideoX": ("AutoencoderKLCogVideoX", {}),
     "EasyAnimate": ("AutoencoderKLMagvit", {}),
+    "Mochi 1": ("AutoencoderKLMochi", {}),
+    "Cosmos 1": ("AutoencoderKLCosmos", {}),
+    "Cosmos 1 of 8x16x16": ("AutoencoderKLCosmos", {"spatial_compression_ratio": 16}),
     "DC-AE": (
         "AutoencoderDC",
         {"encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3},
@@ -322,9 +406,11 @@ RELEASES = {
     "LTX-2": ("AutoencoderKLLTX2Video", {}),
     "HunyuanVideo": ("AutoencoderKLHunyuanVideo", {}),
     "HunyuanVideo 1.5": ("AutoencoderKLHunyuanVideo15", {}),
+    "HunyuanImage 2.1, refiner": ("AutoencoderKLHunyuanImageRefiner", {}),
     "Qwen-Image": ("AutoencoderKLQwenImage", {}),
     "Qwen-Image 2.1": ("AutoencoderKLQwenImage21", {}),
     "VidTok": ("AutoencoderVidTok", {}),
+    "VidTok that is not causal": ("AutoencoderVidTok", {"is_causal": False}),
     "LTX 0.9.0": ("AutoencoderKLLTXVideo", {}),
     "LTX 0.9.1": ("AutoencoderKLLTXVideo", _LTX_091),
     "LTX 0.9.5": (
@@ -431,6 +517,8 @@ def run_reference(model, x_BTHWC: np.ndarray) -> dict[str, np.ndarray]:
 def _decode(model, z_BCthw, x_BCTHW):
     """Returns the decoded video [B, C, T, H, W]."""
     kind = type(model).__name__
+    if kind == "AutoencoderKLMochi":
+        return _decode_as_its_authors(model, z_BCthw)
     if kind not in FRAMES_ALONE:
         decoded = model.decode(z_BCthw, *_list_timesteps(model, x_BCTHW))
         return getattr(decoded, "sample", decoded)
@@ -444,6 +532,23 @@ def _decode(model, z_BCthw, x_BCTHW):
         return _part_frames(model.decode(z, x_BCTHW.shape[2]).sample, x_BCTHW)
     decoded = model.decode(z)
     return _part_frames(getattr(decoded, "sample", decoded), x_BCTHW)
+
+
+def _decode_as_its_authors(model, z_BCthw):
+    """Drops surplus frames of a Mochi after every step, and not only at the end as diffusers does.
+
+    See DepthToSpaceTime in the authors' src/genmo/mochi_preview/vae/models.py.
+    """
+
+    def drop(block, _, outputs):
+        return outputs[0][:, :, block.temporal_expansion - 1 :], outputs[1]
+
+    hooks = [block.register_forward_hook(drop) for block in model.decoder.up_blocks]
+    try:
+        return model.decoder(z_BCthw)[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _pixel_shuffle(z_NCHW):
@@ -496,11 +601,13 @@ def _encode(model, x_BCTHW) -> dict:
 
     if type(model).__name__ in FRAMES_ALONE:
         return _encode_frames(model, x_BCTHW)
-    if type(model).__name__ == "AutoencoderVidTok":
+    if type(model).__name__ == "AutoencoderVidTok" and model.is_causal:
         # The model's own forward does this before it calls encode.
         first = x_BCTHW[:, :, :1].repeat((1, 1, model.temporal_compression_ratio - 1, 1, 1))
         x_BCTHW = torch.cat([first, x_BCTHW], dim=2)
     encoded = model.encode(x_BCTHW)
+    if type(model).__name__ == "AutoencoderKLCosmos":
+        return {"mean": encoded.latent_dist.mode()}
     if isinstance(encoded, tuple) or type(model).__name__ in OWN:
         return {"mean": encoded[0] if isinstance(encoded, tuple) else encoded}
     return {"mean": encoded.latent_dist.mean, "logvar": encoded.latent_dist.logvar}

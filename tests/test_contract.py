@@ -13,6 +13,7 @@ from vvae.inference import streaming, tiling
 from vvae.models import contract, sequential
 from vvae.models.sequential import SequentialVAE
 from vvae.objectives.elbo import elbo
+from vvae.pretrained.mochi import MochiVAE
 
 SHAPE_HWC = (8, 8, 2)
 
@@ -74,8 +75,10 @@ def test_8_bit_video_is_the_same_video(model_and_variables):
     model, variables = model_and_variables
     x = tiny_causal.make_video(3)
     scaled = x.astype(np.float32) / np.float32(127.5) - 1
+    # The sines of a Mochi turn 128 times per unit: they tell how pixels are rounded.
+    tolerance = 1e-3 if isinstance(model, MochiVAE) else 1e-4
     jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
+        functools.partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance),
         read_all(model, variables, x),
         read_all(model, variables, scaled),
     )

@@ -34,7 +34,13 @@ ALLOWED = {
     # Videos as clips; networks and their losses.
     "data": ("data", "extras", "files", "lazy", "program", "video"),
     "models": ("models", "distributions", "files", "runtime"),
-    "objectives": ("objectives", "distributions", "extras", "models.contract"),
+    "objectives": (
+        "objectives",
+        "distributions",
+        "extras",
+        "models.contract",
+        "models.haar",
+    ),
     "training": (
         "training",
         "objectives",

@@ -20,7 +20,11 @@ import own_torch
 import torch
 from conftest import SHARED_DATA
 from diffusers.models import attention_processor, embeddings, normalization
-from diffusers.models.autoencoders import autoencoder_vidtok
+from diffusers.models.autoencoders import (
+    autoencoder_kl_cosmos,
+    autoencoder_kl_mochi,
+    autoencoder_vidtok,
+)
 from published import (
     OWN,
     RELEASES,
@@ -41,9 +45,12 @@ torch.set_num_threads(1)
 TAEF2 = SHARED_DATA / "weights" / "taef2_encoder.pth"
 BUFFERS = ("latents_mean", "latents_std", "bn.running_mean", "bn.running_var")
 BUFFERS += ("bn.num_batches_tracked",)
+# Frames of whole latent frames, where 5 or 9 are not.
+WHOLE = {"taehv_patch": 9, "cogvideox": 9, "mochi_deep": 7}
+WHOLE |= {"vidtok_centred": 16, "vidtok_centred_fsq": 16}
 # Several lengths for one model, 9 frames for the others, and a single frame for Wan 2.2.
 LENGTHS = [("wan21", length) for length in (1, 5, 9, 13, 17, 21)]
-LENGTHS += [(name, 9) for name in SETTINGS if name != "wan21"] + [("wan22", 1)]
+LENGTHS += [(name, WHOLE.get(name, 9)) for name in SETTINGS if name != "wan21"] + [("wan22", 1)]
 
 
 @functools.cache
@@ -80,12 +87,15 @@ class _Float64Torch:
 def keep_float64(monkeypatch):
     """Keeps float64 in diffusers where it rounds to float32.
 
-    It does so before pixels are repeated or interpolated, in norms, and in the embedding of a
-    timestep.
+    It does so before pixels are repeated or interpolated, in norms, in the embedding of a timestep,
+    in the sines of pixels, and in the coefficients of wavelets.
     """
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    for module in (attention_processor, embeddings, normalization, autoencoder_vidtok):
+    rounding = (attention_processor, embeddings, normalization)
+    for module in (*rounding, autoencoder_vidtok, autoencoder_kl_mochi):
         monkeypatch.setattr(module, "torch", _Float64Torch())
+    wavelet = torch.full((2,), 0.5, dtype=torch.float64).sqrt()
+    monkeypatch.setitem(autoencoder_kl_cosmos._WAVELETS, "haar", wavelet)
 
 
 @contextlib.contextmanager
@@ -111,8 +121,7 @@ def test_float64_is_the_same(pair, keep_float64, name, length):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_float32_is_the_same(pair, name):
     reference, model, params = pair(name)
-    # Whole latent frames: those of taehv_patch have eight frames, and CogVideoX has 1 + 8 n.
-    x = make_video(9 if name in ("taehv_patch", "cogvideox") else 5, size=(32, 16))
+    x = make_video(WHOLE.get(name, 5), size=(32, 16))
     expected = run_reference(reference, x)
     # The norms of hunyuan_deep have groups of few numbers: the float32 gradient of diffusers is
     # 2e-4 standard deviations from its own in float64, and ours 1e-4.
@@ -136,6 +145,17 @@ def test_other_lengths_are_those_of_the_video_with_its_last_frame_repeated(pair,
     )
 
 
+def test_diffusers_decodes_other_first_frames_of_mochi_than_its_authors(pair):
+    """It drops surplus frames after the last step alone; ours are those of the authors' code."""
+    reference, model, params = pair("mochi_deep")
+    z = np.random.default_rng(0).normal(size=(1, 3, 2, 2, 3)).astype(np.float32)
+    y = np.asarray(contract.decode(model, params, z))
+    latents = torch.from_numpy(np.moveaxis(z, -1, 1).copy())
+    theirs = np.moveaxis(reference.decode(latents).sample.numpy(), 1, -1)
+    assert theirs.shape == y.shape == (1, 13, 16, 16, 3)
+    assert np.abs(theirs - y)[:, 0].max() > 0.1 * y.std()
+
+
 @pytest.mark.parametrize("name", [name for name, (kind, _) in SETTINGS.items() if kind not in OWN])
 def test_diffusers_loads_what_we_write(pair, name, tmp_path):
     reference, model, params = pair(name)
@@ -151,7 +171,7 @@ def test_diffusers_loads_what_we_write(pair, name, tmp_path):
     # alignments PyTorch chooses other kernels, which round differently.
     for tensor in (*again.parameters(), *again.buffers()):
         tensor.data = tensor.data.clone()
-    x = make_video(5)
+    x = make_video(WHOLE.get(name, 5))
     expected = run_reference(reference, x)
     assert_same(run_reference(again.eval().requires_grad_(False), x), expected, 0.0)
 

@@ -13,6 +13,7 @@ from published import GOLDEN, GOLDEN_FOLDER, assert_same, run_ours
 from safetensors.numpy import load_file, save_file
 
 import vvae
+from vvae.latents.encoder import make_encoder
 from vvae.models import contract
 from vvae.models.bottleneck import ScaledLatents
 from vvae.pretrained import folder as folders
@@ -353,8 +354,8 @@ def test_a_file_that_is_cut_says_so(copy_of, share):
     ("changes", "text"),
     [
         (
-            {"_class_name": "AutoencoderKLMochi"},
-            "cannot read the class 'AutoencoderKLMochi': only AutoencoderKLWan",
+            {"_class_name": "AutoencoderKLAllegro"},
+            "cannot read the class 'AutoencoderKLAllegro': only AutoencoderKLWan",
         ),
         ({"_class_name": None}, "it has no _class_name"),
         ({"window": 3}, "unknown settings of AutoencoderKLWan: window=3"),
@@ -393,6 +394,16 @@ def test_another_config_says_why(copy_of, changes, text):
         ("cogvideox", {"use_quant_conv": True}, "use_quant_conv=True: must be False"),
         ("cogvideox", {"temporal_compression_ratio": 8}, "temporal_compression_ratio=8: must be 4"),
         ("qwen21", {"attn_scales": [1.0]}, "attn_scales"),
+        ("mochi", {"in_channels": 3}, "in_channels=3: must be 15"),
+        ("mochi", {"spatial_expansions": [1]}, r"spatial_expansions=\(1,\): must be \(2,\)"),
+        ("mochi", {"layers_per_block": [1]}, r"layers_per_block=\(1,\): must have 3 values"),
+        ("mochi", {"encoder_block_out_channels": [32, 48]}, "must be multiples of 32"),
+        ("cosmos", {"patch_type": "dct"}, "patch_type='dct': only haar, rearrange"),
+        ("cosmos", {"patch_size": 3}, "patch_size=3: must be powers of two"),
+        ("cosmos", {"decode_block_out_channels": [4, 4]}, "must have the same number of values"),
+        ("cosmos", {"resolution": 64}, "attention in the middle alone can be read"),
+        ("cosmos", {"temporal_compression_ratio": 16}, "are too few for spatial_compression_rat"),
+        ("cosmos", {"latents_std": [1.0]}, "latents_mean with 9 values and latents_std with 1:"),
         ("magvit", {"spatial_group_norm": False}, "spatial_group_norm=False: must be True"),
         ("magvit", {"up_block_types": ["SpatialUpBlock3D"] * 3}, "compress time by the same facto"),
     ],
@@ -402,6 +413,35 @@ def test_another_video_model_says_why(copy_of, name, changes, text):
     change_config(folder, **changes)
     with pytest.raises(ValueError, match=text):
         load_pretrained(folder)
+
+
+def test_latents_of_cosmos_have_a_scale_for_each_frame():
+    """The scale of channel c and frame t is number 3 c + t of the lists in config.json."""
+    latents = load_pretrained(GOLDEN_FOLDER / "cosmos")[0].bottleneck
+    z = np.random.default_rng(0).normal(size=(2, 3, 1, 2, 3)).astype(np.float32)
+    order = np.arange(9).reshape(3, 3).T.reshape(1, 3, 1, 1, 3)
+    expected = (z - 0.1 * order) / (0.5 + 0.1 * order)
+    np.testing.assert_allclose(latents.normalize(z), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(latents.denormalize(latents.normalize(z)), z, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(latents.normalize(z[:, :1]), expected[:, :1], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"latents of 4 frames: .* for the first 3 alone"):
+        latents.normalize(np.zeros((1, 4, 1, 1, 3), np.float32))
+    # Overall, channel 0 is an even mixture of N(0, 0.5^2), N(0.1, 0.6^2) and N(0.2, 0.7^2).
+    assert latents.prior_mean[0] == pytest.approx(0.1)
+    square = (0.25 + 0.36 + 0.49 + 0.01 + 0.04) / 3 - 0.01
+    assert latents.prior_std[0] == pytest.approx(np.sqrt(square))
+
+
+def test_latent_frames_of_a_vidtok_that_is_not_causal_cover_whole_groups():
+    model, params = load_pretrained(GOLDEN_FOLDER / "vidtok_centred")
+    sizes = {n: model.grid_shape((n, 8, 8))[0] for n in (1, 4, 5, 8, 9, 16)}
+    assert sizes == {1: 1, 4: 1, 5: 2, 8: 2, 9: 3, 16: 4}
+    assert model.covered_shape((4, 2, 2)) == (16, 8, 8)
+    frames = jnp.arange(6)[None]
+    assert model.latent_mask(frames < 4).tolist() == [[True, False]]
+    assert model.latent_mask(frames[:, :3] > 1).tolist() == [[True]]
+    with pytest.raises(ValueError, match="first latent frame of this VidTokVAE covers 4 frames"):
+        make_encoder(model, params)
 
 
 def test_latents_of_cogvideox_come_in_pieces():

@@ -35,10 +35,14 @@ SIGHT = {
     "ltx2": Sight("past", "past"),
     "hunyuan": Sight("future", "future"),
     "hunyuan15": Sight("past", "past"),
+    "hunyuan_refiner": Sight("future", "future"),
     "qwen21": Sight("alone", "alone"),
     "dc": Sight("alone", "alone"),
     "magvit": Sight("past", "past"),
+    "mochi": Sight("past", "past"),
+    "cosmos": Sight("past", "past"),
     "cogvideox": Sight("future", "future"),
+    "vidtok_centred": Sight("future", "future"),
     "kl": Sight("alone", "alone"),
     "flux2": Sight("alone", "alone"),
     "wan21": Sight("past", "past"),
@@ -82,13 +86,13 @@ def test_every_family_is_described():
 def test_frames_depend_on_the_frames_that_the_table_says(name):
     """Exact zeros where nothing is seen, and a difference where something is."""
     model, params = load(name)
-    step = model.temporal_compression
-    x = draw_video(model, 1 + 2 * step)
-    z, z_changed = (encode(model, params, v) for v in (x, change(x, slice(step + 1, None))))
+    step, seen = model.temporal_compression, model.first_frames + model.temporal_compression
+    x = draw_video(model, seen + step)
+    z, z_changed = (encode(model, params, v) for v in (x, change(x, slice(seen, None))))
     check(z, z_changed, slice(0, 2), slice(2, None), SIGHT[name].encoder)
     assert (model.encoder_lookahead == 0) == (SIGHT[name].encoder != "future")
     y, y_changed = (decode(model, params, v) for v in (z, change(z, slice(2, None))))
-    check(y, y_changed, slice(0, step + 1), slice(step + 1, None), SIGHT[name].decoder)
+    check(y, y_changed, slice(0, seen), slice(seen, None), SIGHT[name].decoder)
     assert model.decodes_causally == (SIGHT[name].decoder != "future")
     assert y.shape == x.shape
     # Whether the last frames see the first ones.
@@ -161,7 +165,7 @@ def test_any_length_and_size_comes_back_whole(name, length, size):
 
     posterior, y, terms = jax.eval_shape(read, x)
     scale = model.spatial_compression
-    t = 1 + math.ceil((length - 1) / model.temporal_compression)
+    t = 1 + math.ceil(max(length - model.first_frames, 0) / model.temporal_compression)
     grid = (2, t, *(math.ceil(side / scale) for side in size), model.bottleneck.channels)
     assert model.posterior_mean(posterior).shape == grid
     assert y.shape == x.shape

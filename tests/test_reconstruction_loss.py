@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tiny_causal import make_named, make_video
 
+from vvae.models.haar import join_bands, split_bands
 from vvae.objectives import reconstruction
 from vvae.objectives.elbo import negative_elbo
 
@@ -23,6 +24,11 @@ def test_haar_keeps_the_energy_and_sees_a_constant_in_the_means_alone():
     low, details = reconstruction.transform_haar(jnp.full((1, 2, 2, 2, 1), 0.5))
     np.testing.assert_allclose(low, 0.5 * np.sqrt(8), rtol=1e-6)
     np.testing.assert_allclose(details, 0.0, atol=1e-7)
+
+
+def test_haar_bands_are_joined_to_the_video_again():
+    x = draw((2, 4, 6, 8, 3))
+    np.testing.assert_allclose(join_bands(split_bands(x)), x, rtol=0, atol=1e-6)
 
 
 def test_haar_of_an_odd_video_keeps_its_first_frame_apart():

@@ -11,15 +11,18 @@ from vvae.models.bottleneck import FiniteScalars, GaussianLatents, PointLatents,
 from vvae.models.causal import CausalVideoVAE
 from vvae.models.grid import GridVideoVAE
 from vvae.pretrained.cogvideox import CogVideoXVAE
+from vvae.pretrained.cosmos import CosmosVAE, Patch
 from vvae.pretrained.dc import DCVAE
 from vvae.pretrained.dc_blocks import Side
 from vvae.pretrained.hunyuan import HunyuanVAE
 from vvae.pretrained.hunyuan15 import Hunyuan15VAE
+from vvae.pretrained.hunyuan_refiner import HunyuanRefinerVAE
 from vvae.pretrained.kl import KLVAE
 from vvae.pretrained.ltx import LTXVAE
 from vvae.pretrained.ltx2 import LTX2VAE
 from vvae.pretrained.ltx_blocks import Decoding, Encoding
 from vvae.pretrained.magvit import MagvitVAE
+from vvae.pretrained.mochi import MochiVAE
 from vvae.pretrained.svd import SVDVAE
 from vvae.pretrained.taehv import TAEHV
 from vvae.pretrained.tiny import TinyVAE
@@ -107,6 +110,7 @@ LOOKING_AHEAD: dict[str, GridVideoVAE] = {
 """Networks of published families whose encoder is causal and whose decoder is not."""
 
 OTHERS: dict[str, GridVideoVAE] = {
+    "vidtok_centred": LOOKING_AHEAD["vidtok"].clone(causal=False),
     "kl": KLVAE(
         shape_HWC=(8, 8, 2),
         widths=((4, 8), (4, 6)),
@@ -155,6 +159,14 @@ OTHERS: dict[str, GridVideoVAE] = {
         match=(False, False),
         bottleneck=_LATENTS,
     ),
+    "hunyuan_refiner": HunyuanRefinerVAE(
+        shape_HWC=(8, 8, 2),
+        widths=(8, 24),
+        depth=1,
+        halvings=(1, 1),
+        match=(False, False),
+        bottleneck=_LATENTS,
+    ),
     "svd": SVDVAE(
         shape_HWC=(8, 8, 2), widths=((4, 8), (4, 8)), depth=2, groups=2, bottleneck=_LATENTS
     ),
@@ -168,6 +180,22 @@ OTHERS: dict[str, GridVideoVAE] = {
         groups=2,
         in_time=((True,), (True,)),
         bottleneck=_LATENTS,
+    ),
+    "mochi": MochiVAE(
+        shape_HWC=(8, 8, 2),
+        widths=((32, 32), (32, 32)),
+        depths=(0, 1, 0),
+        attends=(False, True, False),
+        in_time=(2,),
+        bottleneck=_LATENTS,
+    ),
+    "cosmos": CosmosVAE(
+        shape_HWC=(8, 8, 2),
+        widths=((4, 6, 4), (4, 6, 4)),
+        entries=(4, 6),
+        depth=1,
+        patch=Patch(2, "haar"),
+        bottleneck=_POINTS,
     ),
     "dc": DCVAE(
         shape_HWC=(8, 8, 2),

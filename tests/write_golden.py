@@ -1,6 +1,6 @@
 """Writes tests/golden: folders of tiny published models, and what diffusers computes from a video.
 
-    python tests/write_golden.py
+    python tests/write_golden.py [NAME ...]
 
 Needs the extra `parity`. The same versions write the same numbers, up to rounding.
 """
@@ -11,17 +11,21 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
-from published import GOLDEN, GOLDEN_FOLDER, make_model, make_video, run_reference
+from published import GOLDEN, GOLDEN_FOLDER, HALF, VIDEOS, make_model, make_video, run_reference
 
 
 def main():
-    """Writes every golden folder."""
-    for name in GOLDEN:
+    """Writes the golden folders that are named, or all of them."""
+    for name in sys.argv[1:] or GOLDEN:
         model = make_model(name)
         folder = GOLDEN_FOLDER / name
-        model.save_pretrained(folder)
-        x = make_video(9)
-        np.savez_compressed(folder / "golden.npz", x=x, **run_reference(model, x))
+        if name in HALF:
+            for parameter in model.parameters():
+                parameter.copy_(parameter.half())
+        x = make_video(*VIDEOS.get(name, (9,)))
+        found = run_reference(model, x)
+        (model.half() if name in HALF else model).save_pretrained(folder)
+        np.savez_compressed(folder / "golden.npz", x=x, **found)
         print(name, sum(path.stat().st_size for path in folder.iterdir()), "bytes")
 
 

@@ -159,13 +159,18 @@ def make_encoder(
     """Returns an encoder that holds what the latents depend on, on one device.
 
     Raises:
-      ValueError: for a model without a grid of latents, other channels than 1 or 3, or a value out
-        of range.
+      ValueError: for a model without a grid of latents, one whose first latent frame covers several
+        frames, other channels than 1 or 3, or a value out of range.
     """
     if not isinstance(model, GridVideoVAE):
         raise ValueError(
             f"{type(model).__name__} has no grid of latents: latents are encoded by a "
             "CausalVideoVAE (model.kind=causal) or by published weights"
+        )
+    if model.first_frames != 1:
+        raise ValueError(
+            f"the first latent frame of this {type(model).__name__} covers {model.first_frames} "
+            "frames: stores are for models that encode the first frame of a video alone"
         )
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: choose {' or '.join(DTYPES)}")

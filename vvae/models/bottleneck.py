@@ -197,6 +197,72 @@ class PointLatents(ScaledLatents):
 
 
 @dataclass(frozen=True)
+class FrameScaledLatents(PointLatents):
+    """Points whose mean and standard deviation were published for each latent frame of a video.
+
+    `prior_mean` and `prior_std` are those over these frames.
+
+    Attributes:
+      channels, prior_mean, prior_std, share: see `PointLatents`.
+      frame_means: Z numbers for each of the first N latent frames of a video.
+      frame_stds: Z positive numbers for each of them.
+    """
+
+    frame_means: tuple[tuple[float, ...], ...] = ()
+    frame_stds: tuple[tuple[float, ...], ...] = ()
+
+    def normalize(self, z: jax.Array) -> jax.Array:
+        """Returns z minus the mean of its frame, divided by its standard deviation.
+
+        Args:
+          z: latents from the first frame of a video on, [..., t, h, w, Z], t at most N.
+
+        Raises:
+          ValueError: for more frames.
+        """
+        mean, std = self._per_frame(z)
+        return (z - mean) / std
+
+    def denormalize(self, z: jax.Array) -> jax.Array:
+        """Applies the inverse of `normalize`."""
+        mean, std = self._per_frame(z)
+        return z * std + mean
+
+    def _per_frame(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        length, known = z.shape[-4], len(self.frame_means)
+        if length > known:
+            raise ValueError(
+                f"latents of {length} frames: a scale was published for the first {known} alone"
+            )
+        lift = (1,) * (z.ndim - 4) + (length, 1, 1, self.channels)
+        scales = (self.frame_means, self.frame_stds)
+        return tuple(jnp.array(a[:length], z.dtype).reshape(lift) for a in scales)
+
+
+def pool_frame_scales(means, stds) -> FrameScaledLatents:
+    """Returns latents whose overall mean and standard deviation are those of all frames together.
+
+    Args:
+      means: Z numbers for each of N frames.
+      stds: Z positive numbers for each of them.
+    """
+    means, stds = np.array(means, np.float64), np.array(stds, np.float64)
+    overall = means.mean(0)
+    spread = np.sqrt((stds**2 + (means - overall) ** 2).mean(0))
+
+    def freeze(a):
+        return tuple(map(tuple, a.tolist()))
+
+    return FrameScaledLatents(
+        channels=means.shape[1],
+        prior_mean=tuple(overall.tolist()),
+        prior_std=tuple(spread.tolist()),
+        frame_means=freeze(means),
+        frame_stds=freeze(stds),
+    )
+
+
+@dataclass(frozen=True)
 class FiniteScalars:
     """Z numbers per position, each rounded to one of a few levels (FSQ).
 

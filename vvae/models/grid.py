@@ -54,6 +54,11 @@ class GridVideoVAE(nn.Module):
         return 0
 
     @property
+    def first_frames(self) -> int:
+        """How many frames the first latent frame covers; each later one covers f_t."""
+        return 1
+
+    @property
     def decodes_causally(self) -> bool:
         """Whether every frame is decoded without later latents."""
         return True
@@ -83,7 +88,8 @@ class GridVideoVAE(nn.Module):
         """Returns (t, h, w), the shape of the latents of a video of (T, H, W)."""
         num_frames, height, width = shape_THW
         scale = self.spatial_compression
-        t = 1 + math.ceil((num_frames - 1) / self.temporal_compression)
+        later = max(num_frames - self.first_frames, 0)
+        t = 1 + math.ceil(later / self.temporal_compression)
         return t, math.ceil(height / scale), math.ceil(width / scale)
 
     @property
@@ -102,7 +108,8 @@ class GridVideoVAE(nn.Module):
         """Returns (T, H, W), the frames, rows and columns that latents of (t, h, w) decode to."""
         t, h, w = shape_thw
         scale = self.spatial_compression
-        return 1 + (t - 1) * self.temporal_compression, h * scale, w * scale
+        num_frames = self.first_frames + (t - 1) * self.temporal_compression
+        return num_frames, h * scale, w * scale
 
     # --- training ------------------------------------------------------------------------------
 
@@ -136,8 +143,8 @@ class GridVideoVAE(nn.Module):
 
         Args:
           past: what the call for the previous frames returned; None at the start.
-          x_BTHWC: 1 + n f_t frames at the start, and the `encoder_lookahead` after them; n f_t
-            later; in [-1, 1]. H and W are padded here.
+          x_BTHWC: `first_frames` + n f_t frames at the start, and the `encoder_lookahead` after
+            them; n f_t later; in [-1, 1]. H and W are padded here.
 
         Returns:
           (past, posterior) after these frames.
@@ -148,7 +155,7 @@ class GridVideoVAE(nn.Module):
         channels = self.shape_HWC[-1]
         if x_BTHWC.shape[-1] != channels:
             raise ValueError(f"the model takes videos of {channels} channels, got {x_BTHWC.shape}")
-        alone = 1 + (self.encoder_lookahead or 0) if past is None else 0
+        alone = self.first_frames + (self.encoder_lookahead or 0) if past is None else 0
         length = x_BTHWC.shape[1] - alone
         if length % self.temporal_compression or length < 0 or x_BTHWC.shape[1] < 1:
             raise ValueError(
@@ -199,7 +206,7 @@ class GridVideoVAE(nn.Module):
         return self.extend_decode(None, z_BthwZ)[1]
 
     def extend_decode(self, past: Past, z_BthwZ: jax.Array) -> tuple[Past, jax.Array]:
-        """Decodes the next latent frames: 1 + (n - 1) f_t frames at the start, n f_t later.
+        """Decodes the next latent frames: `first_frames` + (n - 1) f_t frames, n f_t later.
 
         Args:
           past: what the call for the previous latent frames returned; None at the start.
@@ -296,10 +303,11 @@ class GridVideoVAE(nn.Module):
     @nn.nowrap
     def latent_mask(self, mask_BT: jax.Array) -> jax.Array:
         """Returns mask_Bt: True for latent frames with at least one real frame."""
-        missing = -(mask_BT.shape[1] - 1) % self.temporal_compression
-        later = jnp.pad(mask_BT[:, 1:], ((0, 0), (0, missing)))
+        covered, _, _ = self.covered_shape(self.grid_shape((mask_BT.shape[1], 1, 1)))
+        mask_BT = jnp.pad(mask_BT, ((0, 0), (0, covered - mask_BT.shape[1])))
+        first, later = jnp.split(mask_BT, [self.first_frames], axis=1)
         later = later.reshape(mask_BT.shape[0], -1, self.temporal_compression).any(-1)
-        return jnp.concatenate([mask_BT[:, :1], later], axis=1)
+        return jnp.concatenate([first.any(1, keepdims=True), later], axis=1)
 
     # --- generation ----------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from vvae.distributions import raise_precision
 from vvae.models import contract
+from vvae.models.haar import split_bands
 from vvae.objectives.elbo import elbo_of_terms, free_bits_kl
 
 # (x, y), frames [..., H, W, C] in [-1, 1] -> the distance of each pair of frames [...].
@@ -134,15 +135,5 @@ def transform_haar(x_BTHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     frames, rows, columns = (size % 2 for size in x_BTHWC.shape[1:4])
     pads = ((0, 0), (frames, 0), (0, rows), (0, columns), (0, 0))
-    bands = [jnp.pad(x_BTHWC, pads, mode="edge")]
-    for axis in (1, 2, 3):
-        bands = [half for band in bands for half in _split_pairs(band, axis)]
-    return bands[0], jnp.stack(bands[1:], axis=-1)
-
-
-def _split_pairs(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Returns (a + b) / sqrt(2) and (a - b) / sqrt(2) of neighbours a, b along an axis."""
-    shape = (*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
-    first, second = jnp.split(x.reshape(shape), 2, axis=axis + 1)
-    first, second = first.squeeze(axis + 1), second.squeeze(axis + 1)
-    return (first + second) * math.sqrt(0.5), (first - second) * math.sqrt(0.5)
+    low, *details = split_bands(jnp.pad(x_BTHWC, pads, mode="edge"))
+    return low, jnp.stack(details, axis=-1)

@@ -24,7 +24,11 @@ import jax.numpy as jnp
 from vvae.models.bottleneck import ScaledLatents
 from vvae.models.causal_blocks import Past, chain
 from vvae.models.grid import GridVideoVAE
-from vvae.pretrained.causal_attention import CausalAttention
+from vvae.pretrained.causal_attention import (
+    Attend,
+    CausalAttention,
+    attend_to_earlier_frames,
+)
 from vvae.pretrained.family import Family, check_channels, describe_latents, read_latents
 from vvae.pretrained.fold_blocks import FoldDown, UnfoldUp, average_groups
 from vvae.pretrained.kl_blocks import FrameSpec, MidBlock, Stack
@@ -72,9 +76,9 @@ class Spec15(FrameSpec):
         """Makes the projection of the input of a residual block that changes the channels."""
         return PointwiseConv(features=features, dtype=self.dtype, name=name)
 
-    def make_attention(self, name: str) -> Layer:
-        """Makes the attention in the middle."""
-        settings = {"num_axes": 3, "out": "proj_out", "dtype": self.dtype}
+    def make_attention(self, name: str, attend: Attend = attend_to_earlier_frames) -> Layer:
+        """Makes the attention in the middle; see `CausalAttention`."""
+        settings = {"num_axes": 3, "out": "proj_out", "attend": attend, "dtype": self.dtype}
         return CausalAttention(make_norm=lambda: self.make_norm("norm"), **settings, name=name)
 
     def make_down(self, step: tuple[int, bool], name: str) -> Layer:
@@ -163,9 +167,10 @@ class Hunyuan15VAE(GridVideoVAE):
     dtype: Any = jnp.float32
 
     last_layer: ClassVar[tuple[str, ...]] = ("decoder", "conv_out", "conv")
+    spec_class: ClassVar[type[Spec15]] = Spec15
 
     def setup(self):
-        spec, (in_space, in_time) = Spec15(dtype=self.dtype), self.halvings
+        spec, (in_space, in_time) = self.spec_class(dtype=self.dtype), self.halvings
         down = [i >= in_space - in_time for i in range(in_space)]
         up = [i < in_time for i in range(in_space)]
         stacks = [
@@ -199,8 +204,8 @@ def _list_steps(widths: tuple[int, ...], in_time: list[bool], match: bool) -> tu
     return (*steps, *(None,) * (len(widths) - len(steps)))
 
 
-def build(values: dict[str, Any]) -> Hunyuan15VAE:
-    """Returns the model for the settings of a config.json, completed from DEFAULTS.
+def read_network(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the attributes of a `Hunyuan15VAE` that settings of diffusers describe.
 
     Raises:
       ValueError: for settings that fit no network.
@@ -220,31 +225,44 @@ def build(values: dict[str, Any]) -> Hunyuan15VAE:
             f"block_out_channels={widths!r} must be multiples of 8, the last one also of twice "
             f"latent_channels={values['latent_channels']}"
         )
-    return Hunyuan15VAE(
-        shape_HWC=(*SAMPLE_SIZE, values["in_channels"]),
-        widths=widths,
-        depth=values["layers_per_block"],
-        halvings=(int(halvings[0]), int(halvings[1])),
-        match=(values["downsample_match_channel"], values["upsample_match_channel"]),
-        bottleneck=read_latents(values),
-    )
-
-
-def describe(model: Hunyuan15VAE) -> dict[str, Any]:
-    """Returns the config.json of a model: the inverse of `build`."""
     return {
-        "_class_name": "AutoencoderKLHunyuanVideo15",
+        "shape_HWC": (*SAMPLE_SIZE, values["in_channels"]),
+        "widths": widths,
+        "depth": values["layers_per_block"],
+        "halvings": (int(halvings[0]), int(halvings[1])),
+        "match": (values["downsample_match_channel"], values["upsample_match_channel"]),
+        "bottleneck": read_latents(values),
+    }
+
+
+def describe_network(model: Hunyuan15VAE) -> dict[str, Any]:
+    """Returns the settings that `read_network` reads."""
+    return {
         "in_channels": model.shape_HWC[-1],
         "out_channels": model.shape_HWC[-1],
         "latent_channels": model.bottleneck.channels,
         "block_out_channels": model.widths,
         "layers_per_block": model.depth,
-        "spatial_compression_ratio": model.spatial_compression,
-        "temporal_compression_ratio": model.temporal_compression,
+        "spatial_compression_ratio": 2 ** model.halvings[0],
+        "temporal_compression_ratio": 2 ** model.halvings[1],
         "downsample_match_channel": model.match[0],
         "upsample_match_channel": model.match[1],
         "scaling_factor": describe_latents(model.bottleneck)["scaling_factor"],
     }
+
+
+def build(values: dict[str, Any]) -> Hunyuan15VAE:
+    """Returns the model for the settings of a config.json, completed from DEFAULTS.
+
+    Raises:
+      ValueError: for settings that fit no network.
+    """
+    return Hunyuan15VAE(**read_network(values))
+
+
+def describe(model: Hunyuan15VAE) -> dict[str, Any]:
+    """Returns the config.json of a model: the inverse of `build`."""
+    return {"_class_name": "AutoencoderKLHunyuanVideo15"} | describe_network(model)
 
 
 FAMILY = Family(model=Hunyuan15VAE, defaults=DEFAULTS, build=build, describe=describe)

@@ -69,6 +69,8 @@ class KLVAE(GridVideoVAE):
       groups: of the norms.
       has_attention: whether encoder and decoder have an attention within frames.
       projections: whether the encoder's outputs and the decoder's inputs are projected.
+      entries: channels of the first convolution of the encoder and of the decoder, where they are
+        not those of the level beside it.
       bottleneck: latents with their published mean and standard deviation.
       dtype: of the activations. Norms, posterior and video are at least float32.
     """
@@ -78,6 +80,7 @@ class KLVAE(GridVideoVAE):
     groups: int = 32
     has_attention: bool = True
     projections: tuple[bool, bool] = (True, True)
+    entries: tuple[int | None, int | None] = (None, None)
     bottleneck: ScaledLatents = ScaledLatents(4, (0.0,) * 4, (1 / 0.18215,) * 4)
     dtype: Any = jnp.float32
 
@@ -92,17 +95,20 @@ class KLVAE(GridVideoVAE):
         depths = self.depth, self.depth + 1
         common = {"has_attention": self.has_attention, "middle": self.count_middle_blocks()}
         stacks = [
-            Stack(widths=widths, steps=steps, depth=depth, **common)
-            for widths, steps, depth in zip(self.widths, self.list_steps(), depths, strict=True)
+            Stack(widths=widths, steps=steps, depth=depth, entry=entry, **common)
+            for widths, steps, depth, entry in zip(
+                self.widths, self.list_steps(), depths, self.entries, strict=True
+            )
         ]
         channels = self.count_network_latents()
-        self.encoder = Encoder(stack=stacks[0], features=2 * channels, spec=specs[0])
+        outputs = channels * self.bottleneck.num_outputs // self.bottleneck.channels
+        self.encoder = Encoder(stack=stacks[0], features=outputs, spec=specs[0])
         self.decoder = self.decoder_class(
-            stack=stacks[1], channels=self.shape_HWC[-1], spec=specs[1]
+            stack=stacks[1], channels=self.count_network_channels(), spec=specs[1]
         )
         settings = {"num_axes": self.projection_axes, "dtype": self.dtype}
         if self.projections[0]:
-            self.quant_conv = PointwiseConv(features=2 * channels, **settings)
+            self.quant_conv = PointwiseConv(features=outputs, **settings)
         if self.projections[1]:
             self.post_quant_conv = PointwiseConv(features=channels, **settings)
         self.setup_likelihood(LOG_SIGMA)
@@ -126,6 +132,11 @@ class KLVAE(GridVideoVAE):
     def count_network_latents(self) -> int:
         """Returns the number of latent channels between encoder and decoder."""
         return self.bottleneck.channels
+
+    @nn.nowrap
+    def count_network_channels(self) -> int:
+        """Returns the number of channels of the frames that the decoder returns."""
+        return self.shape_HWC[-1]
 
     @property
     def spatial_compression(self) -> int:

@@ -48,6 +48,9 @@ class FrameSpec:
     last_norm: ClassVar[str] = "conv_norm_out"
     blocks: ClassVar[str] = "resnets"
     steps: ClassVar[tuple[str, str]] = ("downsamplers.0", "upsamplers.0")
+    # Name of the norm of an attention, and axes of length one in its published weights.
+    attention_norm: ClassVar[str] = "group_norm"
+    attention_axes: ClassVar[int] = 0
 
     def make_blocks(self, features: int, depth: int) -> list[Layer]:
         """Makes the residual blocks of a level."""
@@ -118,35 +121,39 @@ class FrameAttention(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        dense = make_dense(x.shape[-1], self.spec.dtype)
-        h = self.spec.make_norm("group_norm")(x)
+        spec = self.spec
+        dense = make_dense(x.shape[-1], spec.dtype, spec.attention_axes)
+        h = spec.make_norm(spec.attention_norm)(x)
         h = jnp.concatenate([dense(f"to_{name}")(h) for name in "qkv"], axis=-1)
         return x + dense("to_out.0")(attend_within_frames(h)), ()
 
 
-def make_dense(features: int, dtype) -> Callable[[str], PointwiseConv]:
-    """Returns a function: name -> a linear layer."""
-    return lambda name: PointwiseConv(features=features, num_axes=0, dtype=dtype, name=name)
+def make_dense(features: int, dtype, num_axes: int = 0) -> Callable[[str], PointwiseConv]:
+    """Returns a function: name -> a linear layer; see `PointwiseConv`."""
+    return lambda name: PointwiseConv(features=features, num_axes=num_axes, dtype=dtype, name=name)
 
 
 class Level(nn.Module, kw_only=True):
-    """Residual blocks of one resolution, then the step to another one, if there is one.
+    """Residual blocks of one resolution, with the step from or to another one, if there is one.
 
     Attributes:
       features: channels of the blocks.
       depth: number of blocks.
-      step: makes the step; None for no step.
+      first: makes the step before the blocks; None for no step.
+      step: makes the step after the blocks; None for no step.
       spec: makes the blocks.
     """
 
     features: int
     depth: int
     spec: Any
+    first: Callable[[], Layer] | None = None
     step: Callable[[], Layer] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        layers = self.spec.make_blocks(self.features, self.depth)
+        layers = [] if self.first is None else [self.first()]
+        layers += self.spec.make_blocks(self.features, self.depth)
         if self.step is not None:
             layers.append(self.step())
         return chain(layers, x, past)
@@ -184,6 +191,7 @@ class Stack:
       depth: residual blocks of each level.
       has_attention: whether there is an attention in the middle.
       middle: residual blocks in the middle.
+      entry: channels of the first convolution; None for those of the level beside it.
     """
 
     widths: tuple[int, ...]
@@ -191,6 +199,7 @@ class Stack:
     depth: int
     has_attention: bool = True
     middle: int = 2
+    entry: int | None = None
 
     def make_middle(self, spec) -> MidBlock:
         """Makes the layers at the coarsest resolution."""
@@ -224,7 +233,7 @@ class Encoder(nn.Module, kw_only=True):
             return spec.make_down(step, spec.steps[0])
 
         layers = [
-            spec.make_conv(stack.widths[0], "conv_in"),
+            spec.make_conv(stack.entry or stack.widths[0], "conv_in"),
             *stack.list_levels(stack.widths, "down_blocks", make_step, spec),
             stack.make_middle(spec),
             spec.make_head(self.features),
@@ -247,7 +256,7 @@ class Decoder(nn.Module, kw_only=True):
             return spec.make_up(step, spec.steps[1])
 
         layers = [
-            spec.make_conv(stack.widths[-1], "conv_in"),
+            spec.make_conv(stack.entry or stack.widths[-1], "conv_in"),
             stack.make_middle(spec),
             *stack.list_levels(stack.widths[::-1], "up_blocks", make_step, spec),
             spec.make_head(self.channels),

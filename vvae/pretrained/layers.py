@@ -187,9 +187,8 @@ class EdgePaddedTemporalConv(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        x = prepend_past(x, jnp.repeat(x[:, :1], 2, axis=1) if past is None else past, 0)
         conv = TemporalConv(features=self.features, num_axes=0, dtype=self.dtype, name="conv")
-        return conv(stack_frames(x)), x[:, -2:]
+        return filter_time(conv, x, past)
 
 
 class GroupNorm(nn.Module, kw_only=True):
@@ -254,21 +253,24 @@ class SpatialConv(nn.Module, kw_only=True):
     Attributes:
       features: F.
       convolve: (images [N, H, W, C], kernel [3, 3, C, F]) -> images [N, H', W', F].
+      num_axes: number of axes of length one in front in the published weight.
       use_bias: whether there is a bias.
       dtype: of the activations; the parameters are float32.
     """
 
     features: int
     convolve: Any
+    num_axes: int = 0
     use_bias: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array) -> jax.Array:
         def convolve(x, kernel):
+            kernel = kernel.reshape(shape[-4:])
             return map_frames(lambda x_NHWC: self.convolve(x_NHWC, kernel), x)
 
-        shape = (3, 3, x_BTHWC.shape[-1], self.features)
+        shape = (*(1,) * self.num_axes, 3, 3, x_BTHWC.shape[-1], self.features)
         return apply_kernel(self, x_BTHWC, shape, convolve)
 
 
@@ -346,6 +348,34 @@ def up_conv_3x3(x_NHWC: jax.Array, kernel: jax.Array) -> jax.Array:
     """Repeats every pixel 2x2 times and convolves with a 3x3 kernel, padded with zeros."""
     spread = jnp.array(_DOUBLING, kernel.dtype)
     return up_conv(x_NHWC, jnp.einsum("ai,bj,ijcf->abcf", spread, spread, kernel))
+
+
+def repeat_before(x_BTHWC: jax.Array, past: Past) -> jax.Array:
+    """Returns x with the past in front, or with its first frame twice before the first frame."""
+    past = jnp.repeat(x_BTHWC[:, :1], 2, axis=1) if past is None else past
+    return prepend_past(x_BTHWC, past, 0)
+
+
+def filter_time(conv: TemporalConv, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+    """Convolves a frame and the two before it; repeats the first one in front.
+
+    Remembers the last two inputs.
+    """
+    x = repeat_before(x_BTHWC, past)
+    return conv(stack_frames(x)), x[:, -2:]
+
+
+def centre_in_time(conv: TemporalConv) -> Layer:
+    """Returns the convolution of a frame and its neighbours, with zeros beyond the ends."""
+    ends = ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0))
+    return stateless(lambda x: conv(stack_frames(jnp.pad(x, ends))))
+
+
+def repeat_later(x_BTHWC: jax.Array, past: Past) -> jax.Array:
+    """Repeats every frame twice, but the first one of a video, which is alone."""
+    alone = int(past is None)
+    later = x_BTHWC[:, alone:].repeat(2, axis=1)
+    return jnp.concatenate([x_BTHWC[:, :alone], later], axis=1)
 
 
 def temporal_down(conv: TemporalConv, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:

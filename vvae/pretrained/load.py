@@ -17,14 +17,17 @@ from vvae.models.contract import Params
 from vvae.models.grid import GridVideoVAE
 from vvae.pretrained import (
     cogvideox,
+    cosmos,
     dc,
     flux2,
     hunyuan,
     hunyuan15,
+    hunyuan_refiner,
     kl,
     ltx,
     ltx2,
     magvit,
+    mochi,
     qwen21,
     svd,
     taehv,
@@ -38,8 +41,8 @@ from vvae.pretrained.family import Family
 from vvae.pretrained.layers import LOG_SIGMA
 from vvae.pretrained.locate import find_folder
 
-_MODULES = (wan, qwen21, ltx, ltx2, hunyuan, hunyuan15, cogvideox, magvit, vidtok)
-_MODULES += (kl, flux2, dc, svd, tiny, taehv)
+_MODULES = (wan, qwen21, ltx, ltx2, hunyuan, hunyuan15, hunyuan_refiner, cogvideox)
+_MODULES += (magvit, mochi, cosmos, vidtok, kl, flux2, dc, svd, tiny, taehv)
 _FAMILIES: tuple[Family, ...] = tuple(module.FAMILY for module in _MODULES)
 _OWN = ("log_sigma",)  # parameters that are not published
 # Entries of a network's description for what its folder stores as tensors.

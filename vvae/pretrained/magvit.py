@@ -30,7 +30,7 @@ from vvae.pretrained.family import (
 )
 from vvae.pretrained.kl import KLVAE, check_groups
 from vvae.pretrained.kl_blocks import FrameSpec
-from vvae.pretrained.layers import SAMPLE_SIZE, Layer, PointwiseConv, StridedConv
+from vvae.pretrained.layers import SAMPLE_SIZE, Layer, PointwiseConv, StridedConv, repeat_later
 
 _DOWN = {False: "SpatialDownBlock3D", True: "SpatialTemporalDownBlock3D"}
 _UP = {False: "SpatialUpBlock3D", True: "SpatialTemporalUpBlock3D"}
@@ -74,10 +74,7 @@ class RepeatLater(nn.Module, kw_only=True):
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         x = map_frames(lambda x: x.repeat(2, axis=1).repeat(2, axis=2), x)
         y, after = convolve_causally(x.shape[-1], self.dtype, "conv")(x, past)
-        if self.in_time:
-            alone = int(past is None)
-            y = jnp.concatenate([y[:, :alone], y[:, alone:].repeat(2, axis=1)], axis=1)
-        return y, after
+        return repeat_later(y, past) if self.in_time else y, after
 
 
 @dataclass(frozen=True)

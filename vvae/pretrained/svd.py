@@ -15,13 +15,12 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from vvae.models.causal_blocks import Past, preactivate, stack_frames
+from vvae.models.causal_blocks import Past, preactivate
 from vvae.pretrained.family import Family, check_fixed, describe_latents, read_latents
 from vvae.pretrained.kl import KLVAE, describe_network, read_network
 from vvae.pretrained.kl_blocks import Decoder, FrameSpec, ResBlock
-from vvae.pretrained.layers import GroupNorm, Layer, TemporalConv, stateless
+from vvae.pretrained.layers import GroupNorm, Layer, TemporalConv, centre_in_time
 
 _GROUPS = 32
 _DEPTH = 2  # blocks in the middle of the decoder, as many as at each resolution of the encoder
@@ -45,9 +44,7 @@ DEFAULTS = {
 
 def convolve_time(features: int, dtype, name: str) -> Layer:
     """Makes a 3x1x1 convolution of a frame and its neighbours, with zeros beyond the ends."""
-    conv = TemporalConv(features=features, dtype=dtype, name=name)
-    ends = ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0))
-    return stateless(lambda x: conv(stack_frames(jnp.pad(x, ends))))
+    return centre_in_time(TemporalConv(features=features, dtype=dtype, name=name))
 
 
 class TemporalBlock(nn.Module, kw_only=True):

@@ -1,48 +1,47 @@
 """VidTok, with Gaussian latents or finite scalars.
 
 Spatial and temporal residual blocks alternate, with LayerNorm over channels and one attention
-within frames. Time is padded by repeating frames, the first one to a whole latent frame. The
-encoder is causal. The decoder doubles time by interpolation, which looks one frame ahead. Weights
-that are not causal (`is_causal` false) are refused.
+within frames. In causal weights time is padded by repeating frames, the first one to a whole latent
+frame. The encoder is causal. The decoder doubles time by interpolation, which looks one frame
+ahead. Weights that are not causal (`is_causal` false) convolve over frames on both sides, with
+zeros beyond the ends, and latent frames cover f_t frames each, the first one too.
+
+Their authors encode clips of 16 frames, and diffusers decodes whole clips of 16 alone; here videos
+of any length are encoded at once, after the last frame is repeated to a whole latent frame.
 
 References:
   Tang et al., VidTok: A Versatile and Open-Source Video Tokenizer, 2024, arXiv:2412.13061.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vvae.distributions import raise_precision
 from vvae.models.bottleneck import FiniteScalars, ScaledLatents
 from vvae.models.causal_blocks import (
     Past,
     attend_within_frames,
     chain,
     preactivate,
-    prepend_past,
-    stack_frames,
 )
 from vvae.models.grid import GridVideoVAE
 from vvae.pretrained.family import Family, check_channels, unscaled_latents
 from vvae.pretrained.layers import (
     LOG_SIGMA,
     SAMPLE_SIZE,
-    EdgePaddedConv,
-    EdgePaddedTemporalConv,
+    Layer,
     PointwiseConv,
     SpatialConv,
     SpatialResample,
-    StackedConv,
     down_conv_3x3,
     frame_conv_3x3,
-    interpolate_time,
     up_conv_3x3,
 )
+from vvae.pretrained.vidtok_layers import CausalSpec, CentredSpec, Norm
 
 _LEVELS = 8  # of every finite scalar
 
@@ -78,7 +77,7 @@ class Network:
       down: (in space, in time) of the step after each resolution of the encoder.
       up: (in space, in time) of the step after each resolution of the decoder.
       base: channels of the encoder's first convolution.
-      dtype: of the activations.
+      spec: makes the layers.
     """
 
     widths: tuple[int, ...]
@@ -86,18 +85,7 @@ class Network:
     down: tuple[tuple[bool, bool], ...]
     up: tuple[tuple[bool, bool], ...]
     base: int
-    dtype: Any
-
-
-class Norm(nn.Module, kw_only=True):
-    """LayerNorm over the channels of each position, computed at least in float32."""
-
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        norm = nn.LayerNorm(1e-6, use_fast_variance=False, name="norm")
-        return norm(raise_precision(x)).astype(self.dtype)
+    spec: CausalSpec
 
 
 class SpatialResBlock(nn.Module, kw_only=True):
@@ -118,25 +106,23 @@ class SpatialResBlock(nn.Module, kw_only=True):
         return x + h, ()
 
 
-class CausalResBlock(nn.Module, kw_only=True):
-    """Residual block of convolutions over a frame and the two before it.
+class TemporalResBlock(nn.Module, kw_only=True):
+    """Residual block of convolutions over three frames.
 
     Attributes:
       in_space: whether they also convolve rows and columns.
-      dtype: of the activations.
+      spec: makes the layers.
     """
 
     in_space: bool
-    dtype: Any
+    spec: CausalSpec
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        conv = EdgePaddedConv if self.in_space else EdgePaddedTemporalConv
+        spec, features = self.spec, x.shape[-1]
+        make = spec.make_conv if self.in_space else spec.make_temporal_conv
         layers = [
-            preactivate(
-                Norm(dtype=self.dtype, name=f"norm{i}"),
-                conv(features=x.shape[-1], dtype=self.dtype, name=f"conv{i}"),
-            )
+            preactivate(Norm(dtype=spec.dtype, name=f"norm{i}"), make(features, f"conv{i}"))
             for i in (1, 2)
         ]
         y, past = chain(layers, x, past)
@@ -146,91 +132,44 @@ class CausalResBlock(nn.Module, kw_only=True):
 class SpatialAttention(nn.Module, kw_only=True):
     """Residual attention among the positions of each frame. Remembers nothing."""
 
-    dtype: Any
+    spec: CausalSpec
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        conv = functools.partial(PointwiseConv, features=x.shape[-1], dtype=self.dtype)
-        h = Norm(dtype=self.dtype, name="norm")(x)
-        h = jnp.concatenate([conv(name=f"{name}.conv")(h) for name in "qkv"], axis=-1)
-        return x + conv(name="proj_out.conv")(attend_within_frames(h)), ()
+        make = functools.partial(self.spec.make_dense, x.shape[-1])
+        h = Norm(dtype=self.spec.dtype, name="norm")(x)
+        h = jnp.concatenate([make(name)(h) for name in "qkv"], axis=-1)
+        return x + make("proj_out")(attend_within_frames(h)), ()
 
 
-class TemporalDown(nn.Module, kw_only=True):
-    """Maps 2n frames to n: mixes the mean of three frames with a convolution of them.
-
-    Output frame j depends on the input frames 2j - 1, 2j and 2j + 1. Remembers its last input.
-    """
-
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        share = _mix(self)
-        x = prepend_past(x, x[:, :1] if past is None else past, 0)
-        stacked = stack_frames(x, stride=2)
-        mean = stacked.reshape(*stacked.shape[:-1], 3, -1).mean(-2)
-        conv = StackedConv(
-            features=x.shape[-1], convolve=frame_conv_3x3, dtype=self.dtype, name="conv.conv"
-        )
-        return share * mean + (1.0 - share) * conv(stacked), x[:, -1:]
-
-
-class TemporalUp(nn.Module, kw_only=True):
-    """Maps n frames to 2n: mixes an interpolation with a convolution of it.
-
-    Attributes:
-      first: number of frames at the start that are interpolated separately from the later ones.
-      dtype: of the activations.
-    """
-
-    first: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        share = _mix(self)
-        parts = [part for part in (x[:, : self.first], x[:, self.first :]) if part.shape[1]]
-        x = jnp.concatenate([interpolate_time(part) for part in parts], axis=1)
-        y, _ = EdgePaddedConv(features=x.shape[-1], dtype=self.dtype, name="conv")(x, None)
-        return share * x + (1.0 - share) * y, ()
-
-
-def _mix(module: nn.Module) -> jax.Array:
-    factor = module.param("mix_factor", nn.initializers.constant(2.0), (1,))
-    return nn.sigmoid(factor).astype(module.dtype).reshape(1, 1, 1, 1, 1)
-
-
-def _make_conv(name: str, features: int, dtype) -> EdgePaddedConv:
-    return EdgePaddedConv(features=features, dtype=dtype, name=name)
-
-
-def _make_middle(dtype) -> list[nn.Module]:
+def _make_middle(spec: CausalSpec) -> list[nn.Module]:
     """Makes the layers at the coarsest resolution."""
     return [
-        CausalResBlock(in_space=True, dtype=dtype, name="mid.block_1"),
-        SpatialAttention(dtype=dtype, name="mid.attn_1"),
-        CausalResBlock(in_space=True, dtype=dtype, name="mid.block_2"),
+        TemporalResBlock(in_space=True, spec=spec, name="mid.block_1"),
+        SpatialAttention(spec=spec, name="mid.attn_1"),
+        TemporalResBlock(in_space=True, spec=spec, name="mid.block_2"),
     ]
 
 
-def _make_level(path: str, width: int, depth: int, dtype) -> list[nn.Module]:
+def _make_level(path: str, width: int, depth: int, spec: CausalSpec) -> list[nn.Module]:
     """Makes alternating spatial and temporal blocks; `path` is "down.LEVEL" or "up.LEVEL"."""
     side, level = path.split(".")
     return [
         block
         for i in range(depth)
         for block in (
-            SpatialResBlock(features=width, dtype=dtype, name=f"{side}.{level}.block.{i}"),
-            CausalResBlock(in_space=False, dtype=dtype, name=f"{side}_temporal.{level}.block.{i}"),
+            SpatialResBlock(features=width, dtype=spec.dtype, name=f"{side}.{level}.block.{i}"),
+            TemporalResBlock(in_space=False, spec=spec, name=f"{side}_temporal.{level}.block.{i}"),
         )
     ]
 
 
-def _make_head(features: int, dtype):
+def _make_head(features: int, spec: CausalSpec) -> Layer:
     """Makes norm, SiLU and a convolution whose output is at least float32."""
-    dtype = jnp.promote_types(dtype, jnp.float32)
-    return preactivate(Norm(dtype=dtype, name="norm_out"), _make_conv("conv_out", features, dtype))
+    spec = replace(spec, dtype=jnp.promote_types(spec.dtype, jnp.float32))
+    return preactivate(
+        Norm(dtype=spec.dtype, name="norm_out"), spec.make_conv(features, "conv_out")
+    )
 
 
 class Encoder(nn.Module, kw_only=True):
@@ -241,41 +180,41 @@ class Encoder(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        net, dtype = self.net, self.net.dtype
-        layers: list = [_make_conv("conv_in", net.base, dtype)]
+        net, spec, dtype = self.net, self.net.spec, self.net.spec.dtype
+        layers: list = [spec.make_conv(net.base, "conv_in")]
         for level, (width, (in_space, in_time)) in enumerate(zip(net.widths, net.down)):
-            layers += _make_level(f"down.{level}", width, net.depth, dtype)
+            layers += _make_level(f"down.{level}", width, net.depth, spec)
             if in_space:
                 name = f"down.{level}.downsample"
                 layers.append(SpatialResample(convolve=down_conv_3x3, dtype=dtype, name=name))
             if in_time:
                 name = f"down_temporal.{level}.downsample"
-                layers.append(TemporalDown(dtype=dtype, name=name))
-        layers += [*_make_middle(dtype), _make_head(self.features, dtype)]
+                layers.append(spec.make_down(name))
+        layers += [*_make_middle(spec), _make_head(self.features, spec)]
         return chain(layers, x, past)
 
 
 class Decoder(nn.Module, kw_only=True):
-    """Maps [B, t, h, w, Z] to [B, T + f_t - 1, H, W, channels]; the first frame is repeated."""
+    """Maps [B, t, h, w, Z] to [B, t f_t, H, W, channels]."""
 
     net: Network
     channels: int
 
     @nn.compact
     def __call__(self, z: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        net, dtype, first = self.net, self.net.dtype, 1
-        layers: list = [_make_conv("conv_in", net.widths[-1], dtype), *_make_middle(dtype)]
+        net, spec, dtype, first = self.net, self.net.spec, self.net.spec.dtype, 1
+        layers: list = [spec.make_conv(net.widths[-1], "conv_in"), *_make_middle(spec)]
         for level in reversed(range(len(net.widths))):
-            layers += _make_level(f"up.{level}", net.widths[level], net.depth + 1, dtype)
+            layers += _make_level(f"up.{level}", net.widths[level], net.depth + 1, spec)
             in_space, in_time = net.up[level]
             if in_space:
                 name = f"up.{level}.upsample"
                 layers.append(SpatialResample(convolve=up_conv_3x3, dtype=dtype, name=name))
             if in_time:
                 name = f"up_temporal.{level}.upsample"
-                layers.append(TemporalUp(first=first, dtype=dtype, name=name))
+                layers.append(spec.make_up(first, name))
                 first *= 2
-        layers.append(_make_head(self.channels, dtype))
+        layers.append(_make_head(self.channels, spec))
         return chain(layers, z, past)
 
 
@@ -287,6 +226,8 @@ class VidTokVAE(GridVideoVAE):
       base: channels that `multiples` multiply.
       multiples: of the channels at each resolution, finest first.
       depth, down, up: see `Network`.
+      causal: whether the encoder sees no later frames; if it does, every latent frame covers f_t
+        frames.
       bottleneck: Gaussian latents, without a published mean and standard deviation, or finite
         scalars.
       dtype: of the activations. Norms, posterior and video are at least float32.
@@ -302,8 +243,14 @@ class VidTokVAE(GridVideoVAE):
         (False, False),
     )
     up: tuple[tuple[bool, bool], ...] = ((False, False), (True, True), (True, True), (True, False))
+    causal: bool = True
     bottleneck: ScaledLatents | FiniteScalars = unscaled_latents(4)
     dtype: Any = jnp.float32
+
+    @property
+    def last_layer(self) -> tuple[str, ...]:
+        """Path of the decoder's last convolution; see `GridVideoVAE`."""
+        return ("decoder", "conv_out", *(("conv",) if self.causal else ()))
 
     def setup(self):
         widths = tuple(self.base * multiple for multiple in self.multiples)
@@ -313,7 +260,7 @@ class VidTokVAE(GridVideoVAE):
             down=self.down,
             up=self.up,
             base=self.base,
-            dtype=self.dtype,
+            spec=(CausalSpec if self.causal else CentredSpec)(dtype=self.dtype),
         )
         self.encoder = Encoder(net=net, features=self.bottleneck.num_outputs)
         self.decoder = Decoder(net=net, channels=self.shape_HWC[-1])
@@ -330,31 +277,40 @@ class VidTokVAE(GridVideoVAE):
         return 2 ** sum(in_space for in_space, _ in self.down)
 
     @property
+    def first_frames(self) -> int:
+        """How many frames the first latent frame covers."""
+        return 1 if self.causal else self.temporal_compression
+
+    @property
+    def encoder_lookahead(self) -> int | None:
+        """How many frames after its own a latent frame depends on; None for all of the video."""
+        return 0 if self.causal else None
+
+    @property
     def decodes_causally(self) -> bool:
-        """False: the decoder interpolates between frames."""
+        """False: the decoder interpolates between frames, or convolves over later ones."""
         return False
 
     def run_encoder(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         """Maps frames to outputs; repeats the first frame to a whole latent frame."""
         if past is None:
-            first = jnp.repeat(x_BTHWC[:, :1], self.temporal_compression - 1, axis=1)
+            missing = self.temporal_compression - self.first_frames
+            first = jnp.repeat(x_BTHWC[:, :1], missing, axis=1)
             x_BTHWC = jnp.concatenate([first, x_BTHWC], axis=1)
         return self.encoder(x_BTHWC, past)
 
     def run_decoder(self, z_BthwZ: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         """Maps latents to frames, without the repetitions of the first one."""
         x, past = self.decoder(z_BthwZ, past)
-        return x[:, self.temporal_compression - 1 :], past
+        return x[:, self.temporal_compression - self.first_frames :], past
 
 
 def build(values: dict[str, Any]) -> VidTokVAE:
     """Returns the model for the settings of a config.json, completed from DEFAULTS.
 
     Raises:
-      ValueError: for settings that fit no network, or of a network that is not causal.
+      ValueError: for settings that fit no network.
     """
-    if not values["is_causal"]:
-        raise ValueError("is_causal=False: only causal weights can be read")
     check_channels(values)
     count = len(values["ch_mult"])
     down = _read_steps(values, "ds", range(count - 1), (count - 2, count - 3))
@@ -371,6 +327,7 @@ def build(values: dict[str, Any]) -> VidTokVAE:
         depth=values["num_res_blocks"],
         down=down,
         up=up,
+        causal=values["is_causal"],
         bottleneck=_build_bottleneck(values),
     )
 
@@ -421,7 +378,7 @@ def describe(model: VidTokVAE) -> dict[str, Any]:
         "dropout": 0.0,
         "regularizer": "kl" if is_gaussian else "fsq",
         "codebook_size": _LEVELS**model.bottleneck.channels,
-        "is_causal": True,
+        "is_causal": model.causal,
     } | {
         f"{kind}_{suffix}": [level for level, step in enumerate(found) if step[axis]]
         for suffix, found in steps.items()
