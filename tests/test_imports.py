@@ -102,6 +102,7 @@ ALLOWED = {
         "data",
         "models",
         "inference",
+        "pretrained.distilled",
         "pretrained.load",
     ),
     # Questions to a trained model; the report reads files alone.

@@ -14,7 +14,6 @@ from vvae.latents import dataset as reading
 from vvae.latents import posterior
 from vvae.latents.encode import Work
 from vvae.latents.exports.export import export_store
-from vvae.latents.record import merge_statistics
 from vvae.latents.shards import PartWriter, Shard, read_part, write_shard
 from vvae.pretrained import pytorch_files
 

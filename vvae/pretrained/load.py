@@ -18,6 +18,7 @@ from vvae.models.grid import GridVideoVAE
 from vvae.pretrained import (
     cogvideox,
     dc,
+    distilled,
     flux2,
     hunyuan,
     hunyuan15,
@@ -40,8 +41,7 @@ from vvae.pretrained.locate import find_folder
 
 _MODULES = (wan, qwen21, ltx, ltx2, hunyuan, hunyuan15, cogvideox, magvit, vidtok)
 _MODULES += (kl, flux2, dc, svd, tiny, taehv)
-_FAMILIES: tuple[Family, ...] = tuple(module.FAMILY for module in _MODULES)
-_OWN = ("log_sigma",)  # parameters that are not published
+_OWN = "log_sigma"  # a parameter that is not published
 # Entries of a network's description for what its folder stores as tensors.
 _SCALES = ("_latents_mean", "_latents_std")
 
@@ -71,17 +71,39 @@ def load_pretrained(
         or missing file, files or tensors of which it is not clear which are meant, or with the list
         of tensors that are missing, extra or misshapen.
     """
-    changed = {} if dtype is None else {"dtype": _check_dtype(dtype)}
+    chosen = None if dtype is None else _check_dtype(dtype)
     if subfolder is None and is_authors_file(Path(path)):
         model, learned = _read_file(Path(path))
     else:
         model, tensors = _find(find_folder(path, subfolder))
         learned = folders.read_params(tensors)
-    model, channels = model.clone(**changed), model.shape_HWC[-1]
-    return model, {
-        "params": learned | {"log_sigma": jnp.float32(LOG_SIGMA)},
-        "stats": {"mean": jnp.zeros(channels), "std": jnp.ones(channels)},
-    }
+    variables = _complete(model, learned)
+    return (model if chosen is None else _set_dtype(model, chosen)), variables
+
+
+def _complete(model: GridVideoVAE, learned: dict[str, Any]) -> Params:
+    """Returns all variables of a model: the published ones, and those that none publishes."""
+    shapes = _list_variables(model)
+
+    def fill(shapes: dict[str, Any], learned: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: fill(leaf, learned[name])
+            if isinstance(leaf, dict)
+            else learned.get(name, jnp.float32(LOG_SIGMA))
+            for name, leaf in shapes.items()
+        }
+
+    def start(path, leaf) -> jax.Array:
+        return (jnp.zeros if path[-1].key == "mean" else jnp.ones)(leaf.shape)
+
+    stats = jax.tree.map_with_path(start, shapes["stats"])
+    return {"params": fill(shapes["params"], learned), "stats": stats}
+
+
+def _set_dtype(model: GridVideoVAE, dtype: Any) -> GridVideoVAE:
+    if isinstance(model, distilled.DistilledVAE):
+        return model.clone(network=_set_dtype(model.network, dtype))
+    return model.clone(dtype=dtype)
 
 
 def _check_dtype(dtype: Any) -> Any:
@@ -116,8 +138,20 @@ def _read_file(path: Path) -> tuple[GridVideoVAE, Any]:
 
 def _list_shapes(model: GridVideoVAE) -> dict[str, Any]:
     """Returns the shapes of the parameters that are published."""
-    shapes = jax.eval_shape(functools.partial(contract.init_variables, model), jax.random.key(0))
-    return {name: leaf for name, leaf in shapes["params"].items() if name not in _OWN}
+    return _drop_own(_list_variables(model)["params"])
+
+
+def _list_variables(model: GridVideoVAE) -> Params:
+    return jax.eval_shape(functools.partial(contract.init_variables, model), jax.random.key(0))
+
+
+def _drop_own(params: dict[str, Any]) -> dict[str, Any]:
+    """Returns parameters without those that are not published."""
+    return {
+        name: _drop_own(leaf) if isinstance(leaf, dict) else leaf
+        for name, leaf in params.items()
+        if name != _OWN
+    }
 
 
 def _find(folder: Path) -> tuple[GridVideoVAE, Any]:
@@ -156,7 +190,7 @@ def save_pretrained(
         raise ValueError(
             f"the model standardises videos by {stats}, which published weights cannot store"
         )
-    published = {name: leaf for name, leaf in params["params"].items() if name not in _OWN}
+    published = _drop_own(params["params"])
     if family.buffers:
         published |= family.buffers.write(model)
     folders.write_folder(Path(path), family.describe(model), published, overwrite=overwrite)
@@ -166,10 +200,12 @@ def is_published(path: str | os.PathLike) -> bool:
     """Whether a path holds published weights, also without config.json, rather than a run.
 
     Raises:
-      ValueError: if the path is a file.
+      ValueError: if the path is a file of another kind than `load_pretrained` reads.
     """
     if not os.path.exists(path):
         return False
+    if is_authors_file(Path(path)):
+        return True
     folder = find_folder(path)
     try:
         return bool(folders.read_config(folder))
@@ -230,3 +266,9 @@ def _scale(model: GridVideoVAE, mean, std) -> GridVideoVAE:
     """Returns the model with this mean and standard deviation of its latents."""
     scales = (tuple(map(float, values)) for values in (mean, std))
     return model.clone(bottleneck=ScaledLatents(model.bottleneck.channels, *scales))
+
+
+_FAMILIES: tuple[Family, ...] = (
+    *(module.FAMILY for module in _MODULES),
+    distilled.make_family(build_network, describe_network),
+)
