@@ -7,15 +7,15 @@
 
 FOLDER is what `vvae.load_pretrained` reads. Of each VIDEOS, the test split is measured, or all
 videos where none is stated: every fourth frame from the beginning, as many as `--frames`; what is
-larger than `--side` is cut to its centre, nothing is resized. PSNR, SSIM and LPIPS (AlexNet) compare
-8-bit frames, averaged over the frames of a video, then over videos; intervals resample videos. A
-run, such as one of `vvae train published` or `vvae train tiny_decoder`, is compared with the weights
-on the same videos: the paired difference, its interval, and a test that flips signs of whole videos.
-Whether the encoder is still the published one is said by the digests of both.
+larger than `--side` is cut to its centre, nothing is resized. PSNR, SSIM and LPIPS (AlexNet)
+compare 8-bit frames, averaged over the frames of a video, then over videos; intervals resample
+videos. A run, such as one of `vvae train published` or `vvae train tiny_decoder`, is compared with
+the weights on the same videos: the paired difference, its interval, and a test that flips signs of
+whole videos. Whether the encoder is still the published one is said by the digests of both.
 
-`--speed` measures frames/s of encoding and decoding alone, of 8 frames of 256x256 in float32, beside
-the same network in PyTorch (eager; TAESD alone, and only where torch is installed), in one process:
-medians of interleaved repeats, with the processor time. Use a quiet machine.
+`--speed` measures frames/s of encoding and decoding alone, of 8 frames of 256x256 in float32,
+beside the same network in PyTorch (eager; TAESD alone, and only where torch is installed), in one
+process: medians of interleaved repeats, with the processor time. Use a quiet machine.
 
 Both write benchmarks/results/published_weights.json (`--json` names another file), each its part.
 `--pictures FILE.webp --shown NAME ...` draws a frame of the named videos above what every method
@@ -356,6 +356,59 @@ def _check_same(model, params, video: np.ndarray, z_NZhw: np.ndarray) -> None:
     error = float(np.abs(ours - theirs).max() / theirs.std())
     if not error < 1e-3:
         raise ValueError(f"the latents of PyTorch differ by {error:.1e} standard deviations")
+
+
+# --- the tables ----------------------------------------------------------------------------------
+
+_HEADS = {"psnr": "PSNR, dB", "ssim": "SSIM", f"lpips_{LPIPS}": "LPIPS (AlexNet)"}
+
+
+def format_tables(path: Path) -> str:
+    """Returns the tables of the docs from a file of results.
+
+    Raises:
+      FileNotFoundError: if there is none.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    parts = [_format_folder(content["quality"], folder) for folder in content["quality"]["folders"]]
+    parts = [f"`{content['quality']['command']}`", *parts]
+    if "speed" in content:
+        parts += [f"`{content['speed']['command']}`", _format_speed(content["speed"])]
+    return "\n\n".join([*parts, ""])
+
+
+def _format_folder(quality: dict[str, Any], folder: dict[str, Any]) -> str:
+    groups = f" of {folder['groups']} groups" if folder["groups"] < folder["videos"] else ""
+    lines = [
+        f"| {folder['name']}, {folder['videos']} videos{groups} | {' | '.join(_HEADS.values())} |",
+        f"| --- | {' | '.join(['---:'] * len(_HEADS))} |",
+    ]
+    for name, row in folder["rows"].items():
+        cells = (f"{v['value']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for v in row.values())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for name, gain in folder["gains"].items():
+        cells = (
+            f"{v['value']:+.3f} [{v['low']:+.3f}, {v['high']:+.3f}], p {v['p_value']:.4f}"
+            for v in gain.values()
+        )
+        encoders = quality["encoders"]
+        same = "the same" if encoders[name] == encoders[_PUBLISHED] else "another"
+        lines.append(f"| {name} less {_PUBLISHED} ({same} encoder) | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _format_speed(speed: dict[str, Any]) -> str:
+    _, length, height, width, _ = speed["shape"]
+    lines = [
+        f"| {length} frames of {height}x{width} | frames/s | frames per s of processor |",
+        "| --- | ---: | ---: |",
+    ]
+    for name, row in speed["rows"].items():
+        rates = (row["frames_per_second"], row["frames_per_processor_second"])
+        lines.append(f"| {name} | {' | '.join(f'{rate:.2f}' for rate in rates)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

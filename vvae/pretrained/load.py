@@ -244,6 +244,22 @@ def build_network(text: str) -> GridVideoVAE:
         ) from error
 
 
+def list_classes() -> tuple[str, ...]:
+    """Returns the names of the classes that `load_pretrained` reads."""
+    return tuple(name for family in _FAMILIES for name in family.defaults)
+
+
+def make_network(record: dict[str, Any]) -> GridVideoVAE:
+    """Returns the network of a config.json, in which a missing setting has its default value.
+
+    A scale of the latents that a folder stores as tensors is the identity.
+
+    Raises:
+      ValueError: for another class, an unknown setting, or settings that fit no network.
+    """
+    return _build(record)[1]
+
+
 def _build(record: dict[str, Any]) -> tuple[Family, GridVideoVAE]:
     """Returns the family and the model of a config.json."""
     name = record["_class_name"]
