@@ -257,7 +257,7 @@ def make_network(record: dict[str, Any]) -> GridVideoVAE:
     Raises:
       ValueError: for another class, an unknown setting, or settings that fit no network.
     """
-    return _build(record)[1]
+    return _build(folders.parse_config(json.dumps(record), "the settings of a network"))[1]
 
 
 def _build(record: dict[str, Any]) -> tuple[Family, GridVideoVAE]:
