@@ -18,8 +18,8 @@ beside the same network in PyTorch (eager; TAESD alone, and only where torch is 
 process: medians of interleaved repeats, with the processor time. Use a quiet machine.
 
 Both write benchmarks/results/published_weights.json (`--json` names another file), each its part.
-`--pictures FILE.webp --shown NAME ...` draws a frame of the named videos above what every method
-makes of it.
+`--pictures FILE.webp --shown NAME ... --caption TEXT` draws a frame of the named videos above what
+every method makes of it. `benchmarks.scoreboard tables` writes tables and pictures into the docs.
 """
 
 import argparse
@@ -58,6 +58,7 @@ STRIDE = 4
 LPIPS = "alexnet"
 METRICS = ("psnr", "ssim", f"lpips_{LPIPS}")
 SPEED_SHAPE = (1, 8, 256, 256, 3)
+COMMAND = "python -m benchmarks.published_weights"
 _PUBLISHED = "published"
 _GAP = 4  # white pixels between pictures
 
@@ -85,6 +86,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--side", type=int, default=256, help="largest height, width (default 256)")
     parser.add_argument("--pictures", type=Path, help="file of pictures")
     parser.add_argument("--shown", nargs="+", default=[], help="names of the videos in it")
+    parser.add_argument("--caption", default="", help="what it shows, and whose it is")
     parser.add_argument("--speed", action="store_true", help="measure speed alone")
     parser.add_argument("--repeats", type=int, default=7, help="of speed (default 7)")
     parser.add_argument("--json", type=Path, default=RESULTS / "published_weights.json")
@@ -109,10 +111,13 @@ class Clip:
 
 def measure_quality(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the scores of the weights and of every run on the videos of every folder."""
+    names = [_PUBLISHED, *(run.name for run in options.runs)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--runs: the names of the run directories must differ: {names}")
     networks = {_PUBLISHED: load_pretrained(options.weights)}
     networks |= {run.name: build.load(run) for run in options.runs}
     methods = {name: _make_method(*network) for name, network in networks.items()}
-    folders, shown = [], {}
+    folders, shown, picture = [], {}, None
     for folder in options.folders:
         clips = list(read_clips(folder, options.frames, options.side))
         folders.append(measure_folder(folder.name, clips, methods))
@@ -122,6 +127,7 @@ def measure_quality(options: argparse.Namespace) -> dict[str, Any]:
         if missing or not shown:
             raise ValueError(f"--shown: no measured video is named {missing or options.shown}")
         draw(options.pictures, [shown[name] for name in options.shown], methods)
+        picture = {"file": options.pictures.name, "caption": options.caption}
     words = ["--weights WEIGHTS --data.path", *(folder.name for folder in options.folders)]
     words += ["--runs", *(run.name for run in options.runs)] if options.runs else []
     words += [f"--frames {options.frames} --side {options.side}"]
@@ -132,9 +138,10 @@ def measure_quality(options: argparse.Namespace) -> dict[str, Any]:
         "frames": options.frames,
         "stride": STRIDE,
         "side": options.side,
+        "picture": picture,
         "folders": folders,
     }
-    return stamp(content, f"python -m benchmarks.published_weights {' '.join(words)}")
+    return stamp(content, f"{COMMAND} {' '.join(words)}")
 
 
 def _count(params) -> dict[str, int]:
@@ -290,7 +297,7 @@ def measure_speed(options: argparse.Namespace) -> dict[str, Any]:
         )
     content = {"weights": options.weights.name, "shape": list(SPEED_SHAPE), "rows": rows}
     command = f"--weights WEIGHTS --speed --repeats {options.repeats}"
-    return stamp(content, f"python -m benchmarks.published_weights {command}")
+    return stamp(content, f"{COMMAND} {command}")
 
 
 def _describe(timing: Timing) -> dict[str, float]:
@@ -364,16 +371,18 @@ _HEADS = {"psnr": "PSNR, dB", "ssim": "SSIM", f"lpips_{LPIPS}": "LPIPS (AlexNet)
 
 
 def format_tables(path: Path) -> str:
-    """Returns the tables of the docs from a file of results.
-
-    Raises:
-      FileNotFoundError: if there is none.
-    """
+    """Returns the tables of the docs from a file of results, or that there is none yet."""
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}")
+        return f"Not measured yet: `{COMMAND} --weights FOLDER --data.path VIDEOS`.\n\n"
     content = json.loads(path.read_text(encoding="utf-8"))
-    parts = [_format_folder(content["quality"], folder) for folder in content["quality"]["folders"]]
-    parts = [f"`{content['quality']['command']}`", *parts]
+    parts = []
+    if "quality" in content:
+        quality = content["quality"]
+        parts += [f"`{quality['command']}`"]
+        parts += [_format_folder(quality, folder) for folder in quality["folders"]]
+        if quality["picture"]:
+            caption = quality["picture"]["caption"]
+            parts += [f"![{caption}](assets/{quality['picture']['file']})", f"*{caption}*"]
     if "speed" in content:
         parts += [f"`{content['speed']['command']}`", _format_speed(content["speed"])]
     return "\n\n".join([*parts, ""])

@@ -90,6 +90,8 @@ _LTX_091 = {
     "upsample_factor": (2,) * 3,
     "timestep_conditioning": True,
 }
+# The default scale is that of 16 channels.
+_QWEN21 = {"latents_mean": (0.0,) * 64, "latents_std": (1.0,) * 64}
 _DC = {"encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3}
 
 RELEASES: dict[str, Release] = {
@@ -97,7 +99,7 @@ RELEASES: dict[str, Release] = {
     "SD 3": Release("AutoencoderKL", _STABILITY, _SD | _UP | _NO_QUANT | {"latent_channels": 16}),
     "FLUX.2": Release("AutoencoderKLFlux2", "Apache-2.0 (the VAE)"),
     "DC-AE": Release("AutoencoderDC", settings=_DC),
-    "Qwen-Image 2.1": Release("AutoencoderKLQwenImage21"),
+    "Qwen-Image 2.1": Release("AutoencoderKLQwenImage21", settings=_QWEN21),
     "TAESD": Release("AutoencoderTiny", "MIT"),
     "TAEF2": Release("TAESD", "MIT", {"latent_channels": 32}),
     "SVD": Release("AutoencoderKLTemporalDecoder", _STABILITY, _SD),
@@ -370,14 +372,10 @@ _COLUMNS = (
 
 
 def format_table(results: Path) -> str:
-    """Returns the table of the docs.
-
-    Raises:
-      FileNotFoundError: if nothing was measured.
-    """
+    """Returns the table of the docs, or that nothing was measured yet."""
     path = results / FILE.name
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}")
+        return f"Not measured yet: `{COMMAND}`.\n\n"
     content = json.loads(path.read_text(encoding="utf-8"))
     marks = ["---"] * 3 + ["---:"] * (len(_COLUMNS) - 3)
     lines = [

@@ -49,8 +49,11 @@ def test_scores_and_gains_are_those_of_a_closed_form(tmp_path):
     assert folder["gains"]["run"]["lpips_alexnet"]["value"] < 0
     quality = {"command": "python -m x", "encoders": {"published": "1", "run": "1"}}
     path = tmp_path / "found.json"
-    path.write_text(json.dumps({"quality": quality | {"folders": [folder]}}))
+    assert weights.format_tables(path).startswith("Not measured yet: `python -m ")
+    quality |= {"folders": [folder], "picture": {"file": "a.webp", "caption": "What it shows."}}
+    path.write_text(json.dumps({"quality": quality}))
     table = weights.format_tables(path)
+    assert "![What it shows.](assets/a.webp)\n\n*What it shows.*" in table
     assert "| run less published (the same encoder) | +6.021 [+6.021, +6.021], p 0.0625 |" in table
     assert "| videos, 5 videos | PSNR, dB |" in table
 
