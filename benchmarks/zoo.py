@@ -155,31 +155,27 @@ def main() -> None:
 
 def measure_all(options: argparse.Namespace, releases: dict[str, Release]) -> None:
     """Runs every missing measurement, and writes the file after each."""
-    content = json.loads(options.json.read_text()) if options.json.is_file() else {"rows": {}}
-    rows = content["rows"]
-    for name, release in releases.items():
-        rows.setdefault(name, {})["facts"] = describe(release)
-    content = {"command": COMMAND, "video": VIDEO, "long": LONG, "cores": CORES, "rows": rows}
-    write_result(options.json, content)
-    for name, job in _list_jobs(options.only or releases):
-        if job in rows[name] and not (options.again and options.only):
-            continue
-        print(f"{name}: {job}", flush=True)
-        origin = describe_origin()
-        rows[name][job] = run_job(name, job, options) | {
-            "git_commit": origin["git_commit"],
-            "machine": origin["machine"],
-        }
-        print(f"  {rows[name][job]}", flush=True)
-        write_result(options.json, content)
+    known = json.loads(options.json.read_text())["rows"] if options.json.is_file() else {}
+    rows = {name: dict(known.get(name, {})) for name in releases}
+    content = {"command": COMMAND, "video": VIDEO, "long": LONG, "cores": CORES}
+    for name in options.only or releases:
+        row = {} if options.again and options.only else rows[name]
+        rows[name] = row
+        for job in _list_jobs(name):
+            if job in row:
+                continue
+            print(f"{name}: {job}", flush=True)
+            row[job] = run_job(name, job, options)
+            if job != "facts":
+                origin = describe_origin()
+                row[job] |= {part: origin[part] for part in ("git_commit", "machine")}
+            print(f"  {row[job]}", flush=True)
+            measured = {name: row for name, row in rows.items() if row}
+            write_result(options.json, content | {"rows": measured})
 
 
-def _list_jobs(names) -> Iterator[tuple[str, str]]:
-    for name in names:
-        yield name, "sight"
-        yield name, "decode"
-        if name in _LONG_RELEASES:
-            yield name, "long"
+def _list_jobs(name: str) -> tuple[str, ...]:
+    return ("facts", "sight", "decode", *(("long",) if name in _LONG_RELEASES else ()))
 
 
 def run_job(name: str, job: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -203,8 +199,9 @@ def run_job(name: str, job: str, options: argparse.Namespace) -> dict[str, Any]:
 # --- what is known without a measurement ---------------------------------------------------------
 
 
-def describe(release: Release) -> dict[str, Any]:
+def describe(release: Release, limit: float = math.inf) -> dict[str, Any]:
     """Returns the class, the licence, the number of parameters, the latents, and what is exact."""
+    del limit  # of memory: nothing is computed
     import jax
 
     from vvae.inference.tiling import is_local
@@ -351,7 +348,12 @@ def _run(program, arguments: tuple, limit: float) -> dict[str, Any]:
     }
 
 
-JOBS = {"decode": measure_decode, "sight": measure_sight, "long": measure_long}
+JOBS = {
+    "facts": describe,
+    "sight": measure_sight,
+    "decode": measure_decode,
+    "long": measure_long,
+}
 
 
 # --- the table -----------------------------------------------------------------------------------
