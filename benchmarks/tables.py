@@ -1,10 +1,12 @@
-"""The numbers of README and docs/results, written from result files between marks, never by hand.
+"""The numbers of README and docs, written from result files between marks, never by hand.
 
 <!-- scoreboard TASK -->   <!-- end -->          the table of a board
 <!-- value TASK ROW COLUMN -->   <!-- end -->    one of its values
 <!-- summary -->   <!-- end -->                  the README's table: one row a board
 <!-- rate_distortion -->   <!-- end -->          bits at equal PSNR
 <!-- recorded NAME -->   <!-- end -->            a table of recorded.json
+<!-- zoo -->   <!-- end -->                      published families at their published sizes
+<!-- weights NAME -->   <!-- end -->             published weights on real videos, of NAME.json
 """
 
 import json
@@ -16,16 +18,19 @@ from benchmarks.results import read_board
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-PAGES = (README, *sorted((ROOT / "docs" / "results").glob("*.md")))
+DOCS = ROOT / "docs"
+PAGES = (README, *sorted((DOCS / "results").glob("*.md")))
+PAGES += (DOCS / "published.md", DOCS / "published_models.md")
 _MARKS = re.compile(
-    r"<!-- (scoreboard|value|summary|rate_distortion|recorded)((?: [^\s>]+)*?) -->.*?<!-- end -->",
+    r"<!-- (scoreboard|value|summary|rate_distortion|recorded|zoo|weights)"
+    r"((?: [^\s>]+)*?) -->.*?<!-- end -->",
     re.DOTALL,
 )
 _DIGITS = 3
 
 
 def write_all(results: Path) -> list[str]:
-    """Fills the marked places of README and docs/results; returns the tasks that they show."""
+    """Fills the marked places of README and docs; returns the tasks that they show."""
     return [task for page in PAGES for task in write_tables(results, page)]
 
 
@@ -50,7 +55,7 @@ def fill_marks(text: str, results: Path, page: Path) -> str:
         try:
             content = _WRITERS[kind](results, *words)
         except FileNotFoundError as error:
-            raise ValueError(f"{page} shows the {kind} {words[0]}: {error}") from error
+            raise ValueError(f"{page} shows {' '.join([kind, *words])}: {error}") from error
         return f"<!-- {kind}{match[2]} -->{content}<!-- end -->"
 
     return _MARKS.sub(fill, text)
@@ -87,12 +92,26 @@ def _write_recorded(results: Path, name: str) -> str:
     return f"\n{format_recorded(recorded[name])}"
 
 
+def _write_zoo(results: Path) -> str:
+    from benchmarks.zoo import format_table
+
+    return f"\n{format_table(results)}"
+
+
+def _write_weights(results: Path, name: str) -> str:
+    from benchmarks.published_weights import format_tables
+
+    return f"\n{format_tables(results / f'{name}.json')}"
+
+
 _WRITERS: dict[str, Callable[..., str]] = {
     "scoreboard": _write_board,
     "value": _write_value,
     "summary": _write_summary,
     "rate_distortion": _write_rate_distortion,
     "recorded": _write_recorded,
+    "zoo": _write_zoo,
+    "weights": _write_weights,
 }
 
 

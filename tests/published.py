@@ -438,15 +438,16 @@ FRAMES_ALONE = ("AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderTiny", "TAESD
 FRAMES_ALONE += ("AutoencoderKLTemporalDecoder", "AutoencoderKLQwenImage21", "AutoencoderDC")
 """Classes whose methods take the frames of all videos as images."""
 OWN = ("TAESD", "TAEHV")
-"""Classes in own_torch.py."""
+"""Classes in benchmarks/torch_tiny.py."""
 
 
 def find_class(kind: str):
     """Returns a class of diffusers, or of the networks that it lacks."""
     import diffusers
-    import own_torch
 
-    return getattr(own_torch if kind in OWN else diffusers, kind)
+    from benchmarks import torch_tiny
+
+    return getattr(torch_tiny if kind in OWN else diffusers, kind)
 
 
 def make_model(name: str, seed: int = 0):

@@ -26,6 +26,7 @@ from vvae.config import (
     Data,
     Evaluate,
     Model,
+    Optim,
     Train,
 )
 from vvae.config_files import load_config_file
@@ -61,6 +62,16 @@ MIXTURE = dataclasses.replace(
 CRITIC = dataclasses.replace(CAUSAL, critic=Critic(weight=0.5, width=2, depth=2))
 PCA = dataclasses.replace(
     CAUSAL, causal=dataclasses.replace(CAUSAL.causal, stem="pca", widths=(2,), components=3)
+)
+DISTILLED = dataclasses.replace(
+    CAUSAL,
+    data=Data(view="rgb", height=8, width=8, num_frames=2),
+    model=Model(
+        kind="published",
+        network=(ROOT / "tests" / "golden" / "taef2" / "config.json").read_text(),
+        decoder_widths=(2, 2),
+    ),
+    optim=Optim(freeze="encoder"),
 )
 
 
@@ -102,6 +113,7 @@ EDGES = {
     "data.max_megapixels": Edges((1e-6, 1e12, INF), (*NOT_POSITIVE, NAN)),
     "data.decode_seconds": Edges((1e-3, 1e12, INF), (*NOT_POSITIVE, NAN)),
     "model.network": Edges(("",), ("{}",)),
+    "model.decoder_widths": Edges(((), (1, 1), (3,)), ((0, 1), (-1,)), base=DISTILLED),
     "model.widths": Edges(((), (1,), (1, 1, 1)), ((0,), (2, -1), (1, 1, 1, 1))),
     "model.hidden": Edges((1, 1000), NOT_POSITIVE),
     "model.latent_dim": Edges((1, 1000), NOT_POSITIVE),
@@ -121,6 +133,7 @@ EDGES = {
     # A weight above 0 needs the weights of LPIPS, which tests/test_lpips.py has.
     "objective.lpips": Edges((0.0,), (-1.0, *NOT_FINITE), base=CAUSAL),
     "objective.wavelet": Edges((0.0, 1e6), (-1.0, *NOT_FINITE), base=CAUSAL),
+    "objective.teacher": Edges((0.0, 1e6), (-1.0, *NOT_FINITE), base=DISTILLED),
     "objective.kl_warmup": Edges((0.0, 1e-9, 1.0), NOT_A_FRACTION),
     "objective.free_bits": Edges((0.0, 1e6), (-1.0, *NOT_FINITE)),
     "objective.prior_every": Edges((1, 10**9), NOT_POSITIVE, base=MIXTURE),

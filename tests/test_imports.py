@@ -108,6 +108,7 @@ ALLOWED = {
         "data",
         "models",
         "inference",
+        "pretrained.distilled",
         "pretrained.load",
     ),
     # Questions to a trained model; the report reads files alone.

@@ -1,14 +1,12 @@
 """Reading stores: any clip at once, shuffled batches that one integer continues, slices, grain."""
 
-import io
 import itertools
 import pickle
 import shutil
-import zipfile
 
-import ml_dtypes
 import numpy as np
 import pytest
+from tfrecords import read_examples
 from tiny_latents import encode, write_videos
 
 from vvae import latents
@@ -16,8 +14,8 @@ from vvae.latents import dataset as reading
 from vvae.latents import posterior
 from vvae.latents.encode import Work
 from vvae.latents.exports.export import export_store
-from vvae.latents.record import merge_statistics
 from vvae.latents.shards import PartWriter, Shard, read_part, write_shard
+from vvae.pretrained import pytorch_files
 
 LENGTHS = {f"{number}": (5, 5, 3)[number % 3] for number in range(11)}
 
@@ -136,28 +134,13 @@ def test_shards_that_are_missing_leave_the_others(dataset, tmp_path):
 # --- real latents --------------------------------------------------------------------------------
 
 
-def read_wan_latents(path) -> np.ndarray:
-    """Reads the one tensor of wan21_latents.pth, [C, T, H, W]."""
-
-    class Unpickler(pickle.Unpickler):
-        def persistent_load(self, place):
-            return np.frombuffer(archive.read(f"{root}/data/{place[2]}"), ml_dtypes.bfloat16)
-
-        def find_class(self, module, name):
-            known = {"_rebuild_tensor_v2": lambda storage, start, size, *_: storage.reshape(size)}
-            return known.get(name, dict)
-
-    with zipfile.ZipFile(path) as archive:
-        (name,) = (n for n in archive.namelist() if n.endswith("/data.pkl"))
-        root = name.rpartition("/")[0]
-        return Unpickler(io.BytesIO(archive.read(name))).load()[0]
-
-
 def test_real_wan_latents_are_stored_measured_and_exported_bit_by_bit(
     shared_data, dataset, tmp_path
 ):
     safetensors = pytest.importorskip("safetensors")
-    z_CTHW = read_wan_latents(shared_data("weights") / "wan21_latents.pth")
+    pytest.importorskip("google_crc32c")
+    stored = pytorch_files.read_tensors(shared_data("weights") / "wan21_latents.pth")
+    (z_CTHW,) = stored[""]
     assert z_CTHW.shape == (16, 16, 40, 64)
     z_thwZ = np.ascontiguousarray(np.moveaxis(z_CTHW, 0, -1))
     record = dataset.record(0) | {
@@ -184,7 +167,7 @@ def test_real_wan_latents_are_stored_measured_and_exported_bit_by_bit(
     write_shard(store / "shards" / path, [read_part(tmp_path / "wan.part")], {})
     opened = latents.open(store)
     np.testing.assert_array_equal(opened[0]["mean"], z_thwZ)
-    statistics = merge_statistics(list(opened.records()))
+    statistics = opened.statistics()
     mean, std = (np.array(statistics[name]) for name in ("mean", "std"))
     overall = np.sqrt(np.mean(std**2 + (mean - mean.mean()) ** 2))
     # As published with the latents: mean .028, deviation .942.
@@ -194,3 +177,9 @@ def test_real_wan_latents_are_stored_measured_and_exported_bit_by_bit(
     assert file.name.endswith("_00000-061_0512x0320_wan.safetensors")
     with safetensors.safe_open(file, framework="numpy") as opened_file:
         np.testing.assert_array_equal(opened_file.get_tensor("latents_16x40x64_bfloat16"), z_CTHW)
+    video = opened.record(0)["source"]["name"]
+    np.save((tmp_path / video).with_suffix(".npy"), np.ones((2, 3), np.float32))
+    export_store(store, tmp_path / "maxdiffusion", "maxdiffusion", text=tmp_path)
+    (example,) = read_examples(tmp_path / "maxdiffusion" / "16x16x40x64" / "file_00000.tfrec")
+    # A sample of a posterior without width is its mean.
+    np.testing.assert_array_equal(example["latents"], z_CTHW.astype(np.float32))

@@ -16,7 +16,6 @@ pytest.importorskip("torch", reason="needs the extra parity: pip install '.[pari
 pytest.importorskip("diffusers", reason="needs the extra parity: pip install '.[parity]'")
 
 import diffusers
-import own_torch
 import torch
 from conftest import SHARED_DATA
 from diffusers.models import attention_processor, embeddings, normalization
@@ -37,6 +36,7 @@ from published import (
     run_reference,
 )
 
+from benchmarks import torch_tiny
 from vvae.models import contract
 from vvae.pretrained import folder as folders
 from vvae.pretrained.load import build_network, load_pretrained, save_pretrained
@@ -232,7 +232,7 @@ def test_noise_is_distributed_as_that_of_diffusers(tmp_path):
 def test_real_weights_of_taef2_compute_the_same():
     """The same network in PyTorch, with the weights as PyTorch reads them, on noise."""
     model, params = load_pretrained(TAEF2)
-    reference = own_torch.TAESD(64, 32, (1, 3, 3, 3)).eval().requires_grad_(False)
+    reference = torch_tiny.TAESD(64, 32, (1, 3, 3, 3)).eval().requires_grad_(False)
     state = {}
     for side, shift in (("encoder", 0), ("decoder", 1)):
         stored = torch.load(TAEF2.with_name(f"taef2_{side}.pth"), weights_only=True)

@@ -18,7 +18,12 @@ from vvae import video
 from vvae.metrics.frames import frame_psnr, frame_ssim
 from vvae.models import contract
 from vvae.pretrained import pytorch_files
-from vvae.pretrained.load import load_network, load_pretrained, save_pretrained
+from vvae.pretrained.load import (
+    is_published,
+    load_network,
+    load_pretrained,
+    save_pretrained,
+)
 
 WEIGHTS = SHARED_DATA / "weights"
 needs_weights = pytest.mark.skipif(
@@ -110,6 +115,7 @@ def test_real_weights_are_read_and_written_back(tmp_path):
     """Either file stands for both, and a folder written from them holds the same numbers."""
     model, params = load_pretrained(WEIGHTS / "taef2_encoder.pth")
     assert model == load_network(WEIGHTS / "taef2_decoder.pth")
+    assert is_published(WEIGHTS / "taef2_encoder.pth")
     assert (model.pooled, model.bottleneck.channels) == (True, 32)
     sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(params["params"][name]))
              for name in ("encoder", "decoder")}  # fmt: skip

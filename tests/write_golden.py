@@ -8,7 +8,8 @@ Needs the extra `parity`. The same versions write the same numbers, up to roundi
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+TESTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 import numpy as np
 from published import GOLDEN, GOLDEN_FOLDER, HALF, VIDEOS, make_model, make_video, run_reference

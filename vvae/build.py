@@ -29,6 +29,7 @@ from vvae.models.bottleneck import FiniteScalars, GaussianLatents
 from vvae.models.causal import CausalVideoVAE
 from vvae.models.grid import GridVideoVAE
 from vvae.models.sequential import SequentialVAE
+from vvae.pretrained.distilled import DistilledVAE, distil
 from vvae.pretrained.load import build_network
 from vvae.run import Run, open_run
 from vvae.training.checkpoint import Checkpointer
@@ -136,7 +137,8 @@ def build_model(config: Config) -> SequentialVAE | GridVideoVAE:
     """Returns the model that the settings describe.
 
     Raises:
-      ValueError: if a published network is missing, or takes videos of other channels.
+      ValueError: if a published network is missing, takes videos of other channels, or has a
+        compression that the small decoder does not undo.
     """
     builders = {
         "sequential": _build_sequential,
@@ -151,6 +153,8 @@ def _build_published(config: Config, shape_HWC: tuple[int, int, int]) -> GridVid
     if not config.model.network:
         raise ValueError("model.kind=published needs --init_from FOLDER, of published weights")
     model = build_network(config.model.network)
+    if config.model.decoder_widths and not isinstance(model, DistilledVAE):
+        model = distil(model, config.model.decoder_widths)
     channels = model.shape_HWC[-1]
     if channels != shape_HWC[-1]:
         raise ValueError(

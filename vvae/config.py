@@ -99,6 +99,9 @@ class Model:
     published: the network of the weights in --init_from."""
     network: str = ""
     """The published network as JSON; set by --init_from FOLDER."""
+    decoder_widths: tuple[int, ...] = ()
+    """published: channels of a small decoder in place of the published one, at each resolution, the
+    coarsest first; () for the published decoder."""
     widths: tuple[int, ...] = (32, 64, 128)
     """Channels after each stride-2 convolution, each of which halves the frame; () for dense layers
     only."""
@@ -128,7 +131,12 @@ class Model:
     def __post_init__(self):
         fits = not self.network or self.kind == "published"
         require(fits, "model.network", self.network, "needs model.kind=published")
+        fits = not self.decoder_widths or self.kind == "published"
+        rule = "needs model.kind=published"
+        require(fits, "model.decoder_widths", self.decoder_widths, rule)
         rule = "must be greater than 0"
+        fits = min(self.decoder_widths, default=1) > 0
+        require(fits, "model.decoder_widths", self.decoder_widths, rule)
         require(min(self.widths, default=1) > 0, "model.widths", self.widths, rule)
         require_positive("model", self, "hidden", "latent_dim", "num_components")
         require_at_least_zero("model", self, "clip_latent_dim")
@@ -184,8 +192,8 @@ class Causal:
 class Objective:
     """The training loss: the ELBO, its schedule and further terms. Reported ELBOs have none of it.
 
-    likelihood, l1, mse, lpips and wavelet are weights of sums over the elements of a clip; a weight
-    of likelihood other than 1, and all others, need model.kind=causal or published.
+    likelihood, l1, mse, lpips, wavelet and teacher are weights of sums over the elements of a clip;
+    a weight of likelihood other than 1, and all others, need model.kind=causal or published.
     """
 
     beta: float = 1.0
@@ -202,6 +210,9 @@ class Objective:
     """Network of LPIPS."""
     wavelet: float = 0.0
     """Weight of the absolute error of the Haar coefficients over time, rows and columns."""
+    teacher: float = 0.0
+    """Weight of the absolute difference from what the published decoder makes of the same latents,
+    for model.decoder_widths."""
     kl_warmup: float = 0.1
     """Fraction of the training over which beta grows from 0."""
     free_bits: float = 0.0
@@ -212,9 +223,9 @@ class Objective:
 
     def __post_init__(self):
         require_at_least_zero("objective", self, "beta", "free_bits", "likelihood")
-        require_at_least_zero("objective", self, "l1", "mse", "lpips", "wavelet")
+        require_at_least_zero("objective", self, "l1", "mse", "lpips", "wavelet", "teacher")
         require_finite("objective", self, "beta", "free_bits", "likelihood")
-        require_finite("objective", self, "l1", "mse", "lpips", "wavelet")
+        require_finite("objective", self, "l1", "mse", "lpips", "wavelet", "teacher")
         require_positive("objective", self, "prior_every")
         require_fraction("objective", self, "kl_warmup")
 

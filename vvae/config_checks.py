@@ -62,6 +62,16 @@ def check_sections(config) -> None:
             f"must divide train.batch_size={batch_size}",
         )
     _check_likelihood(config)
+    _check_teacher(config)
+
+
+def _check_teacher(config) -> None:
+    widths, optim = config.model.decoder_widths, config.optim
+    fits = config.objective.teacher == 0.0 or bool(widths)
+    rule = "needs a small decoder that learns: model.decoder_widths"
+    require(fits, "objective.teacher", config.objective.teacher, rule)
+    rule = "must be encoder with model.decoder_widths: the decoder learns to read fixed latents"
+    require(not widths or optim.freeze == "encoder", "optim.freeze", optim.freeze, rule)
 
 
 def _check_size(config) -> None:

@@ -25,6 +25,7 @@ from vvae.models import contract
 from vvae.models.bottleneck import ScaledLatents
 from vvae.models.digest import digest_params
 from vvae.models.grid import GridVideoVAE
+from vvae.pretrained.distilled import find_encoder
 from vvae.pretrained.load import describe_network
 
 DTYPES = ("bfloat16", "float32")
@@ -210,6 +211,7 @@ def describe_encoder(model: GridVideoVAE, params) -> dict[str, Any]:
       of the standardisation), `scale`, `channels`, `temporal_compression` and
       `spatial_compression`. Nothing of the decoder is in it.
     """
+    model, params = find_encoder(model, params)
     kept = select_params(model, params)
     learned = {name: leaf for name, leaf in kept["params"].items() if name != "log_sigma"}
     scale = find_scale(model)

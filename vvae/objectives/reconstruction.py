@@ -9,6 +9,7 @@ number of elements of the frame. Videos are in [-1, 1]; masked frames count nowh
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ from vvae.objectives.elbo import elbo_of_terms, free_bits_kl
 
 # (x, y), frames [..., H, W, C] in [-1, 1] -> the distance of each pair of frames [...].
 FrameDistance = Callable[[jax.Array, jax.Array], jax.Array]
+# (variables, batch, key) -> a video [B, T, H, W, C] in [-1, 1] to learn from.
+Teacher = Callable[[Any, dict, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Weights:
       mse: of the squared error.
       lpips: of the perceptual distance.
       wavelet: of `wavelet_error`.
+      teacher: of the absolute difference from the video of a teacher.
     """
 
     likelihood: float = 1.0
@@ -41,10 +45,18 @@ class Weights:
     mse: float = 0.0
     lpips: float = 0.0
     wavelet: float = 0.0
+    teacher: float = 0.0
 
 
 def reconstruction_loss(
-    model, params, batch: dict, key, beta, weights: Weights, perceive: FrameDistance | None = None
+    model,
+    params,
+    batch: dict,
+    key,
+    beta,
+    weights: Weights,
+    perceive: FrameDistance | None = None,
+    teach: Teacher | None = None,
 ):
     """Computes the weighted sum of all terms, mean over the batch.
 
@@ -56,23 +68,29 @@ def reconstruction_loss(
       beta: weight of the KL at this step.
       weights: of the other terms.
       perceive: the perceptual distance; needed if weights.lpips is not 0.
+      teach: what gives the video of a teacher; needed if weights.teacher is not 0.
 
     Returns:
       (loss, metrics, fake). The metrics are scalars, means over the batch, of each term before its
       weight: `elbo`, `log_likelihood`, `kl` and `kl_LEVEL` in nats per clip, and those of l1, mse,
-      lpips and wavelet that have a weight, per element. `fake` is the decoded video [B, T, H, W,
-      C], equal to the real one in masked frames.
+      lpips, wavelet and teacher that have a weight, per element. `fake` is the decoded video
+      [B, T, H, W, C], equal to the real one in masked frames.
     """
     terms, fake = contract.terms_and_video(
         model, params, batch["video"], key, batch["mask"], batch["index"]
     )
     real = contract.as_unit_range(batch["video"])
-    fake = jnp.where(batch["mask"][..., None, None, None], fake, real)
+    fake = _replace_masked(batch, fake, real)
+
+    def miss_teacher() -> jax.Array:
+        return absolute_error(_replace_masked(batch, teach(params, batch, key), real), fake)
+
     errors = {
         "l1": lambda: absolute_error(real, fake),
         "mse": lambda: jnp.square(real - fake).sum((1, 2, 3, 4)),
         "lpips": lambda: perceptual_error(real, fake, perceive),
         "wavelet": lambda: wavelet_error(real, fake),
+        "teacher": miss_teacher,
     }
     chosen = {name: weight for name in errors if (weight := getattr(weights, name))}
     measured_B = {name: errors[name]() for name in chosen}
@@ -89,6 +107,10 @@ def reconstruction_loss(
         **{name: jnp.mean(error_B) / num_elements for name, error_B in measured_B.items()},
     }
     return raise_precision(loss), metrics, fake
+
+
+def _replace_masked(batch: dict, fake: jax.Array, real: jax.Array) -> jax.Array:
+    return jnp.where(batch["mask"][..., None, None, None], fake, real)
 
 
 def absolute_error(x_BTHWC: jax.Array, y_BTHWC: jax.Array) -> jax.Array:

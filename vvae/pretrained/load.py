@@ -19,6 +19,7 @@ from vvae.pretrained import (
     cogvideox,
     cosmos,
     dc,
+    distilled,
     flux2,
     hunyuan,
     hunyuan15,
@@ -43,8 +44,7 @@ from vvae.pretrained.locate import find_folder
 
 _MODULES = (wan, qwen21, ltx, ltx2, hunyuan, hunyuan15, hunyuan_refiner, cogvideox)
 _MODULES += (magvit, mochi, cosmos, vidtok, kl, flux2, dc, svd, tiny, taehv)
-_FAMILIES: tuple[Family, ...] = tuple(module.FAMILY for module in _MODULES)
-_OWN = ("log_sigma",)  # parameters that are not published
+_OWN = "log_sigma"  # a parameter that is not published
 # Entries of a network's description for what its folder stores as tensors.
 _SCALES = ("_latents_mean", "_latents_std")
 
@@ -74,17 +74,39 @@ def load_pretrained(
         or missing file, files or tensors of which it is not clear which are meant, or with the list
         of tensors that are missing, extra or misshapen.
     """
-    changed = {} if dtype is None else {"dtype": _check_dtype(dtype)}
+    chosen = None if dtype is None else _check_dtype(dtype)
     if subfolder is None and is_authors_file(Path(path)):
         model, learned = _read_file(Path(path))
     else:
         model, tensors = _find(find_folder(path, subfolder))
         learned = folders.read_params(tensors)
-    model, channels = model.clone(**changed), model.shape_HWC[-1]
-    return model, {
-        "params": learned | {"log_sigma": jnp.float32(LOG_SIGMA)},
-        "stats": {"mean": jnp.zeros(channels), "std": jnp.ones(channels)},
-    }
+    variables = _complete(model, learned)
+    return (model if chosen is None else _set_dtype(model, chosen)), variables
+
+
+def _complete(model: GridVideoVAE, learned: dict[str, Any]) -> Params:
+    """Returns all variables of a model: the published ones, and those that none publishes."""
+    shapes = _list_variables(model)
+
+    def fill(shapes: dict[str, Any], learned: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: fill(leaf, learned[name])
+            if isinstance(leaf, dict)
+            else learned.get(name, jnp.float32(LOG_SIGMA))
+            for name, leaf in shapes.items()
+        }
+
+    def start(path, leaf) -> jax.Array:
+        return (jnp.zeros if path[-1].key == "mean" else jnp.ones)(leaf.shape)
+
+    stats = jax.tree.map_with_path(start, shapes["stats"])
+    return {"params": fill(shapes["params"], learned), "stats": stats}
+
+
+def _set_dtype(model: GridVideoVAE, dtype: Any) -> GridVideoVAE:
+    if isinstance(model, distilled.DistilledVAE):
+        return model.clone(network=_set_dtype(model.network, dtype))
+    return model.clone(dtype=dtype)
 
 
 def _check_dtype(dtype: Any) -> Any:
@@ -119,8 +141,20 @@ def _read_file(path: Path) -> tuple[GridVideoVAE, Any]:
 
 def _list_shapes(model: GridVideoVAE) -> dict[str, Any]:
     """Returns the shapes of the parameters that are published."""
-    shapes = jax.eval_shape(functools.partial(contract.init_variables, model), jax.random.key(0))
-    return {name: leaf for name, leaf in shapes["params"].items() if name not in _OWN}
+    return _drop_own(_list_variables(model)["params"])
+
+
+def _list_variables(model: GridVideoVAE) -> Params:
+    return jax.eval_shape(functools.partial(contract.init_variables, model), jax.random.key(0))
+
+
+def _drop_own(params: dict[str, Any]) -> dict[str, Any]:
+    """Returns parameters without those that are not published."""
+    return {
+        name: _drop_own(leaf) if isinstance(leaf, dict) else leaf
+        for name, leaf in params.items()
+        if name != _OWN
+    }
 
 
 def _find(folder: Path) -> tuple[GridVideoVAE, Any]:
@@ -159,7 +193,7 @@ def save_pretrained(
         raise ValueError(
             f"the model standardises videos by {stats}, which published weights cannot store"
         )
-    published = {name: leaf for name, leaf in params["params"].items() if name not in _OWN}
+    published = _drop_own(params["params"])
     if family.buffers:
         published |= family.buffers.write(model)
     folders.write_folder(Path(path), family.describe(model), published, overwrite=overwrite)
@@ -169,10 +203,12 @@ def is_published(path: str | os.PathLike) -> bool:
     """Whether a path holds published weights, also without config.json, rather than a run.
 
     Raises:
-      ValueError: if the path is a file.
+      ValueError: if the path is a file of another kind than `load_pretrained` reads.
     """
     if not os.path.exists(path):
         return False
+    if is_authors_file(Path(path)):
+        return True
     folder = find_folder(path)
     try:
         return bool(folders.read_config(folder))
@@ -211,6 +247,22 @@ def build_network(text: str) -> GridVideoVAE:
         ) from error
 
 
+def list_classes() -> tuple[str, ...]:
+    """Returns the names of the classes that `load_pretrained` reads."""
+    return tuple(name for family in _FAMILIES for name in family.defaults)
+
+
+def make_network(record: dict[str, Any]) -> GridVideoVAE:
+    """Returns the network of a config.json, in which a missing setting has its default value.
+
+    A scale of the latents that a folder stores as tensors is the identity.
+
+    Raises:
+      ValueError: for another class, an unknown setting, or settings that fit no network.
+    """
+    return _build(folders.parse_config(json.dumps(record), "the settings of a network"))[1]
+
+
 def _build(record: dict[str, Any]) -> tuple[Family, GridVideoVAE]:
     """Returns the family and the model of a config.json."""
     name = record["_class_name"]
@@ -233,3 +285,9 @@ def _scale(model: GridVideoVAE, mean, std) -> GridVideoVAE:
     """Returns the model with this mean and standard deviation of its latents."""
     scales = (tuple(map(float, values)) for values in (mean, std))
     return model.clone(bottleneck=ScaledLatents(model.bottleneck.channels, *scales))
+
+
+_FAMILIES: tuple[Family, ...] = (
+    *(module.FAMILY for module in _MODULES),
+    distilled.make_family(build_network, describe_network),
+)

@@ -21,7 +21,7 @@ References:
 """
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -91,7 +91,10 @@ class Encoder(nn.Module, kw_only=True):
 
 
 class Decoder(nn.Module, kw_only=True):
-    """Maps [B, n, h, w, Z] to [B, n f_t, H, W, channels]; see `TAEHV` for the attributes."""
+    """Maps [B, n, h, w, Z] to [B, n f_t, H, W, channels]; see `TAEHV` for the attributes.
+
+    The number of levels is that of `in_time`; `widths` has one value more.
+    """
 
     widths: tuple[int, ...]
     in_time: tuple[bool, ...]
@@ -111,8 +114,13 @@ class Decoder(nn.Module, kw_only=True):
             makers.append(conv(width, dtype, convolve=up_conv_3x3, use_bias=False))
         head = conv(self.channels * self.patch**2, jnp.promote_types(dtype, jnp.float32))
         x, past = chain(number_layers([*makers, apply(nn.relu), head], ""), z, past)
-        x = repeat_up(x, self.channels, 1, self.patch)
-        return jnp.clip(2.0 * x - 1.0, -1.0, 1.0), past
+        return repeat_up(x, self.channels, 1, self.patch), past
+
+
+def name_last_layer(widths: tuple[int, ...]) -> str:
+    """Returns the name of the last convolution of a decoder of these widths."""
+    per_level = _DEPTH + 3  # blocks, and the layers that repeat pixels, part frames and convolve
+    return str(3 + per_level * (len(widths) - 1) + 1)
 
 
 def make(layer: type[nn.Module], **settings) -> Maker:
@@ -148,8 +156,6 @@ class TAEHV(GridVideoVAE):
     bottleneck: PointLatents = point_latents(16)
     dtype: Any = jnp.float32
 
-    last_layer: ClassVar[tuple[str, ...]] = ("decoder", "22")
-
     def setup(self):
         common = {"patch": self.patch, "dtype": self.dtype}
         self.encoder = Encoder(
@@ -176,6 +182,11 @@ class TAEHV(GridVideoVAE):
         """f_s."""
         return self.patch * 2**_LEVELS
 
+    @nn.nowrap
+    def last_kernel(self, params) -> jax.Array:
+        """Returns the kernel of the decoder's last convolution."""
+        return params["decoder"][name_last_layer(self.decoder_widths)]["kernel"]
+
     @property
     def encoder_lookahead(self) -> int:
         """See `GridVideoVAE`."""
@@ -184,6 +195,7 @@ class TAEHV(GridVideoVAE):
     def run_decoder(self, z_BthwZ: jax.Array, past: Past) -> tuple[jax.Array, Past]:
         """Maps latents to frames, without those before the first."""
         x, after = self.decoder(z_BthwZ, past)
+        x = jnp.clip(2.0 * x - 1.0, -1.0, 1.0)
         return (x[:, self.temporal_compression - 1 :] if past is None else x), after
 
 

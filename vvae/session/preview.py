@@ -107,6 +107,7 @@ def print_objective(config: Config) -> None:
         "mse": "error^2",
         "lpips": f"LPIPS ({objective.lpips_net})",
         "wavelet": "|Haar error|",
+        "teacher": "|difference from the published decoder|",
     }
     for name, text in names.items():
         weight = getattr(objective, name)

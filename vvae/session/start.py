@@ -15,6 +15,7 @@ from vvae.data.dataset import Dataset
 from vvae.data.loader import Augmentation, Cuts, train_batches
 from vvae.measure.statistics import ClipStatistics
 from vvae.models.contract import init_variables
+from vvae.pretrained.distilled import DistilledVAE, adopt
 from vvae.pretrained.load import describe_network, is_published, load_network, load_pretrained
 from vvae.run import Run, check_data, check_settings, create_run, is_run, open_run, record_start
 from vvae.session.update import make_critic
@@ -126,6 +127,8 @@ def describe_state(model, tx, config: Config) -> TrainState:
 
     def start(key):
         fresh = init_variables(model, key)
+        if isinstance(model, DistilledVAE):
+            fresh = adopt(fresh, init_variables(model.network, key))
         return init_state(fresh["params"], fresh["stats"], tx, _start_critic(config))
 
     return jax.eval_shape(start, jax.random.key(0))
@@ -163,11 +166,16 @@ def start_state(model, tx, dataset: Dataset, config: Config, init_from: str | No
     differently on another machine.
 
     Raises:
-      ValueError: if the network of `init_from` has other parameters.
+      ValueError: if the network of `init_from` has other parameters, or if a published network has
+        nothing to start from.
     """
+    if init_from is None and config.model.kind == "published":
+        raise ValueError(
+            "the run has no checkpoint yet: give the published weights again, --init_from FOLDER"
+        )
     state = make_state(model, tx, dataset, config)
     if init_from is not None:
-        state = take_parameters(state, init_from)
+        state = take_parameters(state, model, init_from)
     return processes.share(state)
 
 
@@ -191,17 +199,22 @@ def _start_critic(config: Config) -> CriticState | None:
     return init_critic(jax.jit(critic.init)(key, video)["params"], tx)
 
 
-def take_parameters(state: TrainState, source: str) -> TrainState:
+def take_parameters(state: TrainState, model, source: str) -> TrainState:
     """Returns the state with the parameters and the standardisation of another network.
+
+    A small decoder starts fresh where the other network has a published one, which teaches it.
 
     Args:
       state: the state.
+      model: the model of the state.
       source: a run, whose best parameters are taken, or a folder of published weights.
 
     Raises:
       ValueError: if that network has other parameters.
     """
-    _, other = load_pretrained(source) if is_published(source) else build.load(source)
+    other_model, other = load_pretrained(source) if is_published(source) else build.load(source)
+    if isinstance(model, DistilledVAE) and not isinstance(other_model, DistilledVAE):
+        other = adopt({"params": state.params, "stats": state.stats}, other)
     shapes = [
         {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
         for tree in (state.params, other["params"])

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import optax
 
 from vvae.config import Config, Critic, Objective, Optim
@@ -9,6 +10,7 @@ from vvae.models import contract
 from vvae.models.critic import PatchCritic
 from vvae.objectives import lpips, reconstruction
 from vvae.objectives.elbo import beta_schedule, negative_elbo
+from vvae.pretrained.distilled import restore_teacher
 from vvae.training import optimizer
 from vvae.training.adversarial_step import Adversary, adversarial_step
 from vvae.training.step import train_step
@@ -30,8 +32,12 @@ def make_optimizer(model, config: Config, schedule) -> optax.GradientTransformat
         clip_norm=config.optim.clip_norm,
         weight_decay=config.optim.weight_decay,
         fast={"log_sigma": config.optim.sigma_rate} if has_scale else None,
-        frozen=() if config.optim.freeze == "none" else model.encoder_modules(),
+        frozen=_list_frozen(model, config),
     )
+
+
+def _list_frozen(model, config: Config) -> tuple[str, ...]:
+    return () if config.optim.freeze == "none" else model.encoder_modules()
 
 
 def make_step(model, tx, config: Config, *, num_steps: int, num_micro_batches: int):
@@ -42,13 +48,31 @@ def make_step(model, tx, config: Config, *, num_steps: int, num_micro_batches: i
         "ema_decay": config.optim.ema_decay,
         "num_micro_batches": num_micro_batches,
     }
+    hold = functools.partial(_hold_modules, _list_frozen(model, config))
     if config.critic.weight:
-        reconstruct = _make_reconstruct(model, config, num_steps)
+        reconstruct = hold(_make_reconstruct(model, config, num_steps))
         adversary = _make_adversary(model, config.critic)
         return functools.partial(
             adversarial_step, reconstruct_fn=reconstruct, adversary=adversary, **settings
         )
-    return functools.partial(train_step, loss_fn=_make_loss(model, config, num_steps), **settings)
+    loss = hold(_make_loss(model, config, num_steps))
+    return functools.partial(train_step, loss_fn=loss, **settings)
+
+
+def _hold_modules(names: tuple[str, ...], loss):
+    """Returns a loss without a gradient by the parameters of some modules.
+
+    Their gradients are then zeros that cost nothing, instead of a backward pass that nobody uses.
+    """
+    if not names:
+        return loss
+
+    def compute(variables, *arguments):
+        params = dict(variables["params"])
+        params |= {name: jax.lax.stop_gradient(params[name]) for name in names}
+        return loss({**variables, "params": params}, *arguments)
+
+    return compute
 
 
 def _make_loss(model, config: Config, num_steps: int):
@@ -67,7 +91,7 @@ def _make_loss(model, config: Config, num_steps: int):
 
 
 def _looks_at_videos(objective: Objective) -> bool:
-    terms = (objective.l1, objective.mse, objective.lpips, objective.wavelet)
+    terms = (objective.l1, objective.mse, objective.lpips, objective.wavelet, objective.teacher)
     return any(terms) or objective.likelihood != 1.0
 
 
@@ -82,6 +106,7 @@ def _make_reconstruct(model, config: Config, num_steps: int):
         mse=objective.mse,
         lpips=objective.lpips,
         wavelet=objective.wavelet,
+        teacher=objective.teacher,
     )
     perceive = None
     if objective.lpips:
@@ -91,10 +116,20 @@ def _make_reconstruct(model, config: Config, num_steps: int):
     def reconstruct(params, batch, key, step):
         beta = beta_schedule(step, objective.beta, warmup_steps)
         return reconstruction.reconstruction_loss(
-            model, params, batch, key, beta, weights, perceive
+            model, params, batch, key, beta, weights, perceive, functools.partial(_teach, model)
         )
 
     return reconstruct
+
+
+def _teach(model, params, batch, key) -> jax.Array:
+    """Returns what the published decoder makes of the latents that a small one decodes.
+
+    The same encoder draws the same latents by the same key; the compiler computes them once.
+    """
+    teacher = jax.lax.stop_gradient(restore_teacher(params))
+    video, mask, index = batch["video"], batch["mask"], batch["index"]
+    return contract.terms_and_video(model.network, teacher, video, key, mask, index)[1]
 
 
 def make_critic(settings: Critic) -> tuple[PatchCritic, optax.GradientTransformation]:
