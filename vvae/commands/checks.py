@@ -30,10 +30,12 @@ def check_settings_alone(config: Config, workdir: Path) -> None:
 
 def check_sources(config: Config, init_from: str | None) -> None:
     """Raises ValueError if there are no videos, or nothing at --init_from."""
+    from vvae.data.collection.index import find_kind
     from vvae.data.listing import list_videos
 
-    if config.data.path is not None:
-        list_videos(config.data.path)
+    path = config.data.path
+    if path is not None and find_kind(path) == "folder":
+        list_videos(path)
     if init_from is not None and not Path(init_from).exists():
         raise ValueError(
             f"--init_from {init_from} is not a run directory and holds no published weights: "

@@ -9,6 +9,7 @@ from vvae import cli, cli_help, processes
 from vvae.commands.checks import check_settings_alone, check_sources
 from vvae.config import Config
 from vvae.config_files import format_configs, load_config_file
+from vvae.data.collection.index import find_kind
 from vvae.data.listing import list_videos
 from vvae.data.recommend import recommend
 from vvae.program import name_command
@@ -114,12 +115,16 @@ def _find_defaults(name: str | None, options: list[list[str]]) -> tuple[Config, 
     path = cli.find_value(options, "--data.path")
     if path in (None, "", "none", "None"):
         return load_config_file("default"), None
-    advice = recommend(list_videos(path))
+    if find_kind(path) == "folder":
+        advice = recommend(list_videos(path))
+        chosen, reason = advice.config, advice.reason
+    else:
+        chosen, reason = "default", "a collection is not looked through"
     note = (
-        f"settings: {advice.config} ({advice.reason}); for others: {name_command('train')} "
-        "CONFIG ..., --help lists them"
+        f"settings: {chosen} ({reason}); for others: {name_command('train')} CONFIG ..., --help "
+        "lists them"
     )
-    return load_config_file(advice.config), note
+    return load_config_file(chosen), note
 
 
 def _name_run(config: Config, options: list[list[str]]) -> str:
