@@ -76,6 +76,7 @@ ALLOWED = {
         "run",
         "processes",
         "config",
+        "files",
         "data",
         "distributions",
         "models",

@@ -100,7 +100,8 @@ class Index(Sequence[Source]):
         self.classes, self.has_groups = tuple(values["classes"]), values["has_groups"]
         self._root, self._tars = values["root"], values["tars"]
         self._splits = values["splits"]
-        self._rows = np.memmap(folder / ROWS, ROW, mode="r")
+        # A plain array: indexing a memmap makes another memmap, which is slow.
+        self._rows = np.asarray(np.memmap(folder / ROWS, ROW, mode="r"))
         with open(folder / TEXTS, "rb") as file:
             self._texts = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if len(self._rows) != values["num_videos"] or len(self._texts) != self._rows[-1]["end"]:

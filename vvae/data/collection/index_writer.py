@@ -23,6 +23,7 @@ ROW = np.dtype(
 )
 _BUFFER_ROWS = 1 << 16
 _MAX_CLASSES = 100_000
+_ENCODER = json.JSONEncoder(check_circular=False, separators=(",", ":"))
 
 
 @contextlib.contextmanager
@@ -63,6 +64,7 @@ class IndexWriter:
         self.folder, self.has_groups = folder, False
         self._facts, self._rows_file, self._texts_file = facts, rows, texts
         self._rows: list[tuple[int, int, int, int, int]] = []
+        self._texts: list[bytes] = []
         self._hash, self._end, self._count = hashlib.sha256(), 0, 0
         self._splits: dict[str, int] = {}
         self._classes: set[str] = set()
@@ -116,18 +118,18 @@ class IndexWriter:
         return digest
 
     def _add(self, text: list, place: tuple[int, int, int], split: str | None) -> None:
-        data = json.dumps(text).encode()
+        data = _ENCODER.encode(text).encode()
         self._end += len(data)
         self._count += 1
         code = -1 if split is None else self._splits.setdefault(split, len(self._splits))
-        self._texts_file.write(data)
-        self._hash.update(data)
+        self._texts.append(data)
         self._rows.append((self._end, *place, code))
         if len(self._rows) == _BUFFER_ROWS:
             self._flush()
 
     def _flush(self) -> None:
-        rows = np.array(self._rows, ROW).tobytes()
-        self._hash.update(rows)
-        self._rows_file.write(rows)
-        self._rows = []
+        buffers = (b"".join(self._texts), np.array(self._rows, ROW).tobytes())
+        for file, data in zip((self._texts_file, self._rows_file), buffers, strict=True):
+            self._hash.update(data)
+            file.write(data)
+        self._rows, self._texts = [], []

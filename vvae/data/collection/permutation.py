@@ -34,7 +34,7 @@ class Permutation:
         self._count = count
         self._half = np.uint64(max(1, -(-(count - 1).bit_length() // 2)))
         self._mask = np.uint64((1 << int(self._half)) - 1)
-        self._keys = np.random.Philox(key=key).random_raw(_ROUNDS)
+        self._keys = np.random.Philox(key=np.array(key, np.uint64)).random_raw(_ROUNDS)
 
     def __len__(self) -> int:
         return self._count
