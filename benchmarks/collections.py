@@ -8,7 +8,7 @@ by row as that of real tars. A fresh process opens it, divides it into splits, a
 videos of 1,000 batches of 64 in the order of an epoch; resident memory is that of this process, and
 counts the pages of the index that it has touched. Decoding reads H.264 videos of a moving texture,
 as large as the clips, from one tar through the loader of a training, without the start of
-the processes.
+the processes; the processor time of decoding alone is measured in one process.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.origin import describe_command, stamp, write_result
 from benchmarks.timing import read_peak_mb
-from vvae.data.collection.clips import CollectionClips
+from vvae.data.collection.clips import CollectionClips, Draw, decode_draw
 from vvae.data.collection.division import divide
 from vvae.data.collection.index import Index, open_index
 from vvae.data.collection.index_writer import write_index
@@ -33,7 +33,7 @@ from vvae.data.collection.tars import Member
 from vvae.data.loader import train_batches
 from vvae.data.sampling import ClipFormat, Sampling
 from vvae.data.workers import run_in_workers
-from vvae.video import write_video_pieces
+from vvae.video import MAX_PIXELS, write_video_pieces
 
 VIDEOS_PER_TAR = 3000
 VIDEO_BYTES = 700_000
@@ -133,14 +133,25 @@ def measure_decoding(
     index = open_index(folder / "videos.tar", folder / "indices")
     everything = divide(index, 1).splits["train"].permutation
     clip_format = ClipFormat("rgb", *size, Sampling(num_frames=num_frames))
-    print(f"decoding {size[0]}x{size[1]} from a tar, by worker processes")
-    results, cores = [], os.cpu_count() or 1
+    print(f"decoding {size[0]}x{size[1]} from a tar")
+    rate = num_clips * num_frames / count_processor_seconds(index, clip_format)
+    print(f"  a second of processor time {rate:10.1f} frames")
+    results = [{"workers": 0, "frames_per_processor_second": rate}]
+    cores = os.cpu_count() or 1
     for workers in sorted({2**k for k in range(cores.bit_length()) if 2**k <= cores} | {cores}):
         clips = CollectionClips(index, everything, clip_format, num_workers=workers)
         rate = num_clips * num_frames / time_batch(clips, num_clips, num_batches)
         print(f"  {workers:4} processes {rate:10.1f} frames/s {rate / workers:10.1f} each")
         results.append({"workers": workers, "frames_per_second": rate})
     return results
+
+
+def count_processor_seconds(index: Index, clip_format: ClipFormat) -> float:
+    """Returns the processor time of decoding every clip once, whatever else the machine does."""
+    started = time.process_time()
+    for source in index:
+        decode_draw(Draw(source, clip_format, 0.0, MAX_PIXELS))
+    return time.process_time() - started
 
 
 def time_batch(clips: CollectionClips, batch_size: int, num_batches: int) -> float:
