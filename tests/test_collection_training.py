@@ -1,5 +1,6 @@
 """`vvae train` on a tar: broken videos are replaced and named, and a continued run is the same."""
 
+import contextlib
 import csv
 import io
 import itertools
@@ -18,7 +19,9 @@ from vvae import build
 from vvae.commands import train as command
 from vvae.config import Config, Data
 from vvae.data.loader import train_batches
-from vvae.run import open_run
+from vvae.run import Run, open_run
+from vvae.session import preview
+from vvae.session.broken import BrokenVideos
 from vvae.training.checkpoint import Checkpointer
 
 TINY = str(Path(__file__).resolve().parents[1] / "configs" / "tiny.py")
@@ -95,6 +98,33 @@ def test_settings_that_need_decoded_clips_are_refused(tar, cache, tmp_path, sett
     arguments += ("--model.widths", "8", "--evaluate.tasks", "density")
     result = programs.run_in_process("train.py", *arguments, *settings)
     assert result.returncode == 2 and message in result.stderr
+
+
+def test_broken_videos_are_named_once_over_all_starts(tar, cache, tmp_path, capsys):
+    data = Data(path=str(tar), height=16, width=16, cache_dir=str(cache), workers=0, subset=2)
+    config = Config(data=data)
+    dataset = preview.open_data(config)
+    printed = capsys.readouterr().out
+    assert "data: 24 videos in 1 tars, decoded as needed" in printed
+    assert "data: val, decoded beforehand: 2 videos" in printed
+    assert "data: train, decoded as needed: 20 videos" in printed
+    run, said = Run(tmp_path, config, {}, ()), []
+    first = BrokenVideos(run, dataset)
+    first.record(said.append)
+    assert said == [] and not list(tmp_path.iterdir())
+    with contextlib.closing(train_batches(dataset.stream, 20, seed=0)) as batches:
+        next(batches)
+    first.record(said.append)
+    first.record(said.append)
+    met = dataset.collection.broken
+    assert met and met.keys() <= {"000.tar/04.npy", "000.tar/05.npy"}
+    assert said == [f"replaced, cannot be read: {name}: {met[name]}" for name in sorted(met)]
+    again = BrokenVideos(run, dataset)  # of the next start, which meets the same ones
+    again.record(said.append)
+    assert len(said) == len(met)
+    again.summarize()
+    assert f"data: {len(met)} of 20 training videos could not be read" in capsys.readouterr().out
+    assert json.loads((tmp_path / "broken_videos.json").read_text()) == met
 
 
 def test_a_folder_can_be_decoded_as_needed(tmp_path, cache):
