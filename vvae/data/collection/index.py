@@ -1,4 +1,4 @@
-"""The index of a collection: written once, mapped into memory, a few dozen bytes a video.
+"""The index of a collection: written once, read by place, about ninety bytes a video.
 
     ROOT-IDENTITY/
       rows.bin      one `ROW` a video
@@ -15,9 +15,9 @@ import array
 import contextlib
 import hashlib
 import json
-import mmap
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -100,20 +100,19 @@ class Index(Sequence[Source]):
         self.classes, self.has_groups = tuple(values["classes"]), values["has_groups"]
         self._root, self._tars = values["root"], values["tars"]
         self._splits = values["splits"]
-        # A plain array: indexing a memmap makes another memmap, which is slow.
-        self._rows = np.asarray(np.memmap(folder / ROWS, ROW, mode="r"))
-        with open(folder / TEXTS, "rb") as file:
-            self._texts = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if len(self._rows) != values["num_videos"] or len(self._texts) != self._rows[-1]["end"]:
+        self._count = values["num_videos"]
+        sizes = [(folder / name).stat().st_size for name in (ROWS, TEXTS)]
+        # Read by place: mapped memory would grow with every page that a random order touches.
+        self._rows, self._texts = (_open_for_good(self, folder / name) for name in (ROWS, TEXTS))
+        if sizes[0] != self._count * ROW.itemsize or sizes[1] != self._read_row(-1)[1][0]:
             raise ValueError(f"{folder} is not a whole index")
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._count
 
     def __getitem__(self, number: int) -> Source:
-        end, tar, offset, size, _ = self._rows[number].item()
-        begin = int(self._rows[number - 1]["end"]) if number else 0
-        name, extra = json.loads(self._texts[begin:end])
+        begin, (end, tar, offset, size, _) = self._read_row(number)
+        name, extra = json.loads(os.pread(self._texts, end - begin, begin))
         if tar < 0:
             return Source(name, os.path.normpath(os.path.join(self._root, name)), metadata=extra)
         file = self._tars[tar][0]
@@ -135,7 +134,7 @@ class Index(Sequence[Source]):
         if not self._splits:
             return {}
         split_of = unify_splits(self._splits, f"{self._root}, its splits")
-        codes_N = np.array(self._rows["split"])
+        codes_N = np.array(np.memmap(self.folder / ROWS, ROW, mode="r")["split"])
         lacking = np.flatnonzero(codes_N < 0)
         if len(lacking):
             raise ValueError(
@@ -148,12 +147,29 @@ class Index(Sequence[Source]):
             for split, names in _invert(split_of).items()
         }
 
+    def _read_row(self, number: int) -> tuple[int, tuple[int, int, int, int, int]]:
+        """Returns where the text of a row begins, and the row."""
+        if not -self._count <= number < self._count:
+            raise IndexError(f"{number} is not one of {self._count} videos")
+        number %= self._count
+        first = max(number - 1, 0)
+        data = os.pread(self._rows, (number - first + 1) * ROW.itemsize, first * ROW.itemsize)
+        rows = np.frombuffer(data, ROW)
+        return int(rows[0]["end"]) if number else 0, rows[-1].item()
+
     def count_rows(self) -> dict[tuple, range]:
         """Returns (name, bytes, time) of each tar -> the numbers of its videos."""
         bounds = [0, *(entry[3] for entry in self._tars)]
         return {
             tuple(entry[:3]): range(begin, entry[3]) for begin, entry in zip(bounds, self._tars)
         }
+
+
+def _open_for_good(index: Index, path: Path) -> int:
+    """Opens a file that is closed with the index; it stays readable if it is removed."""
+    descriptor = os.open(path, os.O_RDONLY)
+    weakref.finalize(index, os.close, descriptor)
+    return descriptor
 
 
 def open_index(
