@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 PROGRAMS = ("train_step", "causal_block", "convolutions", "decoding", "cached_epochs", "reading")
+PROGRAMS += ("collections",)
 
 
 def main() -> int:

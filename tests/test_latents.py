@@ -430,6 +430,19 @@ def test_a_csv_file_lists_paths_anywhere(videos, whole, tmp_path):
     assert len(dataset) == 2
 
 
+def test_a_parquet_list_gives_the_store_of_the_same_csv_list(videos, tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    paths = [f"{videos}/a.npy", f"{videos / 'd'}/e.npy"]
+    table = arrow.table({"path": paths, "caption": ["first", None], "embedding": [[1.0], [2.0]]})
+    parquet.write_table(table, tmp_path / "list.parquet")
+    (tmp_path / "list.csv").write_text(f"path,caption\n{paths[0]},first\n{paths[1]},\n")
+    trees = []
+    for suffix in ("parquet", "csv"):
+        _, dataset = encode(tmp_path / f"list.{suffix}", tmp_path / suffix)
+        trees.append(read_tree(tmp_path / suffix))
+    assert trees[0] == trees[1] and len(dataset) == 2
+
+
 def test_a_model_without_a_grid_is_refused(videos, tmp_path):
     model, params = tiny()
     with pytest.raises(ValueError, match=r"channels; files have 3"):

@@ -275,6 +275,21 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(store, text, tmp_
         export_store(store, out, "ltx2")
 
 
+def test_videos_of_a_list_stay_below_the_folder_and_two_of_one_name_are_refused(tmp_path):
+    folder = write_videos(tmp_path / "videos", {"a": 5})
+    write_videos(folder / "d", {"a": 5}, seed=1)
+    (folder / "list.csv").write_text(f"path\n{folder}/a.npy\nd/../d/a.npy\n")
+    encode(folder / "list.csv", tmp_path / "store")
+    export_store(tmp_path / "store", tmp_path / "out", "ltx2")
+    written = sorted(path for path in tmp_path.rglob("*.pt"))
+    place = tmp_path / "out" / ".precomputed" / "latents"
+    assert written == [place / "d/a.pt", place / str(folder).lstrip("/") / "a.pt"]
+    (folder / "d" / "list.csv").write_text("path\na.npy\n../a.npy\n")
+    encode(folder / "d" / "list.csv", tmp_path / "other")
+    with pytest.raises(ValueError, match=r"\.\./a\.npy and a\.npy would be one file"):
+        export_store(tmp_path / "other", tmp_path / "again", "ltx2")
+
+
 def test_encoders_and_names_that_a_format_has_no_place_for_are_refused(tmp_path):
     folder = write_videos(tmp_path / "videos", {"a": 5})
     encode(folder, tmp_path / "own")

@@ -13,6 +13,8 @@ from vvae import runtime
 from vvae.config import Config, require_videos
 from vvae.data.cache import Limits
 from vvae.data.clips import Clips
+from vvae.data.collection.index import INDICES, find_kind
+from vvae.data.collection.opening import open_collection
 from vvae.data.dataset import (
     Cache,
     ClipFormat,
@@ -59,7 +61,7 @@ def count_workers(config: Config) -> int:
 
 
 def open_data(config: Config, folder, progress=None, *, videos=None) -> Dataset:
-    """Opens the training, validation and test clips of a folder.
+    """Opens the training, validation and test clips of a folder, or of a collection.
 
     Args:
       config: the settings.
@@ -68,12 +70,48 @@ def open_data(config: Config, folder, progress=None, *, videos=None) -> Dataset:
       videos: what `vvae.data.listing.list_videos` has returned for the folder, if it was asked.
 
     Raises:
-      ValueError: if the data are invalid (`open_dataset`), or hold the folder of decoded clips.
+      ValueError: if the data are invalid (`open_dataset`, `open_collection`), or hold the folder of
+        decoded clips.
     """
     refuse_listed(_cache_folder(config), folder)
+    if decodes_as_needed(config, folder):
+        return open_collection(
+            folder,
+            clip_format(config),
+            find_decoding(config),
+            indices=find_indices(config),
+            subset=config.data.subset,
+            progress=progress,
+        )
     return open_dataset(
         folder, clip_format(config), find_decoding(config), progress=progress, videos=videos
     )
+
+
+def decodes_as_needed(config: Config, folder) -> bool:
+    """Whether videos are decoded when a training needs them, and not beforehand.
+
+    Raises:
+      ValueError: if data.cache or data.tile does not go with these videos.
+    """
+    kind, cache = find_kind(folder), config.data.cache
+    if kind != "folder" and cache == "clips":
+        raise ValueError(
+            f"data.cache=clips needs a folder of videos, and {folder} is none ({kind}): leave "
+            "data.cache out, or unpack the videos"
+        )
+    needed = cache == "none" or kind != "folder"
+    if needed and config.data.tile is not None:
+        raise ValueError(
+            f"data.tile={config.data.tile} cuts clips that were decoded beforehand: give a folder "
+            "of videos and data.cache=clips"
+        )
+    return needed
+
+
+def find_indices(config: Config) -> Path:
+    """Returns the folder of the indices of collections."""
+    return Path(config.data.cache_dir or runtime.cache_folder()) / INDICES
 
 
 def open_new_data(config: Config, folder, class_names, progress=None, *, videos=None) -> Dataset:

@@ -35,7 +35,8 @@ class Data:
     """The videos, and how they are read."""
 
     path: str | None = _runtime(None)
-    """Folder of videos; None only for the built-in data set."""
+    """Folder of videos, WebDataset tars, or a .csv or .parquet with a column `path`; None only for
+    the built-in data set."""
     name: str = _runtime("performers")
     """Data set of these settings; `performers` is built in, others need data.path."""
     view: str = "gray"
@@ -66,9 +67,15 @@ class Data:
     """Share of training clips that are cut to a single frame, for model.kind=causal or published.
     They take as much time as whole clips."""
     cache_dir: str | None = _runtime(None)
-    """Folder of decoded clips; None for the user's cache folder."""
+    """Folder of decoded clips and of indices of collections; None for the user's cache folder."""
     cache_gb: float = _runtime(20.0)
     """Quota of the decoded clips on disk, in GB."""
+    cache: Literal["auto", "none", "clips"] = "auto"
+    """clips: decode a folder of videos once, before training; none: decode what is needed when it
+    is needed; auto: clips for a folder, none for WebDataset tars and lists of paths."""
+    subset: int = 128
+    """Videos that are decoded beforehand where data.cache=none: so many for validation, for test,
+    and of the training videos, for statistics."""
     workers: int | None = _runtime(None)
     """Processes that decode videos; None for one per processor core."""
     max_megapixels: float = _runtime(64.0)
@@ -82,7 +89,7 @@ class Data:
         rule = "must name a folder; leave it out for the built-in data set"
         require(self.path != "", "data.path", self.path, rule)
         require_positive("data", self, "height", "width", "num_frames", "frame_stride", "cache_gb")
-        require_positive("data", self, "max_megapixels", "decode_seconds")
+        require_positive("data", self, "subset", "max_megapixels", "decode_seconds")
         require_at_least_zero("data", self, "crop")
         require_fraction("data", self, "brightness", "images")
         workers = self.workers

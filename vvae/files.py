@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 TEMPORARY_SUFFIX = ".tmp"
-_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error means that a disk or a quota is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
@@ -43,7 +47,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             part.replace(target)
     except OSError as error:
         # A write, unlike an open, fails without the name of the file.
-        is_ours = error.errno in _DISK_IS_FULL if error.filename is None else _names(error, part)
+        is_ours = is_disk_full(error) if error.filename is None else _names(error, part)
         if not is_ours:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error

@@ -158,6 +158,17 @@ def gather(tree: Any) -> Any:
     return jax.tree.unflatten(structure, gathered)
 
 
+def gather_texts(text: str) -> list[str]:
+    """Returns the texts of all processes, of any length, in their order."""
+    import numpy as np
+
+    data = np.frombuffer(text.encode(), np.uint8)
+    longest = int(gather(np.array(len(data))).max())
+    padded = np.zeros(longest, np.uint8)
+    padded[: len(data)] = data
+    return [_to_text(array) for array in gather(padded)]
+
+
 def share(tree: Any) -> Any:
     """Returns the first process's arrays in every process."""
     import jax

@@ -59,9 +59,9 @@ def check_request(request: Any) -> None:
         elif request.pretrained is not None and not request.pretrained.exists():
             raise ValueError(f"--pretrained {describe_missing(request.pretrained)}")
     if isinstance(request, EncodeLatents):
-        from vvae.latents.sources import list_sources
+        from vvae.data.collection.index import INDICES, list_sources
 
-        list_sources(request.data.path or "")
+        list_sources(request.data.path or "", runtime.cache_folder() / INDICES)
     elif not Path(request.files[0]).is_dir():
         raise ValueError(f"{request.files[0]}: no such folder")
 

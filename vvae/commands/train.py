@@ -32,6 +32,7 @@ def train(request: Request):
     from vvae import build, progress
     from vvae.run import is_run
     from vvae.session import preview, start, update
+    from vvae.session.broken import BrokenVideos
     from vvae.session.prior_fits import PriorFits
     from vvae.session.validation import Validation, draw_curves
     from vvae.session.watch import Ending, Interrupts, Report, explain_memory
@@ -41,7 +42,8 @@ def train(request: Request):
 
     # The order of starting is important:
     # 1. Devices and model, which need the settings alone: what cannot work ends here, in seconds.
-    # 2. Data: decoded once into the cache. The number of steps may depend on them.
+    # 2. Data: decoded once into the cache, or a few of a collection. The number of steps may depend
+    #    on them.
     # 3. The run directory: a new one, or one that has the same settings and data.
     # 4. The newest checkpoint: a damaged one ends here, before anything is compiled.
     # 5. The step is compiled from shapes alone, while a fresh state is fitted to the data.
@@ -77,6 +79,7 @@ def train(request: Request):
     step = runner.compile_step(step)
     fit_prior = PriorFits(model, runner, dataset, run)
     validate = Validation(model, runner, dataset, run)
+    broken = BrokenVideos(run, dataset)
 
     with Checkpointer(run.checkpoints) as checkpointer:
         # --- Restore or start
@@ -100,11 +103,12 @@ def train(request: Request):
         def save(number, state):
             with report.pause():
                 scores = validate(number, state, report)
+                broken.record(report.say)
                 checkpointer.save(number, state, {"next_step": number}, scores)
                 processes.wait_for_all()  # the first process has drawn a sheet
                 runtime.release_memory()
 
-        report = Report(run, dataset.splits["train"], runner, schedule, first_step=first_step)
+        report = Report(run, dataset.stream, runner, schedule, first_step=first_step)
         with explain_memory(config, num_micro_batches), Interrupts() as interrupts, report:
             report.describe_step(cost.result())
             processes.wait_for_all()  # some have compiled later than others
@@ -121,6 +125,7 @@ def train(request: Request):
 
     # --- End
     draw_curves(run)
+    broken.summarize()
     if number == num_steps:
         return Ending.FINISHED
     again = f"{name_command('train')} --workdir {shlex.quote(str(workdir))}"

@@ -11,6 +11,7 @@ from vvae import cli, cli_help, processes
 from vvae.commands.checks import check_init_from, check_settings_alone
 from vvae.config import Config
 from vvae.config_files import format_configs, load_config_file
+from vvae.data.collection.index import find_kind
 from vvae.data.listing import Video, list_videos
 from vvae.data.recommend import recommend
 from vvae.program import name_command
@@ -80,7 +81,7 @@ def read_request(arguments: list[str]) -> Request:
         _print_help(load_config_file(name or "default"), is_whole=["--help_all"] in options)
         raise SystemExit(0)
     cli.check_options(options, parts)
-    list_once = functools.cache(list_videos)
+    list_once = functools.cache(_list_folder)
     defaults, note = _find_defaults(name, options, list_once)
     place, config = cli.parse_options(parts, options, defaults)
     group = place.parallel.group()
@@ -108,8 +109,15 @@ def _find_name(words: list[str]) -> str | None:
     return words[0] if words else None
 
 
+def _list_folder(path: str) -> tuple[Video, ...] | None:
+    """Lists the videos of a folder; None for a collection, which is not listed beforehand."""
+    return list_videos(path) if find_kind(path) == "folder" else None
+
+
 def _find_defaults(
-    name: str | None, options: list[list[str]], list_folder: Callable[[str], tuple[Video, ...]]
+    name: str | None,
+    options: list[list[str]],
+    list_folder: Callable[[str], tuple[Video, ...] | None],
 ) -> tuple[Config, str | None]:
     """Returns the settings that the options change, and how they were chosen if nothing says it."""
     if name is not None:
@@ -123,12 +131,17 @@ def _find_defaults(
     path = cli.find_value(options, "--data.path")
     if path in (None, "", "none", "None"):
         return load_config_file("default"), None
-    advice = recommend(list_folder(path))
+    videos = list_folder(path)
+    if videos is None:
+        chosen, reason = "default", "a collection is not looked through"
+    else:
+        advice = recommend(videos)
+        chosen, reason = advice.config, advice.reason
     note = (
-        f"settings: {advice.config} ({advice.reason}); for others: {name_command('train')} "
-        "CONFIG ..., --help lists them"
+        f"settings: {chosen} ({reason}); for others: {name_command('train')} CONFIG ..., --help "
+        "lists them"
     )
-    return load_config_file(advice.config), note
+    return load_config_file(chosen), note
 
 
 def _name_run(config: Config, options: list[list[str]]) -> str:

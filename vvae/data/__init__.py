@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from vvae.data.cache import Limits as Limits
     from vvae.data.cache_quota import Cache as Cache
     from vvae.data.clips import Clips as Clips
+    from vvae.data.collection.clips import CollectionClips as CollectionClips
+    from vvae.data.collection.opening import open_collection as open_collection
     from vvae.data.dataset import Dataset as Dataset
     from vvae.data.dataset import Decoding as Decoding
     from vvae.data.dataset import describe_flaws as describe_flaws
@@ -34,6 +36,8 @@ __getattr__, __dir__ = attach(
         "Limits": "vvae.data.cache",
         "Cache": "vvae.data.cache_quota",
         "Clips": "vvae.data.clips",
+        "CollectionClips": "vvae.data.collection.clips",
+        "open_collection": "vvae.data.collection.opening",
         "Dataset": "vvae.data.dataset",
         "Decoding": "vvae.data.dataset",
         "describe_flaws": "vvae.data.dataset",

@@ -1,6 +1,8 @@
 """The clips of one split: their metadata in memory, their pixels in the cache."""
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,6 +78,34 @@ class Clips:
             video, number = self.video_index_N[clip], int(self.position_N[clip])
             read_clip(self.codes_files[video], number, self.corner_V[video], codes_THWC)
         return codes_NTHWC
+
+    def read_batch(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Reads a batch of clips by number, as `vvae.data.stream.Stream` describes it."""
+        return {
+            "video": self.read(ids),
+            "mask": self.mask_NT[ids],
+            "index": ids.astype(np.int32),
+            "label": self.label_N[ids],
+        }
+
+    @contextlib.contextmanager
+    def open_reader(self, seed: int) -> Iterator[Callable[[range], dict[str, np.ndarray]]]:
+        """Opens the clips as a `vvae.data.stream.Stream`: every epoch is a new permutation."""
+
+        @functools.lru_cache(maxsize=2)
+        def shuffle(epoch: int) -> np.ndarray:
+            return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(self))
+
+        def read(positions: range) -> dict[str, np.ndarray]:
+            found = (shuffle(k // len(self))[k % len(self)] for k in positions)
+            return self.read_batch(np.array(list(found)))
+
+        yield read
+
+    def describe_clip(self, index: int) -> str:
+        """Names a clip: its video and its first frame."""
+        video = self.videos[self.video_index_N[index]]
+        return f"{video.name} from frame {self.frame_NT[index, 0]}"
 
     def select(self, ids: Sequence[int] | np.ndarray) -> "Clips":
         """Returns the clips with these numbers, in this order, and only the videos they need."""

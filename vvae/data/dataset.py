@@ -17,11 +17,13 @@ from typing import Literal
 from vvae.data.cache import NO_TIME_LIMIT, Entry, Limits, cache_videos, identify_file
 from vvae.data.cache_quota import Cache
 from vvae.data.clips import NO_LABEL, Clips, gather_clips
+from vvae.data.collection.clips import CollectionClips
 from vvae.data.leaks import find_copies, find_leaks, find_masks
 from vvae.data.listing import Video, list_videos
 from vvae.data.sampling import ClipFormat, Sampling
 from vvae.data.split_names import HOW_TO_STATE, MAIN_SPLITS
 from vvae.data.splits import assign_splits, check_groups, find_label_problems
+from vvae.data.stream import Stream
 from vvae.data.views import View, get_view
 from vvae.video import VideoError
 
@@ -69,6 +71,8 @@ class Dataset:
       fingerprint: SHA-256 of the contents (relative names, file sizes, labels, splits, groups, clip
         format), which does not depend on where the folder is.
       warnings: What may spoil a test, in words; see `vvae.data.leaks`.
+      collection: The training clips of a collection that is decoded as needed; `splits` then holds
+        a few of its videos, `train` some of those that are trained on. None if all are decoded.
     """
 
     root: Path
@@ -83,6 +87,12 @@ class Dataset:
     unknown_labels: dict[str, int]
     fingerprint: str
     warnings: tuple[str, ...]
+    collection: CollectionClips | None = None
+
+    @property
+    def stream(self) -> Stream:
+        """The clips that a training reads."""
+        return self.splits["train"] if self.collection is None else self.collection
 
 
 @dataclass(frozen=True)
@@ -151,15 +161,15 @@ def open_dataset(
     opened = [video for side in sides.values() for video in side]
     check_groups(opened)
     named = (video for video in opened if video.split in MAIN_SPLITS)
-    decoded = _decode(opened, clip_format, decoding, progress)
+    decoded = decode_videos(opened, clip_format, decoding, progress)
     left_out = Counter(video.split for video in divided if video.split not in sides)
-    source = _Source(
+    origin = Origin(
         root=root,
         clip_format=clip_format,
         class_names=list_class_names(named),
         warnings=find_leaks(listed, divided, copies),
     )
-    return _assemble(source, sides, decoded, dict(left_out))
+    return assemble(origin, sides, decoded, dict(left_out))
 
 
 def open_unsplit(
@@ -194,14 +204,14 @@ def open_unsplit(
     videos = list_videos(root) if videos is None else videos
     if class_names is None:
         class_names = list_class_names(videos)
-    decoded = _decode(videos, clip_format, decoding, progress)
-    source = _Source(
+    decoded = decode_videos(videos, clip_format, decoding, progress)
+    origin = Origin(
         root=root,
         clip_format=clip_format,
         class_names=tuple(class_names),
         warnings=find_masks(videos),
     )
-    return _assemble(source, {UNSPLIT: videos}, decoded, {})
+    return assemble(origin, {UNSPLIT: videos}, decoded, {})
 
 
 def list_class_names(videos: Iterable[Video]) -> tuple[str, ...]:
@@ -244,7 +254,7 @@ def _describe_clipped(dataset: Dataset) -> str:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Origin:
     """What is opened, with which classes, and what may spoil a test of it."""
 
     root: str | os.PathLike
@@ -254,7 +264,7 @@ class _Source:
 
 
 @dataclass
-class _Decoded:
+class Decoded:
     """The outcome of decoding, by name of the video."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -262,13 +272,19 @@ class _Decoded:
     num_decoded: int = 0
 
 
-def _decode(
+def decode_videos(
     videos: Sequence[Video],
     clip_format: ClipFormat,
     decoding: Decoding,
     progress: Callable[[int, int], None] | None,
-) -> _Decoded:
-    decoded = _Decoded()
+) -> Decoded:
+    """Decodes the videos that the cache lacks.
+
+    Raises:
+      ValueError: If the clips exceed the quota of the cache.
+      VideoError: For the first broken video if `decoding.on_error` is "raise".
+    """
+    decoded = Decoded()
     paths = [video.path for video in videos]
     results = cache_videos(
         paths,
@@ -291,21 +307,32 @@ def _decode(
     return decoded
 
 
-def _assemble(
-    source: _Source,
+def assemble(
+    origin: Origin,
     sides: dict[str, Sequence[Video]],
-    decoded: _Decoded,
+    decoded: Decoded,
     left_out_splits: dict[str, int],
 ) -> Dataset:
+    """Makes a data set of decoded videos.
+
+    Args:
+      origin: What was opened.
+      sides: Name of a split -> its videos.
+      decoded: The outcome of decoding them.
+      left_out_splits: As in `Dataset`.
+
+    Raises:
+      ValueError: If a split has no usable clip.
+    """
     splits = {
-        split: _collect_clips(source, split, side, decoded) for split, side in sides.items() if side
+        split: _collect_clips(origin, split, side, decoded) for split, side in sides.items() if side
     }
     opened = [video for side in sides.values() for video in side]
-    unknown = Counter(v.label for v in opened if v.label not in (None, *source.class_names))
+    unknown = Counter(v.label for v in opened if v.label not in (None, *origin.class_names))
     return Dataset(
-        root=Path(source.root),
-        view=get_view(source.clip_format.view),
-        class_names=source.class_names,
+        root=Path(origin.root),
+        view=get_view(origin.clip_format.view),
+        class_names=origin.class_names,
         splits=splits,
         broken=dict(sorted(decoded.broken.items())),
         num_padded=sum(entry.num_padded for entry in decoded.entries.values()),
@@ -313,17 +340,17 @@ def _assemble(
         num_decoded=decoded.num_decoded,
         left_out_splits=left_out_splits,
         unknown_labels=dict(sorted(unknown.items())),
-        fingerprint=_compute_fingerprint(opened, source.clip_format),
-        warnings=source.warnings,
+        fingerprint=_compute_fingerprint(opened, origin.clip_format),
+        warnings=origin.warnings,
     )
 
 
-def _collect_clips(source: _Source, split: str, side: Sequence[Video], decoded: _Decoded) -> Clips:
+def _collect_clips(origin: Origin, split: str, side: Sequence[Video], decoded: Decoded) -> Clips:
     usable = [video for video in side if video.name in decoded.entries]
     if not usable:
-        raise ValueError(_describe_unusable(source.root, split, side, decoded.broken))
+        raise ValueError(_describe_unusable(origin.root, split, side, decoded.broken))
     entries = [decoded.entries[video.name] for video in usable]
-    return gather_clips(source.clip_format, usable, entries, source.class_names)
+    return gather_clips(origin.clip_format, usable, entries, origin.class_names)
 
 
 def _describe_unusable(

@@ -1,21 +1,17 @@
 """Turns clips into uint8 batches. The whole state of a training stream is one integer, the step."""
 
-import collections
-import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from vvae.data.ahead import load_ahead
 from vvae.data.clips import ArrayClips, Clips
+from vvae.data.stream import Batch, Stream
 from vvae.data.views import mirror_codes
 
-_NUM_THREADS = 2
-_NUM_AHEAD = 3
 _AUGMENTATION_STREAM = 1  # its random numbers are independent of those of the shuffling
 _CUT_STREAM = 2
 _CHUNK_BYTES = 4 * 2**20
@@ -77,7 +73,7 @@ _NO_CUTS = Cuts()
 
 
 def train_batches(
-    clips: Clips,
+    clips: Stream,
     batch_size: int,
     seed: int,
     *,
@@ -86,14 +82,14 @@ def train_batches(
     process_count: int = 1,
     augmentation: Augmentation = _NO_AUGMENTATION,
     cuts: Cuts = _NO_CUTS,
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+) -> Iterator[tuple[int, Batch]]:
     """Yields `(step, batch)` without end, in an order that depends on the seed and the step only.
 
     Every epoch is a new permutation of all clips. A batch may continue into the next epoch, so that
     all batches are full. Threads read batches ahead; they end when the iterator is closed.
 
     Args:
-      clips: The training clips.
+      clips: The training clips, of a folder or of a collection.
       batch_size: The size of the global batch, a multiple of `process_count`.
       seed: The seed of the order and of all random changes, at least 0.
       start_step: The first step to yield.
@@ -123,21 +119,23 @@ def train_batches(
         if not 1 <= length <= whole:
             raise ValueError(f"cuts of {length} frames do not fit into clips of {whole}")
 
-    @functools.lru_cache(maxsize=2)
-    def shuffle(epoch: int) -> np.ndarray:
-        return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(clips))
-
-    def load(step: int) -> tuple[int, dict[str, np.ndarray]]:
-        numbers = range(step * batch_size, (step + 1) * batch_size)[own]
-        ids = np.array([shuffle(k // len(clips))[k % len(clips)] for k in numbers])
-        batch = _read_batch(clips, ids)
+    def change(step: int, batch: Batch) -> Batch:
         if augmentation != _NO_AUGMENTATION:
-            for row, clip in enumerate(ids):
+            for row, clip in enumerate(batch["index"]):
                 random = _seed_augmentation(seed, step, int(clip))
                 batch["video"][row] = _augment(batch["video"][row], augmentation, random, clips)
-        return step, batch if cuts == _NO_CUTS else _cut_batch(batch, cuts, seed, step)
+        return batch if cuts == _NO_CUTS else _cut_batch(batch, cuts, seed, step)
 
-    return _load_ahead(load, itertools.count(start_step))
+    def load_all() -> Iterator[tuple[int, Batch]]:
+        with clips.open_reader(seed) as read:
+
+            def load(step: int) -> tuple[int, Batch]:
+                positions = range(step * batch_size, (step + 1) * batch_size)[own]
+                return step, change(step, read(positions))
+
+            yield from load_ahead(load, itertools.count(start_step))
+
+    return load_all()
 
 
 def eval_batches(
@@ -164,10 +162,10 @@ def eval_batches(
 
     def load(start: int) -> dict[str, np.ndarray]:
         numbers = np.arange(start, start + batch_size)[own]
-        batch = _read_batch(clips, np.minimum(numbers, len(clips) - 1))
+        batch = clips.read_batch(np.minimum(numbers, len(clips) - 1))
         return batch | {"valid": numbers < len(clips)}
 
-    return _load_ahead(load, range(0, len(clips), batch_size))
+    return load_ahead(load, range(0, len(clips), batch_size))
 
 
 def pixel_statistics(clips: Clips | ArrayClips) -> tuple[np.ndarray, float]:
@@ -254,32 +252,6 @@ def _slice_batch(batch_size: int, process_index: int, process_count: int) -> sli
     return slice(process_index * size, (process_index + 1) * size)
 
 
-def _read_batch(clips: Clips, ids: np.ndarray) -> dict[str, np.ndarray]:
-    return {
-        "video": clips.read(ids),
-        "mask": clips.mask_NT[ids],
-        "index": ids.astype(np.int32),
-        "label": clips.label_N[ids],
-    }
-
-
-def _load_ahead(load: Callable[[int], Any], positions: Iterable[int]) -> Iterator[Any]:
-    """Yields load(position) in order; threads load a few positions ahead."""
-    positions = iter(positions)
-    with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="vvae-loader") as threads:
-        waiting = collections.deque(
-            threads.submit(load, position) for position in itertools.islice(positions, _NUM_AHEAD)
-        )
-        try:
-            while waiting:
-                result = waiting.popleft().result()
-                waiting.extend(threads.submit(load, p) for p in itertools.islice(positions, 1))
-                yield result
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
 def _seed_augmentation(
     seed: int, step: int, clip: int, stream: int = _AUGMENTATION_STREAM
 ) -> np.random.Generator:
@@ -308,7 +280,7 @@ def _cut_batch(batch: dict[str, np.ndarray], cuts: Cuts, seed: int, step: int):
 
 
 def _augment(
-    clip_THWC: np.ndarray, augmentation: Augmentation, random: np.random.Generator, clips: Clips
+    clip_THWC: np.ndarray, augmentation: Augmentation, random: np.random.Generator, clips: Stream
 ) -> np.ndarray:
     # Every number is drawn, used or not, so that the settings do not affect each other.
     mirrored = random.random() < 0.5

@@ -2,9 +2,8 @@
 
 import codecs
 import csv
-import io
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TextIO
 
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _HOW_TO_SAVE = "save it as CSV in UTF-8"
@@ -23,10 +22,18 @@ def read_rows(manifest: str) -> Iterator[tuple[int, dict[str, str]]]:
     Raises:
       ValueError: If the file is not such a table; names the line where there is one.
     """
-    text = _decode(manifest, Path(manifest).read_bytes())
-    separator = _find_separator(text)
-    # newline="" leaves line breaks within quoted cells to the reader.
-    lines = io.StringIO(text, newline="")
+    _refuse_utf16(manifest)
+    try:
+        # newline="" leaves line breaks within quoted cells to the reader.
+        with open(manifest, encoding="utf-8-sig", newline="") as lines:
+            yield from _parse(manifest, lines)
+    except UnicodeDecodeError:
+        raise ValueError(_describe_encoding(manifest)) from None
+
+
+def _parse(manifest: str, lines: TextIO) -> Iterator[tuple[int, dict[str, str]]]:
+    separator = _find_separator(lines.readline())
+    lines.seek(0)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     try:
         columns = _name_columns(manifest, next(reader, []))
@@ -41,22 +48,29 @@ def read_rows(manifest: str) -> Iterator[tuple[int, dict[str, str]]]:
         ) from error
 
 
-def _decode(manifest: str, data: bytes) -> str:
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ValueError(f"{manifest}: not a CSV file in UTF-8 but in UTF-16: {_HOW_TO_SAVE}")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{manifest}, line {line}: not a CSV file in UTF-8 ({error.reason}, byte "
-            f"0x{data[error.start]:02x}): {_HOW_TO_SAVE}"
-        ) from error
+def _refuse_utf16(manifest: str) -> None:
+    with open(manifest, "rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise ValueError(f"{manifest}: not a CSV file in UTF-8 but in UTF-16: {_HOW_TO_SAVE}")
 
 
-def _find_separator(text: str) -> str:
+def _describe_encoding(manifest: str) -> str:
+    """Names the first line that is not UTF-8."""
+    with open(manifest, "rb") as file:
+        for line, data in enumerate(file, start=1):
+            try:
+                data.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return (
+                    f"{manifest}, line {line}: not a CSV file in UTF-8 ({error.reason}, byte "
+                    f"0x{data[error.start]:02x}): {_HOW_TO_SAVE}"
+                )
+    return f"{manifest}: not a CSV file in UTF-8: {_HOW_TO_SAVE}"
+
+
+def _find_separator(header: str) -> str:
     """Returns the separator by which the first line has a column `path`; a comma by default."""
-    header = (text.splitlines() or [""])[0].lower()
+    header = header.rstrip("\r\n").lower()
     for separator in _SEPARATORS:
         if "path" in [cell.strip(' "') for cell in header.split(separator)]:
             return separator

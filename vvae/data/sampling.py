@@ -1,13 +1,14 @@
 """Samples clips from the frames of a video."""
 
+import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from vvae.data.views import encode_view, find_decode_factor, get_view
-from vvae.video import MAX_PIXELS, VideoError, iterate_frames
+from vvae.video import MAX_PIXELS, VideoError, iterate_frames, read_stated_length
 
 
 @dataclass(frozen=True)
@@ -104,23 +105,96 @@ def decode_clips(
         defined.
     """
     sampling = clip_format.sampling
-    view = get_view(clip_format.view)
-    factor = find_decode_factor(view, clip_format.height, clip_format.width)
-    size = (factor * clip_format.height, factor * clip_format.width)
-    kept, num_frames = [], 0
-    for time, frame in iterate_frames(path, size, max_pixels):
-        if num_frames % sampling.frame_stride == 0:
-            kept.append((num_frames, time, frame))
-        num_frames += 1
+    kept, num_frames = _read_kept(path, clip_format, max_pixels)
     if sampling.mode == "whole":
         times_K = np.array([time for _, time, _ in kept])
         kept = [kept[k] for k in find_spread_frames(times_K, sampling.num_frames)]
+    return _cut_clips(path, clip_format, kept, num_frames)
 
+
+def decode_clip(
+    path: str | os.PathLike, clip_format: ClipFormat, share: float, max_pixels: int = MAX_PIXELS
+) -> VideoClips:
+    """Decodes one of the N clips of a video: that of number floor(share N).
+
+    Of gray and rgb windows, only the frames up to the end of the clip are decoded, and only its own
+    are held in memory; damage after them is not noticed. N follows from the length that the header
+    states, or, where it states none or too many frames, from counting.
+
+    Args:
+      path: The video.
+      clip_format: The view, size and sampling of the clips.
+      share: In [0, 1).
+      max_pixels: The largest number of pixels in a frame of the file.
+
+    Returns:
+      One clip, as `decode_clips` gives it; `num_frames` counts the frames that were decoded.
+
+    Raises:
+      VideoError: As `decode_clips`.
+    """
+    sampling = clip_format.sampling
+    if sampling.mode == "whole" or not get_view(clip_format.view).is_8bit:
+        clips = decode_clips(path, clip_format, max_pixels)
+        number = int(share * len(clips.mask_NT))
+        one = slice(number, number + 1)
+        arrays = ("codes_NTHWC", "mask_NT", "frame_NT", "time_NT")
+        return replace(clips, **{name: getattr(clips, name)[one] for name in arrays})
+    length = read_stated_length(path)
+    if length is None:
+        length = sum(1 for _ in iterate_frames(path, (1, 1), max_pixels))
+    while True:
+        window = _find_window(length, sampling, share)
+        kept, num_frames = _read_kept(path, clip_format, max_pixels, window)
+        if kept:
+            return _cut_clips(path, clip_format, kept, num_frames)
+        length = num_frames  # the header states more frames than there are
+
+
+def _find_window(length: int, sampling: Sampling, share: float) -> range:
+    """Returns the kept frames of a clip, in a video of `length` frames."""
+    num_clips = -(-max(length, 1) // (sampling.frame_stride * sampling.num_frames))
+    first = int(share * num_clips) * sampling.num_frames
+    return range(first, first + sampling.num_frames)
+
+
+def _read_kept(
+    path: str | os.PathLike, clip_format: ClipFormat, max_pixels: int, window: range | None = None
+) -> tuple[list[tuple[int, float, np.ndarray]], int]:
+    """Reads every `frame_stride`-th frame, or those of them in a window, after which it ends.
+
+    Returns:
+      (number, time, frame) of those frames, and the number of frames that were read.
+    """
+    stride = clip_format.sampling.frame_stride
+    factor = find_decode_factor(get_view(clip_format.view), clip_format.height, clip_format.width)
+    size = (factor * clip_format.height, factor * clip_format.width)
+    kept, num_frames = [], 0
+    with contextlib.closing(iterate_frames(path, size, max_pixels)) as frames:
+        for time, frame in frames:
+            number, remainder = divmod(num_frames, stride)
+            if remainder == 0 and (window is None or number in window):
+                kept.append((num_frames, time, frame))
+            num_frames += 1
+            if window is not None and len(kept) == len(window):
+                break
+    return kept, num_frames
+
+
+def _cut_clips(
+    path: str | os.PathLike,
+    clip_format: ClipFormat,
+    kept: list[tuple[int, float, np.ndarray]],
+    num_frames: int,
+) -> VideoClips:
+    """Encodes kept frames and cuts them into clips."""
+    view = get_view(clip_format.view)
+    factor = find_decode_factor(view, clip_format.height, clip_format.width)
     frames_SHWC = np.stack([frame for _, _, frame in kept])
     codes_SHWC, valid_S, num_clipped = encode_view(view, frames_SHWC, factor)
     if not valid_S.any():
         raise VideoError(path, f"{len(kept)} frame(s) are too few for the view {view.name}")
-    position_NT, filled_NT = cut_sequence(len(kept), sampling.num_frames)
+    position_NT, filled_NT = cut_sequence(len(kept), clip_format.sampling.num_frames)
     frame_S = np.array([number for number, _, _ in kept], np.int32)
     time_S = np.array([time for _, time, _ in kept], np.float64)
     return VideoClips(

@@ -6,8 +6,8 @@ The workers are new interpreters that import only the module of the function. Un
 was working on.
 """
 
-import collections
 import contextlib
+import functools
 import os
 import pickle
 import queue
@@ -16,13 +16,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 _COMMAND = "from vvae.data.workers import serve; serve()"
 
 
 class WorkerError(RuntimeError):
-    """A worker process ended without an answer."""
+    """A worker process ended without an answer.
+
+    Attributes:
+      is_late: Whether it was ended because it took too long.
+    """
+
+    def __init__(self, reason: str, is_late: bool = False):
+        super().__init__(reason)
+        self.is_late = is_late
 
 
 def run_in_workers(
@@ -52,22 +61,29 @@ def run_in_workers(
       ValueError: If `num_workers` is negative.
       Exception: Whatever the function raises.
     """
-    if num_workers < 0:
-        raise ValueError(f"data.num_workers must be at least 0, got {num_workers}")
+    _check_number(num_workers)
     if num_workers == 0:
         for position, item in enumerate(items):
             yield position, function(item)
         return
-    pool = _Pool(function, items, seconds)
-    try:
-        pool.start(min(num_workers, len(items)))
+    done: queue.SimpleQueue = queue.SimpleQueue()
+    with WorkerPool(function, min(num_workers, len(items)), seconds) as pool:
+        for position, item in enumerate(items):
+            future = pool.submit(item)
+            future.add_done_callback(functools.partial(_put, done, position))
         for _ in items:
-            position, result, error = pool.done.get()
-            if error is not None:
-                raise error
-            yield position, result
-    finally:
-        pool.stop()
+            position, future = done.get()
+            error = future.exception()
+            yield position, error if isinstance(error, WorkerError) else future.result()
+
+
+def _put(done: queue.SimpleQueue, position: int, future: Future) -> None:
+    done.put((position, future))
+
+
+def _check_number(num_workers: int) -> None:
+    if num_workers < 0:
+        raise ValueError(f"data.num_workers must be at least 0, got {num_workers}")
 
 
 def serve() -> None:
@@ -81,69 +97,117 @@ def serve() -> None:
                 function, item = pickle.load(sys.stdin.buffer)
             except EOFError:
                 return
-            try:
-                answer = (function(item), None)
-            except Exception as error:
-                answer = (None, error)
-            results.write(pickle.dumps(answer))
+            pickle.dump(_call(function, item), results, pickle.HIGHEST_PROTOCOL)
             results.flush()
 
 
-class _Pool:
-    """A pool of processes, each with a thread that passes it one item after the other."""
+class WorkerPool:
+    """Processes that call a function, each with a thread that passes it one item after the other.
 
-    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any], seconds: float | None):
-        self.function = function
-        self.seconds = seconds
-        self.waiting = collections.deque(enumerate(items))
-        self.done: queue.SimpleQueue = queue.SimpleQueue()
-        self.processes: list[subprocess.Popen] = []
-        self.threads: list[threading.Thread] = []
+    A context, which ends the processes. They end with this process, too.
+    """
 
-    def start(self, num_workers: int) -> None:
-        for _ in range(num_workers):
-            thread = threading.Thread(target=self._feed, daemon=True)
-            self.threads.append(thread)
+    def __init__(
+        self, function: Callable[[Any], Any], num_workers: int, seconds: float | None = None
+    ):
+        """Starts the threads; a process is started when there is work for it.
+
+        Args:
+          function: As in `run_in_workers`.
+          num_workers: The number of processes; with 0, `submit` calls the function itself.
+          seconds: As in `run_in_workers`.
+
+        Raises:
+          ValueError: If `num_workers` is negative.
+        """
+        _check_number(num_workers)
+        self._function, self._seconds = function, seconds
+        self._tasks: queue.SimpleQueue = queue.SimpleQueue()
+        self._processes: set[subprocess.Popen] = set()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._feed, daemon=True) for _ in range(num_workers)
+        ]
+        for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
-        self.waiting.clear()
-        for process in list(self.processes):
+    def submit(self, item: Any) -> Future:
+        """Passes an item to the next free process.
+
+        Returns:
+          The result to be. Its exception is what the function raises, or a WorkerError if the
+          process died or exceeded its time.
+        """
+        future: Future = Future()
+        if self._threads:
+            self._tasks.put((item, future))
+        else:
+            _settle(future, *_call(self._function, item))
+        return future
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._closed = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._tasks.get_nowait()[1].cancel()
+        for process in list(self._processes):
             process.kill()
-        for thread in self.threads:
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
             thread.join()
 
     def _feed(self) -> None:
-        """Feeds one process until no item waits, and replaces the process if it dies."""
-        while self.waiting:
+        """Feeds one process after the other, as they die, until the pool is closed."""
+        task = self._tasks.get()
+        while task is not None and not self._closed:
             with _start_process() as process:
-                self.processes.append(process)
-                while (task := self._take()) and self._run(process, *task):
-                    pass
+                self._processes.add(process)
+                if self._closed:  # it may have been added after the others were killed
+                    process.kill()
+                while task is not None and self._run(process, *task):
+                    task = self._tasks.get()
                 with contextlib.suppress(OSError):
                     process.stdin.close()
+            self._processes.remove(process)
+            if task is not None:
+                task = self._tasks.get()
 
-    def _take(self) -> tuple[int, Any] | None:
-        with contextlib.suppress(IndexError):
-            return self.waiting.popleft()
-        return None
-
-    def _run(self, process: subprocess.Popen, position: int, item: Any) -> bool:
-        """Runs one item and stores the outcome; returns False if the process died."""
-        limit = _Limit(process, self.seconds)
+    def _run(self, process: subprocess.Popen, item: Any, future: Future) -> bool:
+        """Runs one item and settles its future; returns False if the process died."""
+        limit = _Limit(process, self._seconds)
         try:
             with limit:
-                process.stdin.write(pickle.dumps((self.function, item)))
+                process.stdin.write(pickle.dumps((self._function, item)))
                 process.stdin.flush()
-                result, error = pickle.load(process.stdout)
+                answer = pickle.load(process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
-            self.done.put((position, WorkerError(limit.explain()), None))
+            _settle(future, None, WorkerError(limit.explain(), limit.is_over))
             return False
         except Exception as failure:
-            self.done.put((position, None, failure))
+            # The item cannot be sent, or the answer not be received: the process is of no use.
+            process.kill()
+            _settle(future, None, failure)
             return False
-        self.done.put((position, result, error))
+        _settle(future, *answer)
         return True
+
+
+def _call(function: Callable[[Any], Any], item: Any) -> tuple[Any, Exception | None]:
+    try:
+        return function(item), None
+    except Exception as error:
+        return None, error
+
+
+def _settle(future: Future, result: Any, error: Exception | None) -> None:
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
 
 
 class _Limit:

@@ -16,7 +16,16 @@ import jax
 import numpy as np
 
 from vvae import processes
+from vvae.data.collection.index import INDICES, list_sources
+from vvae.data.collection.sources import (
+    Source,
+    digest_content,
+    open_path,
+    read_metadata,
+    read_state,
+)
 from vvae.data.views import encode_view, get_view
+from vvae.files import is_disk_full
 from vvae.latents import collection as collections
 from vvae.latents.ahead import run_ahead
 from vvae.latents.collection import Collection
@@ -26,16 +35,8 @@ from vvae.latents.plan import ClipPlan, Framing, choose_framing, count_latents, 
 from vvae.latents.progress import Progress
 from vvae.latents.record import FORMAT, count_frames, describe_frames, vvae_version
 from vvae.latents.shards import PartWriter, Shard, StoredSource, read_part, write_shard
-from vvae.latents.sources import (
-    Source,
-    digest_content,
-    list_sources,
-    open_path,
-    read_metadata,
-    read_state,
-)
 from vvae.run import lock
-from vvae.runtime import release_memory
+from vvae.runtime import cache_folder, release_memory
 from vvae.units import format_bytes
 from vvae.video import iterate_frames, read_pixel_aspect
 
@@ -139,7 +140,7 @@ def encode_collection(
     Args:
       model: a GridVideoVAE for gray or RGB videos.
       params: its variables.
-      root: the collection; see `sources.list_sources`.
+      root: the collection; see `vvae.data.collection.index.list_sources`.
       out: the folder of the store; made if it is missing.
       plan: the clips.
       dtype: of the latents, float32 or bfloat16.
@@ -157,7 +158,7 @@ def encode_collection(
     """
     out = Path(out)
     plan.check_model(model.temporal_compression)
-    sources = list_sources(root)
+    sources = list_sources(root, cache_folder() / INDICES)
     _refuse_inside(out, root)
     devices = list(work.devices or _choose_devices())
     encoders = [
@@ -419,7 +420,7 @@ class _Job:
         except _SourceError:
             raise
         except (ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_disk_full(error):
                 raise
             reason = str(error).removeprefix(f"{task.source.path}: ")
             raise _SourceError(" ".join(reason.split())) from error

@@ -12,11 +12,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from vvae.data.collection.sources import Source, open_path
 from vvae.latents.encoder import LatentEncoder
 from vvae.latents.plan import ClipPlan, Framing, choose_framing, count_latents
 from vvae.latents.progress import format_seconds
 from vvae.latents.shards import DTYPES
-from vvae.latents.sources import Source, open_path
 from vvae.units import format_bytes
 from vvae.video import iterate_frames, read_stated_length
 

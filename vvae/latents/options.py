@@ -40,7 +40,7 @@ class NetworkOptions(RunOptions):
 class EncodeLatents(NetworkOptions):
     """Encodes a collection of videos to a store of latents, or goes on where it stopped.
 
-    VIDEOS is a folder of videos, a CSV file with a column `path`, or WebDataset tars.
+    VIDEOS is a folder of videos, a .csv or .parquet with a column `path`, or WebDataset tars.
     """
 
     data: Videos = field(default_factory=Videos)

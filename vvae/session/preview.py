@@ -8,6 +8,7 @@ import jax
 
 from vvae import build, progress
 from vvae.config import Config
+from vvae.data.collection.index import Index, open_index
 from vvae.data.dataset import Dataset, describe_flaws, find_label_problems
 from vvae.data.listing import Video, list_videos
 from vvae.data.size import DataSize, estimate_size
@@ -134,17 +135,31 @@ def open_data(config: Config, videos: Sequence[Video] | None) -> Dataset:
         print("data: the built-in performers (written once, about 13 MB)", flush=True)
     with progress.stage("built-in videos written"):
         folder = build.find_videos(config, progress.show)
-    videos = list_videos(folder) if videos is None else videos
-    print(f"data: {_describe_size(estimate_size(videos, build.clip_format(config)))}", flush=True)
+    if build.decodes_as_needed(config, folder):
+        index = _open_index(config, folder)
+        files = f" in {index.num_files:,} tars" if index.num_files else ""
+        print(f"data: {len(index):,} videos{files}, decoded as needed", flush=True)
+    else:
+        videos = list_videos(folder) if videos is None else videos
+        size = estimate_size(videos, build.clip_format(config))
+        print(f"data: {_describe_size(size)}", flush=True)
     with progress.stage("videos decoded"):
         dataset = build.open_data(config, folder, progress.show, videos=videos)
     for split, clips in dataset.splits.items():
         size = format_bytes(len(clips) * clips.clip_format.clip_bytes)
-        print(f"data: {split}: {len(clips.videos)} videos, {len(clips)} clips, {size}")
+        name = split if dataset.collection is None else f"{split}, decoded beforehand"
+        print(f"data: {name}: {len(clips.videos)} videos, {len(clips)} clips, {size}")
+    if dataset.collection is not None:
+        print(f"data: train, decoded as needed: {len(dataset.collection):,} videos")
     for line in describe_flaws(dataset):
         print(line)
     _check_labels(config, dataset)
     return build.cut_data(config, dataset)
+
+
+def _open_index(config: Config, folder) -> Index:
+    with progress.stage("tars indexed"):
+        return open_index(folder, build.find_indices(config), progress.show)
 
 
 def _check_labels(config: Config, dataset: Dataset) -> None:

@@ -63,7 +63,7 @@ def count_steps(train: Train, dataset: Dataset) -> int:
     """
     num_steps = train.num_steps
     if num_steps is None:
-        num_steps = math.ceil(train.num_epochs * len(dataset.splits["train"]) / train.batch_size)
+        num_steps = math.ceil(train.num_epochs * len(dataset.stream) / train.batch_size)
     profiled = train.profiled_steps()
     if profiled is not None and profiled[1] > num_steps:
         raise ValueError(f"train.profile={train.profile!r}: the training has {num_steps} steps")
@@ -116,7 +116,15 @@ def _describe_work(dataset: Dataset, num_steps: int, num_parameters: int) -> dic
         "num_padded": dataset.num_padded,
         "num_clipped": dataset.num_clipped,
         "left_out_splits": dataset.left_out_splits,
-    }
+    } | _describe_collection(dataset)
+
+
+def _describe_collection(dataset: Dataset) -> dict:
+    """Counts the videos of a collection, of which `num_clips` and `num_videos` are a subset."""
+    if dataset.collection is None:
+        return {}
+    index = dataset.collection.index
+    return {"collection": {"num_videos": len(index), "num_training": len(dataset.collection)}}
 
 
 # --- the state -----------------------------------------------------------------------------------
@@ -240,7 +248,7 @@ def open_batches(
     data, lengths = config.data, config.train.clip_lengths
     starts = [round(part * num_steps / len(lengths)) for part in range(len(lengths))]
     batches = train_batches(
-        dataset.splits["train"],
+        dataset.stream,
         config.train.batch_size,
         config.train.seed,
         start_step=first_step,

@@ -11,7 +11,7 @@ import numpy as np
 
 from vvae import processes
 from vvae.config import Config
-from vvae.data.clips import Clips
+from vvae.data.stream import Stream
 from vvae.run import Run
 from vvae.training import estimate
 from vvae.training.cost import StepCost
@@ -100,7 +100,7 @@ class Report:
     A step whose loss or gradient is not finite is skipped and counted, or ends the training.
     """
 
-    def __init__(self, run: Run, clips: Clips, runner, schedule, *, first_step: int):
+    def __init__(self, run: Run, clips: Stream, runner, schedule, *, first_step: int):
         """Opens the log, and cuts off its lines after first_step.
 
         Args:
@@ -227,14 +227,10 @@ class Report:
         self._progress.exclude(time.perf_counter() - started)
 
 
-def _name_clips(clips: Clips, index) -> str:
+def _name_clips(clips: Stream, index) -> str:
     """Returns the files and the first frames of clips."""
     shards = [np.asarray(shard.data).ravel() for shard in index.addressable_shards]
-    names = [
-        f"{clips.videos[clips.video_index_N[n]].name} from frame {clips.frame_NT[n, 0]}"
-        for n in np.unique(np.concatenate(shards))
-    ]
-    return ", ".join(names)
+    return ", ".join(clips.describe_clip(int(n)) for n in np.unique(np.concatenate(shards)))
 
 
 def _describe_speed(frames_per_second: float, flop_utilization: float, data_wait: float) -> str:

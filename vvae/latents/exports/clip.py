@@ -86,5 +86,9 @@ def channels_first(z_thwZ: np.ndarray) -> np.ndarray:
 
 
 def strip_suffix(name: str) -> str:
-    """Returns the name of a video without its suffix."""
-    return str(PurePosixPath(name).with_suffix(""))
+    """Returns the name of a video without its suffix, as a path that stays below any folder.
+
+    Lists name videos anywhere: the root and `..` are left out.
+    """
+    path = PurePosixPath(name).with_suffix("")
+    return str(PurePosixPath(*(part for part in path.parts if part not in (path.anchor, ".."))))

@@ -145,14 +145,14 @@ def name_clips(dataset: LatentDataset) -> list[str]:
     where videos have several.
 
     Raises:
-      ValueError: if two videos differ in nothing but the suffix.
+      ValueError: if two videos differ in nothing but the suffix, or in where a list says they are.
     """
     records = [(record["source"]["name"], record["clip"]) for record in dataset.records()]
     videos: dict[str, str] = {}
     for video, _ in records:
         other = videos.setdefault(strip_suffix(video), video)
         if other != video:
-            raise ValueError(f"{other} and {video} differ in their suffix alone: rename one")
+            raise ValueError(f"{other} and {video} would be one file: rename one")
     if all(clip == 0 for _, clip in records):
         return [strip_suffix(video) for video, _ in records]
     return [f"{strip_suffix(video)}_{clip:05}" for video, clip in records]

@@ -1,28 +1,24 @@
 """WebDataset tars: which videos they hold and where, so that each can be read by its offset.
 
 In a WebDataset tar, files that share a key lie side by side: `000123.mp4`, `000123.json`,
-`000123.txt`. The key is the path up to the first dot of the file's name. The headers of a tar are
-read once; what they say is kept in the user's cache folder until the tar changes.
+`000123.txt`. The key is the path up to the first dot of the file's name.
 
 References:
   WebDataset, https://github.com/webdataset/webdataset: a key per sample, a suffix per part.
 """
 
-import hashlib
 import json
 import os
 import tarfile
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vvae.files import write_json
-from vvae.runtime import cache_folder
 from vvae.video import VIDEO_SUFFIXES, is_video
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _TEXTS = (".json", ".txt")
-_INDEX_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ def find_tars(root: Path) -> dict[str, Path]:
     if root.is_file():
         paths, others = {root.name: root}, []
     else:
-        files = [Path(folder, name) for folder, _, names in os.walk(root) for name in names]
+        files = list(_walk(root))
         paths = {path.relative_to(root).as_posix(): path for path in files}
         others = [path for path in files if is_video(path)]
     for path in paths.values():
@@ -69,34 +65,34 @@ def find_tars(root: Path) -> dict[str, Path]:
     return tars
 
 
+def _walk(root: Path) -> Iterator[Path]:
+    """Yields the visible files below a folder."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
 def index_tar(path: Path) -> list[Member]:
-    """Returns the videos of a tar, from the cached index or from its headers.
+    """Returns the videos of a tar, in its order, from its headers.
 
     Raises:
       ValueError: naming the tar, if it is damaged or holds two videos of one key.
     """
-    path = Path(os.path.abspath(path))
-    state = path.stat()
-    identity = {
-        "format": _INDEX_FORMAT,
-        "tar": str(path),
-        "bytes": state.st_size,
-        "mtime_ns": state.st_mtime_ns,
-    }
-    cache = cache_folder() / "tars" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
+    videos: dict[str, tuple[str, int, int]] = {}
+    texts: dict[str, dict[str, tuple[int, int]]] = {}
     try:
-        cached = json.loads(cache.read_text(encoding="utf-8"))
-        if cached["identity"] == identity:
-            return [_restore(member) for member in cached["members"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # no index, or one of another format: the tar itself says what it holds
-    members = _read_headers(path)
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_json(cache, {"identity": identity, "members": [asdict(m) for m in members]})
-    except OSError:
-        pass  # a cache that cannot be written costs time alone
-    return members
+        # tarfile ends quietly at a member that is cut: compare with the size of the file.
+        num_bytes = path.stat().st_size
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if not member.isreg():
+                    continue
+                if member.offset_data + member.size > num_bytes:
+                    raise ValueError(f"{path} is cut within {member.name}")
+                _sort_member(path, member, videos, texts)
+    except tarfile.TarError as error:
+        raise ValueError(f"{path} is not a readable tar: {error}") from error
+    return [Member(*video, texts=texts.get(key, {})) for key, video in videos.items()]
 
 
 def read_texts(path: str | os.PathLike, member: Member) -> dict[str, Any]:
@@ -118,28 +114,6 @@ def read_texts(path: str | os.PathLike, member: Member) -> dict[str, Any]:
                     f"{path}: the {suffix} of {member.name} cannot be read: {error}"
                 ) from error
     return found
-
-
-def _restore(values: dict[str, Any]) -> Member:
-    texts = {suffix: (offset, size) for suffix, (offset, size) in values.pop("texts").items()}
-    return Member(**values, texts=texts)
-
-
-def _read_headers(path: Path) -> list[Member]:
-    videos: dict[str, tuple[str, int, int]] = {}
-    texts: dict[str, dict[str, tuple[int, int]]] = {}
-    try:
-        # tarfile ends quietly at a member that is cut: compare with the size of the file.
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not member.isreg():
-                    continue
-                if member.offset_data + member.size > path.stat().st_size:
-                    raise ValueError(f"{path} is cut within {member.name}")
-                _sort_member(path, member, videos, texts)
-    except tarfile.TarError as error:
-        raise ValueError(f"{path} is not a readable tar: {error}") from error
-    return [Member(*video, texts=texts.get(key, {})) for key, video in videos.items()]
 
 
 def _sort_member(path: Path, member: tarfile.TarInfo, videos: dict, texts: dict) -> None:

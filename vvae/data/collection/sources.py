@@ -1,7 +1,8 @@
-"""The videos of a collection: files, folders of images, rows of a CSV file, or members of tars."""
+"""One video of a collection: a file, a folder of images, or a member of a tar."""
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -10,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vvae.data.listing import MANIFEST, list_videos
-from vvae.data.manifest import read_rows
-from vvae.latents import tars
+from vvae.data.collection import tars
+from vvae.files import replacing
 
 _COPY_BYTES = 1 << 20
 
@@ -32,57 +32,6 @@ class Source:
     path: str
     member: tars.Member | None = None
     metadata: dict[str, str] = field(default_factory=dict)
-
-
-def list_sources(root: str | os.PathLike) -> tuple[Source, ...]:
-    """Lists the videos of a collection, ordered by name; none of them is read.
-
-    Args:
-      root: a folder of videos or one video (`vvae.data.listing.list_videos`), a folder of
-        WebDataset tars or one tar, or a CSV file with a column `path`, absolute or relative to it.
-
-    Raises:
-      ValueError: if there is no video, or if a manifest, a CSV file or a tar is damaged.
-    """
-    root = Path(root)
-    if root.suffix.lower() == ".csv" and root.is_file():
-        sources = _list_rows(root)
-    elif shards := tars.find_tars(root):
-        sources = [
-            Source(f"{name}/{member.name}", str(path), member)
-            for name, path in shards.items()
-            for member in tars.index_tar(path)
-        ]
-        if not sources:
-            raise ValueError(f"{root}: no tar holds a video")
-    else:
-        sources = [
-            Source(video.name, video.path, metadata=_describe(video)) for video in list_videos(root)
-        ]
-    return tuple(sorted(sources, key=lambda source: source.name))
-
-
-def _describe(video) -> dict[str, str]:
-    label = {} if video.label is None else {"label": video.label}
-    return label | video.metadata
-
-
-def _list_rows(path: Path) -> list[Source]:
-    if path.name == MANIFEST:
-        return list(list_sources(path.parent))
-    sources: dict[str, Source] = {}
-    for line, row in read_rows(str(path)):
-        name = Path(os.path.normpath(row.pop("path"))).as_posix()
-        target = str(path.parent.absolute() / name)
-        if name in sources:
-            raise ValueError(f"{path}, line {line}: {name!r} is listed twice")
-        sources[name] = Source(name, target, metadata=row)
-    if not sources:
-        raise ValueError(f"{path} lists no video")
-    return list(sources.values())
-
-
-# --- content ------------------------------------------------------------------------------------
 
 
 def read_state(source: Source) -> dict[str, int]:
@@ -138,6 +87,22 @@ def open_path(source: Source) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def keep_file(source: Source, folder: Path, name: str) -> str:
+    """Returns a lasting path of the video; a member of a tar is copied into a folder once.
+
+    Raises:
+      OSError: if the tar cannot be read or the folder not be written to.
+    """
+    if source.member is None:
+        return source.path
+    path = folder / f"{name}{Path(source.member.name).suffix.lower()}"
+    if not path.exists() or path.stat().st_size != source.member.size:
+        folder.mkdir(exist_ok=True)
+        with replacing(path) as part, open(source.path, "rb") as tar, open(part, "wb") as file:
+            file.writelines(_read_member(tar, source.member))
+    return str(path)
+
+
 def read_metadata(source: Source) -> dict[str, Any]:
     """Returns what is said about a video beside it: columns of a manifest, or .json and .txt.
 
@@ -150,6 +115,12 @@ def read_metadata(source: Source) -> dict[str, Any]:
     if source.member is None:
         return dict(source.metadata)
     return source.metadata | tars.read_texts(source.path, source.member)
+
+
+def read_texts(source: Source) -> dict[str, str]:
+    """Returns what `read_metadata` does, as text; values that are none as JSON."""
+    metadata = read_metadata(source)
+    return {name: v if isinstance(v, str) else json.dumps(v) for name, v in metadata.items()}
 
 
 def _read_member(file: BinaryIO, member: tars.Member) -> Iterator[bytes]:
