@@ -109,6 +109,7 @@ EDGES = {
     "data.images": Edges((0.0, 1.0), NOT_A_FRACTION, base=CAUSAL),
     "data.cache_dir": Edges((None, "cache")),
     "data.cache_gb": Edges((1e-9, 1e12, INF), (*NOT_POSITIVE, NAN)),
+    "data.subset": Edges((1, 10**9), (0, -1)),
     "data.workers": Edges((None, 0, 1, 1000), (-1,)),
     "data.max_megapixels": Edges((1e-6, 1e12, INF), (*NOT_POSITIVE, NAN)),
     "data.decode_seconds": Edges((1e-3, 1e12, INF), (*NOT_POSITIVE, NAN)),

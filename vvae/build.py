@@ -74,7 +74,7 @@ def open_data(config: Config, folder, progress=None, *, videos=None) -> Dataset:
         decoded clips.
     """
     refuse_listed(_cache_folder(config), folder)
-    if decodes_as_needed(config, folder):
+    if decodes_as_needed(config, folder, videos):
         return open_collection(
             folder,
             clip_format(config),
@@ -88,13 +88,19 @@ def open_data(config: Config, folder, progress=None, *, videos=None) -> Dataset:
     )
 
 
-def decodes_as_needed(config: Config, folder) -> bool:
+def decodes_as_needed(config: Config, folder, videos=None) -> bool:
     """Whether videos are decoded when a training needs them, and not beforehand.
+
+    Args:
+      config: the settings.
+      folder: of the videos, or a collection.
+      videos: the listed videos of a folder; None where it may be a collection.
 
     Raises:
       ValueError: if data.cache or data.tile does not go with these videos.
     """
-    kind, cache = find_kind(folder), config.data.cache
+    kind = find_kind(folder) if videos is None else "folder"
+    cache = config.data.cache
     if kind != "folder" and cache == "clips":
         raise ValueError(
             f"data.cache=clips needs a folder of videos, and {folder} is none ({kind}): leave "

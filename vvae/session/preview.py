@@ -135,7 +135,7 @@ def open_data(config: Config, videos: Sequence[Video] | None) -> Dataset:
         print("data: the built-in performers (written once, about 13 MB)", flush=True)
     with progress.stage("built-in videos written"):
         folder = build.find_videos(config, progress.show)
-    if build.decodes_as_needed(config, folder):
+    if build.decodes_as_needed(config, folder, videos):
         index = _open_index(config, folder)
         files = f" in {index.num_files:,} tars" if index.num_files else ""
         print(f"data: {len(index):,} videos{files}, decoded as needed", flush=True)
