@@ -65,7 +65,7 @@ def read_state(workdir, step):
 def test_a_tar_trains_names_what_is_broken_and_goes_on_bit_by_bit(tar, cache, tmp_path, capsys):
     workdir = tmp_path / "run"
     printed = train(tar, cache, workdir, capsys)
-    assert "data: 24 videos in 1 tars, decoded as needed" in printed
+    assert "data: 24 videos (tars: 1), decoded as needed" in printed
     assert "data: train, decoded as needed: 20 videos" in printed
     replaced = json.loads((workdir / "broken_videos.json").read_text())
     assert set(replaced) <= {"000.tar/04.npy", "000.tar/05.npy"} and replaced
@@ -105,7 +105,7 @@ def test_broken_videos_are_named_once_over_all_starts(tar, cache, tmp_path, caps
     config = Config(data=data)
     dataset = preview.open_data(config)
     printed = capsys.readouterr().out
-    assert "data: 24 videos in 1 tars, decoded as needed" in printed
+    assert "data: 24 videos (tars: 1), decoded as needed" in printed
     assert "data: val, decoded beforehand: 2 videos" in printed
     assert "data: train, decoded as needed: 20 videos" in printed
     run, said = Run(tmp_path, config, {}, ()), []

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from vvae import video
+from vvae.commands import evaluate
 from vvae.data.cache_quota import Cache
 from vvae.data.clips import NO_LABEL
 from vvae.data.collection import tars
 from vvae.data.collection.clips import CollectionClips, decode_draw
 from vvae.data.collection.division import divide
-from vvae.data.collection.index import find_kind, list_sources, open_index
+from vvae.data.collection.index import find_kind, list_sources, open_index, refuse_collection
 from vvae.data.collection.opening import open_collection
 from vvae.data.collection.permutation import Permutation
 from vvae.data.collection.sources import open_path, read_metadata
@@ -205,6 +206,16 @@ def test_kinds_of_collections(folder, tar, tmp_path):
         find_kind(tar.parent)
     (tar.parent / "manifest.csv").write_text("path\na.npy\n")
     assert find_kind(tar.parent) == find_kind(tar.parent / "manifest.csv") == "folder"
+
+
+def test_check_describes_a_collection_and_evaluation_refuses_it(tar, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert evaluate.main(["check", "--data.path", str(tar)]) == 0
+    said = capsys.readouterr().out
+    assert f"{tar}: {len(NAMES)} videos (tars: 1), not opened yet\n" in said
+    assert f"train --data.path {tar}\n" in said
+    with pytest.raises(ValueError, match=r"000\.tar is a collection \(tars\)"):
+        refuse_collection(tar)
 
 
 def test_a_folder_of_indices_that_cannot_be_written_is_named(tar, tmp_path):

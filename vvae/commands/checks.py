@@ -105,8 +105,10 @@ def check_evaluation(request: Evaluation) -> Videos:
 
 def _check_videos(written: Path, path: str) -> Videos:
     """Returns the videos; ValueError if there are none, or what is written would lie among them."""
+    from vvae.data.collection.index import refuse_collection
     from vvae.data.listing import list_videos, refuse_listed
 
+    refuse_collection(path)
     refuse_listed(written, path)
     return list_videos(path)
 

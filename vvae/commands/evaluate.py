@@ -109,14 +109,20 @@ def evaluate_run(workdir: Path, request: Evaluation | None = None, videos: Video
 
 
 def check(data_path: str) -> int:
-    """Prints what a folder of videos holds, and what is broken in it.
+    """Prints what a folder of videos holds, and what is broken in it; or what a collection holds.
 
     Returns:
       The exit status: 1 if no video can be read, otherwise 0.
     """
-    from vvae import progress
+    from vvae import progress, runtime
     from vvae.data.check import format_summary, summarize
+    from vvae.data.collection.index import INDICES, describe_index, find_kind, open_index
 
+    if find_kind(data_path) != "folder":
+        with progress.stage("collection indexed"):
+            index = open_index(data_path, runtime.cache_folder() / INDICES, progress.show)
+        print(describe_index(index, data_path))
+        return 0
     with progress.stage("videos read"):
         summary = summarize(data_path, os.cpu_count() or 1, progress.show)
     print(format_summary(summary))

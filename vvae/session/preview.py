@@ -137,7 +137,7 @@ def open_data(config: Config, videos: Sequence[Video] | None) -> Dataset:
         folder = build.find_videos(config, progress.show)
     if build.decodes_as_needed(config, folder, videos):
         index = _open_index(config, folder)
-        files = f" in {index.num_files:,} tars" if index.num_files else ""
+        files = f" (tars: {index.num_files:,})" if index.num_files else ""
         print(f"data: {len(index):,} videos{files}, decoded as needed", flush=True)
     else:
         videos = list_videos(folder) if videos is None else videos

@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,9 @@ from vvae.data.collection.lists import SUFFIXES, read_list
 from vvae.data.collection.sources import Source
 from vvae.data.listing import MANIFEST, list_videos
 from vvae.data.split_names import find_main_split, unify_splits
+from vvae.program import name_command
 
+_SHOWN = 10  # classes that a description names
 INDICES = "collections"  # folder of all indices, in a folder of caches
 Kind = Literal["folder", "list", "tars"]
 
@@ -56,6 +59,16 @@ def find_kind(root: str | os.PathLike) -> Kind:
     if (root / MANIFEST).is_file():
         return "folder"
     return "tars" if tars.find_tars(root) else "folder"
+
+
+def refuse_collection(root: str | os.PathLike) -> None:
+    """Raises ValueError if a path is no folder of videos or video, where these are needed."""
+    kind = find_kind(root)
+    if kind != "folder":
+        raise ValueError(
+            f"{root} is a collection ({kind}), which only train, latents and check read: give a "
+            "folder of videos, with those that you want to look at unpacked"
+        )
 
 
 def list_sources(root: str | os.PathLike, cache: Path) -> tuple[Source, ...]:
@@ -170,6 +183,24 @@ def _open_for_good(index: Index, path: Path) -> int:
     descriptor = os.open(path, os.O_RDONLY)
     weakref.finalize(index, os.close, descriptor)
     return descriptor
+
+
+def describe_index(index: Index, root: str | os.PathLike) -> str:
+    """Describes a collection in a few lines, for a person; none of its videos is opened."""
+    files = f"tars: {index.num_files:,}" if index.num_files else "of a list"
+    splits = {name: len(numbers_N) for name, numbers_N in index.find_splits().items()}
+    stated = ", ".join(f"{name} {count:,}" for name, count in splits.items())
+    classes = ", ".join(index.classes[:_SHOWN])
+    more = f", and {len(index.classes) - _SHOWN:,} more" if len(index.classes) > _SHOWN else ""
+    path = shlex.quote(str(root))
+    lines = [
+        f"collection  {root}: {len(index):,} videos ({files}), not opened yet",
+        f"splits      {stated or 'none stated: validation and test videos are drawn'}",
+        f"classes     {classes + more or 'none stated'}",
+        f"to train    {name_command('train')} --data.path {path}",
+        f"to encode   vvae latents --pretrained WEIGHTS --data.path {path} --out STORE",
+    ]
+    return "\n".join(lines)
 
 
 def open_index(
