@@ -103,7 +103,7 @@ def test_settings_that_need_decoded_clips_are_refused(tar, cache, tmp_path, sett
 def test_broken_videos_are_named_once_over_all_starts(tar, cache, tmp_path, capsys):
     data = Data(path=str(tar), height=16, width=16, cache_dir=str(cache), workers=0, subset=2)
     config = Config(data=data)
-    dataset = preview.open_data(config)
+    dataset = preview.open_data(config, videos=None)
     printed = capsys.readouterr().out
     assert "data: 24 videos (tars: 1), decoded as needed" in printed
     assert "data: val, decoded beforehand: 2 videos" in printed

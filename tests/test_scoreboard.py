@@ -82,7 +82,7 @@ def test_tables_come_from_the_files_and_show_losses(tmp_path):
     tables.write_tables(tmp_path, readme)
     assert readme.read_text() == text
     readme.write_text("<!-- scoreboard other -->\n<!-- end -->\n")
-    with pytest.raises(ValueError, match=r"shows the scoreboard other: there is no .*other"):
+    with pytest.raises(ValueError, match=r"shows scoreboard other: there is no .*other"):
         tables.write_tables(tmp_path, readme)
 
 
