@@ -139,7 +139,8 @@ def format_board(content: dict) -> str:
     """
     columns, rows = content["columns"], content["rows"]
     over = f"95 % over {content.get('unit', 'units')}"
-    extra = [f"{columns[0]}, {over}", f"headline's gain, {over}"]
+    difference = "headline less row" if content.get("lower_is_better") else "headline's gain"
+    extra = [f"{columns[0]}, {over}", f"{difference}, {over}"]
     extra = extra if any("interval" in row for row in rows) else []
     lines = [
         " ".join([content["protocol"], f"`{content['command']}`", *_name_machines(content)]),
