@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,13 @@ def _add_drawn_intervals(rows: Sequence[dict], by_row, board: Board, headline: s
             "high": high,
             "p": find_p_value(gain_R),
         }
+
+
+def count_hits(unit_V: Sequence[str], hit_V: Sequence[bool]) -> dict[str, tuple[float, int]]:
+    """Returns unit -> (hits, cases), as `Measurement.hits`, in the order of the units' names."""
+    total = Counter(unit_V)
+    hits = Counter(unit for unit, hit in zip(unit_V, hit_V, strict=True) if hit)
+    return {unit: (float(hits[unit]), total[unit]) for unit in sorted(total)}
 
 
 def share_hits(hits_U: np.ndarray, count_U: np.ndarray) -> float:

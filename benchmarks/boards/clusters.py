@@ -1,11 +1,11 @@
 """The built-in performers: clusters of clips against their actions."""
 
 import csv
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks import results
 from benchmarks.boards.running import train
 from benchmarks.results import Board, Measurement, Request
 from vvae.tasks.clustering.mixtures import find_agreement, match_clusters
@@ -61,12 +61,11 @@ def count_hits(path: Path) -> dict[str, dict[str, tuple[float, int]]]:
     labels = sorted({video["label"] for video in videos})
     label_V = np.array([labels.index(video["label"]) for video in videos])
     group_V = [video["group"] for video in videos]
-    total, hits = Counter(group_V), {}
+    hits = {}
     for name in videos[0]:
         if name in KNOWN:
             continue
         cluster_V = np.array([int(video[name]) for video in videos])
         hit_V = find_agreement(match_clusters(cluster_V, label_V), cluster_V, label_V)
-        matched = Counter(group for group, hit in zip(group_V, hit_V) if hit)
-        hits[name] = {group: (float(matched[group]), total[group]) for group in sorted(total)}
+        hits[name] = results.count_hits(group_V, hit_V)
     return hits

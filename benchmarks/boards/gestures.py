@@ -7,7 +7,6 @@ next fold.
 import dataclasses
 import functools
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 from scipy.special import softmax
 
 from benchmarks import frame_features, gestures
-from benchmarks.results import Board, Measurement, Request
+from benchmarks.results import Board, Measurement, Request, count_hits
 from vvae.data.dataset import UNSPLIT, Clips, Dataset
 from vvae.tasks.pooling import VideoFeatures, average_by_video, extract, make_encoder
 from vvae.tasks.random_params import randomize_params
@@ -282,6 +281,4 @@ def _count_hits(found: list[FoldRow]) -> dict[str, tuple[float, int]]:
     """Returns environment -> (recognised videos, videos), of all folds."""
     groups = [group for row in found for group in row.groups]
     hits = np.concatenate([np.argmax(row.scores, axis=1) == row.labels for row in found])
-    counts = Counter(groups)
-    right = Counter(group for group, hit in zip(groups, hits) if hit)
-    return {group: (float(right[group]), counts[group]) for group in sorted(counts)}
+    return count_hits(groups, hits)

@@ -1,9 +1,9 @@
 """The built-in performers: recognition of actions by unseen people."""
 
 import csv
-from collections import Counter
 from pathlib import Path
 
+from benchmarks import results
 from benchmarks.boards.running import Trained, evaluate, train
 from benchmarks.results import Board, Measurement, Request
 
@@ -58,14 +58,10 @@ def count_hits(path: Path) -> dict[str, dict[str, tuple[float, int]]]:
     """Reads the predictions of all rows; returns row -> performer -> (recognised, videos)."""
     with open(path, newline="", encoding="utf-8") as file:
         videos = list(csv.DictReader(file))
-    total = Counter(video["group"] for video in videos)
     names = [name for name in videos[0] if name not in ("path", "group", "label")]
-    right = {
-        name: Counter(video["group"] for video in videos if video[name] == video["label"])
-        for name in names
-    }
+    group_V = [video["group"] for video in videos]
     return {
-        name: {group: (float(right[name][group]), total[group]) for group in sorted(total)}
+        name: results.count_hits(group_V, [video[name] == video["label"] for video in videos])
         for name in names
     }
 
