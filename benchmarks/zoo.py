@@ -37,6 +37,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import releases as published
 from benchmarks.origin import RESULTS, describe_origin, write_result
 from benchmarks.timing import read_peak_mb
 
@@ -74,40 +75,27 @@ class Release:
         return make_network({"_class_name": self.kind, **self.settings})
 
 
-_SD = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "layers_per_block": 2,
-}
-_UP = {"up_block_types": ("UpDecoderBlock2D",) * 4}
-_NO_QUANT = {"use_quant_conv": False, "use_post_quant_conv": False}
-_LTX_091 = {
-    "decoder_block_out_channels": (256, 512, 1024),
-    "decoder_layers_per_block": (5, 6, 7, 8),
-    "decoder_spatio_temporal_scaling": (True,) * 3,
-    "decoder_inject_noise": (True, True, True, False),
-    "upsample_residual": (True,) * 3,
-    "upsample_factor": (2,) * 3,
-    "timestep_conditioning": True,
-}
 # The default scale is that of 16 channels.
 _QWEN21 = {"latents_mean": (0.0,) * 64, "latents_std": (1.0,) * 64}
-_DC = {"encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3}
 
 RELEASES: dict[str, Release] = {
-    "SDXL": Release("AutoencoderKL", "OpenRAIL++-M", _SD | _UP),
-    "SD 3": Release("AutoencoderKL", _STABILITY, _SD | _UP | _NO_QUANT | {"latent_channels": 16}),
+    "SDXL": Release(
+        "AutoencoderKL", "OpenRAIL++-M", published.STABLE_DIFFUSION | published.UP_BLOCKS
+    ),
+    "SD 3": Release("AutoencoderKL", _STABILITY, published.STABLE_DIFFUSION_3),
     "FLUX.2": Release("AutoencoderKLFlux2", "Apache-2.0 (the VAE)"),
-    "DC-AE": Release("AutoencoderDC", settings=_DC),
+    "DC-AE": Release("AutoencoderDC", settings=published.DC_AE),
     "Qwen-Image 2.1": Release("AutoencoderKLQwenImage21", settings=_QWEN21),
     "TAESD": Release("AutoencoderTiny", "MIT"),
     "TAEF2": Release("TAESD", "MIT", {"latent_channels": 32}),
-    "SVD": Release("AutoencoderKLTemporalDecoder", _STABILITY, _SD),
+    "SVD": Release("AutoencoderKLTemporalDecoder", _STABILITY, published.STABLE_DIFFUSION),
     "TAEHV": Release("TAEHV", "MIT"),
     "Wan 2.1": Release("AutoencoderKLWan", "Apache-2.0"),
     "Qwen-Image": Release("AutoencoderKLQwenImage", "Apache-2.0"),
     "LTX-Video 0.9.0": Release("AutoencoderKLLTXVideo", "Lightricks' own licence"),
-    "LTX-Video 0.9.1": Release("AutoencoderKLLTXVideo", "Lightricks' own licence", _LTX_091),
+    "LTX-Video 0.9.1": Release(
+        "AutoencoderKLLTXVideo", "Lightricks' own licence", published.LTX_091
+    ),
     "LTX-2": Release("AutoencoderKLLTX2Video", "LTX-2 Community License"),
     "HunyuanVideo": Release("AutoencoderKLHunyuanVideo", _TENCENT),
     "HunyuanVideo 1.5": Release("AutoencoderKLHunyuanVideo15", _TENCENT),

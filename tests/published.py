@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import releases
+
 GOLDEN_FOLDER = Path(__file__).resolve().parent / "golden"
 GOLDEN = ("wan21", "wan22", "ltx", "ltx_noisy", "vidtok", "vidtok_fsq", "kl", "flux2")
 GOLDEN += ("tiny", "taef2", "taehv", "ltx2", "hunyuan", "hunyuan15", "cogvideox", "qwen21")
@@ -364,32 +366,17 @@ SETTINGS = {
 }
 """Name -> (class of diffusers, settings)."""
 
-_LTX_091 = {
-    "decoder_block_out_channels": (256, 512, 1024),
-    "decoder_layers_per_block": (5, 6, 7, 8),
-    "decoder_spatio_temporal_scaling": (True,) * 3,
-    "decoder_inject_noise": (True, True, True, False),
-    "upsample_residual": (True,) * 3,
-    "upsample_factor": (2,) * 3,
-    "timestep_conditioning": True,
-}
-_SD = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-}
 RELEASES = {
-    "SD 1 and SDXL": ("AutoencoderKL", _SD),
+    "SD 1 and SDXL": ("AutoencoderKL", releases.STABLE_DIFFUSION | releases.UP_BLOCKS),
     "SD 3 and FLUX.1": (
         "AutoencoderKL",
-        _SD | {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False},
+        releases.STABLE_DIFFUSION_3,
     ),
     "FLUX.2": ("AutoencoderKLFlux2", {}),
     "Wan 2.1": ("AutoencoderKLWan", {}),
     "SVD": (
         "AutoencoderKLTemporalDecoder",
-        {name: value for name, value in _SD.items() if name != "up_block_types"},
+        releases.STABLE_DIFFUSION,
     ),
     "CogVideoX": ("AutoencoderKLCogVideoX", {}),
     "EasyAnimate": ("AutoencoderKLMagvit", {}),
@@ -398,7 +385,7 @@ RELEASES = {
     "Cosmos 1 of 8x16x16": ("AutoencoderKLCosmos", {"spatial_compression_ratio": 16}),
     "DC-AE": (
         "AutoencoderDC",
-        {"encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3},
+        releases.DC_AE,
     ),
     "TAESD": ("AutoencoderTiny", {}),
     "TAEF2": ("TAESD", {"latent_channels": 32, "depths": (1, 3, 3, 3)}),
@@ -412,10 +399,10 @@ RELEASES = {
     "VidTok": ("AutoencoderVidTok", {}),
     "VidTok that is not causal": ("AutoencoderVidTok", {"is_causal": False}),
     "LTX 0.9.0": ("AutoencoderKLLTXVideo", {}),
-    "LTX 0.9.1": ("AutoencoderKLLTXVideo", _LTX_091),
+    "LTX 0.9.1": ("AutoencoderKLLTXVideo", releases.LTX_091),
     "LTX 0.9.5": (
         "AutoencoderKLLTXVideo",
-        _LTX_091
+        releases.LTX_091
         | {
             "block_out_channels": (128, 256, 512, 1024, 2048),
             "down_block_types": ("LTXVideo095DownBlock3D",) * 4,
