@@ -25,6 +25,7 @@ from vvae.config import Config, difference, find_length_settings
 from vvae.config_files import from_dict, to_dict
 from vvae.files import write_json
 from vvae.program import name_command
+from vvae.task_table import TASKS
 
 PACKAGES = ("vvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "imageio", "av")
 PACKAGES += ("opencv-python-headless",)
@@ -197,16 +198,19 @@ def _write_option(name: str, value) -> list[str]:
     return [f"--{name}", *(str(item) for item in values)]
 
 
-def require_fitted(workdir, task: str, name: str) -> Path:
-    """Returns the path of a file that a task has fitted to the videos of a run.
+def require_fitted(workdir, task: str) -> Path:
+    """Returns the path of the file that a task has fitted to the videos of a run.
 
     Raises:
       ValueError: if there is none; the message has the command that fits it.
     """
-    path = Path(workdir) / "eval" / name
+    path = Path(workdir) / "eval" / TASKS[task].fitted
     if not path.exists():
-        command = f"{name_command(f'evaluate {task}')} --workdir {workdir}"
-        raise ValueError(f"{path} is missing: run `{command}` first")
+        words = f"{name_command(f'evaluate {task}')} --workdir {workdir} {TASKS[task].fit_options}"
+        raise ValueError(
+            f"{path} is missing, which {task} fits to the run's own videos: run "
+            f"`{words.strip()}` first"
+        )
     return path
 
 

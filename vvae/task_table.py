@@ -14,6 +14,8 @@ class Task:
       grid: whether models with a grid of latents can (model.kind=causal or published).
       tiles: whether it can be answered from tiles of frames (data.tile).
       training_clips: whether it reads the training clips of the run, even for new videos.
+      fitted: file of RUN/eval that it fits to the videos of the run, and needs for new videos.
+      fit_options: what its command needs for fitting.
       package: optional package that it needs; the extra named after the task installs it.
       seconds: how long it takes on two CPU cores for 48 short videos and the settings `actions`,
         three quarters of its processor time; compiling is most of it. None where it was not timed.
@@ -25,6 +27,8 @@ class Task:
     grid: bool = False
     tiles: bool = False
     training_clips: bool = False
+    fitted: str | None = None
+    fit_options: str = ""
     package: str | None = None
     seconds: float | None = None
 
@@ -34,14 +38,16 @@ TASKS = {
         "quality.reconstruct", "Reconstruct", grid=True, training_clips=True, seconds=6
     ),
     "density": Task("quality.density", "Density", grid=True, tiles=True, seconds=13),
-    "classify": Task("recognition.classify", "Classify", seconds=10),
+    "classify": Task("recognition.classify", "Classify", fitted="probe.npz", seconds=10),
     "generate": Task("quality.generate", "Generate", seconds=26),
     "features": Task("storage.features", "Features", package="pyarrow"),
     "cluster": Task("clustering.cluster", "Cluster", training_clips=True),
     "search": Task("storage.search", "Search"),
-    "anomaly": Task("anomaly.anomaly", "Anomaly", tiles=True),
-    "segment": Task("segmentation.segment", "Segment"),
-    "moderate": Task("moderation.moderate", "Moderate"),
+    "anomaly": Task("anomaly.anomaly", "Anomaly", tiles=True, fitted="anomaly.npz"),
+    "segment": Task("segmentation.segment", "Segment", fitted="boundaries.npz"),
+    "moderate": Task(
+        "moderation.moderate", "Moderate", fitted="moderate.npz", fit_options="--unwanted CLASS"
+    ),
     "latents": Task("storage.latents", "Latents", sequential=False, grid=True),
 }
 DEFAULT_TASKS = ("reconstruct", "density", "classify", "generate")

@@ -190,18 +190,18 @@ class TrainedRun:
     @functools.cached_property
     def scorer(self) -> Scorer:
         """The scorer that the task `anomaly` has fitted; ValueError if it has not."""
-        return scorers.load_scorer(self._find_fitted("anomaly", scorers.SCORER_FILE))
+        return scorers.load_scorer(self._find_fitted("anomaly"))
 
     @functools.cached_property
     def _recogniser(self) -> tuple[probes.Probe, Any]:
         """The probe of `classify`, and the compiled encoder of its features."""
-        probe = probes.load_probe(self._find_fitted("classify", probes.PROBE_FILE))
+        probe = probes.load_probe(self._find_fitted("classify"))
         return probe, make_encoder(self.model, probe.pooling)
 
-    def _find_fitted(self, task: str, name: str) -> Path:
+    def _find_fitted(self, task: str) -> Path:
         """Returns the path of what a task has fitted; ValueError with its command if it has not."""
         check_tasks(self.config, [task])
-        return require_fitted(self.workdir, task, name)
+        return require_fitted(self.workdir, task)
 
     @contextlib.contextmanager
     def _open(self, path: str | os.PathLike) -> Iterator[Clips]:

@@ -11,7 +11,7 @@ from vvae import extras
 from vvae.config import Config, require_videos
 from vvae.config_checks import check_tasks
 from vvae.pretrained.locate import describe_missing, find_folder
-from vvae.run import open_run
+from vvae.run import open_run, require_fitted
 from vvae.task_table import TASKS
 from vvae.tasks import options as opts
 from vvae.tasks.command_line import Evaluation
@@ -100,6 +100,10 @@ def check_evaluation(request: Evaluation) -> Videos:
     check_tasks(config, request.tasks)
     check_task_packages(request.tasks)
     check_packages(config)
+    if path is not None:
+        for task in request.tasks:
+            if TASKS[task].fitted is not None:
+                require_fitted(workdir, task)
     return videos
 
 

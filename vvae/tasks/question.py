@@ -78,10 +78,6 @@ class Question:
         num_frames = self.train.clip_format.clip_shape[0]
         return fit_frame_pca(self.train, self.model.count_numbers(num_frames), self.seed)
 
-    def find_fitted(self, name: str) -> Path:
-        """Returns the path of a file that a task fitted to the run's own videos."""
-        return self.run.workdir / "eval" / name
-
     def describe_data(self) -> dict[str, Any]:
         """Returns the part of a metric card that describes the measured videos."""
         return describe_data(self.dataset, self.split)

@@ -33,6 +33,7 @@ from vvae.metrics.intervals import (
     resample_auroc,
     resample_ratio,
 )
+from vvae.run import require_fitted
 from vvae.tasks.anomaly import pictures
 from vvae.tasks.anomaly import scorer as scorers
 from vvae.tasks.anomaly.controls import CONTROLS
@@ -99,7 +100,7 @@ def answer(question: Question, options: Anomaly) -> Result:
     """
     del options
     if question.is_new:
-        scorer = scorers.load_scorer(question.find_fitted(scorers.SCORER_FILE))
+        scorer = scorers.load_scorer(require_fitted(question.run.workdir, "anomaly"))
         return judge(question, scorer)
     scorer = fit(question)
     scorers.save_scorer(question.folder / scorers.SCORER_FILE, scorer)

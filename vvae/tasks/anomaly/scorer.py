@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from vvae.data.clips import Clips
 from vvae.data.tiles import count_tiles
 from vvae.metrics.detection import find_threshold, smooth_by_video
+from vvae.task_table import TASKS
 from vvae.tasks.anomaly.controls import CONTROLS, Untrained, fit_untrained, score_controls
 from vvae.tasks.anomaly.intervals import Frames, list_frames
 from vvae.tasks.anomaly.streams import (
@@ -28,7 +29,7 @@ from vvae.tasks.anomaly.streams import (
 from vvae.tasks.npz_files import load_fields, save_fields
 from vvae.tasks.random_params import randomize_params
 
-SCORER_FILE = "anomaly.npz"
+SCORER_FILE = TASKS["anomaly"].fitted
 MAX_TRAIN_FRAMES = 20_000
 NUM_NEIGHBOURS = 5
 MAX_COMPONENTS = 10

@@ -14,12 +14,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from vvae.metrics.detection import average_precision, balance_kinds, find_threshold
 from vvae.program import name_command
+from vvae.task_table import TASKS
 from vvae.tasks import probe as probes
 from vvae.tasks.anomaly.scorer import find_peaks
 from vvae.tasks.npz_files import load_fields, save_fields
 from vvae.tasks.probe import Probe, Settings
 
-DETECTOR_FILE = "moderate.npz"
+DETECTOR_FILE = TASKS["moderate"].fitted
 KINDS = ("wanted", "unwanted")
 MIN_MARKS = 2
 MAX_FOLDS = 5

@@ -15,6 +15,7 @@ from vvae.measure.pca import fit_frame_pca, middle_frames, project_frames
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.detection import auroc, average_precision, measure_alarms, measure_calibration
 from vvae.metrics.intervals import Units, compare_resamples, resample_auroc
+from vvae.run import require_fitted
 from vvae.tasks.moderation.answer import (
     SCORES_TABLE,
     Judgement,
@@ -78,7 +79,8 @@ def answer(question: Question, options: Moderate) -> Result:
         detector for new videos.
     """
     if question.is_new:
-        return apply_detector(question, load_detector(question.find_fitted(DETECTOR_FILE)))
+        path = require_fitted(question.run.workdir, "moderate")
+        return apply_detector(question, load_detector(path))
     result = moderate(question, _read_marks(question, options))
     asked = {
         "--unwanted": options.unwanted,

@@ -38,7 +38,7 @@ def label_new_videos(question: Question) -> Result:
     Raises:
       ValueError: if there is no probe.
     """
-    path = require_fitted(question.run.workdir, "classify", probes.PROBE_FILE)
+    path = require_fitted(question.run.workdir, "classify")
     probe = probes.load_probe(path)
     with progress.stage("classify: features"):
         encoder = make_encoder(question.model, probe.pooling)

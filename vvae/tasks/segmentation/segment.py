@@ -12,6 +12,8 @@ from vvae.data.clips import Clips
 from vvae.data.views import encode_view
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.intervals import Units, estimate_interval, make_units, resample_ratio
+from vvae.run import require_fitted
+from vvae.task_table import TASKS
 from vvae.tasks.csv_files import open_csv
 from vvae.tasks.options import Segment
 from vvae.tasks.question import Question
@@ -24,7 +26,7 @@ from vvae.tasks.segmentation.joined_videos import JoinedVideo
 from vvae.tasks.segmentation.scene_sources import SOURCES, iterate_joined_videos, make_joined_videos
 from vvae.tasks.segmentation.shots import find_shots, make_frame_encoder
 
-DETECTOR_FILE = "boundaries.npz"
+DETECTOR_FILE = TASKS["segment"].fitted
 COUNTS_FILE = "segment_counts.csv"
 EXAMPLE_FILE = "segment_example.png"
 EXAMPLE_CAPTION = (
@@ -71,7 +73,8 @@ def answer(question: Question, options: Segment) -> Result:
     """
     del options
     if question.is_new:
-        return find_shots(question, boundaries.load_detector(question.find_fitted(DETECTOR_FILE)))
+        path = require_fitted(question.run.workdir, "segment")
+        return find_shots(question, boundaries.load_detector(path))
     return segment(question)
 
 
