@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vvae.runtime import list_compile_flags
+
 ROOT = Path(__file__).resolve().parents[1]
 PREFIXES = ("JAX_", "XLA_", "MALLOC_", "GLIBC_TUNABLES")
 
@@ -24,7 +26,7 @@ for warning in caught:
         print(warning.filename, warning.message)
 jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((3, 3))).block_until_ready()
 """
-SETTING = "--xla_backend_optimization_level=1"
+SETTING = " ".join(list_compile_flags(optimization_level=1))
 
 
 def run(program, cache):

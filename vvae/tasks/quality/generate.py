@@ -21,7 +21,7 @@ from vvae.measure.examples import (
 )
 from vvae.measure.frames import label_rows, score_frames, summarize_frames
 from vvae.measure.legends import explain_view
-from vvae.measure.mapping import map_clips
+from vvae.measure.mapping import map_clips, map_clips_here
 from vvae.metrics.cards import METHOD, Metric
 from vvae.models import contract
 from vvae.models.sequential import Latents, predict
@@ -121,7 +121,9 @@ def answer(question: Question, options: Generate) -> Result:
         rows, comparison = _summarize_predictions(question, scores, measured, context)
         details = {"comparison": comparison.as_json()}
         notes.insert(0, describe_rival(comparison, advise_on_pixels(question)))
-        draw = functools.partial(_draw_predictions, predictors, examples, num_context)
+        draw = functools.partial(
+            _draw_predictions, predictors, examples, num_context, question.batch_size
+        )
         pictures.append(_plan(draw, "prediction"))
     else:
         notes.insert(0, "Prediction is left out: clips of one frame have nothing to predict.")
@@ -376,12 +378,19 @@ def _summarize_predictions(
     return rows, compare_psnr(rows, averaged, "vae_mean", ("repeat_last",))
 
 
-def _draw_predictions(predictors, clips: Clips, num_context: int, folder: Path) -> None:
+def _draw_predictions(
+    predictors, clips: Clips, num_context: int, batch_size: int, folder: Path
+) -> None:
     video_NTHWC = clips.read(np.arange(len(clips)))
-    known = video_NTHWC[:, :num_context]
     shown = {"original": view_to_rgb(clips.view, video_NTHWC)}
     for name, label in (("vae_mean", "prediction"), ("vae_sample", "a sample")):
-        codes = np.concatenate([known, np.asarray(predictors[name](known))], axis=1)
+        # In batches of the size that is measured, for which the program is compiled already.
+        predicted = map_clips_here(
+            lambda batch, run=predictors[name]: run(batch["video"][:, :num_context]),
+            clips,
+            batch_size,
+        )
+        codes = np.concatenate([video_NTHWC[:, :num_context], predicted], axis=1)
         shown[label] = _show(clips.view, codes)
     frames = choose_frames(video_NTHWC.shape[1])
     figures.write_sheet(
