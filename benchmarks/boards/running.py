@@ -12,6 +12,8 @@ from pathlib import Path
 from benchmarks.results import Request
 
 ROOT = Path(__file__).resolve().parents[2]
+# The network of the tables on the performers; that of configs/default.py is narrower, for speed.
+STANDARD_NETWORK = ("--model.widths", "32", "64", "128")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from vvae.video.frames import SQUARE
 # way: 1 of the 1820 built-in videos gets other bytes (measured). MMX computes with integers: it
 # writes what plain C writes, in half the time.
 _ASSEMBLY = "MMX2" if platform.machine().lower() in ("x86_64", "amd64") else "0"
-_REPRODUCIBLE = ("-x264-params", f"asm={_ASSEMBLY}:threads=1")
+_REPRODUCIBLE = ("-threads", "1", "-x264-params", f"asm={_ASSEMBLY}:threads=1")
 _LOSSY = (
     *("-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", "-preset", "veryfast"),
     *_REPRODUCIBLE,
