@@ -15,5 +15,5 @@ def get_config() -> Config:
     return Config(
         name="default",
         model=Model(widths=(24, 48, 96)),
-        train=Train(num_steps=450, validate_every=450),
+        train=Train(num_steps=450, validate_every=225),
     )
