@@ -50,7 +50,8 @@ OWN = "DistilledVAE"  # trained by users, not published
 COMMAND = "python -m benchmarks.zoo"
 _ASK = "see the model's page"
 _STABILITY = "Stability AI Community License"
-_TENCENT = "Tencent's community licence"
+_TENCENT = "Tencent Hunyuan Community License"
+_LIGHTRICKS = "LTXV Open Weights License"
 _GIB = 2**30
 
 
@@ -92,14 +93,12 @@ RELEASES: dict[str, Release] = {
     "TAEHV": Release("TAEHV", "MIT"),
     "Wan 2.1": Release("AutoencoderKLWan", "Apache-2.0"),
     "Qwen-Image": Release("AutoencoderKLQwenImage", "Apache-2.0"),
-    "LTX-Video 0.9.0": Release("AutoencoderKLLTXVideo", "Lightricks' own licence"),
-    "LTX-Video 0.9.1": Release(
-        "AutoencoderKLLTXVideo", "Lightricks' own licence", published.LTX_091
-    ),
+    "LTX-Video 0.9.0": Release("AutoencoderKLLTXVideo", _LIGHTRICKS),
+    "LTX-Video 0.9.1": Release("AutoencoderKLLTXVideo", _LIGHTRICKS, published.LTX_091),
     "LTX-2": Release("AutoencoderKLLTX2Video", "LTX-2 Community License"),
     "HunyuanVideo": Release("AutoencoderKLHunyuanVideo", _TENCENT),
     "HunyuanVideo 1.5": Release("AutoencoderKLHunyuanVideo15", _TENCENT),
-    "CogVideoX": Release("AutoencoderKLCogVideoX", "Apache-2.0 (2B)"),
+    "CogVideoX": Release("AutoencoderKLCogVideoX", "Apache-2.0 (2B), CogVideoX License (5B)"),
     "EasyAnimate 5": Release("AutoencoderKLMagvit", "Apache-2.0"),
     "VidTok": Release("AutoencoderVidTok", "MIT"),
 }
