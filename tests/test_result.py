@@ -37,6 +37,18 @@ def test_a_picture_that_fails_is_one_warning_and_the_rest_is_there(tmp_path, cap
     assert (tmp_path / "b.png").read_bytes() == b"drawn"
 
 
+def test_what_only_the_previous_answer_had_is_removed(tmp_path):
+    names = ("old.csv", "old.png", "a.png", "b.png", "../kept.csv")
+    (tmp_path / "eval").mkdir()
+    for name in (*names, "mine.csv"):
+        (tmp_path / "eval" / name).write_text("before")
+    (tmp_path / "eval" / "task.json").write_text(json.dumps({"files": names}))
+    publish(make_result(), tmp_path / "eval")
+    left = sorted(path.name for path in (tmp_path / "eval").iterdir())
+    assert left == ["b.png", "mine.csv", "task.json"]  # a.png is old, and its new one failed
+    assert (tmp_path / "kept.csv").exists()
+
+
 def test_a_traceback_can_be_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("VVAE_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):

@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,12 @@ def publish(result: Result, folder: str | os.PathLike) -> None:
     """Writes a result, prints it, then draws its pictures.
 
     The numbers are on disk before the first picture is drawn. If a picture fails, a warning is
-    printed and its files are removed from the list of files.
+    printed. Files of the previous answer that this one does not have are removed.
     """
     folder = Path(folder)
+    previous = _read_files(folder / f"{result.task}.json")
     write_result(result, folder)
+    _remove(folder, previous - set(result.files))
     print(f"\n{format_result(result)}", flush=True)
     with progress.stage(f"{result.task}: pictures", is_logged=False):
         failed = {
@@ -105,6 +108,21 @@ def publish(result: Result, folder: str | os.PathLike) -> None:
     if failed:
         files = tuple(name for name in result.files if name not in failed)
         write_result(dataclasses.replace(result, files=files), folder)
+        _remove(folder, failed)
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _read_files(path: Path) -> set[str]:
+    """Returns the files of an answer that lie beside it; none if there is no answer."""
+    try:
+        names = json.loads(path.read_bytes())["files"]
+    except (OSError, ValueError, KeyError):
+        return set()
+    return {name for name in names if Path(name).name == name}
 
 
 def write_result(result: Result, folder: str | os.PathLike) -> Path:

@@ -110,7 +110,7 @@ def answer(question: Question, options: Generate) -> Result:
             draw = functools.partial(_draw_traversal, traversal, examples)
             pictures.append(_plan(draw, traversal.name))
         else:
-            notes.append(_leave_out_traversal(question.folder, traversal))
+            notes.append(_say_left_out(traversal))
     num_frames = clips.mask_NT.shape[1]
     num_context = num_frames // 2
     if num_context:
@@ -288,10 +288,7 @@ def _traverse_clip(name: str, decode: Callable, text: str, start, clip_NW) -> _T
     return _Traversal(name, text, sd_W, codes, np.array(changes))
 
 
-def _leave_out_traversal(folder: Path, traversal: _Traversal) -> str:
-    """Removes older pictures of a traversal; says why there are none."""
-    for suffix in ("png", "mp4"):
-        (folder / f"{traversal.name}.{suffix}").unlink(missing_ok=True)
+def _say_left_out(traversal: _Traversal) -> str:
     return (
         f"Pictures of the clip latent, one dimension at a time, are left out where "
         f"{traversal.text}: no dimension changes them by more than {traversal.largest_change:.1f} "
