@@ -88,6 +88,23 @@ def test_one_video_becomes_one_file(store, tmp_path):
         decode.decode_file(*tiny(), store, path, name="c.npy")
 
 
+def test_videos_of_a_list_stay_below_the_folder_and_two_of_one_name_are_refused(tmp_path):
+    folder = write_videos(tmp_path / "videos", {"a": 5, "d/b": 5})
+    (folder / "d" / "list.csv").write_text(f"path\n../a.npy\n{folder}/d/b.npy\n")
+    encode(folder / "d" / "list.csv", tmp_path / "store")
+    decode.decode_store(*tiny(), tmp_path / "store", tmp_path / "out", say=lambda _: None)
+    place = tmp_path / "out"
+    below = place / str(folder).lstrip("/") / "d" / "b.mp4"
+    assert sorted(tmp_path.rglob("*.mp4")) == sorted([place / "a.mp4", below])
+    (folder / "d" / "list.csv").write_text("path\nb.npy\n../b.npy\n")
+    write_videos(folder, {"b": 5}, seed=1)
+    for start in ("first_frame", "carried"):
+        plan = ClipPlan(frames=(5,), start=start)
+        encode(folder / "d" / "list.csv", tmp_path / start, plan=plan)
+        with pytest.raises(ValueError, match="would be one file"):
+            decode.decode_store(*tiny(), tmp_path / start, place / start, say=lambda _: None)
+
+
 def test_another_encoder_is_refused(store, tmp_path):
     model, _ = tiny()
     with pytest.raises(ValueError, match=r"another encoder \(weights differs\)"):
