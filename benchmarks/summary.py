@@ -27,7 +27,11 @@ class Row:
 ROWS = (
     Row("Actions of unseen drawn performers", "top-1", "performers"),
     Row("Gestures in unseen environments", "top-1", "gestures"),
-    Row("Clusters of drawn actions; settings chosen with labels, on this seed", "accuracy", "clusters"),
+    Row(
+        "Clusters of drawn actions; settings chosen with labels, on this seed",
+        "accuracy",
+        "clusters",
+    ),
     Row("Shot boundaries of joined videos", "F1", "shots"),
     Row("Anomalies, UCSD Ped2", "frame AUROC", "ped2"),
 )
