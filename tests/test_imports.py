@@ -52,7 +52,7 @@ ALLOWED = {
     "inference": ("models", "distributions", "extras", "files", "video"),
     "pretrained": ("pretrained", "models", "distributions", "extras", "files"),
     # A run directory, and what its settings mean.
-    "run": ("config", "config_files", "files", "program"),
+    "run": ("config", "config_files", "files", "program", "task_table"),
     "build": (
         "run",
         "config",
