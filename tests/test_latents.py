@@ -118,6 +118,7 @@ def test_clips_are_encoded_alone_and_the_longest_that_fits_is_taken(videos, tmp_
 def test_clips_that_carry_the_state_are_slices_of_the_latents_of_the_video(videos, whole, tmp_path):
     plan = ClipPlan(frames=(9,), start="carried")
     summary, dataset = encode(videos, tmp_path / "store", plan=plan)
+    assert summary.index["failed"] == []
     for index, record in enumerate(dataset.records()):
         uncut = find_clip(whole[1], record["source"]["name"])["mean"]
         first, count = record["first_latent"], record["shape"][0]
