@@ -22,7 +22,12 @@ from benchmarks.resampling import draw_values, find_interval
 
 Curve = Sequence[tuple[float, float]]
 # Name in the file -> name in the docs.
-NAMES = {"h264": "H.264", "pca_blocks": "PCA of blocks", "jpeg": "JPEG"}
+NAMES = {
+    "h264": "H.264 (slow)",
+    "pca_blocks": "PCA of blocks",
+    "jpeg": "JPEG",
+    "svt_av1": "SVT-AV1",
+}
 
 
 def main() -> None:
