@@ -54,7 +54,7 @@ from vvae.tasks.quality import reconstruct as reconstruction
 from vvae.tasks.random_params import randomize_params
 from vvae.tasks.recognition import classify, label
 from vvae.tasks.recognition.scores import match_labels
-from vvae.tasks.result import Result, as_json, format_result, write_result
+from vvae.tasks.result import Result, as_json, format_result, publish, write_result
 from vvae.video import probe as probe_video
 
 MODEL = SequentialVAE((16, 16, 1), widths=(4, 8), hidden=16, latent_dim=3, clip_latent_dim=2)
@@ -737,8 +737,12 @@ def test_traversals_that_change_nothing_to_be_seen_are_left_out(
     dataset, params, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(generate, "MIN_CHANGE", 256.0)
+    (tmp_path / "traversal.png").write_bytes(b"of an older answer")
+    (tmp_path / "generate.json").write_text('{"files": ["traversal.png"]}')
     result = generate.answer(ask(MODEL, params, dataset, tmp_path), options.Generate())
     assert not any(name.startswith("traversal") for name in result.files)
+    publish(dataclasses.replace(result, pictures=()), tmp_path)
+    assert not (tmp_path / "traversal.png").exists()
     notes = [note for note in result.notes if "which cannot be seen" in note]
     assert len(notes) == 2 and "the frame latents follow the prior" in notes[1]
 

@@ -100,7 +100,7 @@ def test_heat_of_tiles_is_the_surprise_of_each_tile(dataset, params):
         MODEL, params, begin_stream(MODEL, params, 1), tile, clips.mask_NT[:1], 4
     )
     wanted = np.broadcast_to(np.asarray(scores["surprise"])[0, :, None, None], (4, 4, 4))
-    np.testing.assert_allclose(heat_NTHW[0, :, 4:, 8:], wanted, rtol=1e-4)
+    np.testing.assert_allclose(heat_NTHW[0, :, 4:, 8:], wanted, rtol=2e-5)
 
 
 def test_motion_is_standardized_for_each_position(dataset):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.boards.running import STANDARD_NETWORK, evaluate, train
+from benchmarks.boards.running import PERFORMERS_RUN, evaluate, train
 from benchmarks.resampling import draw_values
 from benchmarks.results import Board, Measurement, Request
 from vvae.data.choreography import ACTIONS
@@ -39,7 +39,7 @@ BOARD = Board(
 
 def measure(request: Request) -> list[Measurement]:
     """Trains one VAE, and a detector of each action."""
-    run = train(request, "performers", [*STANDARD_NETWORK, "--evaluate.tasks", "density"])
+    run = train(request, "performers", PERFORMERS_RUN)
     found = []
     for action in ACTIONS:
         evaluate(run, ["moderate"], ["--unwanted", action, "--num_marks", str(NUM_MARKS)])

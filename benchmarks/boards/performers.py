@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.boards.running import STANDARD_NETWORK, Trained, evaluate, train
+from benchmarks.boards.running import PERFORMERS_RUN, Trained, evaluate, train
 from benchmarks.results import Board, Measurement, Request
 
 METRICS = ("top1", "top5", "mean_class")
@@ -38,8 +38,7 @@ BOARD = Board(
 def measure(request: Request) -> list[Measurement]:
     """Trains one VAE; what does not depend on a seed is measured in seed 0 only."""
     steps = FINETUNE_STEPS if request.num_steps is None else request.num_steps
-    arguments = [*STANDARD_NETWORK, "--evaluate.tasks", "density"]
-    arguments += ["--evaluate.finetune_steps", str(steps)]
+    arguments = [*PERFORMERS_RUN, "--evaluate.finetune_steps", str(steps)]
     run = train(request, "performers", arguments)
     baselines = ["random_encoder", "cnn", "shuffled_labels"]
     if request.seed == 0:

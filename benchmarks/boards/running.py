@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks.results import Request
 
 ROOT = Path(__file__).resolve().parents[2]
-# The network of the tables on the performers; that of configs/default.py is narrower, for speed.
-STANDARD_NETWORK = ("--model.widths", "32", "64", "128")
+# The run of the tables on the performers; the network of configs/default.py is narrower, for speed.
+PERFORMERS_RUN = ("--model.widths", "32", "64", "128", "--evaluate.tasks", "density")
 
 
 @dataclasses.dataclass(frozen=True)

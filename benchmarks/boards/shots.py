@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from benchmarks import shot_detectors
-from benchmarks.boards.running import STANDARD_NETWORK, Trained, train
+from benchmarks.boards.running import PERFORMERS_RUN, Trained, train
 from benchmarks.resampling import draw_values
 from benchmarks.results import Board, Measurement, Request
 from vvae.run import open_run
@@ -44,7 +44,7 @@ BOARD = Board(
 
 def measure(request: Request) -> list[Measurement]:
     """Trains one VAE; the joined videos are others in each seed."""
-    run = train(request, "performers", [*STANDARD_NETWORK, "--evaluate.tasks", "density"])
+    run = train(request, "performers", PERFORMERS_RUN)
     with open_question(open_run(run.workdir), None, "best") as question:
         measured = make_joined_videos(question.clips, question.seed, segment._TEST, NUM_JOINED)
         rows = [

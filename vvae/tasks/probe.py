@@ -228,8 +228,8 @@ def _score_fold(feature_VF, label_V, scaling: str, fold) -> list[float]:
     rotated = _rotate(feature_VF[fitted], scaling)
     inputs_VR = rotated.inputs_VR.astype(np.float32)
     held_VR = rotated.apply(feature_VF[held_out]).astype(np.float32)
-    coarse = {"warm_start": True, "tol": COARSE_TOLERANCE}
-    model, accuracies = _make_classifier(REGULARIZATIONS[0], **coarse), []
+    model = _make_classifier(REGULARIZATIONS[0], warm_start=True, tol=COARSE_TOLERANCE)
+    accuracies = []
     for regularization in REGULARIZATIONS:
         model.set_params(C=regularization).fit(inputs_VR, label)
         predicted = classes[model.predict(held_VR)]

@@ -120,9 +120,9 @@ def _read_files(path: Path) -> set[str]:
     """Returns the files of an answer that lie beside it; none if there is no answer."""
     try:
         names = json.loads(path.read_bytes())["files"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return set()
-    return {name for name in names if Path(name).name == name}
+    return {name for name in names if Path(name).name == name and (path.parent / name).is_file()}
 
 
 def write_result(result: Result, folder: str | os.PathLike) -> Path:
