@@ -123,16 +123,20 @@ def test_bfloat16_keeps_its_dtype_and_rounds_only_the_result(lowering):
     assert np.mean(y == exact.astype(jnp.bfloat16)) > 0.99
 
 
-def test_the_largest_error_is_about_that_of_a_direct_convolution():
-    """Winograd's form has no constants but 1 and 1/2, so it loses little precision."""
+def test_winograd_rounds_no_more_than_a_plain_sum_of_the_products():
+    """Winograd's form has no constants but 1 and 1/2, so it loses little precision.
+
+    A sum of n random products taken one after the other has a root-mean-square error of
+    u sqrt(n / 6) of its size, u the unit roundoff. What jax.lax reaches depends on how a
+    processor's kernels block the sum: the two are compared with this bound, not with each other.
+    """
     x, kernel, _ = _draw_all((1, 2, 32, 32, 96, 96, 3))
     with jax.enable_x64(True):
         exact = convolutions.native_conv_3x3(x.astype(jnp.float64), kernel.astype(jnp.float64))
-
-    def measure(convolve):
-        return float(np.abs(np.asarray(convolve(x, kernel)) - np.asarray(exact)).max())
-
-    assert measure(convolutions_cpu_3x3.conv) <= 2 * measure(convolutions.native_conv_3x3)
+    bound = np.finfo(np.float32).eps / 2 * np.sqrt(3 * 9 * 96 / 6)
+    for convolve in (convolutions_cpu_3x3.conv, convolutions.native_conv_3x3):
+        error = np.asarray(convolve(x, kernel)) - np.asarray(exact)
+        assert np.sqrt(np.mean(error**2)) <= bound * np.sqrt(np.mean(exact**2))
 
 
 def test_vmap_and_second_derivatives(lowering):

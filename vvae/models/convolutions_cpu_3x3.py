@@ -19,7 +19,7 @@ over the P tiles of 2x2 pixels:
     V_k [P, K],  U_k [K, F],  M_k [P, F]:    M_k = V_k U_k,  U_k = V_k^T M_k
 
 The gradient with respect to x is a convolution with the flipped kernel and needs no third form. The
-only constants are 1, -1 and 1/2, so the largest error is about that of a direct convolution.
+only constants are 1, -1 and 1/2, so float32 rounds no more than a plain sum of the products does.
 
 **Blocks.** V takes four times the memory of the stacked frames. The tiles are therefore processed
 in blocks of about a thousand: several small frames, or a strip of a large one. The arrays of the
