@@ -12,7 +12,7 @@ TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 import numpy as np
-from published import GOLDEN, GOLDEN_FOLDER, HALF, VIDEOS, make_model, make_video, run_reference
+from published import FULL, GOLDEN, GOLDEN_FOLDER, VIDEOS, make_model, make_video, run_reference
 
 
 def main():
@@ -20,12 +20,12 @@ def main():
     for name in sys.argv[1:] or GOLDEN:
         model = make_model(name)
         folder = GOLDEN_FOLDER / name
-        if name in HALF:
+        if name not in FULL:
             for parameter in model.parameters():
                 parameter.copy_(parameter.half())
         x = make_video(*VIDEOS.get(name, (9,)))
         found = run_reference(model, x)
-        (model.half() if name in HALF else model).save_pretrained(folder)
+        (model if name in FULL else model.half()).save_pretrained(folder)
         np.savez_compressed(folder / "golden.npz", x=x, **found)
         print(name, sum(path.stat().st_size for path in folder.iterdir()), "bytes")
 
