@@ -1,5 +1,6 @@
 """A small decoder for published latents: what it keeps, what it learns from, where it goes."""
 
+import functools
 import json
 
 import jax
@@ -20,7 +21,7 @@ from vvae.models import contract
 from vvae.objectives import reconstruction
 from vvae.pretrained import distilled
 from vvae.pretrained.load import build_network, describe_network, load_pretrained, save_pretrained
-from vvae.session.update import _hold_modules, _teach
+from vvae.session.update import _describe, _hold_modules, _teach
 
 pytest.importorskip("safetensors", reason="pip install '.[pretrained]'")
 
@@ -88,8 +89,9 @@ def test_the_teacher_decodes_the_same_latents():
     weights = reconstruction.Weights(likelihood=0.0, teacher=2.0)
 
     def lose(params, teach):
+        judges = reconstruction.Judges(teach=teach)
         return reconstruction.reconstruction_loss(
-            model, params, batch, jax.random.key(0), 0.0, weights, teach=teach
+            model, params, batch, jax.random.key(0), 0.0, weights, judges
         )
 
     loss, metrics, fake = lose(params, lambda *_: expected)
@@ -97,6 +99,35 @@ def test_the_teacher_decodes_the_same_latents():
     np.testing.assert_allclose(metrics["teacher"], error.mean(), rtol=1e-5)
     np.testing.assert_allclose(loss, 2.0 * error.sum() / 2, rtol=1e-5)
     assert lose(params, lambda *_: fake)[0] == 0.0
+
+
+@pytest.mark.parametrize("name", ["wan21", "taef2"])
+def test_features_are_the_normalised_latents_of_the_decoded_video(name):
+    """Their gradient reaches every parameter of the decoder, through the published encoder."""
+    model, params, network, published = distil(name, WIDTHS if name == "wan21" else (6, 4))
+    mask, index = np.ones((1, 5), bool), np.arange(1)
+    batch = {"video": make_video(5, size=(8, 8)), "mask": mask, "index": index}
+    judges = reconstruction.Judges(describe=functools.partial(_describe, model))
+    weights = reconstruction.Weights(likelihood=0.0, features=2.0)
+
+    def lose(learned):
+        variables = params | {"params": learned}
+        loss, metrics, fake = reconstruction.reconstruction_loss(
+            model, variables, batch, jax.random.key(0), 0.0, weights, judges
+        )
+        return loss, (metrics, fake)
+
+    differentiate = jax.jit(jax.value_and_grad(lose, has_aux=True))
+    (loss, (metrics, fake)), gradient = differentiate(params["params"])
+    real, decoded = (
+        network.bottleneck.normalize(vvae.encode(network, published, x).mean)
+        for x in (batch["video"], fake)
+    )
+    error = np.abs(decoded - real).mean()
+    assert error > 0.01
+    np.testing.assert_allclose(metrics["features"], error, rtol=1e-4)
+    np.testing.assert_allclose(loss, 2.0 * error * batch["video"].size, rtol=1e-4)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient["decoder"]))
 
 
 def test_modules_that_are_held_have_no_gradient_and_the_others_keep_theirs():
@@ -139,6 +170,12 @@ def test_settings_that_do_not_go_together_are_refused():
         Config(
             model=Model(kind="published", network="{}"),
             objective=Objective(teacher=1.0),
+            evaluate=tasks,
+        )
+    with pytest.raises(ValueError, match=r"objective\.features=1\.0: needs a small decoder"):
+        Config(
+            model=Model(kind="published", network="{}"),
+            objective=Objective(features=1.0),
             evaluate=tasks,
         )
     with pytest.raises(ValueError, match=r"optim\.freeze='none': must be encoder with"):

@@ -135,6 +135,7 @@ EDGES = {
     "objective.lpips": Edges((0.0,), (-1.0, *NOT_FINITE), base=CAUSAL),
     "objective.wavelet": Edges((0.0, 1e6), (-1.0, *NOT_FINITE), base=CAUSAL),
     "objective.teacher": Edges((0.0, 1e6), (-1.0, *NOT_FINITE), base=DISTILLED),
+    "objective.features": Edges((0.0, 1e6), (-1.0, *NOT_FINITE), base=DISTILLED),
     "objective.kl_warmup": Edges((0.0, 1e-9, 1.0), NOT_A_FRACTION),
     "objective.free_bits": Edges((0.0, 1e6), (-1.0, *NOT_FINITE)),
     "objective.prior_every": Edges((1, 10**9), NOT_POSITIVE, base=MIXTURE),

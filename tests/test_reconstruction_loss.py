@@ -61,8 +61,9 @@ def measure(weights, batch, beta=0.7, perceive=None):
     @jax.jit
     def compute(variables, batch):
         key = jax.random.key(1)
+        judges = reconstruction.Judges(perceive)
         return reconstruction.reconstruction_loss(
-            model, variables, batch, key, beta, weights, perceive
+            model, variables, batch, key, beta, weights, judges
         )
 
     return compute(variables, batch)

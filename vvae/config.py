@@ -199,8 +199,9 @@ class Causal:
 class Objective:
     """The training loss: the ELBO, its schedule and further terms. Reported ELBOs have none of it.
 
-    likelihood, l1, mse, lpips, wavelet and teacher are weights of sums over the elements of a clip;
-    a weight of likelihood other than 1, and all others, need model.kind=causal or published.
+    likelihood, l1, mse, lpips, wavelet, teacher and features are weights of sums over the elements
+    of a clip; a weight of likelihood other than 1, and all others, need model.kind=causal or
+    published.
     """
 
     beta: float = 1.0
@@ -220,6 +221,9 @@ class Objective:
     teacher: float = 0.0
     """Weight of the absolute difference from what the published decoder makes of the same latents,
     for model.decoder_widths."""
+    features: float = 0.0
+    """Weight of the absolute difference between the latents that the published encoder gives the
+    decoded video and the real one, for model.decoder_widths."""
     kl_warmup: float = 0.1
     """Fraction of the training over which beta grows from 0."""
     free_bits: float = 0.0
@@ -230,9 +234,10 @@ class Objective:
 
     def __post_init__(self):
         require_at_least_zero("objective", self, "beta", "free_bits", "likelihood")
-        require_at_least_zero("objective", self, "l1", "mse", "lpips", "wavelet", "teacher")
+        terms = ("l1", "mse", "lpips", "wavelet", "teacher", "features")
+        require_at_least_zero("objective", self, *terms)
         require_finite("objective", self, "beta", "free_bits", "likelihood")
-        require_finite("objective", self, "l1", "mse", "lpips", "wavelet", "teacher")
+        require_finite("objective", self, *terms)
         require_positive("objective", self, "prior_every")
         require_fraction("objective", self, "kl_warmup")
 

@@ -67,9 +67,10 @@ def check_sections(config) -> None:
 
 def _check_teacher(config) -> None:
     widths, optim = config.model.decoder_widths, config.optim
-    fits = config.objective.teacher == 0.0 or bool(widths)
-    rule = "needs a small decoder that learns: model.decoder_widths"
-    require(fits, "objective.teacher", config.objective.teacher, rule)
+    for name in ("teacher", "features"):
+        weight = getattr(config.objective, name)
+        rule = "needs a small decoder that learns: model.decoder_widths"
+        require(weight == 0.0 or bool(widths), f"objective.{name}", weight, rule)
     rule = "must be encoder with model.decoder_widths: the decoder learns to read fixed latents"
     require(not widths or optim.freeze == "encoder", "optim.freeze", optim.freeze, rule)
 

@@ -9,6 +9,7 @@ number of elements of the frame. Videos are in [-1, 1]; masked frames count nowh
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +24,23 @@ from vvae.objectives.elbo import elbo_of_terms, free_bits_kl
 FrameDistance = Callable[[jax.Array, jax.Array], jax.Array]
 # (variables, batch, key) -> a video [B, T, H, W, C] in [-1, 1] to learn from.
 Teacher = Callable[[Any, dict, jax.Array], jax.Array]
+# (variables, video) -> numbers that describe it, [B, ...].
+Features = Callable[[Any, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judges:
+    """What terms of `reconstruction_loss` are measured with, where they need more than the videos.
+
+    Attributes:
+      perceive: the perceptual distance, for lpips.
+      teach: what gives the video of a teacher, for teacher.
+      describe: what gives the features of a video, for features.
+    """
+
+    perceive: FrameDistance | None = None
+    teach: Teacher | None = None
+    describe: Features | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +55,7 @@ class Weights:
       lpips: of the perceptual distance.
       wavelet: of `wavelet_error`.
       teacher: of the absolute difference from the video of a teacher.
+      features: of the absolute difference of features.
     """
 
     likelihood: float = 1.0
@@ -46,6 +65,7 @@ class Weights:
     lpips: float = 0.0
     wavelet: float = 0.0
     teacher: float = 0.0
+    features: float = 0.0
 
 
 def reconstruction_loss(
@@ -55,8 +75,7 @@ def reconstruction_loss(
     key,
     beta,
     weights: Weights,
-    perceive: FrameDistance | None = None,
-    teach: Teacher | None = None,
+    judges: Judges = Judges(),
 ):
     """Computes the weighted sum of all terms, mean over the batch.
 
@@ -67,14 +86,13 @@ def reconstruction_loss(
       key: consumed; folded with each clip's index.
       beta: weight of the KL at this step.
       weights: of the other terms.
-      perceive: the perceptual distance; needed if weights.lpips is not 0.
-      teach: what gives the video of a teacher; needed if weights.teacher is not 0.
+      judges: needed for terms with a weight.
 
     Returns:
       (loss, metrics, fake). The metrics are scalars, means over the batch, of each term before its
       weight: `elbo`, `log_likelihood`, `kl` and `kl_LEVEL` in nats per clip, and those of l1, mse,
-      lpips, wavelet and teacher that have a weight, per element. `fake` is the decoded video
-      [B, T, H, W, C], equal to the real one in masked frames.
+      lpips, wavelet, teacher and features that have a weight, per element. `fake` is the decoded
+      video [B, T, H, W, C], equal to the real one in masked frames.
     """
     terms, fake = contract.terms_and_video(
         model, params, batch["video"], key, batch["mask"], batch["index"]
@@ -83,14 +101,16 @@ def reconstruction_loss(
     fake = _replace_masked(batch, fake, real)
 
     def miss_teacher() -> jax.Array:
-        return absolute_error(_replace_masked(batch, teach(params, batch, key), real), fake)
+        taught = judges.teach(params, batch, key)
+        return absolute_error(_replace_masked(batch, taught, real), fake)
 
     errors = {
         "l1": lambda: absolute_error(real, fake),
         "mse": lambda: jnp.square(real - fake).sum((1, 2, 3, 4)),
-        "lpips": lambda: perceptual_error(real, fake, perceive),
+        "lpips": lambda: perceptual_error(real, fake, judges.perceive),
         "wavelet": lambda: wavelet_error(real, fake),
         "teacher": miss_teacher,
+        "features": lambda: feature_error(real, fake, partial(judges.describe, params)),
     }
     chosen = {name: weight for name in errors if (weight := getattr(weights, name))}
     measured_B = {name: errors[name]() for name in chosen}
@@ -122,6 +142,14 @@ def perceptual_error(x_BTHWC: jax.Array, y_BTHWC: jax.Array, perceive: FrameDist
     """Computes the sum over frames of their distance times their number of elements, [B]."""
     size = math.prod(x_BTHWC.shape[2:])
     return size * perceive(x_BTHWC, y_BTHWC).sum(1)
+
+
+def feature_error(
+    x_BTHWC: jax.Array, y_BTHWC: jax.Array, describe: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """Computes the mean absolute difference of features times the elements of a clip, [B]."""
+    x, y = describe(x_BTHWC), describe(y_BTHWC)
+    return math.prod(x_BTHWC.shape[1:]) * jnp.abs(x - y).mean(tuple(range(1, x.ndim)))
 
 
 # --- wavelets ------------------------------------------------------------------------------------

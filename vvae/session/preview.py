@@ -109,6 +109,7 @@ def print_objective(config: Config) -> None:
         "lpips": f"LPIPS ({objective.lpips_net})",
         "wavelet": "|Haar error|",
         "teacher": "|difference from the published decoder|",
+        "features": "|difference of the published encoder's latents|",
     }
     for name, text in names.items():
         weight = getattr(objective, name)

@@ -10,7 +10,7 @@ from vvae.models import contract
 from vvae.models.critic import PatchCritic
 from vvae.objectives import lpips, reconstruction
 from vvae.objectives.elbo import beta_schedule, negative_elbo
-from vvae.pretrained.distilled import restore_teacher
+from vvae.pretrained.distilled import find_encoder, restore_teacher
 from vvae.training import optimizer
 from vvae.training.adversarial_step import Adversary, adversarial_step
 from vvae.training.step import train_step
@@ -91,8 +91,9 @@ def _make_loss(model, config: Config, num_steps: int):
 
 
 def _looks_at_videos(objective: Objective) -> bool:
-    terms = (objective.l1, objective.mse, objective.lpips, objective.wavelet, objective.teacher)
-    return any(terms) or objective.likelihood != 1.0
+    terms = (objective.l1, objective.mse, objective.lpips, objective.wavelet)
+    taught = (objective.teacher, objective.features)
+    return any(terms + taught) or objective.likelihood != 1.0
 
 
 def _make_reconstruct(model, config: Config, num_steps: int):
@@ -107,17 +108,19 @@ def _make_reconstruct(model, config: Config, num_steps: int):
         lpips=objective.lpips,
         wavelet=objective.wavelet,
         teacher=objective.teacher,
+        features=objective.features,
     )
     perceive = None
     if objective.lpips:
         network = lpips.load_weights(objective.lpips_net)
         perceive = functools.partial(lpips.frame_lpips, network, objective.lpips_net)
+    judges = reconstruction.Judges(
+        perceive, functools.partial(_teach, model), functools.partial(_describe, model)
+    )
 
     def reconstruct(params, batch, key, step):
         beta = beta_schedule(step, objective.beta, warmup_steps)
-        return reconstruction.reconstruction_loss(
-            model, params, batch, key, beta, weights, perceive, functools.partial(_teach, model)
-        )
+        return reconstruction.reconstruction_loss(model, params, batch, key, beta, weights, judges)
 
     return reconstruct
 
@@ -130,6 +133,14 @@ def _teach(model, params, batch, key) -> jax.Array:
     teacher = jax.lax.stop_gradient(restore_teacher(params))
     video, mask, index = batch["video"], batch["mask"], batch["index"]
     return contract.terms_and_video(model.network, teacher, video, key, mask, index)[1]
+
+
+def _describe(model, params, video_BTHWC) -> jax.Array:
+    """Returns what the published encoder makes of a video, normalised, [B, t, h, w, Z]."""
+    network, variables = find_encoder(model, jax.lax.stop_gradient(params))
+    z = network.posterior_mean(contract.encode(network, variables, video_BTHWC))
+    normalize = getattr(network.bottleneck, "normalize", None)
+    return z if normalize is None else normalize(z)
 
 
 def make_critic(settings: Critic) -> tuple[PatchCritic, optax.GradientTransformation]:
