@@ -23,7 +23,7 @@ from benchmarks.resampling import draw_values, find_interval
 Curve = Sequence[tuple[float, float]]
 # Name in the file -> name in the docs.
 NAMES = {
-    "h264": "H.264 (slow)",
+    "vae_prior": "the VAE under its prior",
     "pca_blocks": "PCA of blocks",
     "jpeg": "JPEG",
     "svt_av1": "SVT-AV1",
@@ -86,9 +86,22 @@ def format_table(results: Path) -> str:
     for point in vae:
         cells = [_format_ratio(compare_bits(point, curve)) for curve in curves.values()]
         lines.append(f"| {point[0]:.3f} | {point[1]:.2f} | {' | '.join(cells)} |")
-    rates = [measure_bd_rate(vae, curve) for curve in curves.values()]
-    lines.append(f"| BD-rate |  | {' | '.join(f'{rate:+.0f} %' for rate in rates)} |")
+    known = json.loads((results / "rate_distortion.json").read_text()).get("bd_rates_percent", {})
+    intervals = known.get("vae", {})
+    rates = [
+        _format_rate(measure_bd_rate(vae, curve), intervals.get(name))
+        for name, curve in curves.items()
+    ]
+    lines.append(f"| BD-rate |  | {' | '.join(rates)} |")
     return "\n".join([*lines, "", ""])
+
+
+def _format_rate(rate: float, over_videos: dict | None) -> str:
+    """Returns a BD-rate of mean curves, or the mean over videos with its interval if known."""
+    if over_videos is None:
+        return f"{rate:+.0f} %"
+    mean, low, high = (over_videos[name] for name in ("mean", "low", "high"))
+    return f"{mean:+.0f} % [{low:+.0f}, {high:+.0f}]"
 
 
 def _format_ratio(ratio: float) -> str:

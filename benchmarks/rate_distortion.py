@@ -7,8 +7,9 @@ The first command, needed once, codes the same clips by x264, x265 and SVT-AV1.
 
 All methods code every clip of the test split without masked frames, each clip by itself:
 
-    vae         posterior means, with steps in units of the posterior's standard deviation
-                (`vvae.inference.coding`)
+    vae         posterior means, with steps in units of the posterior's standard deviation, under
+                contexts that are fitted to the training split (`vvae.inference.contexts`)
+    vae_prior   the same codes under the prior alone (`vvae.inference.coding`)
     pca_blocks  principal components of blocks of f_t x f_s x f_s pixels, the blocks of a latent
     pca_frames  principal components of whole blocks of f_t frames
     jpeg        each frame by itself, 4:2:0 and 4:4:4, with optimised Huffman tables
@@ -19,10 +20,10 @@ high rates: reverse water-filling) and coded with the same tables as the VAE's, 
 distribution, with the variance of the training split. The number of components is chosen in
 hindsight, at every rate, for the PCA only.
 
-Bits are those of a file of `compress` without its header for vae, -log2 P of the codes for pca, and
-the scan without headers and tables for JPEG; codecs count coded pictures without parameter sets.
-PSNR is the mean over the frames of a video, then over videos, of RGB or gray codes. BD-rates of the
-VAE over a codec are means over videos, with intervals over them.
+Bits are those of a file of `compress` without its header for both vae, -log2 P of the codes for
+pca, and the scan without headers and tables for JPEG; codecs count coded pictures without parameter
+sets. PSNR is the mean over the frames of a video, then over videos, of RGB or gray codes. BD-rates
+of the VAE over a codec are means over videos, with intervals over them.
 """
 
 import argparse
@@ -54,11 +55,15 @@ from benchmarks.origin import RESULTS, stamp, write_result
 from vvae import build, figures
 from vvae.data.clips import Clips
 from vvae.inference import coding
+from vvae.inference.context_fit import fit
+from vvae.inference.contexts import ContextModel, Quantised
+from vvae.measure.examples import spread_evenly
 from vvae.measure.pca import fit_block_pca, fit_first_pca
 from vvae.models import contract
 from vvae.models.block_pca import join_blocks, split_blocks
 from vvae.models.ppca import BlockPCA
 from vvae.run import open_run
+from vvae.tasks.storage.code import FIT_STEP, MOST_CLIPS
 
 STEPS = (1.4, 2.0, 2.8, 3.4, 4.0, 4.8, 5.6, 8.0)
 PCA_STEPS = tuple(float(s) for s in np.geomspace(32, 362, 8))  # in 8-bit units
@@ -99,8 +104,10 @@ def main() -> None:
     video_NTHWC = clips.read(np.arange(len(clips)))
     codecs = read_codecs(digest_clips(video_NTHWC))
     score = Score(video_NTHWC, clips.video_index_N)
+    vae = measure_vae(model, params, score, fit_contexts(model, params, train))
     measures = {
-        "vae": lambda: measure_vae(model, params, score),
+        "vae": lambda: vae[0],
+        "vae_prior": lambda: vae[1],
         "pca_blocks": lambda: measure_block_pca(train, model.block_shape, score),
         "jpeg": lambda: measure_jpeg(score),
         "pca_frames": lambda: measure_frame_pca(train, model.block_shape[0], score),
@@ -112,17 +119,21 @@ def main() -> None:
             name + ": " + "; ".join(f"{p.rate:.3f} {p.psnr:.2f}" for p in curves[name]), flush=True
         )
     curves |= codecs
-    rates = compare_codecs(curves["vae"], codecs)
+    rates = {
+        name: compare_codecs(curves[name], codecs | {"vae_prior": curves["vae_prior"]})
+        for name in ("vae", "vae_prior")
+    }
+    del rates["vae_prior"]["vae_prior"]
     gains = {
         name: [gain_at(curve, point) for point in curves["vae"]]
         for name, curve in curves.items()
         if name != "vae"
     }
     report(curves, gains)
-    for name, rate in rates.items():
-        print(
-            f"BD-rate over {name}: {rate['mean']:+.1f} % [{rate['low']:+.1f}, {rate['high']:+.1f}]"
-        )
+    for own, others in rates.items():
+        for name, rate in others.items():
+            interval = f"[{rate['low']:+.1f}, {rate['high']:+.1f}]"
+            print(f"BD-rate of {own} over {name}: {rate['mean']:+.1f} % {interval}")
     write(curves, gains, rates, clips, options)
 
 
@@ -171,28 +182,51 @@ class Score:
         return Point(point["rate"], point["psnr"], setting, by_video)
 
 
-def measure_vae(model, params, score: Score) -> list[Point]:
-    """Returns one point per step; each clip has steps of its own."""
+def fit_contexts(model, params, train: Clips) -> ContextModel:
+    """Fits contexts to the training clips, as the task code does."""
+    whole = keep_whole(train)
+    chosen = whole.select(spread_evenly(np.arange(len(whole)), MOST_CLIPS))
+    encode = jax.jit(lambda x: contract.encode(model, params, x))
+    videos = []
+    for n in range(len(chosen)):
+        codes, quantiser = quantise(model, encode(chosen.read(np.array([n]))), FIT_STEP)
+        videos.append(Quantised(codes[0], quantiser.steps_Z))
+    return fit(videos)
+
+
+def quantise(model, posterior, step: float) -> tuple[np.ndarray, coding.UniformSteps]:
+    """Returns the codes of a clip [1, t, h, w, Z], and what gives their values back."""
+    mean = np.asarray(model.posterior_mean(posterior))
+    log_std_Z = coding.sum_log_std(posterior) / coding.clip_size(mean)
+    quantiser = coding.choose_quantiser(model.bottleneck, log_std_Z, step)
+    return quantiser.quantise(mean), quantiser
+
+
+def measure_vae(
+    model, params, score: Score, contexts: ContextModel
+) -> tuple[list[Point], list[Point]]:
+    """Returns one point per step, with contexts and without; each clip has steps of its own."""
     encode = jax.jit(lambda x: contract.encode(model, params, x))
     shape_THW = score.video_NTHWC.shape[1:4]
     decode = jax.jit(lambda z: contract.decode(model, params, z, shape_THW))
     posteriors = [jax.device_get(encode(video[None])) for video in score.video_NTHWC]
-    points = []
+    points, points_prior = [], []
     for step in STEPS:
-        bits, decoded = [], []
+        bits, bits_prior, decoded = [], [], []
         for posterior in posteriors:
-            mean = np.asarray(model.posterior_mean(posterior))
-            log_std_Z = coding.sum_log_std(posterior) / coding.clip_size(mean)
-            quantiser = coding.choose_quantiser(model.bottleneck, log_std_Z, step)
-            codes = quantiser.quantise(mean)
-            bits.append(8.0 * count_coded_bytes(codes[0], quantiser))
+            codes, quantiser = quantise(model, posterior, step)
+            bits.append(8.0 * count_coded_bytes(codes[0], quantiser, contexts))
+            bits_prior.append(8.0 * count_coded_bytes(codes[0], quantiser))
             decoded.append(np.asarray(decode(quantiser.dequantise(codes)))[0])
         decoded_NTHWC = 127.5 * (np.stack(decoded) + 1.0)
-        points.append(score(np.array(bits), decoded_NTHWC, f"step {step}"))
-    return points
+        for found, sizes in ((points, bits), (points_prior, bits_prior)):
+            found.append(score(np.array(sizes), decoded_NTHWC, f"step {step}"))
+    return points, points_prior
 
 
-def count_coded_bytes(codes_thwZ: np.ndarray, quantiser: coding.Quantiser) -> int:
+def count_coded_bytes(
+    codes_thwZ: np.ndarray, quantiser: coding.Quantiser, contexts: ContextModel | None = None
+) -> int:
     """Returns the bytes of a file of these codes without those of its header."""
     header = coding.Header(
         shape_THW=(1, 1, 1),
@@ -200,13 +234,14 @@ def count_coded_bytes(codes_thwZ: np.ndarray, quantiser: coding.Quantiser) -> in
         grid_thw=codes_thwZ.shape[:3],
         quantiser=quantiser,
         digest=bytes(32),
+        contexts=contexts.digest if contexts else None,
     )
     sizes = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "codes"
         for count in (len(codes_thwZ), 0):
-            grid = (count, *header.grid_thw[1:])
-            coding.write_codes(path, dataclasses.replace(header, grid_thw=grid), codes_thwZ[:count])
+            part = dataclasses.replace(header, grid_thw=(count, *header.grid_thw[1:]))
+            coding.write_codes(path, part, codes_thwZ[:count], contexts)
             sizes.append(path.stat().st_size)
     return sizes[0] - sizes[1]
 
@@ -388,9 +423,9 @@ def write(curves, gains, rates, clips: Clips, options) -> None:
             name: [[round(p.rate, 5), round(p.psnr, 3), p.setting] for p in curve]
             for name, curve in curves.items()
         },
-        "vae_by_video": [p.by_video for p in curves["vae"]],
+        "by_video": {n: [p.by_video for p in curves[n]] for n in ("vae", "vae_prior")},
         "gain_of_vae_db": gains,
-        "bd_rate_of_vae_percent": rates,
+        "bd_rates_percent": rates,
     }
     command = "python -m benchmarks.rate_distortion --workdir RUN --data.path VIDEOS"
     write_result(RESULTS / "rate_distortion.json", stamp(content, command))

@@ -334,7 +334,7 @@ def test_a_summary_shows_intervals_over_units_where_they_are_known(tmp_path):
 def test_bits_at_equal_psnr_come_from_the_curves(tmp_path):
     curves = {
         "vae": [[0.2, 20.0, ""], [0.4, 30.0, ""]],
-        "h264": [[0.1, 20.0, ""], [0.2, 30.0, ""]],
+        "x264": [[0.1, 20.0, ""], [0.2, 30.0, ""]],
         "jpeg": [[0.4, 25.0, ""], [0.8, 30.0, ""]],
     }
     content = {"curves": curves, "command": "python toys", "data": "toys"}

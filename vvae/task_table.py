@@ -49,6 +49,7 @@ TASKS = {
         "moderation.moderate", "Moderate", fitted="moderate.npz", fit_options="--unwanted CLASS"
     ),
     "latents": Task("storage.latents", "Latents", sequential=False, grid=True),
+    "code": Task("storage.code", "Code", sequential=False, grid=True, training_clips=True),
 }
 DEFAULT_TASKS = ("reconstruct", "density", "classify", "generate")
 

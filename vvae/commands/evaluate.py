@@ -7,11 +7,13 @@ FOLDER/eval/NAME.
 """
 
 import os
+import shlex
 import time
 from pathlib import Path
 
 from vvae import processes, runtime
 from vvae.commands.checks import Videos, check_evaluation, check_request
+from vvae.program import name_command
 from vvae.tasks import options as opts
 from vvae.tasks.command_line import Evaluation, read_request
 
@@ -166,24 +168,34 @@ def compress(options: opts.Compress) -> None:
     """Writes a video as coded latents, and prints the size and quality."""
     from vvae import build
     from vvae.inference import coding
+    from vvae.models.bottleneck import FiniteScalars
     from vvae.run import open_run
     from vvae.tasks.result import format_result
     from vvae.tasks.storage import compress as compressing
+    from vvae.tasks.storage.context_files import find_contexts
 
     run = open_run(options.workdir)
     model, params = build.load(run, options.checkpoint)
     step = coding.DEFAULT_STEP if options.step is None else options.step
+    contexts = find_contexts(options.workdir, params)
     result = compressing.compress(
-        model, params, *options.files, view=run.config.data.view, step=step
+        model, params, *options.files, view=run.config.data.view, step=step, contexts=contexts
     )
     print(f"{format_result(result)}\n\nwritten: {options.files[1]}")
+    if contexts is None and not isinstance(model.bottleneck, FiniteScalars):
+        command = f"{name_command('evaluate code')} --workdir {shlex.quote(str(options.workdir))}"
+        print(f"coded under the prior; contexts make such files smaller: {command}")
 
 
 def decompress(options: opts.Decompress) -> None:
     """Writes the video of coded latents."""
     from vvae import build
     from vvae.tasks.storage import compress as compressing
+    from vvae.tasks.storage.context_files import find_contexts
 
     model, params = build.load(options.workdir, options.checkpoint)
-    header = compressing.decompress(model, params, *options.files, options.lossless)
+    contexts = find_contexts(options.workdir, params)
+    header = compressing.decompress(
+        model, params, *options.files, lossless=options.lossless, contexts=contexts
+    )
     print(f"written: {options.files[1]}, {compressing.describe(header)}")

@@ -31,60 +31,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from vvae.distributions import Gaussian
-from vvae.extras import require_extra
 from vvae.files import replacing
+from vvae.inference.contexts import ESCAPE_BITS, PRECISION, ContextModel
+from vvae.inference.range_coding import ContextSymbols, Table, TableSymbols
 from vvae.models.bottleneck import Codes, FiniteScalars, GaussianLatents
 
 DEFAULT_STEP = 2.0
-PRECISION = 24  # bits: frequencies add up to 2**24, as in the range coder
 STEP_UNIT = 2**-16
 SMALLEST_STEP, LARGEST_STEP = 2**8, 2**20  # in STEP_UNIT: 1/256 and 16 standard deviations
 TABLE_REACH = 5.5  # standard deviations of the prior; the mass beyond is 4e-8, less than 2**-24
-ESCAPE_BITS = 32
 BLOCK_SYMBOLS = 2**17
 
 MAGIC = b"VVZ\x1a"
-SQUARE_VERSION, ASPECT_VERSION = 1, 2
+SQUARE_VERSION, ASPECT_VERSION, CONTEXT_VERSION = 1, 2, 3
 _SQUARE = (1, 1)
 _HEADER = struct.Struct("<4sHHH3I2I3I32s")
 _CHECKSUM = struct.Struct("<I")
 _BLOCK = struct.Struct("<3I")
 _KINDS = {GaussianLatents: 1, FiniteScalars: 2}
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Probabilities of integer codes.
-
-    Attributes:
-      lowest: the code of the first frequency.
-      frequencies: int64, positive; their sum is 2**24.
-      has_escape: whether the last frequency belongs to all codes without one of their own.
-    """
-
-    lowest: int
-    frequencies: np.ndarray
-    has_escape: bool
-
-    @property
-    def num_codes(self) -> int:
-        """Number of codes with a frequency of their own."""
-        return len(self.frequencies) - self.has_escape
-
-    @property
-    def bits(self) -> np.ndarray:
-        """-log2 P of each symbol, plus the extra bits of an escaped code."""
-        bits = PRECISION - np.log2(self.frequencies)
-        bits[self.num_codes :] += ESCAPE_BITS
-        return bits
-
-    def find_symbols(self, codes: np.ndarray) -> np.ndarray:
-        """Returns the symbol of each code, the index of its frequency; int64."""
-        symbols = codes.astype(np.int64) - self.lowest
-        outside = (symbols < 0) | (symbols >= self.num_codes)
-        if outside.any() and not self.has_escape:
-            raise ValueError(f"code {codes[outside][0]} is not one of {self.num_codes} levels")
-        return np.where(outside, self.num_codes, symbols)
 
 
 # --- quantisation --------------------------------------------------------------------------------
@@ -348,6 +312,8 @@ class Header:
       quantiser: with the steps or the levels of the channels.
       digest: `models.digest.digest_params` of the model that made the latents, 32 bytes.
       pixel_aspect: (numerator, denominator) of the width of a pixel divided by its height.
+      contexts: the digest of the `ContextModel` that the codes are coded with, 32 bytes; None for
+        codes under the prior.
     """
 
     shape_THW: tuple[int, int, int]
@@ -356,26 +322,28 @@ class Header:
     quantiser: Quantiser
     digest: bytes
     pixel_aspect: tuple[int, int] = _SQUARE
+    contexts: bytes | None = None
 
 
-def require_coder():
-    """Returns the module constriction; ValueError, which says what to install, without it."""
-    return require_extra("constriction", "coding", "the range coder of latents")
-
-
-def write_codes(path: str | Path, header: Header, frames: Iterable[np.ndarray]) -> None:
+def write_codes(
+    path: str | Path,
+    header: Header,
+    frames: Iterable[np.ndarray],
+    contexts: ContextModel | None = None,
+) -> None:
     """Writes codes to a file, which appears under its name only when it is complete.
 
     Args:
       path: the file.
       header: its header.
       frames: int32 codes [h, w, Z] of one latent frame after another, as many as the header says.
+      contexts: the model of header.contexts.
 
     Raises:
       ValueError: if the frames do not match the header, or `constriction` is missing.
       OSError: if the file cannot be written.
     """
-    coder = _Coder(header.quantiser)
+    coder = _Coder(header, contexts)
     with replacing(path) as part, open(part, "wb") as file:
         file.write(_pack_header(header))
         for block in _group(frames, header):
@@ -388,8 +356,12 @@ def read_header(path: str | Path) -> Header:
         return _unpack_header(file)
 
 
-def read_codes(path: str | Path) -> Iterator[np.ndarray]:
+def read_codes(path: str | Path, contexts: ContextModel | None = None) -> Iterator[np.ndarray]:
     """Reads the codes of a file, one block at a time.
+
+    Args:
+      path: the file.
+      contexts: the model that it was written with, if any.
 
     Yields:
       int32 [n, h, w, Z], equal to what was written; n latent frames.
@@ -400,7 +372,7 @@ def read_codes(path: str | Path) -> Iterator[np.ndarray]:
     """
     with _open(path) as file:
         header = _unpack_header(file)
-        coder = _Coder(header.quantiser)
+        coder = _Coder(header, contexts)
         missing = header.grid_thw[0]
         while missing:
             codes = coder.decode(file, missing, header.grid_thw[1:])
@@ -429,10 +401,13 @@ def _pack_header(header: Header) -> bytes:
     kind = _KINDS[FiniteScalars if is_levels else GaussianLatents]
     fields = (*header.shape_THW, *header.fps, *header.grid_thw, header.digest)
     version, aspect = ASPECT_VERSION, header.pixel_aspect
-    if aspect == _SQUARE:
+    if header.contexts is not None:
+        version = CONTEXT_VERSION
+    elif aspect == _SQUARE:
         version, aspect = SQUARE_VERSION, ()
     content = _HEADER.pack(MAGIC, version, kind, len(numbers), *fields)
     content += struct.pack(f"<{len(numbers) + len(aspect)}I", *numbers, *aspect)
+    content += header.contexts or b""
     return content + _CHECKSUM.pack(zlib.crc32(content))
 
 
@@ -443,14 +418,15 @@ def _unpack_header(file) -> Header:
     if len(start) < _HEADER.size:
         raise ValueError("is cut in its header")
     _, version, kind, num_channels, *fields, digest = _HEADER.unpack(start)
-    if version not in (SQUARE_VERSION, ASPECT_VERSION):
-        raise ValueError(f"is of version {version}; this vvae reads up to {ASPECT_VERSION}")
-    count = num_channels + (2 if version == ASPECT_VERSION else 0)
+    if version not in (SQUARE_VERSION, ASPECT_VERSION, CONTEXT_VERSION):
+        raise ValueError(f"is of version {version}; this vvae reads up to {CONTEXT_VERSION}")
+    count = num_channels + (0 if version == SQUARE_VERSION else 2)
     numbers = file.read(4 * count)
+    contexts = file.read(len(digest)) if version == CONTEXT_VERSION else None
     checksum = file.read(_CHECKSUM.size)
     if len(numbers) < 4 * count or len(checksum) < _CHECKSUM.size:
         raise ValueError("is cut in its header")
-    if _CHECKSUM.unpack(checksum)[0] != zlib.crc32(start + numbers):
+    if _CHECKSUM.unpack(checksum)[0] != zlib.crc32(start + numbers + (contexts or b"")):
         raise ValueError("is damaged in its header")
     shape_THW, fps, grid_thw = tuple(fields[:3]), tuple(fields[3:5]), tuple(fields[5:])
     values = struct.unpack(f"<{count}I", numbers)
@@ -468,6 +444,7 @@ def _unpack_header(file) -> Header:
         quantiser=make(values[:num_channels]),
         digest=digest,
         pixel_aspect=aspect,
+        contexts=contexts,
     )
 
 
@@ -497,28 +474,21 @@ def _count_per_block(shape_hwZ: tuple[int, ...]) -> int:
 
 
 class _Coder:
-    """Converts blocks of codes to bytes and back, channel by channel, each with its table."""
+    """Converts blocks of codes to bytes and back."""
 
-    def __init__(self, quantiser: Quantiser):
-        stream = require_coder().stream
-        self._queue = stream.queue
+    def __init__(self, header: Header, contexts: ContextModel | None):
+        quantiser = header.quantiser
+        if (contexts.digest if contexts else None) != header.contexts:
+            raise ValueError("is coded with other contexts than those that are given")
+        if contexts is None:
+            self._symbols = TableSymbols(quantiser.make_tables())
+        else:
+            self._symbols = ContextSymbols(contexts, quantiser.steps_Z)
         self._num_channels = quantiser.num_channels
-        self._tables = quantiser.make_tables()
-        # Multiples of 2**-24 are exact in float64, and the library keeps them exact.
-        self._models = [
-            stream.model.Categorical(table.frequencies / 2.0**PRECISION, perfect=False, lazy=False)
-            for table in self._tables
-        ]
 
     def encode(self, codes_nhwZ: np.ndarray) -> bytes:
-        encoder, escaped = self._queue.RangeEncoder(), []
-        codes_ZN = codes_nhwZ.reshape(-1, self._num_channels).T
-        for table, model, codes_N in zip(self._tables, self._models, codes_ZN, strict=True):
-            symbols_N = table.find_symbols(codes_N)
-            encoder.encode(symbols_N.astype(np.int32), model)
-            escaped.append(codes_N[symbols_N == table.num_codes])
-        words = encoder.get_compressed().astype("<u4")
-        escaped = np.concatenate(escaped).astype("<i4")
+        words, escaped = self._symbols.encode(codes_nhwZ)
+        words, escaped = words.astype("<u4"), escaped.astype("<i4")
         head = _BLOCK.pack(len(codes_nhwZ), len(words), len(escaped))
         content = words.tobytes() + escaped.tobytes()
         return head + _CHECKSUM.pack(zlib.crc32(head + content)) + content
@@ -540,26 +510,8 @@ class _Coder:
             raise ValueError(f"is damaged where {most} latent frames are missing")
         words = np.frombuffer(content[: 4 * num_words], "<u4").astype(np.uint32)
         escaped = np.frombuffer(content[4 * num_words :], "<i4").astype(np.int32)
-        codes_NZ = self._decode_symbols(words, escaped, count * math.prod(size))
-        return codes_NZ.reshape(count, *size, self._num_channels)
-
-    def _decode_symbols(self, words: np.ndarray, escaped: np.ndarray, length: int) -> np.ndarray:
-        decoder, start = self._queue.RangeDecoder(words), 0
-        codes_NZ = np.empty((length, self._num_channels), np.int32)
-        for z, (table, model) in enumerate(zip(self._tables, self._models, strict=True)):
-            try:
-                symbols_N = np.asarray(decoder.decode(model, length))
-            except AssertionError as error:  # the library's error for words that encode nothing
-                raise ValueError("holds words that encode no codes") from error
-            codes_N = symbols_N + table.lowest
-            outside = symbols_N == table.num_codes
-            stop = start + int(outside.sum())
-            if stop > len(escaped):
-                break
-            codes_N[outside] = escaped[start:stop]
-            codes_NZ[:, z], start = codes_N, stop
-        if stop != len(escaped):
-            raise ValueError(
-                f"holds {len(escaped)} escaped codes, but its symbols mark another count"
-            )
-        return codes_NZ
+        shape = (count, *size, self._num_channels)
+        try:
+            return self._symbols.decode(words, escaped, shape)
+        except AssertionError as error:  # the library's error for words that encode nothing
+            raise ValueError("holds words that encode no codes") from error

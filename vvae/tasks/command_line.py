@@ -17,7 +17,7 @@ QUESTIONS = {
     "How good is the model?": ("reconstruct", "density", "generate"),
     "What is in a video?": ("classify", "cluster", "search", "segment"),
     "What is unusual or unwanted?": ("anomaly", "moderate"),
-    "Latents and files": ("features", "latents", "compress", "decompress", "export"),
+    "Latents and files": ("features", "latents", "code", "compress", "decompress", "export"),
     "Videos and runs": ("check", "report", "compare"),
 }
 

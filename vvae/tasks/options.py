@@ -222,6 +222,22 @@ class Latents(TaskOptions):
     """Writes the latents of a run's own clips, with statistics (vvae evaluate latents)."""
 
 
+@dataclass(frozen=True)
+class Code(TaskOptions):
+    """Fits the probabilities that compress codes latents with; measures the bits that they save."""
+
+    step: float | None = None
+    """Step of the quantisation, in standard deviations of the posterior (2)."""
+
+    def __post_init__(self):
+        _check_step(self.step)
+
+
+def _check_step(step: float | None) -> None:
+    if step is not None and not 0 < step < math.inf:
+        raise ValueError(f"--step={step}: must be positive")
+
+
 # --- commands ------------------------------------------------------------------------------------
 
 
@@ -292,8 +308,7 @@ class Compress(RunOptions):
 
     def __post_init__(self):
         self.check_run()
-        if self.step is not None and not 0 < self.step < math.inf:
-            raise ValueError(f"--step={self.step}: must be positive")
+        _check_step(self.step)
         source, target = self.files
         check_output(target, inputs=[source], suffixes=(".vvz",), overwrite=self.overwrite)
 

@@ -15,6 +15,8 @@ from vvae import video
 from vvae.data.views import encode_view, get_view
 from vvae.files import refuse_same
 from vvae.inference import coding, streaming
+from vvae.inference.contexts import BitCounter, ContextModel, Past
+from vvae.inference.range_coding import require_coder
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.frames import frame_psnr
 from vvae.models.digest import digest_params
@@ -34,6 +36,7 @@ def compress(
     *,
     view: str,
     step: float = coding.DEFAULT_STEP,
+    contexts: ContextModel | None = None,
 ) -> Result:
     """Writes the coded latents of a video, and measures the size and quality of the file.
 
@@ -45,6 +48,7 @@ def compress(
       view: the view of the model, rgb or gray.
       step: the quantisation step in standard deviations of the posterior; these are averaged over
         the video by the geometric mean (`coding.choose_quantiser`).
+      contexts: probabilities of the codes that the task code fitted; those of the prior without.
 
     Raises:
       ValueError: if the target is the source, for another model or view, if latents are not finite,
@@ -55,7 +59,7 @@ def compress(
     _check_model(model)
     if view not in VIEWS:
         raise ValueError(f"compress takes models of the views {' and '.join(VIEWS)}, not {view}")
-    coding.require_coder()
+    require_coder()
     info = video.probe(source)
     shape_THW = info.num_frames, info.height, info.width
     fps = Fraction(info.fps).limit_denominator(MAX_DENOMINATOR)
@@ -72,11 +76,13 @@ def compress(
             quantiser=quantiser,
             digest=digest_params(params),
             pixel_aspect=info.pixel_aspect.as_integer_ratio(),
+            contexts=contexts.digest if contexts else None,
         )
-        bits = _CountedBits(quantiser)
-        coding.write_codes(target, header, bits.count(_quantise(spool, header)))
+        bits = _CountedBits(quantiser, contexts)
+        coding.write_codes(target, header, bits.count(_quantise(spool, header)), contexts)
     encoded = time.perf_counter()
-    psnr = _measure_psnr(_iterate_view(source, view), decode_file(model, params, target))
+    decoded = decode_file(model, params, target, contexts)
+    psnr = _measure_psnr(_iterate_view(source, view), decoded)
     values = {
         "size": Path(target).stat().st_size,
         "kl_bits": latents.kl_bits,
@@ -94,7 +100,9 @@ def decompress(
     params,
     source: str | os.PathLike,
     target: str | os.PathLike,
+    *,
     lossless: bool = False,
+    contexts: ContextModel | None = None,
 ) -> coding.Header:
     """Writes the video of coded latents.
 
@@ -104,6 +112,7 @@ def decompress(
       source: a file that `compress` wrote.
       target: the video to write; its suffix chooses the container.
       lossless: whether the frames are written bit-exactly (see `write_video`).
+      contexts: those that the file was coded with, if any.
 
     Returns:
       The header of the file.
@@ -116,7 +125,7 @@ def decompress(
     refuse_same(target, [source])
     header = _read_header_of(model, params, source)
     rate = header.fps[0] / header.fps[1]
-    pieces = decode_file(model, params, source)
+    pieces = decode_file(model, params, source, contexts)
     aspect = Fraction(*header.pixel_aspect)
     size = header.shape_THW[1:]
     video.write_video_pieces(target, pieces, size, rate, lossless, pixel_aspect=aspect)
@@ -130,12 +139,16 @@ def describe(header: coding.Header) -> str:
     return f"{num_frames} frames of {width}x{height}, {rate:g} a second"
 
 
-def decode_file(model: GridVideoVAE, params, path: str | os.PathLike) -> Iterator[np.ndarray]:
+def decode_file(
+    model: GridVideoVAE, params, path: str | os.PathLike, contexts: ContextModel | None = None
+) -> Iterator[np.ndarray]:
     """Decodes a file of coded latents; yields uint8 [n, H, W, C]. Raises as `decompress`."""
     header = _read_header_of(model, params, path)
+    if header.contexts is None:
+        contexts = None
     latents = (
         header.quantiser.dequantise(codes[None, start : start + LATENTS_PER_CHUNK])
-        for codes in coding.read_codes(path)
+        for codes in coding.read_codes(path, contexts)
         for start in range(0, len(codes), LATENTS_PER_CHUNK)
     )
     yield from streaming.decode_video(model, params, latents, header.shape_THW)
@@ -209,12 +222,18 @@ class _CountedBits:
     """The sum of -log2 P over codes that have passed through `count`."""
 
     quantiser: coding.Quantiser
+    contexts: ContextModel | None
     total: float = 0.0
 
     def count(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yields the frames unchanged, and adds their bits to the total."""
+        counter, past = BitCounter(), Past()
         for codes in frames:
-            self.total += coding.count_bits(codes, self.quantiser)
+            if self.contexts is None:
+                self.total += coding.count_bits(codes, self.quantiser)
+            else:
+                past = counter.add(self.contexts, codes, self.quantiser.steps_Z, past)
+                self.total = counter.bits
             yield codes
 
 
@@ -234,7 +253,8 @@ def _summarize(values, shape_THW, step: float, view: str) -> dict[str, Metric]:
         "kl_bits": ("bits", "KL(posterior || prior) / ln 2"),
         "coded_bits": (
             "bits",
-            "-log2 P of the quantised posterior means under the discretised prior",
+            "-log2 P of the quantised posterior means under the probabilities that they are coded "
+            "with",
         ),
         "psnr": ("dB", "10 log10(255^2 / mse) of a frame, at most 100 dB, mean over frames"),
         "encode_time": ("s", "video to file, with compilation"),
