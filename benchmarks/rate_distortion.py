@@ -9,7 +9,8 @@ All methods code every clip of the test split without masked frames, each clip b
 
     vae         posterior means, with steps in units of the posterior's standard deviation, under
                 contexts that are fitted to the training split (`vvae.inference.contexts`)
-    vae_prior   the same codes under the prior alone (`vvae.inference.coding`)
+                and rounded towards the predictions, as `compress` does
+    vae_prior   rounded to the nearest code, under the prior alone (`vvae.inference.coding`)
     pca_blocks  principal components of blocks of f_t x f_s x f_s pixels, the blocks of a latent
     pca_frames  principal components of whole blocks of f_t frames
     jpeg        each frame by itself, 4:2:0 and 4:4:4, with optimised Huffman tables
@@ -56,7 +57,7 @@ from vvae import build, figures
 from vvae.data.clips import Clips
 from vvae.inference import coding
 from vvae.inference.context_fit import fit
-from vvae.inference.contexts import ContextModel, Quantised
+from vvae.inference.contexts import ContextModel, Past, Quantised, choose_codes
 from vvae.measure.examples import spread_evenly
 from vvae.measure.pca import fit_block_pca, fit_first_pca
 from vvae.models import contract
@@ -212,16 +213,26 @@ def measure_vae(
     posteriors = [jax.device_get(encode(video[None])) for video in score.video_NTHWC]
     points, points_prior = [], []
     for step in STEPS:
-        bits, bits_prior, decoded = [], [], []
-        for posterior in posteriors:
-            codes, quantiser = quantise(model, posterior, step)
-            bits.append(8.0 * count_coded_bytes(codes[0], quantiser, contexts))
-            bits_prior.append(8.0 * count_coded_bytes(codes[0], quantiser))
-            decoded.append(np.asarray(decode(quantiser.dequantise(codes)))[0])
-        decoded_NTHWC = 127.5 * (np.stack(decoded) + 1.0)
-        for found, sizes in ((points, bits), (points_prior, bits_prior)):
-            found.append(score(np.array(sizes), decoded_NTHWC, f"step {step}"))
+        for found, chosen in ((points, contexts), (points_prior, None)):
+            bits, decoded = [], []
+            for posterior in posteriors:
+                codes, quantiser = quantise(model, posterior, step)
+                if chosen is not None:
+                    codes = choose(chosen, model.posterior_mean(posterior), quantiser)
+                bits.append(8.0 * count_coded_bytes(codes[0], quantiser, chosen))
+                decoded.append(np.asarray(decode(quantiser.dequantise(codes)))[0])
+            decoded_NTHWC = 127.5 * (np.stack(decoded) + 1.0)
+            found.append(score(np.array(bits), decoded_NTHWC, f"step {step}"))
     return points, points_prior
+
+
+def choose(contexts: ContextModel, mean, quantiser: coding.UniformSteps) -> np.ndarray:
+    """Returns the codes that `compress` chooses for a clip [1, t, h, w, Z]."""
+    frames, past = [], Past()
+    for mean_hwZ in np.asarray(mean)[0]:
+        codes, past = choose_codes(contexts, mean_hwZ, quantiser.steps_Z, past)
+        frames.append(codes)
+    return np.stack(frames)[None]
 
 
 def count_coded_bytes(

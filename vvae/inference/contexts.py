@@ -391,6 +391,43 @@ def find_symbols(codes: np.ndarray, reach: int) -> np.ndarray:
     return np.where(np.abs(codes) <= reach, codes + reach, 2 * reach + 1)
 
 
+# --- quantisation --------------------------------------------------------------------------------
+
+DEAD_ZONE = 0.15
+"""Steps by which values are moved towards their prediction before they are rounded."""
+
+
+def choose_codes(
+    model: ContextModel, values_hwZ: np.ndarray, steps_Z: Sequence[int], past: Past
+) -> tuple[np.ndarray, Past]:
+    """Quantises a latent frame towards its predictions, which costs fewer bits at equal error.
+
+    Args:
+      model: of the probabilities.
+      values_hwZ: in standard deviations of the prior.
+      steps_Z: in 2**-16 of them.
+      past: what is known of earlier frames.
+
+    Returns:
+      The codes [h, w, Z], int32, each at most 0.65 steps from its value, and what is known for the
+      next frame.
+
+    References:
+      Sullivan, Efficient Scalar Quantization of Exponential and Laplacian Random Variables, 1996:
+      why a zone in which values become what is expected is wider than a step.
+    """
+    values = np.asarray(values_hwZ, np.float64) * VALUE / np.asarray(steps_Z)
+
+    def exchange(symbols: Symbols) -> np.ndarray:
+        found = values[*symbols.positions, symbols.channels]
+        predicted = symbols.centres + (symbols.phases - _PHASES // 2) / _PHASES
+        miss = found - predicted
+        moved = predicted + np.sign(miss) * np.maximum(np.abs(miss) - DEAD_ZONE, 0.0)
+        return np.rint(moved).astype(np.int64)
+
+    return visit_frame(model, steps_Z, values.shape[:2], past, exchange)
+
+
 # --- whole videos --------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from vvae import video
 from vvae.data.views import encode_view, get_view
 from vvae.files import refuse_same
 from vvae.inference import coding, streaming
-from vvae.inference.contexts import BitCounter, ContextModel, Past
+from vvae.inference.contexts import BitCounter, ContextModel, Past, choose_codes
 from vvae.inference.range_coding import require_coder
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.frames import frame_psnr
@@ -79,7 +79,7 @@ def compress(
             contexts=contexts.digest if contexts else None,
         )
         bits = _CountedBits(quantiser, contexts)
-        coding.write_codes(target, header, bits.count(_quantise(spool, header)), contexts)
+        coding.write_codes(target, header, bits.count(_quantise(spool, header, contexts)), contexts)
     encoded = time.perf_counter()
     decoded = decode_file(model, params, target, contexts)
     psnr = _measure_psnr(_iterate_view(source, view), decoded)
@@ -207,14 +207,18 @@ def _spool_latents(model: GridVideoVAE, params, frames, spool) -> _Latents:
     return _Latents(sum_log_std_Z, kl_bits)
 
 
-def _quantise(spool, header: coding.Header) -> Iterator[np.ndarray]:
+def _quantise(spool, header: coding.Header, contexts: ContextModel | None) -> Iterator[np.ndarray]:
     """Yields the codes of each latent frame, [h, w, Z]."""
     num_frames, *size = header.grid_thw
     shape = (*size, header.quantiser.num_channels)
     spool.seek(0)
+    past = Past()
     for _ in range(num_frames):
-        values = np.frombuffer(spool.read(4 * math.prod(shape)), np.float32)
-        yield header.quantiser.quantise(values.reshape(shape))
+        values = np.frombuffer(spool.read(4 * math.prod(shape)), np.float32).reshape(shape)
+        codes = header.quantiser.quantise(values)  # refuses values that are not finite
+        if contexts is not None:
+            codes, past = choose_codes(contexts, values, header.quantiser.steps_Z, past)
+        yield codes
 
 
 @dataclasses.dataclass
