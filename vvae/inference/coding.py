@@ -5,14 +5,16 @@
 Gaussian latents have one step per channel, in units of the prior's standard deviation, which is 1.
 Finite scalars are their own codes, under a uniform prior. A file stores the steps or levels as
 integers, and the frequencies of the bins are computed from them in integer arithmetic alone, so
-that every machine decodes with the table that another one encoded with. The range coder is that of
-`constriction` (extra `coding`); functions that only count bits do not need it.
+that every machine decodes with the table that another one encoded with. `contexts` gives better
+probabilities. The range coder is that of `constriction` (extra `coding`); functions that only count
+bits do not need it.
 
 A file, little-endian, consists of a header, one integer per channel (step or levels), two integers
-for the aspect of pixels that are not square (version 2; square ones are version 1), the CRC-32 of
-all this, and blocks. A block holds a few latent frames: the numbers of latent frames, words and
-escapes; the CRC-32 of these numbers and of what follows; the words of the range coder; and the
-codes outside the table. One block is in memory at a time. Nothing in a file is executed.
+for the aspect of pixels that are not square (version 2; square ones are version 1), the digest of
+the contexts after the aspect (version 3), the CRC-32 of all this, and blocks. A block holds a few
+latent frames: the numbers of latent frames, words and escapes; the CRC-32 of these numbers and of
+what follows; the words of the range coder; and the codes outside the tables. One block is in memory
+at a time. Nothing in a file is executed.
 """
 
 import contextlib
