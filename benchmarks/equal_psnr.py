@@ -86,17 +86,22 @@ def format_table(results: Path) -> str:
     for point in vae:
         cells = [_format_ratio(compare_bits(point, curve)) for curve in curves.values()]
         lines.append(f"| {point[0]:.3f} | {point[1]:.2f} | {' | '.join(cells)} |")
-    known = json.loads((results / "rate_distortion.json").read_text()).get("bd_rates_percent", {})
-    intervals = known.get("vae", {})
+    intervals = read_intervals(results)
     rates = [
-        _format_rate(measure_bd_rate(vae, curve), intervals.get(name))
+        format_rate(measure_bd_rate(vae, curve), intervals.get(name))
         for name, curve in curves.items()
     ]
     lines.append(f"| BD-rate |  | {' | '.join(rates)} |")
     return "\n".join([*lines, "", ""])
 
 
-def _format_rate(rate: float, over_videos: dict | None) -> str:
+def read_intervals(results: Path) -> dict[str, dict]:
+    """Returns the BD-rates of the VAE over videos by the other codec, where they were measured."""
+    content = json.loads((results / "rate_distortion.json").read_text())
+    return content.get("bd_rates_percent", {}).get("vae", {})
+
+
+def format_rate(rate: float, over_videos: dict | None) -> str:
     """Returns a BD-rate of mean curves, or the mean over videos with its interval if known."""
     if over_videos is None:
         return f"{rate:+.0f} %"

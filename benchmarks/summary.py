@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.equal_psnr import NAMES, measure_bd_rate, read_curves
+from benchmarks.equal_psnr import NAMES, format_rate, measure_bd_rate, read_curves, read_intervals
 from benchmarks.results import read_board
 from benchmarks.tables import format_interval, format_metric
 
@@ -81,7 +81,8 @@ def _format_compression(results: Path) -> str:
     rivals = {name: curve for name, curve in curves.items() if name != "vae_prior"}
     rates = {name: measure_bd_rate(vae, curve) for name, curve in rivals.items()}
     best = max((name for name in rates if not math.isnan(rates[name])), key=rates.get)
+    rate = format_rate(rates[best], read_intervals(results).get(best))
     return (
-        f"| Compression, 64x64 RGB | bits at equal PSNR (BD-rate) | {rates[best]:+.0f} % "
+        f"| Compression, 64x64 RGB | bits at equal PSNR (BD-rate) | {rate} "
         f"| {NAMES.get(best, best)}, 0 % | [rate_distortion](docs/results/rate_distortion.md) |"
     )

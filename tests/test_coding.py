@@ -210,9 +210,9 @@ def test_foreign_and_missing_files_are_named(tmp_path):
         read_file(tmp_path / "none.vvz")
     path = write_file(tmp_path / "a.vvz", draw_codes(STEPS), STEPS)
     content = bytearray(path.read_bytes())
-    content[4] = 3
+    content[4] = 4
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.vvz: is of version 3; this vvae reads up to 2"):
+    with pytest.raises(ValueError, match=r"a\.vvz: is of version 4; this vvae reads up to 3"):
         coding.read_header(path)
 
 
@@ -483,7 +483,7 @@ def test_the_digest_is_that_of_files_written_before():
         (["compress", "a", "b", "--workdir", "r", "--step", "0"], "--step=0.0: must be positive"),
         (
             ["decompress", "a", "b", "--workdir", "r", "--step", "1"],
-            "--step is an option of compress, not of dec",
+            "--step is an option of code, compress, not of dec",
         ),
         (["density", "--workdir", "r", "--lossless"], "--lossless is an option of decompress"),
     ],

@@ -49,6 +49,16 @@ ALLOWED = {
         "processes",
         "models.frame_cost",
     ),
+    "inference.contexts": (),
+    "inference.context_fit": ("inference.contexts",),
+    "inference.range_coding": ("inference.contexts", "extras"),
+    "inference.coding": (
+        "inference.contexts",
+        "inference.range_coding",
+        "models",
+        "distributions",
+        "files",
+    ),
     "inference": ("models", "distributions", "extras", "files", "video"),
     "pretrained": ("pretrained", "models", "distributions", "extras", "files"),
     # A run directory, and what its settings mean.
@@ -178,7 +188,7 @@ ONLY_USERS = {
     "jinja2": {"report.write"},
     "scenedetect": {"tasks.segmentation.pyscenedetect"},
     "cv2": {"data.flow"},
-    "constriction": {"inference.coding"},
+    "constriction": {"inference.range_coding"},
     "safetensors": {"pretrained.folder"},
     "tensorboardX": {"training.log"},
     "pyarrow": {
