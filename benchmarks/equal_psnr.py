@@ -23,7 +23,7 @@ from benchmarks.resampling import draw_values, find_interval
 Curve = Sequence[tuple[float, float]]
 # Name in the file -> name in the docs.
 NAMES = {
-    "vae_prior": "the VAE under its prior",
+    "vae_prior": "the same under its prior",
     "pca_blocks": "PCA of blocks",
     "jpeg": "JPEG",
     "svt_av1": "SVT-AV1",
@@ -76,9 +76,10 @@ def format_table(results: Path) -> str:
     curves = read_curves(results)
     vae = curves.pop("vae")
     curves = {name: curve for name, curve in curves.items() if name != "pca_frames"}
-    titles = [f"times the bits of {NAMES.get(name, name)}" for name in curves]
+    titles = [NAMES.get(name, name) for name in curves]
     lines = [
-        "Bits of the VAE over those of others at its PSNR. `python -m benchmarks.equal_psnr`",
+        "How many times the bits of others the VAE needs at its own PSNR. `python -m "
+        "benchmarks.equal_psnr`",
         "",
         f"| bits/pixel | PSNR (dB) | {' | '.join(titles)} |",
         f"| ---: | ---: | {' | '.join('---:' for _ in curves)} |",

@@ -346,7 +346,7 @@ def test_bits_at_equal_psnr_come_from_the_curves(tmp_path):
     assert "| BD-rate |  | +100 % | -41 % |" in table
     others = {"data": "toys", "curves": {"x265": [{"rate": 0.1, "psnr": 20.0}]}}
     (tmp_path / "codec_curves.json").write_text(json.dumps(others))
-    assert "times the bits of x265" in equal_psnr.format_table(tmp_path)
+    assert "| x265 |" in equal_psnr.format_table(tmp_path)
     (tmp_path / "codec_curves.json").write_text(json.dumps(others | {"data": "others"}))
     with pytest.raises(ValueError, match="of other clips: others, toys"):
         equal_psnr.format_table(tmp_path)
