@@ -16,6 +16,7 @@ from vvae import build, video
 from vvae.inference import coding, contexts
 from vvae.inference.context_fit import fit
 from vvae.inference.range_coding import ContextSymbols
+from vvae.models.bottleneck import GaussianLatents
 from vvae.tasks.storage import compress as compressing
 from vvae.tasks.storage.context_files import find_contexts, name_contexts
 
@@ -215,8 +216,18 @@ def test_codes_come_back_in_blocks_with_the_stated_bits(model, tmp_path, monkeyp
     assert [len(block) for block in blocks] == [2, 2, 2]
     np.testing.assert_array_equal(np.concatenate(blocks), codes)
     bits = contexts.count_video_bits(model, contexts.Quantised(codes, STEPS))
-    overhead = 8 * (72 + 4 * (5 + 2) + 32 + 3 * 16)
+    overhead = 8 * (72 + 5 + 8 + 32 + 3 * 16)
     assert bits <= 8 * path.stat().st_size - overhead <= 1.01 * bits + 3 * 64
+
+
+def test_every_step_that_is_chosen_fits_in_a_byte():
+    """From the smallest to the largest: 12 doublings of 16 steps, and the last one."""
+    sizes = np.exp(np.linspace(math.log(2**-8), math.log(2**4), 5000))
+    chosen = coding.choose_quantiser(GaussianLatents(5000), np.log(sizes), 1.0).steps_Z
+    assert len(set(chosen)) == 12 * 16 + 1
+    assert all(coding._lengthen(coding._shorten(step)) == step for step in chosen)
+    with pytest.raises(ValueError, match="the step 257 has more than five significant bits"):
+        coding._shorten(257)
 
 
 def test_other_contexts_and_damage_are_found(model, tmp_path):

@@ -11,10 +11,10 @@ bits do not need it.
 
 A file, little-endian, consists of a header, one integer per channel (step or levels), two integers
 for the aspect of pixels that are not square (version 2; square ones are version 1), the digest of
-the contexts after the aspect (version 3), the CRC-32 of all this, and blocks. A block holds a few
-latent frames: the numbers of latent frames, words and escapes; the CRC-32 of these numbers and of
-what follows; the words of the range coder; and the codes outside the tables. One block is in memory
-at a time. Nothing in a file is executed.
+the contexts after the aspect, and steps as single bytes (version 3), the CRC-32 of all this, and
+blocks. A block holds a few latent frames: the numbers of latent frames, words and escapes; the
+CRC-32 of these numbers and of what follows; the words of the range coder; and the codes outside the
+tables. One block is in memory at a time. Nothing in a file is executed.
 """
 
 import contextlib
@@ -402,15 +402,40 @@ def _pack_header(header: Header) -> bytes:
     numbers = quantiser.levels_Z if is_levels else quantiser.steps_Z
     kind = _KINDS[FiniteScalars if is_levels else GaussianLatents]
     fields = (*header.shape_THW, *header.fps, *header.grid_thw, header.digest)
-    version, aspect = ASPECT_VERSION, header.pixel_aspect
+    rest = (*numbers, *header.pixel_aspect)
     if header.contexts is not None:
         version = CONTEXT_VERSION
-    elif aspect == _SQUARE:
-        version, aspect = SQUARE_VERSION, ()
+        rest = (*map(_shorten, numbers), *header.pixel_aspect, header.contexts)
+    elif header.pixel_aspect != _SQUARE:
+        version = ASPECT_VERSION
+    else:
+        version, rest = SQUARE_VERSION, numbers
     content = _HEADER.pack(MAGIC, version, kind, len(numbers), *fields)
-    content += struct.pack(f"<{len(numbers) + len(aspect)}I", *numbers, *aspect)
-    content += header.contexts or b""
+    content += _describe_rest(version, len(numbers)).pack(*rest)
     return content + _CHECKSUM.pack(zlib.crc32(content))
+
+
+def _describe_rest(version: int, num_channels: int) -> struct.Struct:
+    """Returns the layout of what follows the fixed part of a header of a version."""
+    layouts = {
+        SQUARE_VERSION: f"<{num_channels}I",
+        ASPECT_VERSION: f"<{num_channels}I2I",
+        CONTEXT_VERSION: f"<{num_channels}B2I32s",
+    }
+    return struct.Struct(layouts[version])
+
+
+def _shorten(step: int) -> int:
+    """Returns a step of five significant bits as a byte: four of its exponent, four of its rest."""
+    exponent = step.bit_length() - 5
+    if not 4 <= exponent < 20 or step % 2**exponent:
+        raise ValueError(f"the step {step} has more than five significant bits")
+    return (exponent - 4) * 16 + (step >> exponent) - 16
+
+
+def _lengthen(byte: int) -> int:
+    """Returns the step of a byte of `_shorten`."""
+    return (byte % 16 + 16) << (byte // 16 + 4)
 
 
 def _unpack_header(file) -> Header:
@@ -422,17 +447,19 @@ def _unpack_header(file) -> Header:
     _, version, kind, num_channels, *fields, digest = _HEADER.unpack(start)
     if version not in (SQUARE_VERSION, ASPECT_VERSION, CONTEXT_VERSION):
         raise ValueError(f"is of version {version}; this vvae reads up to {CONTEXT_VERSION}")
-    count = num_channels + (0 if version == SQUARE_VERSION else 2)
-    numbers = file.read(4 * count)
-    contexts = file.read(len(digest)) if version == CONTEXT_VERSION else None
+    layout = _describe_rest(version, num_channels)
+    rest = file.read(layout.size)
     checksum = file.read(_CHECKSUM.size)
-    if len(numbers) < 4 * count or len(checksum) < _CHECKSUM.size:
+    if len(rest) < layout.size or len(checksum) < _CHECKSUM.size:
         raise ValueError("is cut in its header")
-    if _CHECKSUM.unpack(checksum)[0] != zlib.crc32(start + numbers + (contexts or b"")):
+    if _CHECKSUM.unpack(checksum)[0] != zlib.crc32(start + rest):
         raise ValueError("is damaged in its header")
     shape_THW, fps, grid_thw = tuple(fields[:3]), tuple(fields[3:5]), tuple(fields[5:])
-    values = struct.unpack(f"<{count}I", numbers)
-    aspect = values[num_channels:] or _SQUARE
+    values = layout.unpack(rest)
+    numbers, aspect = values[:num_channels], values[num_channels : num_channels + 2] or _SQUARE
+    contexts = None
+    if version == CONTEXT_VERSION:
+        numbers, contexts = tuple(map(_lengthen, numbers)), values[-1]
     if kind not in _KINDS.values() or not num_channels or not all((*fields, *aspect)):
         raise ValueError(
             f"has an impossible header: kind {kind}, {num_channels} channels, {fields}, pixel "
@@ -443,7 +470,7 @@ def _unpack_header(file) -> Header:
         shape_THW=shape_THW,
         fps=fps,
         grid_thw=grid_thw,
-        quantiser=make(values[:num_channels]),
+        quantiser=make(numbers),
         digest=digest,
         pixel_aspect=aspect,
         contexts=contexts,
