@@ -4,6 +4,7 @@ The range coder is that of `constriction` (extra `coding`). What counts bits doe
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -145,16 +146,19 @@ class ContextSymbols:
 
     def _part(self, symbols: contexts.Symbols) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
         """Yields where symbols have tables of the same width, their reach and probabilities."""
-        widths = symbols.levels // contexts.LEVELS_PER_TABLE
-        for width in np.unique(widths):
+        widths, rests = np.divmod(symbols.levels, contexts.LEVELS_PER_TABLE)
+        for width in np.flatnonzero(np.bincount(widths.ravel())):
             here = widths == width
-            reach = contexts.find_reach(int(width) * contexts.LEVELS_PER_TABLE)
-            frequencies = np.empty((int(here.sum()), 2 * reach + 2))
-            levels, phases = symbols.levels[here], symbols.phases[here]
-            for level in np.unique(levels):
-                same = levels == level
-                frequencies[same] = contexts.tabulate(int(level))[phases[same]]
-            yield here, reach, frequencies / 2.0**PRECISION
+            probabilities = _stack_tables(int(width))[rests[here], symbols.phases[here]]
+            yield here, probabilities.shape[1] // 2 - 1, probabilities
+
+
+@functools.cache
+def _stack_tables(width: int) -> np.ndarray:
+    """Returns the probabilities of the levels with tables of one width, [levels, 16, codes]."""
+    first = width * contexts.LEVELS_PER_TABLE
+    levels = range(first, min(first + contexts.LEVELS_PER_TABLE, contexts.NUM_LEVELS))
+    return np.stack([contexts.tabulate(level) for level in levels]) / 2.0**PRECISION
 
 
 class _Escaped:
