@@ -124,7 +124,6 @@ def _summarize(rate_V, prior_V, units, card) -> dict[str, Metric]:
     ones_V = np.ones(len(rate_V))
     definition = "-log2 P of the quantised posterior means, without headers"
     return {
-        "rate": make("rate", ones_V, "bits/pixel", definition, lambda ratio: ratio),
         "saved": make(
             "saved",
             prior_V,
@@ -132,4 +131,5 @@ def _summarize(rate_V, prior_V, units, card) -> dict[str, Metric]:
             "share of the bits under the discretised prior that is saved",
             lambda ratio: 100 * (1 - ratio),
         ),
+        "rate": make("rate", ones_V, "bits/pixel", definition, lambda ratio: ratio),
     }
