@@ -2,8 +2,12 @@
 
 import functools
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -217,6 +221,42 @@ def test_a_save_that_cannot_be_is_refused(tmp_path):
         with pytest.raises(ValueError, match="not a JSON value"):
             checkpointer.save(3, at_step(3), {"loader": object()})
         assert checkpointer.steps == (2,)
+
+
+KILLED_WHILE_IT_DELETES = """
+import os, shutil, signal, sys
+import numpy as np
+from test_checkpoint import at_step
+from vvae.training import checkpoint
+
+def delete(path, *arguments, **options):
+    # The first file of the first checkpoint that is deleted, and then the end.
+    for folder, _, files in os.walk(path):
+        for name in files:
+            os.unlink(os.path.join(folder, name))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+with checkpoint.Checkpointer(sys.argv[1]) as checkpointer:
+    shutil.rmtree = delete
+    for step, elbo in ((1, 0.0), (2, 3.0), (3, 1.0), (4, 2.0), (5, 2.0)):
+        checkpointer.save(step, at_step(step), metrics={"val_elbo": elbo}, wait=True)
+"""
+
+
+def test_a_process_that_is_killed_while_it_deletes_leaves_whole_checkpoints(tmp_path):
+    """Steps 1 and 3 are neither the best nor of the newest two; step 1 is half deleted."""
+    folder = tmp_path / "checkpoints"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path])}
+    command = [sys.executable, "-c", KILLED_WHILE_IT_DELETES, str(folder)]
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with Checkpointer(folder) as checkpointer:
+        assert 1 not in checkpointer.steps and checkpointer.best_step == 2
+        for step in checkpointer.steps:
+            checkpointer.restore(step, abstract_state(make_adam()))
+    assert {path.name for path in folder.iterdir()} == {
+        f"step_{step:08d}" for step in checkpointer.steps
+    }
 
 
 def test_an_unfinished_save_is_ignored(tmp_path):

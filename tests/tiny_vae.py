@@ -74,9 +74,10 @@ def make_adam() -> optax.GradientTransformation:
 
 @functools.cache
 def init_params():
-    x = jnp.zeros((1, FRAMES, SIZE, SIZE, 1))
-    init = jax.jit(TinyVAE().init)
-    return init(jax.random.key(SEED), x, jnp.zeros((1, FRAMES, LATENTS)))["params"]
+    with jax.ensure_compile_time_eval():  # kept: what is traced must not be
+        x = jnp.zeros((1, FRAMES, SIZE, SIZE, 1))
+        init = jax.jit(TinyVAE().init)
+        return init(jax.random.key(SEED), x, jnp.zeros((1, FRAMES, LATENTS)))["params"]
 
 
 def make_state(tx: optax.GradientTransformation) -> TrainState:

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from vvae import processes
 from vvae.training.state import TrainState
 
 _STEP_NAMES = ocp.path.step.standard_name_format(step_prefix="step", step_format_fixed_length=8)
+_DELETED = "deleted"
 _MAX_MESSAGE = 300
 # If one of these is damaged there is another, even if the newest is also the best.
 _NUM_NEWEST = 2
@@ -91,9 +93,13 @@ class Checkpointer:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_NewestAndBest(self._rank),
             step_name_format=_STEP_NAMES,
+            # A process that is killed while it deletes must not leave a part of a checkpoint.
+            todelete_subdir=None if read_only else _DELETED,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
+        self._read_only = read_only
+        self._empty_deleted()
         with _convert_errors(self.directory, "cannot open the checkpoints"):
             self._manager = ocp.CheckpointManager(
                 self.directory,
@@ -110,6 +116,12 @@ class Checkpointer:
     def __exit__(self, *exception: object) -> None:
         with _convert_errors(self.directory, "cannot finish a checkpoint"):
             self._manager.close()
+        self._empty_deleted()
+
+    def _empty_deleted(self) -> None:
+        """Deletes the checkpoints that Orbax has moved away, also those of a killed process."""
+        if not self._read_only and processes.is_first():
+            shutil.rmtree(self.directory / _DELETED, ignore_errors=True)
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -182,6 +194,8 @@ class Checkpointer:
         if step not in self.steps:
             self._saved_metrics[step] = finite
         with _convert_errors(path, "cannot write the checkpoint"):
+            self._manager.wait_until_finished()
+            self._empty_deleted()
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
