@@ -17,7 +17,7 @@ from tiny_vae import (
 )
 
 from vvae.training.state import variables
-from vvae.training.step import train_step
+from vvae.training.step import apply_gradients, train_step
 
 
 def test_step_descends_along_the_gradient_of_the_loss():
@@ -49,6 +49,18 @@ def test_average_warms_up_to_its_decay():
         assert_close(state.ema_params, jax.tree.map(jnp.add, before, added), rtol=1e-6)
     assert variables(state)["params"] is state.params
     assert variables(state, ema=True) == {"params": state.ema_params, "stats": state.stats}
+
+
+def test_parameters_without_a_gradient_keep_every_bit():
+    """Also the sign of a zero, which a digest sees."""
+    state = make_state(optax.sgd(0.0))
+    zeros = jax.tree.map(lambda a: jnp.full_like(a, -0.0), state.params)
+    state = state.replace(params=zeros, ema_params=zeros)
+    updated = jax.jit(functools.partial(apply_gradients, tx=optax.adam(0.1), ema_decay=0.9))(
+        state.replace(opt_state=optax.adam(0.1).init(zeros)), zeros
+    )
+    for leaf in jax.tree.leaves((updated.params, updated.ema_params)):
+        assert jnp.signbit(leaf).all()
 
 
 def test_the_loss_is_traced_once_for_all_micro_batches():

@@ -133,14 +133,19 @@ def apply_gradients(
 ) -> TrainState:
     """Returns the state after an update of the model with these gradients."""
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = jax.tree.map(_change, state.params, updates)
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
     return state.replace(
         step=state.step + 1,
         params=params,
         opt_state=opt_state,
-        # In this form the average of a parameter that stays is that parameter, to the last bit.
+        # In this form the average of a parameter that stays is that parameter.
         ema_params=jax.tree.map(
-            lambda new, mean: mean + (1 - decay) * (new - mean), params, state.ema_params
+            lambda new, mean: _change(mean, (1 - decay) * (new - mean)), params, state.ema_params
         ),
     )
+
+
+def _change(value: jax.Array, by: jax.Array) -> jax.Array:
+    """Returns the sum; a value that stays keeps every bit, where -0 + 0 would be 0."""
+    return jnp.where(by == 0, value, value + by).astype(value.dtype)
