@@ -44,6 +44,7 @@ SIGHT = {
     "cogvideox": Sight("future", "future"),
     "vidtok_centred": Sight("future", "future"),
     "kl": Sight("alone", "alone"),
+    "svd_flat": Sight("alone", "future"),
     "flux2": Sight("alone", "alone"),
     "wan21": Sight("past", "past"),
     "wan22": Sight("past", "past"),
