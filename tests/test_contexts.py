@@ -163,6 +163,17 @@ def test_videos_of_one_frame_and_no_videos():
     assert 0 < contexts.count_video_bits(model, longer) < math.inf
     with pytest.raises(ValueError, match="no latents to fit"):
         fit([])
+    with pytest.raises(ValueError, match="latents of 513 channels: contexts are exact for up to"):
+        fit([contexts.Quantised(np.zeros((1, 1, 1, 513), np.int32), (2**16,) * 513)])
+
+
+def test_the_largest_sums_are_exact():
+    """As many known values and misses as 512 channels have, each with the largest weight."""
+    num_values = 1 + 15 * contexts.MOST_CHANNELS
+    values = num_values * contexts._LARGEST_VALUE * contexts.LARGEST_WEIGHT
+    shares = sum(contexts._MISS_SHARES) + len(contexts.BEFORE) + 2
+    misses = shares * (contexts.MOST_CHANNELS + 1) * contexts._LARGEST_MISS
+    assert max(values, misses * contexts.LARGEST_MISS_WEIGHT) < 2**53
 
 
 def test_rounding_towards_predictions_costs_fewer_bits_at_equal_error():

@@ -13,9 +13,11 @@ import numpy as np
 
 from vvae.inference.contexts import (
     BEFORE,
+    LARGEST_MISS_WEIGHT,
     LARGEST_WEIGHT,
     MISS,
     MISS_WEIGHT,
+    MOST_CHANNELS,
     NOW,
     NUM_CLASSES,
     NUM_KINDS,
@@ -50,10 +52,15 @@ def fit(videos: Sequence[Quantised]) -> ContextModel:
       The model. Kinds of frames that no video has take the weights of the kind before.
 
     Raises:
-      ValueError: without videos.
+      ValueError: without videos, or for more than 512 channels.
     """
     if not any(len(video.codes) for video in videos):
         raise ValueError("no latents to fit the contexts to")
+    num_channels = videos[0].codes.shape[-1]
+    if num_channels > MOST_CHANNELS:
+        raise ValueError(
+            f"latents of {num_channels} channels: contexts are exact for up to {MOST_CHANNELS}"
+        )
     values = [bound_values(v.codes, np.asarray(v.steps_Z, np.int64)) for v in videos]
     weights = _fit_weights(values)
     predicted = [
@@ -194,7 +201,7 @@ def _fit_scales(misses: _Misses) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         gram = known.T @ known / np.outer(sizes, sizes)
         moment = known.T @ relative[:, z] / sizes
         weights[:, z] = np.linalg.solve(gram + np.eye(num_features), moment) / sizes
-    weights = _round(np.where(np.abs(weights) < 1e3, weights, 0.0), MISS_WEIGHT, 2**30)
+    weights = _round(weights, MISS_WEIGHT, LARGEST_MISS_WEIGHT)
     a = np.einsum("nfz,fz->nz", features, weights.astype(np.float64))
     edges = np.linspace(0, 1, NUM_CLASSES + 1)[1:-1]
     thresholds = np.ceil(np.quantile(a, edges, axis=0)).astype(np.int64)

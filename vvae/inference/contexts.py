@@ -20,8 +20,8 @@ Whoever decodes thus has the probabilities of whoever encoded, on any machine.
 References:
   Wu and Memon, Context-Based, Adaptive, Lossless Image Coding (CALIC), 1997: the scale of a
   prediction's error from earlier errors nearby.
-  Ye and Hou, 2004, and Meyer and Tischer, Glicbawls, 2001: least-squares weights of many
-  neighbours.
+  Meyer and Tischer, Glicbawls: Grey Level Image Compression by Adaptive Weighted Least Squares,
+  2001: least-squares weights of many neighbours.
 """
 
 import dataclasses
@@ -38,6 +38,7 @@ PRECISION = 24  # bits: frequencies add up to 2**24
 NUM_KINDS = 3  # the first frame, the second, all later ones
 NUM_GROUPS = 4
 NUM_CLASSES = 16
+MOST_CHANNELS = 512  # with which the largest sums stay below 2**53
 
 NOW = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # rows and columns of the known neighbours
 _MISS_SHARES = (2, 1, 2, 1)  # of their misses
@@ -45,7 +46,7 @@ BEFORE = tuple(itertools.product((-1, 0, 1), (-1, 0, 1)))
 
 VALUE = 2**16  # a value of 1 standard deviation of the prior
 WEIGHT = 2**16  # a weight of 1
-_LARGEST_VALUE, LARGEST_WEIGHT = 2**21, 2**18
+_LARGEST_VALUE, LARGEST_WEIGHT, LARGEST_MISS_WEIGHT = 2**21, 2**18, 2**24
 MISS, _LARGEST_MISS = 2**8, 2**12  # the mean miss of a channel, and the largest that counts
 MISS_WEIGHT = 2**20
 _PHASES = 16  # of the prediction within a bin
