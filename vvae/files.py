@@ -9,14 +9,33 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TEMPORARY_SUFFIX = ".tmp"
+_PARSES = 20
 
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error means that a disk or a quota is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def map_array(path: str | os.PathLike) -> "np.ndarray":
+    """Maps a .npy array into memory, read-only; raises whatever NumPy raises.
+
+    NumPy lets Python's parser read the header. That of Python 3.11 counts its depth for all threads
+    together and may fail with a SystemError while another thread parses (python/cpython#106905):
+    then it is asked again.
+    """
+    import numpy as np
+
+    for _ in range(_PARSES):
+        with contextlib.suppress(SystemError):
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 @contextlib.contextmanager

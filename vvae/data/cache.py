@@ -24,7 +24,7 @@ from vvae.data.cache_quota import Cache, CacheQuota, Lease
 from vvae.data.sampling import ClipFormat, decode_clips
 from vvae.data.views import get_view
 from vvae.data.workers import WorkerError, run_in_workers
-from vvae.files import replacing
+from vvae.files import map_array, replacing
 from vvae.video import MAX_PIXELS, FrameTooLargeError, VideoError
 
 # 2: Frames are resized as Y'CbCr planes, before their conversion to RGB.
@@ -215,7 +215,7 @@ def open_codes(path: str, digest: str | None = None) -> np.ndarray:
     with _explain_lost_entry(path):
         if digest is not None:
             _check_digest(path, digest)
-        return np.load(path, mmap_mode="r")
+        return map_array(path)
 
 
 def read_clip(file: CodesFile, number: int, corner: tuple[int, int], out_THWC: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vvae.files import map_array
 from vvae.video import containers
 from vvae.video.errors import VideoError
 from vvae.video.frames import MAX_PIXELS, NOMINAL_FPS, SQUARE
@@ -90,7 +91,7 @@ def read_stated_length(path: str | os.PathLike) -> int | None:
         if path.is_dir():
             return count_frames(path)
         if path.suffix.lower() == ".npy":
-            return len(np.load(path, mmap_mode="r", allow_pickle=False))
+            return len(map_array(path))
     except Exception:  # as `iterate_frames`, which will name the damage
         return None
     return containers.read_stated_length(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from vvae.files import map_array
 from vvae.video.errors import VideoError, first_line
 from vvae.video.frames import NOMINAL_FPS, Frames, Size, check_pixels, make_size_error, resize
 
@@ -139,7 +140,7 @@ def _convert(path: Path, image: Image.Image) -> tuple[np.ndarray, bool]:
 def iterate_npy(path: Path, size: Size | None, max_pixels: int) -> Frames:
     """Yields the frames of an array, which is mapped into memory; see `frames.Frames`."""
     try:
-        frames = np.load(path, mmap_mode="r", allow_pickle=False)
+        frames = map_array(path)
     except Exception as error:  # whatever NumPy raises is an error of this file alone
         # NumPy's messages about a damaged header contain addresses of objects.
         reason = re.sub(r" object at 0x[0-9a-f]+", "", first_line(error))
