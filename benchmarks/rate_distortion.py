@@ -56,15 +56,13 @@ from benchmarks.origin import RESULTS, stamp, write_result
 from vvae import build, figures
 from vvae.data.clips import Clips
 from vvae.inference import coding
-from vvae.inference.context_fit import fit
-from vvae.inference.contexts import ContextModel, Past, Quantised, choose_codes
-from vvae.measure.examples import spread_evenly
+from vvae.inference.contexts import ContextModel, Past, choose_codes
 from vvae.measure.pca import fit_block_pca, fit_first_pca
 from vvae.models import contract
 from vvae.models.block_pca import join_blocks, split_blocks
 from vvae.models.ppca import BlockPCA
 from vvae.run import open_run
-from vvae.tasks.storage.code import FIT_STEP, MOST_CLIPS
+from vvae.tasks.storage.code import fit_contexts, make_encode
 
 STEPS = (1.4, 2.0, 2.8, 3.4, 4.0, 4.8, 5.6, 8.0)
 PCA_STEPS = tuple(float(s) for s in np.geomspace(32, 362, 8))  # in 8-bit units
@@ -105,7 +103,8 @@ def main() -> None:
     video_NTHWC = clips.read(np.arange(len(clips)))
     codecs = read_codecs(digest_clips(video_NTHWC))
     score = Score(video_NTHWC, clips.video_index_N)
-    vae = measure_vae(model, params, score, fit_contexts(model, params, train))
+    encode = make_encode(model, params, batch_size=16)
+    vae = measure_vae(model, params, score, fit_contexts(encode, keep_whole(train)))
     measures = {
         "vae": lambda: vae[0],
         "vae_prior": lambda: vae[1],
@@ -121,10 +120,9 @@ def main() -> None:
         )
     curves |= codecs
     rates = {
-        name: compare_codecs(curves[name], codecs | {"vae_prior": curves["vae_prior"]})
-        for name in ("vae", "vae_prior")
+        "vae": compare_codecs(curves["vae"], codecs | {"vae_prior": curves["vae_prior"]}),
+        "vae_prior": compare_codecs(curves["vae_prior"], codecs),
     }
-    del rates["vae_prior"]["vae_prior"]
     gains = {
         name: [gain_at(curve, point) for point in curves["vae"]]
         for name, curve in curves.items()
@@ -183,26 +181,6 @@ class Score:
         return Point(point["rate"], point["psnr"], setting, by_video)
 
 
-def fit_contexts(model, params, train: Clips) -> ContextModel:
-    """Fits contexts to the training clips, as the task code does."""
-    whole = keep_whole(train)
-    chosen = whole.select(spread_evenly(np.arange(len(whole)), MOST_CLIPS))
-    encode = jax.jit(lambda x: contract.encode(model, params, x))
-    videos = []
-    for n in range(len(chosen)):
-        codes, quantiser = quantise(model, encode(chosen.read(np.array([n]))), FIT_STEP)
-        videos.append(Quantised(codes[0], quantiser.steps_Z))
-    return fit(videos)
-
-
-def quantise(model, posterior, step: float) -> tuple[np.ndarray, coding.UniformSteps]:
-    """Returns the codes of a clip [1, t, h, w, Z], and what gives their values back."""
-    mean = np.asarray(model.posterior_mean(posterior))
-    log_std_Z = coding.sum_log_std(posterior) / coding.clip_size(mean)
-    quantiser = coding.choose_quantiser(model.bottleneck, log_std_Z, step)
-    return quantiser.quantise(mean), quantiser
-
-
 def measure_vae(
     model, params, score: Score, contexts: ContextModel
 ) -> tuple[list[Point], list[Point]]:
@@ -216,23 +194,28 @@ def measure_vae(
         for found, chosen in ((points, contexts), (points_prior, None)):
             bits, decoded = [], []
             for posterior in posteriors:
-                codes, quantiser = quantise(model, posterior, step)
+                mean = model.posterior_mean(posterior)
+                every_Bt = np.ones(mean.shape[:2], bool)
+                clips = coding.quantise_clips(model.bottleneck, posterior, every_Bt, step)
+                ((codes, quantiser),) = clips
                 if chosen is not None:
-                    codes = choose(chosen, model.posterior_mean(posterior), quantiser)
-                bits.append(8.0 * count_coded_bytes(codes[0], quantiser, chosen))
-                decoded.append(np.asarray(decode(quantiser.dequantise(codes)))[0])
+                    codes = choose(chosen, np.asarray(mean)[0], quantiser)
+                bits.append(8.0 * count_coded_bytes(codes, quantiser, chosen))
+                decoded.append(np.asarray(decode(quantiser.dequantise(codes[None])))[0])
             decoded_NTHWC = 127.5 * (np.stack(decoded) + 1.0)
             found.append(score(np.array(bits), decoded_NTHWC, f"step {step}"))
     return points, points_prior
 
 
-def choose(contexts: ContextModel, mean, quantiser: coding.UniformSteps) -> np.ndarray:
-    """Returns the codes that `compress` chooses for a clip [1, t, h, w, Z]."""
+def choose(
+    contexts: ContextModel, mean_thwZ: np.ndarray, quantiser: coding.UniformSteps
+) -> np.ndarray:
+    """Returns the codes that `compress` chooses for a clip [t, h, w, Z]."""
     frames, past = [], Past()
-    for mean_hwZ in np.asarray(mean)[0]:
-        codes, past = choose_codes(contexts, mean_hwZ, quantiser.steps_Z, past)
+    for mean_hwZ in mean_thwZ:
+        codes, _, past = choose_codes(contexts, mean_hwZ, quantiser.steps_Z, past)
         frames.append(codes)
-    return np.stack(frames)[None]
+    return np.stack(frames)
 
 
 def count_coded_bytes(

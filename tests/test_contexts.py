@@ -161,8 +161,11 @@ def test_videos_of_one_frame_and_no_videos():
     model = fit([quantise(draw_latents((1, 4, 4, 5), seed)) for seed in range(9)])
     longer = quantise(draw_latents((3, 4, 4, 5), 50))
     assert 0 < contexts.count_video_bits(model, longer) < math.inf
-    with pytest.raises(ValueError, match="no latents to fit"):
-        fit([])
+    empty = contexts.Quantised(np.zeros((0, 4, 4, 5), np.int32), STEPS)
+    assert fit([longer, empty]).digest == fit([longer]).digest
+    for nothing in ([], [empty]):
+        with pytest.raises(ValueError, match="no latents to fit"):
+            fit(nothing)
     with pytest.raises(ValueError, match="latents of 513 channels: contexts are exact for up to"):
         fit([contexts.Quantised(np.zeros((1, 1, 1, 513), np.int32), (2**16,) * 513)])
 
@@ -191,10 +194,11 @@ def test_rounding_towards_predictions_costs_fewer_bits_at_equal_error():
         bits, error = 0.0, 0.0
         for seed in range(100, 106):
             latents = draw_peaked(seed)
-            codes, past = [], contexts.Past()
+            codes, past, stated = [], contexts.Past(), 0.0
             for values in latents:
                 if choose:
-                    found, past = contexts.choose_codes(model, values, steps, past)
+                    found, cost, past = contexts.choose_codes(model, values, steps, past)
+                    stated += cost
                 else:
                     found = coding.UniformSteps(steps).quantise(values)
                 codes.append(found)
@@ -203,7 +207,9 @@ def test_rounding_towards_predictions_costs_fewer_bits_at_equal_error():
             miss = codes * sizes - latents
             assert (np.abs(miss) <= 0.66 * sizes).all()
             error += float(np.square(miss / sizes).mean() * sizes.mean() ** 2)
-            bits += contexts.count_video_bits(model, contexts.Quantised(codes, steps))
+            counted = contexts.count_video_bits(model, contexts.Quantised(codes, steps))
+            assert stated == pytest.approx(counted) or not choose
+            bits += counted
         return bits, error
 
     bits, error = measure((2**17,) * 5, choose=True)

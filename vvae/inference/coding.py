@@ -263,14 +263,23 @@ def coded_bits(
     Returns:
       float64 [B], in bits per clip.
     """
+    quantised = quantise_clips(bottleneck, posterior, mask_Bt, step)
+    return np.array([count_bits(codes, quantiser) for codes, quantiser in quantised])
+
+
+def quantise_clips(
+    bottleneck: GaussianLatents | FiniteScalars,
+    posterior: Gaussian | Codes,
+    mask_Bt: np.ndarray,
+    step: float,
+) -> Iterator[tuple[np.ndarray, Quantiser]]:
+    """Yields the codes of the posterior mean of each clip, and its quantiser; see `coded_bits`."""
     mean = np.asarray(bottleneck.mean(posterior))
-    bits_B = np.zeros(len(mean))
     for b, mask_t in enumerate(np.asarray(mask_Bt)):
         clip = jax.tree.map(lambda a, b=b, mask_t=mask_t: np.asarray(a)[b, mask_t], posterior)
         log_std_Z = sum_log_std(clip) / max(1, clip_size(mean[b, mask_t]))
         quantiser = choose_quantiser(bottleneck, log_std_Z, step)
-        bits_B[b] = count_bits(quantiser.quantise(mean[b, mask_t]), quantiser)
-    return bits_B
+        yield quantiser.quantise(mean[b, mask_t]), quantiser
 
 
 def clip_size(values: np.ndarray) -> int:

@@ -54,7 +54,8 @@ def fit(videos: Sequence[Quantised]) -> ContextModel:
     Raises:
       ValueError: without videos, or for more than 512 channels.
     """
-    if not any(len(video.codes) for video in videos):
+    videos = [video for video in videos if len(video.codes)]
+    if not videos:
         raise ValueError("no latents to fit the contexts to")
     num_channels = videos[0].codes.shape[-1]
     if num_channels > MOST_CHANNELS:

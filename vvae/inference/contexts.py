@@ -168,10 +168,11 @@ def visit_frame(
     values = np.zeros((height + 2, width + 2, num_channels))
     misses = np.full((height + 2, width + 2, num_channels), float(MISS))
     codes = np.zeros((height, width, num_channels), np.int32)
+    groups = list_groups(num_channels)
     for ys, xs in waves(height, width):
         mu = seen.mu[ys, xs] + gather(values, NOW, ys, xs) @ seen.weights_now
         a = seen.a[ys, xs] + _sum_near_misses(misses, ys, xs, seen.miss_weights)
-        for group in list_groups(num_channels):
+        for group in groups:
             classes = (a[:, None, group] >= model.thresholds[kind][:, group]).sum(1)
             predicted = mu[:, group].astype(np.int64)
             centres, phases = place_in_bins(predicted, steps[group])
@@ -286,6 +287,7 @@ def _sum_near_misses(misses, ys, xs, miss_weights) -> np.ndarray:
 
 
 def border(values: np.ndarray, outside: float) -> np.ndarray:
+    """Returns values [h, w, Z] with a border of one position that holds another value."""
     return np.pad(values, ((1, 1), (1, 1), (0, 0)), constant_values=outside)
 
 
@@ -375,20 +377,56 @@ def _logistic(x: np.ndarray) -> np.ndarray:
     return np.where(x < 0, small, _ONE - small)
 
 
-def count_bits(levels: np.ndarray, phases: np.ndarray, codes: np.ndarray) -> float:
-    """Returns -log2 P of codes relative to their centres; 32 more for each beyond the reach."""
+@functools.cache
+def _stack_tables(width: int) -> np.ndarray:
+    """Returns the probabilities of the levels with tables of one width, [levels, 16, codes]."""
+    first = width * LEVELS_PER_TABLE
+    levels = range(first, min(first + LEVELS_PER_TABLE, NUM_LEVELS))
+    return np.stack([tabulate(level) for level in levels]) / 2.0**PRECISION
+
+
+class Tabled(NamedTuple):
+    """Symbols whose tables have the same width.
+
+    Attributes:
+      here: which of the symbols, bool [n, Zg].
+      tables: probabilities, [levels, 16, 2 reach + 2].
+      rows: the level and the phase of each of them, which index `tables`.
+      reach: of the tables.
+    """
+
+    here: np.ndarray
+    tables: np.ndarray
+    rows: tuple[np.ndarray, np.ndarray]
+    reach: int
+
+    @property
+    def escape(self) -> int:
+        """The symbol of all codes out of reach."""
+        return 2 * self.reach + 1
+
+
+def look_up(symbols: Symbols) -> Iterator[Tabled]:
+    """Yields the symbols of each width of tables."""
+    widths, levels = np.divmod(symbols.levels, LEVELS_PER_TABLE)
+    for width in np.flatnonzero(np.bincount(widths.ravel())):
+        here, tables = widths == width, _stack_tables(int(width))
+        rows = levels[here], symbols.phases[here]
+        yield Tabled(here, tables, rows, tables.shape[-1] // 2 - 1)
+
+
+def count_bits(symbols: Symbols, codes: np.ndarray) -> float:
+    """Returns -log2 P of codes [n, Zg]; 32 more for each that is out of reach."""
     bits = 0.0
-    for level in np.unique(levels):
-        here = levels == level
-        frequencies, reach = tabulate(int(level)), find_reach(int(level))
-        symbols = find_symbols(codes[here], reach)
-        bits += float((PRECISION - np.log2(frequencies[phases[here], symbols])).sum())
-        bits += ESCAPE_BITS * int((symbols == 2 * reach + 1).sum())
+    for part in look_up(symbols):
+        found = find_symbols((codes - symbols.centres)[part.here], part.reach)
+        bits -= float(np.log2(part.tables[(*part.rows, found)]).sum())
+        bits += ESCAPE_BITS * int((found == part.escape).sum())
     return bits
 
 
 def find_symbols(codes: np.ndarray, reach: int) -> np.ndarray:
-    """Returns the symbols of codes relative to their centres."""
+    """Returns the symbols of codes relative to their centres, the indices in a table."""
     return np.where(np.abs(codes) <= reach, codes + reach, 2 * reach + 1)
 
 
@@ -400,7 +438,7 @@ DEAD_ZONE = 0.15
 
 def choose_codes(
     model: ContextModel, values_hwZ: np.ndarray, steps_Z: Sequence[int], past: Past
-) -> tuple[np.ndarray, Past]:
+) -> tuple[np.ndarray, float, Past]:
     """Quantises a latent frame towards its predictions, which costs fewer bits at equal error.
 
     Args:
@@ -410,23 +448,28 @@ def choose_codes(
       past: what is known of earlier frames.
 
     Returns:
-      The codes [h, w, Z], int32, each at most 0.65 steps from its value, and what is known for the
-      next frame.
+      The codes [h, w, Z], int32, each at most 0.65 steps from its value, their -log2 P, and what is
+      known for the next frame.
 
     References:
       Sullivan, Efficient Scalar Quantization of Exponential and Laplacian Random Variables, 1996:
       why a zone in which values become what is expected is wider than a step.
     """
     values = np.asarray(values_hwZ, np.float64) * VALUE / np.asarray(steps_Z)
+    bits = 0.0
 
     def exchange(symbols: Symbols) -> np.ndarray:
+        nonlocal bits
         found = values[*symbols.positions, symbols.channels]
         predicted = symbols.centres + (symbols.phases - _PHASES // 2) / _PHASES
         miss = found - predicted
         moved = predicted + np.sign(miss) * np.maximum(np.abs(miss) - DEAD_ZONE, 0.0)
-        return np.rint(moved).astype(np.int64)
+        chosen = np.rint(moved).astype(np.int64)
+        bits += count_bits(symbols, chosen)
+        return chosen
 
-    return visit_frame(model, steps_Z, values.shape[:2], past, exchange)
+    codes, past = visit_frame(model, steps_Z, values.shape[:2], past, exchange)
+    return codes, bits, past
 
 
 # --- whole videos --------------------------------------------------------------------------------
@@ -441,30 +484,19 @@ class Quantised(NamedTuple):
 
 def count_video_bits(model: ContextModel, video: Quantised) -> float:
     """Returns -log2 P of the codes of a video from its first frame on."""
-    counter, past = BitCounter(), Past()
-    for codes in video.codes:
-        past = counter.add(model, codes, video.steps_Z, past)
-    return counter.bits
+    bits, past = 0.0, Past()
+    for codes_hwZ in video.codes:
+
+        def exchange(symbols: Symbols, codes_hwZ=codes_hwZ) -> np.ndarray:
+            nonlocal bits
+            codes = take_codes(codes_hwZ, symbols)
+            bits += count_bits(symbols, codes)
+            return codes
+
+        _, past = visit_frame(model, video.steps_Z, codes_hwZ.shape[:2], past, exchange)
+    return bits
 
 
-class BitCounter:
-    """Adds the bits of latent frames.
-
-    Attributes:
-      bits: -log2 P of all codes so far.
-    """
-
-    def __init__(self):
-        self.bits = 0.0
-
-    def add(
-        self, model: ContextModel, codes: np.ndarray, steps_Z: Sequence[int], past: Past
-    ) -> Past:
-        """Adds a frame [h, w, Z]; returns what is known for the next one."""
-
-        def exchange(symbols: Symbols) -> np.ndarray:
-            found = codes[*symbols.positions, symbols.channels].astype(np.int64)
-            self.bits += count_bits(symbols.levels, symbols.phases, found - symbols.centres)
-            return found
-
-        return visit_frame(model, steps_Z, codes.shape[:2], past, exchange)[1]
+def take_codes(codes_hwZ: np.ndarray, symbols: Symbols) -> np.ndarray:
+    """Returns the codes of symbols from those of a frame, int64 [n, Zg]."""
+    return codes_hwZ[*symbols.positions, symbols.channels].astype(np.int64)

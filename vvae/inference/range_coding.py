@@ -4,9 +4,8 @@ The range coder is that of `constriction` (extra `coding`). What counts bits doe
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -108,16 +107,20 @@ class ContextSymbols:
         """Returns the words, and the codes out of reach of their predictions."""
         encoder, escaped = self._queue.RangeEncoder(), []
 
-        def write(symbols: contexts.Symbols, codes: np.ndarray) -> np.ndarray:
-            found = codes[*symbols.positions, symbols.channels].astype(np.int64)
-            for here, reach, probabilities in self._part(symbols):
-                indices = contexts.find_symbols((found - symbols.centres)[here], reach)
-                encoder.encode(indices.astype(np.int32), self._categorical, probabilities)
-                escaped.append(found[here][indices == 2 * reach + 1])
-            return found
+        for codes_hwZ in codes_nhwZ:
 
-        for codes in codes_nhwZ:
-            self._visit(codes.shape[:2], lambda symbols, codes=codes: write(symbols, codes))
+            def write(symbols: contexts.Symbols, codes_hwZ=codes_hwZ) -> np.ndarray:
+                codes = contexts.take_codes(codes_hwZ, symbols)
+                for part in contexts.look_up(symbols):
+                    offsets = (codes - symbols.centres)[part.here]
+                    found = contexts.find_symbols(offsets, part.reach)
+                    encoder.encode(
+                        found.astype(np.int32), self._categorical, part.tables[part.rows]
+                    )
+                    escaped.append(codes[part.here][found == part.escape])
+                return codes
+
+            self._visit(codes_hwZ.shape[:2], write)
         return encoder.get_compressed(), np.concatenate(escaped)
 
     def decode(self, words: np.ndarray, escaped: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -125,14 +128,14 @@ class ContextSymbols:
         decoder, rest = self._queue.RangeDecoder(words), _Escaped(escaped)
 
         def read(symbols: contexts.Symbols) -> np.ndarray:
-            found = np.empty(symbols.levels.shape, np.int64)
-            for here, reach, probabilities in self._part(symbols):
-                indices = np.asarray(decoder.decode(self._categorical, probabilities))
-                codes = indices - reach + symbols.centres[here]
-                outside = indices == 2 * reach + 1
-                codes[outside] = rest.take(int(outside.sum()))
-                found[here] = codes
-            return found
+            codes = np.empty(symbols.levels.shape, np.int64)
+            for part in contexts.look_up(symbols):
+                found = np.asarray(decoder.decode(self._categorical, part.tables[part.rows]))
+                decoded = found - part.reach + symbols.centres[part.here]
+                outside = found == part.escape
+                decoded[outside] = rest.take(int(outside.sum()))
+                codes[part.here] = decoded
+            return codes
 
         codes_nhwZ = np.stack([self._visit(shape[1:3], read) for _ in range(shape[0])])
         rest.check_end()
@@ -143,22 +146,6 @@ class ContextSymbols:
             self._model, self._steps_Z, size, self._past, exchange
         )
         return codes
-
-    def _part(self, symbols: contexts.Symbols) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
-        """Yields where symbols have tables of the same width, their reach and probabilities."""
-        widths, rests = np.divmod(symbols.levels, contexts.LEVELS_PER_TABLE)
-        for width in np.flatnonzero(np.bincount(widths.ravel())):
-            here = widths == width
-            probabilities = _stack_tables(int(width))[rests[here], symbols.phases[here]]
-            yield here, probabilities.shape[1] // 2 - 1, probabilities
-
-
-@functools.cache
-def _stack_tables(width: int) -> np.ndarray:
-    """Returns the probabilities of the levels with tables of one width, [levels, 16, codes]."""
-    first = width * contexts.LEVELS_PER_TABLE
-    levels = range(first, min(first + contexts.LEVELS_PER_TABLE, contexts.NUM_LEVELS))
-    return np.stack([contexts.tabulate(level) for level in levels]) / 2.0**PRECISION
 
 
 class _Escaped:

@@ -7,6 +7,7 @@ import optax
 
 from vvae.config import Config, Critic, Objective, Optim
 from vvae.models import contract
+from vvae.models.bottleneck import ScaledLatents
 from vvae.models.critic import PatchCritic
 from vvae.objectives import lpips, reconstruction
 from vvae.objectives.elbo import beta_schedule, negative_elbo
@@ -91,9 +92,8 @@ def _make_loss(model, config: Config, num_steps: int):
 
 
 def _looks_at_videos(objective: Objective) -> bool:
-    terms = (objective.l1, objective.mse, objective.lpips, objective.wavelet)
-    taught = (objective.teacher, objective.features)
-    return any(terms + taught) or objective.likelihood != 1.0
+    terms = ("l1", "mse", "lpips", "wavelet", "teacher", "features")
+    return any(getattr(objective, term) for term in terms) or objective.likelihood != 1.0
 
 
 def _make_reconstruct(model, config: Config, num_steps: int):
@@ -139,8 +139,8 @@ def _describe(model, params, video_BTHWC) -> jax.Array:
     """Returns what the published encoder makes of a video, normalised, [B, t, h, w, Z]."""
     network, variables = find_encoder(model, jax.lax.stop_gradient(params))
     z = network.posterior_mean(contract.encode(network, variables, video_BTHWC))
-    normalize = getattr(network.bottleneck, "normalize", None)
-    return z if normalize is None else normalize(z)
+    scaled = isinstance(network.bottleneck, ScaledLatents)
+    return network.bottleneck.normalize(z) if scaled else z
 
 
 def make_critic(settings: Critic) -> tuple[PatchCritic, optax.GradientTransformation]:

@@ -5,19 +5,21 @@ RUN/contexts/DIGEST.npz    the `ContextModel` of the parameters with this digest
 """
 
 import dataclasses
-import functools
+from collections.abc import Callable, Iterator
 
 import jax.numpy as jnp
 import numpy as np
 
 from vvae import processes
 from vvae.data.clips import Clips
-from vvae.inference import coding, contexts
+from vvae.inference import coding
 from vvae.inference.context_fit import fit
+from vvae.inference.contexts import ContextModel, Quantised, count_video_bits
 from vvae.measure.examples import spread_evenly
 from vvae.metrics.cards import METHOD, Interval, Metric, make_metric
 from vvae.metrics.intervals import CONFIDENCE, find_percentiles, resample_ratio
 from vvae.models.bottleneck import FiniteScalars
+from vvae.models.grid import GridVideoVAE
 from vvae.tasks.options import Code
 from vvae.tasks.pooling import encode_clips, make_encoder
 from vvae.tasks.question import Question
@@ -45,20 +47,18 @@ def answer(question: Question, options: Code) -> Result:
             "are for Gaussian latents"
         )
     step = coding.DEFAULT_STEP if options.step is None else options.step
-    encoder = make_encoder(question.model, lambda posterior, mask_BT: posterior)
-    quantise = functools.partial(_quantise, question, encoder)
+    encode = make_encode(question.model, question.params, question.batch_size)
     workdir, params = question.run.workdir, question.params
-    model = find_contexts(workdir, params)
-    is_new = model is None
-    if model is None:
-        chosen = spread_evenly(np.arange(len(question.train)), MOST_CLIPS)
-        model = fit([video for video, _ in quantise(question.train.select(chosen), FIT_STEP)])
-        processes.do_first(save_contexts, workdir, params, model)
+    contexts = find_contexts(workdir, params)
+    is_new = contexts is None
+    if contexts is None:
+        contexts = fit_contexts(encode, question.train)
+        processes.do_first(save_contexts, workdir, params, contexts)
     clips = question.clips
     bits = {"contexts": [], "prior": []}
-    for video, quantiser in quantise(clips, step):
-        bits["contexts"].append(contexts.count_video_bits(model, video))
-        bits["prior"].append(coding.count_bits(video.codes, quantiser))
+    for codes, quantiser in encode(clips, step):
+        bits["contexts"].append(count_video_bits(contexts, Quantised(codes, quantiser.steps_Z)))
+        bits["prior"].append(coding.count_bits(codes, quantiser))
     rate = {name: _average(np.array(bits_N), clips) for name, bits_N in bits.items()}
     known_V = rate["prior"] > 0
     units = find_units(clips, known_V, question.seed)
@@ -79,22 +79,26 @@ def answer(question: Question, options: Code) -> Result:
     )
 
 
-def _quantise(question: Question, encoder, clips: Clips, step: float):
-    """Returns the codes of each clip's latent frames with a real frame, and the quantiser."""
-    model = question.model
-    posterior = encode_clips(encoder, question.params, clips, question.batch_size)
-    mask_Nt = np.asarray(model.latent_mask(jnp.asarray(clips.mask_NT)))
-    mean = np.asarray(model.posterior_mean(posterior))
-    found = []
-    for n, mask_t in enumerate(mask_Nt):
-        clip = dataclasses.replace(
-            posterior, mean=posterior.mean[n, mask_t], logvar=posterior.logvar[n, mask_t]
-        )
-        log_std_Z = coding.sum_log_std(clip) / max(1, coding.clip_size(clip.mean))
-        quantiser = coding.choose_quantiser(model.bottleneck, log_std_Z, step)
-        codes = quantiser.quantise(mean[n, mask_t])
-        found.append((contexts.Quantised(codes, quantiser.steps_Z), quantiser))
-    return found
+# (clips, step) -> the codes of each clip's latent frames with a real frame, and the quantiser.
+Encode = Callable[[Clips, float], Iterator[tuple[np.ndarray, coding.UniformSteps]]]
+
+
+def make_encode(model: GridVideoVAE, params, batch_size: int) -> Encode:
+    """Returns what quantises clips."""
+    encoder = make_encoder(model, lambda posterior, mask_BT: posterior)
+
+    def encode(clips: Clips, step: float):
+        posterior = encode_clips(encoder, params, clips, batch_size)
+        mask_Nt = np.asarray(model.latent_mask(jnp.asarray(clips.mask_NT)))
+        return coding.quantise_clips(model.bottleneck, posterior, mask_Nt, step)
+
+    return encode
+
+
+def fit_contexts(encode: Encode, train: Clips) -> ContextModel:
+    """Fits contexts to up to 2,000 clips, spread evenly."""
+    chosen = train.select(spread_evenly(np.arange(len(train)), MOST_CLIPS))
+    return fit([Quantised(codes, q.steps_Z) for codes, q in encode(chosen, FIT_STEP)])
 
 
 def _average(bits_N: np.ndarray, clips: Clips) -> np.ndarray:
@@ -109,27 +113,18 @@ def _average(bits_N: np.ndarray, clips: Clips) -> np.ndarray:
 def _summarize(rate_V, prior_V, units, card) -> dict[str, Metric]:
     """Returns the rate and the saved share of the bits, with intervals over units of videos."""
 
-    def make(name, below_V, unit, definition, scale) -> Metric:
-        def to_value(ratio):
-            return scale(np.asarray(ratio))
-
-        value = float(to_value(rate_V.sum() / below_V.sum()))
+    def make(name, above_V, below_V, unit, definition) -> Metric:
+        value = float(above_V.sum() / below_V.sum())
         metric = make_metric(name, value, unit, definition, "over videos", **card)
         if len(units) < 2:
             return metric
-        ends = find_percentiles(to_value(resample_ratio(units, rate_V, below_V)))
+        ends = find_percentiles(resample_ratio(units, above_V, below_V))
         text = f"{CONFIDENCE:.0%}, resamples of {units.text}"
         return dataclasses.replace(metric, interval=Interval(*ends, text))
 
-    ones_V = np.ones(len(rate_V))
-    definition = "-log2 P of the quantised posterior means, without headers"
+    saved = "share of the bits under the discretised prior that is saved"
+    rate = "-log2 P of the quantised posterior means, without headers"
     return {
-        "saved": make(
-            "saved",
-            prior_V,
-            "%",
-            "share of the bits under the discretised prior that is saved",
-            lambda ratio: 100 * (1 - ratio),
-        ),
-        "rate": make("rate", ones_V, "bits/pixel", definition, lambda ratio: ratio),
+        "saved": make("saved", 100 * (prior_V - rate_V), prior_V, "%", saved),
+        "rate": make("rate", rate_V, np.ones(len(rate_V)), "bits/pixel", rate),
     }

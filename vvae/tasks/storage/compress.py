@@ -15,7 +15,7 @@ from vvae import video
 from vvae.data.views import encode_view, get_view
 from vvae.files import refuse_same
 from vvae.inference import coding, streaming
-from vvae.inference.contexts import BitCounter, ContextModel, Past, choose_codes
+from vvae.inference.contexts import ContextModel, Past, choose_codes
 from vvae.inference.range_coding import require_coder
 from vvae.metrics.cards import METHOD, Metric, make_metric
 from vvae.metrics.frames import frame_psnr
@@ -78,15 +78,15 @@ def compress(
             pixel_aspect=info.pixel_aspect.as_integer_ratio(),
             contexts=contexts.digest if contexts else None,
         )
-        bits = _CountedBits(quantiser, contexts)
-        coding.write_codes(target, header, bits.count(_quantise(spool, header, contexts)), contexts)
+        chosen = _ChosenCodes(header, contexts)
+        coding.write_codes(target, header, chosen.choose(spool), contexts)
     encoded = time.perf_counter()
     decoded = decode_file(model, params, target, contexts)
     psnr = _measure_psnr(_iterate_view(source, view), decoded)
     values = {
         "size": Path(target).stat().st_size,
         "kl_bits": latents.kl_bits,
-        "coded_bits": bits.total,
+        "coded_bits": chosen.bits,
         "psnr": psnr,
         "encode_time": encoded - start,
         "decode_time": time.perf_counter() - encoded,
@@ -207,37 +207,29 @@ def _spool_latents(model: GridVideoVAE, params, frames, spool) -> _Latents:
     return _Latents(sum_log_std_Z, kl_bits)
 
 
-def _quantise(spool, header: coding.Header, contexts: ContextModel | None) -> Iterator[np.ndarray]:
-    """Yields the codes of each latent frame, [h, w, Z]."""
-    num_frames, *size = header.grid_thw
-    shape = (*size, header.quantiser.num_channels)
-    spool.seek(0)
-    past = Past()
-    for _ in range(num_frames):
-        values = np.frombuffer(spool.read(4 * math.prod(shape)), np.float32).reshape(shape)
-        codes = header.quantiser.quantise(values)  # refuses values that are not finite
-        if contexts is not None:
-            codes, past = choose_codes(contexts, values, header.quantiser.steps_Z, past)
-        yield codes
-
-
 @dataclasses.dataclass
-class _CountedBits:
-    """The sum of -log2 P over codes that have passed through `count`."""
+class _ChosenCodes:
+    """The codes of spooled latents, and the sum of their -log2 P."""
 
-    quantiser: coding.Quantiser
+    header: coding.Header
     contexts: ContextModel | None
-    total: float = 0.0
+    bits: float = 0.0
 
-    def count(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yields the frames unchanged, and adds their bits to the total."""
-        counter, past = BitCounter(), Past()
-        for codes in frames:
+    def choose(self, spool) -> Iterator[np.ndarray]:
+        """Yields the codes of each latent frame, [h, w, Z], and adds their bits."""
+        num_frames, *size = self.header.grid_thw
+        quantiser = self.header.quantiser
+        shape = (*size, quantiser.num_channels)
+        spool.seek(0)
+        past = Past()
+        for _ in range(num_frames):
+            values = np.frombuffer(spool.read(4 * math.prod(shape)), np.float32).reshape(shape)
+            codes = quantiser.quantise(values)  # refuses values that are not finite
             if self.contexts is None:
-                self.total += coding.count_bits(codes, self.quantiser)
+                bits = coding.count_bits(codes, quantiser)
             else:
-                past = counter.add(self.contexts, codes, self.quantiser.steps_Z, past)
-                self.total = counter.bits
+                codes, bits, past = choose_codes(self.contexts, values, quantiser.steps_Z, past)
+            self.bits += bits
             yield codes
 
 
