@@ -3,7 +3,7 @@
 import abc
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import torch
@@ -45,6 +45,10 @@ class Case(abc.ABC):
         return build.build_model(self.config)
 
     @abc.abstractmethod
+    def in_bfloat16(self) -> "Case":
+        """Returns the case with activations in bfloat16."""
+
+    @abc.abstractmethod
     def twin_makers(self) -> dict[str, Callable[[], Twin]]:
         """Returns a function that makes the twin, for each memory layout that may be the fastest.
 
@@ -62,6 +66,11 @@ class Case(abc.ABC):
 
 class SequentialCase(Case):
     """SequentialVAE with the prior "static", which has a twin."""
+
+    def in_bfloat16(self) -> Case:
+        """Returns the case with activations in bfloat16."""
+        model = replace(self.config.model, dtype="bfloat16")
+        return replace(self, config=replace(self.config, model=model))
 
     def twin_makers(self) -> dict[str, Callable[[], Twin]]:
         """Returns the twins; see `Case`."""
@@ -95,6 +104,11 @@ class SequentialCase(Case):
 
 class CausalCase(Case):
     """CausalVideoVAE with the stem "pca" and without attention, which has a twin."""
+
+    def in_bfloat16(self) -> Case:
+        """Returns the case with activations in bfloat16."""
+        causal = replace(self.config.causal, dtype="bfloat16")
+        return replace(self, config=replace(self.config, causal=causal))
 
     def twin_makers(self) -> dict[str, Callable[[], Twin]]:
         """Returns the twins; see `Case`."""

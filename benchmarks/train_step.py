@@ -1,12 +1,14 @@
 """Frames per second of training steps, beside PyTorch and plain Flax.
 
     pip install '.[bench]'
-    python -m benchmarks.train_step [--only CASE ...] [--repeats 9] [--threads 2] [--json FILE]
+    python -m benchmarks.train_step [--only CASE ...] [--bfloat16] [--repeats 9] [--threads 2]
+                                    [--json FILE]
 
 Cases (`benchmarks/step_cases.py`): SequentialVAE on batches of 128 frames of 64x64x3 and of 256 of
 32x32x1, and CausalVideoVAE with the settings of configs/compression.py. Rows alternate in one
-process, all in float32, on the accelerator if there is one (there in TF32 if the library uses it:
-PyTorch is told to, XLA does so by default):
+process, all in float32 (with --bfloat16 also with activations in bfloat16, PyTorch by autocast), on
+the accelerator if there is one (there in TF32 if the library uses it: PyTorch is told to, XLA does
+so by default):
     vvae              the step of `train.py` with Adam, averaged parameters and the gradient's norm;
                       in micro-batches of several sizes, and as a whole batch
     plain Flax        the same step on the whole batch with Flax's convolutions
@@ -29,6 +31,10 @@ from dataclasses import asdict
 from functools import partial
 from typing import NamedTuple
 from unittest import mock
+
+from vvae import runtime
+
+runtime.prepare_jax()
 
 import jax
 import jax.numpy as jnp
@@ -149,6 +155,27 @@ def make_steps(
     return steps
 
 
+def make_bfloat16_steps(
+    case: Case, variables, video: np.ndarray, device: str
+) -> dict[str, Callable[[], None]]:
+    """Returns rows of `make_steps` with activations in bfloat16: as trained, and its peers."""
+    steps = {}
+    for name, compile_loss in (("PyTorch", lambda loss: loss), ("torch.compile", torch.compile)):
+        twin = make_loaded(next(iter(case.twin_makers().values())), variables).to(device)
+        loss = compile_loss(twin.loss)
+
+        def compute_loss(video_BTHWC: torch.Tensor, loss=loss) -> torch.Tensor:
+            with torch.autocast(device, torch.bfloat16):
+                return loss(video_BTHWC)
+
+        steps[f"bfloat16: {name}"] = make_torch_step(twin, compute_loss, video)
+    micro_batch = find_trained_micro_batch(case)
+    steps["bfloat16: vvae, as trained"] = make_jax_step(
+        case.in_bfloat16(), variables, micro_batch, video
+    )
+    return steps
+
+
 def make_loaded(make_twin: Callable[[], Twin], variables) -> Twin:
     """Returns the twin with the variables of vvae's model."""
     twin = make_twin()
@@ -227,13 +254,16 @@ def assert_same(name: str, found: Outputs, expected: Outputs) -> None:
     assert error < LOSS_TOLERANCE, f"{name}: the losses differ by {error:.1e}"
 
 
-def run_case(case: Case, repeats: int, device: str) -> dict:
+def run_case(case: Case, repeats: int, device: str, bfloat16: bool) -> dict:
     """Checks and measures one case; prints its table and returns its figures."""
     video = np.random.default_rng(0).integers(0, 256, case.video_shape, np.uint8)
     variables = draw_variables(partial(contract.init_variables, case.make_model()))
     size = check_twins(case, variables, video)
     assert size["spatial_share"] >= SMALLEST_SPATIAL_SHARE, (case.name, size["spatial_share"])
-    timings = measure(make_steps(case, variables, video, device), repeats)
+    steps = make_steps(case, variables, video, device)
+    if bfloat16:
+        steps |= make_bfloat16_steps(case, variables, video, device)
+    timings = measure(steps, repeats)
     print_table(case, size, timings)
     rows = {name: asdict(timing) for name, timing in timings.items()}
     return {"case": case.name, "config": asdict(case.config), **size, "median_seconds": rows}
@@ -264,13 +294,14 @@ def main() -> None:
     parser = make_parser(__doc__.splitlines()[0])
     names = [case.name for case in CASES]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="CASE")
+    parser.add_argument("--bfloat16", action="store_true", help="also in bfloat16")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     # XLA's default on NVIDIA's accelerators.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     chosen = [case for case in CASES if case.name in args.only]
-    results = [run_case(case, args.repeats, device) for case in chosen]
+    results = [run_case(case, args.repeats, device, args.bfloat16) for case in chosen]
     write_results(args.json, results)
 
 

@@ -27,7 +27,7 @@ def lowering(request, monkeypatch):
     """What convolutions on a CPU are lowered to."""
     if request.param == "onednn":
         monkeypatch.setenv(onednn_probe.SWITCH, "1")
-        if not onednn_probe.is_usable():
+        if not onednn_probe.works_here():
             pytest.skip("no oneDNN here: another processor or wheel")
 
 
@@ -67,6 +67,27 @@ def test_value_and_gradients_equal_those_of_lax(size, lowering):
         _assert_close(actual, value, 1e-5)
     x, _, dy = arrays
     _assert_close(convolutions._native_kernel_gradient_3x3(x, dy, 0), expected[2], 1e-5)
+
+
+@pytest.mark.parametrize("lead", [0, 2])
+def test_results_more_precise_than_the_inputs(lead, lowering):
+    """The same in float32 for bfloat16 numbers; gradients are bfloat16, as the inputs are."""
+    arrays = x, kernel, dy = _draw_all((6, 2, 24, 25, 24, 2, 3), jnp.bfloat16)
+    x, dy = x[:, lead:], dy.astype(jnp.float32)
+
+    def convolve(x, kernel):
+        return convolutions.conv_3x3(x, kernel, lead, jnp.float32)
+
+    exact = [a.astype(jnp.float32) for a in arrays]
+    exact[0] = exact[0][:, lead:]
+    expected = _differentiate(lambda x, k: convolutions.native_conv_3x3(x, k, lead), *exact)
+    y, *gradients = _differentiate(convolve, x, kernel, dy)
+    _assert_close(y, expected[0], 1e-5)
+    for gradient, value in zip(gradients, expected[1:], strict=True):
+        assert gradient.dtype == jnp.bfloat16
+        _assert_close(gradient.astype(jnp.float32), value, 2.0**-7)
+    native = convolutions.native_conv_3x3(x, kernel, lead, jnp.float32)
+    _assert_close(native, expected[0], 1e-5)
 
 
 @pytest.mark.parametrize("lead", [1, 2])

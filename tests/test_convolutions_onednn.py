@@ -71,46 +71,32 @@ def test_a_convolution_equals_that_of_lax(shape, taps, features, strides, paddin
     _assert_close(y, _convolve_by_lax(*exact, strides, padding), BOUNDS[dtype])
 
 
-@works
-@pytest.mark.parametrize("dtype", BOUNDS)
-@pytest.mark.parametrize("height,width,channels,features", [(3, 5, 7, 9), (1, 1, 3, 16)])
-def test_doubling_is_the_adjoint_of_halving(height, width, channels, features, dtype):
-    kernel = _draw(1, 4, 4, channels, features).astype(dtype)
-    y = _draw(0, 2, height, width, features).astype(dtype)
-    image = jax.ShapeDtypeStruct((2, 2 * height, 2 * width, channels), jnp.float32)
-    exact = kernel.astype(jnp.float32)
-    halve = lambda x: _convolve_by_lax(x, exact, (2, 2), ((1, 1), (1, 1)))  # noqa: E731
-    (expected,) = jax.linear_transpose(halve, image)(y.astype(jnp.float32))
-    found = jax.jit(onednn.double)(y, kernel)
-    assert found.dtype == dtype
-    _assert_close(found, expected, BOUNDS[dtype])
-
-
-# Shape of the outputs, channels, taps, stride: whole and filled-up blocks, of frames and of rows.
+# Shape of the outputs, channels, taps: whole and filled-up blocks, of frames and of rows.
 GRADIENTS = [
-    ((2, 5, 8, 7, 9), 6, (3, 3, 3), 1),
-    ((1, 7, 5, 6, 24), 24, (1, 3, 3), 1),
-    ((3, 1, 1, 1, 4), 5, (3, 3, 3), 1),
-    ((1, 3, 5, 4, 17), 3, (1, 4, 4), 2),
+    ((2, 5, 8, 7, 9), 6, (3, 3, 3)),
+    ((1, 7, 5, 6, 24), 24, (1, 3, 3)),
+    ((3, 1, 1, 1, 4), 5, (3, 3, 3)),
+    ((6, 3, 5, 4, 17), 3, (2, 3, 3)),
 ]
 
 
 @works
-@pytest.mark.parametrize("block_bytes", [1, 3_000, 2 << 20])
-@pytest.mark.parametrize("outputs,channels,taps,stride", GRADIENTS)
+@pytest.mark.parametrize("block_bytes,columns", [(1, 1), (3_000, 12), (2 << 20, 64)])
+@pytest.mark.parametrize("outputs,channels,taps", GRADIENTS)
 def test_gradient_by_kernel_equals_that_of_lax(
-    outputs, channels, taps, stride, block_bytes, monkeypatch
+    outputs, channels, taps, block_bytes, columns, monkeypatch
 ):
     monkeypatch.setattr(onednn, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(onednn, "_COLUMNS", columns)
     batch, length, height, width, features = outputs
-    x = _draw(0, batch, length + taps[0] - 1, stride * height, stride * width, channels)
-    y, strides, padding = _draw(1, *outputs), (1, stride, stride), ((0, 0), (1, 1), (1, 1))
+    x = _draw(0, batch, length + taps[0] - 1, height, width, channels)
+    y, strides, padding = _draw(1, *outputs), (1, 1, 1), ((0, 0), (1, 1), (1, 1))
     kernel = jax.ShapeDtypeStruct((*taps, channels, features), jnp.float32)
     convolve = lambda k: _convolve_by_lax(x, k, strides, padding)  # noqa: E731
     (expected,) = jax.linear_transpose(convolve, kernel)(y)
 
     def differentiate(dtype):
-        gradient = jax.jit(lambda x, y: onednn.kernel_gradient(x, y, taps, stride))
+        gradient = jax.jit(lambda x, y: onednn.kernel_gradient(x, y, taps))
         return gradient(x.astype(dtype), y.astype(dtype))
 
     for dtype, bound in BOUNDS.items():
@@ -180,8 +166,32 @@ def test_the_portable_function_is_chosen_elsewhere(monkeypatch):
     assert not _is_by_onednn(jax.jit(_choose)(x[:0], kernel).sum() + 1000)
     with jax.enable_x64(True):
         assert not _is_by_onednn(jax.jit(_choose)(*_draw_pair(dtype=np.float64)))
-    monkeypatch.delenv(onednn_probe.SWITCH)
-    assert not _is_by_onednn(jax.jit(lambda *a: _choose(*a))(x, kernel))
+
+
+@works
+@pytest.mark.parametrize("flags,chosen", [("avx2 amx_bf16", True), ("avx512f", False)])
+def test_by_default_it_computes_bfloat16_where_the_processor_does(flags, chosen, monkeypatch):
+    monkeypatch.setattr(onednn_probe, "_read_cpuinfo", lambda: {"flags": flags})
+    onednn_probe._multiplies_bfloat16.cache_clear()
+    pair = _draw_pair()
+    for switch, dtype, expected in (
+        (None, jnp.bfloat16, chosen),
+        (None, jnp.float32, False),
+        ("1", jnp.float32, True),
+        ("0", jnp.bfloat16, False),
+    ):
+        monkeypatch.delenv(onednn_probe.SWITCH, raising=False)
+        if switch is not None:
+            monkeypatch.setenv(onednn_probe.SWITCH, switch)
+        arrays = (a.astype(dtype) for a in pair)
+        assert _is_by_onednn(jax.jit(lambda *a: _choose(*a))(*arrays)) == expected
+    onednn_probe._multiplies_bfloat16.cache_clear()
+
+
+def test_another_value_of_the_switch_is_refused(monkeypatch):
+    monkeypatch.setenv(onednn_probe.SWITCH, "yes")
+    with pytest.raises(ValueError, match="VVAE_ONEDNN=yes: must be 0 or 1"):
+        jax.jit(lambda *a: _choose(*a))(*_draw_pair())
 
 
 @pytest.mark.parametrize("platforms", [("cpu",), ("cuda",), ("cpu", "cuda", "tpu")])
@@ -237,7 +247,7 @@ def _ask_probe(monkeypatch, folder):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     onednn_probe.works_here.cache_clear()
     try:
-        return onednn_probe.is_usable()
+        return onednn_probe.is_usable(np.float32)
     finally:
         onednn_probe.works_here.cache_clear()
 

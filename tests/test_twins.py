@@ -89,7 +89,13 @@ def test_every_row_makes_steps(monkeypatch):
         "vvae, 6 frames at a time, as trained",
         "plain Flax",
     ]
-    for run in steps.values():
+    rounded = train_step.make_bfloat16_steps(SEQUENTIAL, *make_inputs(SEQUENTIAL), "cpu")
+    assert list(rounded) == [
+        "bfloat16: PyTorch",
+        "bfloat16: torch.compile",
+        "bfloat16: vvae, as trained",
+    ]
+    for run in [*steps.values(), *rounded.values()]:
         run()
         run()
 

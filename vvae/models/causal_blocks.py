@@ -13,7 +13,7 @@ rest as zero, as if it were not there. None means that all rows and columns are 
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -119,13 +119,15 @@ class CausalConv(nn.Module, kw_only=True):
 
     Attributes:
       features: number of output channels F.
-      dtype: of the activations; the parameters are float32.
+      dtype: of the inputs and the kernel as they are used; the parameters are float32.
+      output_dtype: of the outputs, `dtype` by default.
       kernel_init: initialiser of `kernel` [3, 3, 3, C, F].
       extent: see the module docstring.
     """
 
     features: int
     dtype: Any = jnp.float32
+    output_dtype: Any = None
     kernel_init: Any = nn.initializers.lecun_normal()
     extent: Extent = None
 
@@ -140,7 +142,7 @@ class CausalConv(nn.Module, kw_only=True):
             self,
             x,
             (_KERNEL, _KERNEL, _KERNEL, x.shape[-1], self.features),
-            lambda x, kernel: convolve(x, kernel, lead),
+            lambda x, kernel: convolve(x, kernel, lead, self.output_dtype),
             self.kernel_init,
         )
         return y, known[:, -(_KERNEL - 1) :]
@@ -339,6 +341,12 @@ class Head(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-        spec = replace(self.spec, dtype=jnp.promote_types(self.spec.dtype, jnp.float32))
-        conv = CausalConv(features=self.features, dtype=spec.dtype, extent=spec.extent, name="conv")
+        spec = self.spec
+        conv = CausalConv(
+            features=self.features,
+            dtype=spec.dtype,
+            output_dtype=jnp.promote_types(spec.dtype, jnp.float32),
+            extent=spec.extent,
+            name="conv",
+        )
         return preactivate(Norm(spec, name="norm"), conv)(x_BTHWC, past)

@@ -129,8 +129,8 @@ def _native_kernel_gradient(x_NHWC: Array, y_NhwF: Array) -> Array:
     return gradient
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv_3x3(x_BTHWC: Array, kernel: Array, lead: int = 0) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv_3x3(x_BTHWC: Array, kernel: Array, lead: int = 0, dtype: jnp.dtype | None = None) -> Array:
     """Convolves frames with a 3x3 kernel over [taps] frames; pads rows and columns with zeros.
 
     Time is padded only in front, by `lead` frames. It is implemented per backend and differentiated
@@ -141,16 +141,23 @@ def conv_3x3(x_BTHWC: Array, kernel: Array, lead: int = 0) -> Array:
       x_BTHWC: floats [B, T, H, W, C].
       kernel: [taps, 3, 3, C, F] over time, rows and columns, the dtype of x.
       lead: number of zero frames before the first frame, less than taps.
+      dtype: of the result, at least as precise as x, whose dtype it is by default. Gradients are
+        computed in the dtype of x.
 
     Returns:
-      [B, T + lead - (taps - 1), H, W, F], the dtype of x.
+      [B, T + lead - (taps - 1), H, W, F].
     """
-    padding = ((lead, 0), (1, 1), (1, 1))
+    dtype, padding = dtype or x_BTHWC.dtype, ((lead, 0), (1, 1), (1, 1))
+
+    def convolve_portably(x: Array, kernel: Array) -> Array:
+        x, kernel = x.astype(dtype), kernel.astype(dtype)
+        return convolutions_cpu_3x3.conv(_pad_frames(x, lead, 0), kernel)
+
     convolve = convolutions_onednn.dispatch(
-        lambda x, kernel: convolutions_onednn.convolve(x, kernel, (1, 1, 1), padding),
-        lambda x, kernel: convolutions_cpu_3x3.conv(_pad_frames(x, lead, 0), kernel),
+        lambda x, kernel: convolutions_onednn.convolve(x, kernel, (1, 1, 1), padding, dtype),
+        convolve_portably,
     )
-    default = functools.partial(native_conv_3x3, lead=lead)
+    default = functools.partial(native_conv_3x3, lead=lead, dtype=dtype)
     return lax.platform_dependent(x_BTHWC, kernel, cpu=convolve, default=default)
 
 
@@ -178,12 +185,18 @@ def _input_gradient_3x3(y_BTHWF: Array, kernel: Array, lead: int) -> Array:
     return conv_3x3(_pad_frames(y_BTHWF, reach - lead, reach), flipped)
 
 
-def _conv_3x3_forward(x: Array, kernel: Array, lead: int) -> tuple[Array, tuple[Array, Array]]:
-    return conv_3x3(x, kernel, lead), (x, kernel)
+def _conv_3x3_forward(
+    x: Array, kernel: Array, lead: int, dtype: jnp.dtype | None
+) -> tuple[Array, tuple[Array, Array]]:
+    return conv_3x3(x, kernel, lead, dtype), (x, kernel)
 
 
-def _conv_3x3_backward(lead: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+def _conv_3x3_backward(
+    lead: int, dtype: jnp.dtype | None, residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    del dtype
     x, kernel = residuals
+    dy = dy.astype(x.dtype)
     return _input_gradient_3x3(dy, kernel, lead), _kernel_gradient_3x3(x, dy, lead)
 
 
@@ -204,7 +217,9 @@ conv_3x3.defvjp(_conv_3x3_forward, _conv_3x3_backward)
 _kernel_gradient_3x3.defvjp(_kernel_gradient_3x3_forward, _kernel_gradient_3x3_backward)
 
 
-def native_conv_3x3(x_BTHWC: Array, kernel: Array, lead: int = 0) -> Array:
+def native_conv_3x3(
+    x_BTHWC: Array, kernel: Array, lead: int = 0, dtype: jnp.dtype | None = None
+) -> Array:
     """Computes `conv_3x3` by the backend's own convolution everywhere; see `native_down_conv`."""
     return lax.conv_general_dilated(
         x_BTHWC,
@@ -212,6 +227,7 @@ def native_conv_3x3(x_BTHWC: Array, kernel: Array, lead: int = 0) -> Array:
         window_strides=(1, 1, 1),
         padding=((lead, 0), (1, 1), (1, 1)),
         dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        preferred_element_type=dtype,
     )
 
 
@@ -254,16 +270,17 @@ def apply_with_bias(
       module: the layer; its `dtype` is that of the activations.
       x: the input, channels last.
       kernel_shape: of `kernel`, with the number F of output channels last.
-      convolve: (x, kernel) -> y without the bias; all in the dtype of the layer, channels last.
+      convolve: (x, kernel) -> y without the bias, channels last; x and kernel in the dtype of the
+        layer.
       kernel_init: initialiser of `kernel`.
 
     Returns:
-      y + bias, in the dtype of the layer.
+      y + bias, in the dtype of y.
     """
     kernel = module.param("kernel", kernel_init, tuple(kernel_shape))
     bias = module.param("bias", initializers.zeros, (kernel_shape[-1],))
     y = convolve(x.astype(module.dtype), kernel.astype(module.dtype))
-    return y + bias.astype(module.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 class DownConv(nn.Module, kw_only=True):

@@ -39,6 +39,10 @@ Padding = Sequence[tuple[int, int]]
 
 # Inputs of so many bytes stay in the cache of a core while they are convolved (measured).
 _BLOCK_BYTES = 2 << 20
+# Columns that are summed over at a time: with fewer, AMX multiplies mostly zeros (measured).
+_COLUMNS = 64
+# XLA moves integers as they are, but bfloat16 by way of float32.
+_CARRIERS = {2: jnp.uint16, 4: jnp.uint32}
 # The cost of laying out an input of a block, with that of using it as the unit (measured).
 _LAYOUT_COST = 0.3
 
@@ -48,7 +52,6 @@ def convolve(
     kernel: Array,
     strides: Sequence[int],
     padding: Padding,
-    dilations: Sequence[int] | None = None,
     dtype: jnp.dtype | None = None,
 ) -> Array:
     """Convolves (cross-correlation) over two or three axes by oneDNN, whether or not it works.
@@ -58,7 +61,6 @@ def convolve(
       kernel: [*taps, C, F], the dtype of x.
       strides: of each axis.
       padding: zeros before and behind each axis.
-      dilations: distances between the taps of each axis, one by default.
       dtype: of the result, that of x by default; sums are taken in float32.
 
     Returns:
@@ -74,93 +76,75 @@ def convolve(
         kernel,
         strides=tuple(strides),
         padding=tuple(tuple(pair) for pair in padding),
-        dilations=tuple(dilations or (1,) * len(strides)),
         dtype=jnp.dtype(dtype or x.dtype),
     )
 
 
-def double(y_NhwF: Array, kernel: Array) -> Array:
-    """The adjoint of a convolution with a 4x4 kernel, stride 2 and padding 1.
+def kernel_gradient(x_BTHWC: Array, y_BTHWF: Array, taps: tuple[int, int, int]) -> Array:
+    """The adjoint of kernel -> convolution of x without stride, applied to y.
 
-    A convolution without stride of the small grid gives each 2x2 pixels of the padded image.
-
-    Args:
-      y_NhwF: the small grid.
-      kernel: [4, 4, C, F].
-
-    Returns:
-      [N, 2 h, 2 w, C].
-    """
-    images, height, width, features = y_NhwF.shape
-    channels = kernel.shape[2]
-    # [p, a, q, b, C, F], turned round in p and q -> [p, q, F, (a, b, C)]
-    g = kernel.reshape(2, 2, 2, 2, channels, features)[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4)
-    d = convolve(y_NhwF, g.reshape(2, 2, features, -1), (1, 1), ((1, 1), (1, 1)))
-    d = d.reshape(images, height + 1, width + 1, 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-    return d.reshape(images, 2 * height + 2, 2 * width + 2, channels)[:, 1:-1, 1:-1]
-
-
-def kernel_gradient(
-    x_BTHWC: Array, y_BTHWF: Array, taps: tuple[int, int, int], stride: int = 1
-) -> Array:
-    """The adjoint of kernel -> convolution of x, applied to y.
-
-    The sum over positions is a convolution too: the columns of x become its channels, and y becomes
-    its kernel, [frames, rows, 1, columns, F], dilated by the stride. The rows of x are laid out as
-    [taps along a row and C, columns], and the outputs are the taps over time and rows. It is
-    computed in blocks of frames and rows whose arrays stay in the cache of the processor.
+    The sum over positions is a convolution too, one for each tap along a row: the columns of x that
+    this tap meets become its channels, y becomes its kernel, [frames, rows, 1, columns, F], and its
+    outputs are the taps over time and rows. The columns of several clips are put side by side where
+    a row is short. It is computed in blocks of frames and rows whose arrays stay in the cache of
+    the processor.
 
     Args:
       x_BTHWC: inputs [B, T + taps - 1, H, W, C], float32 or bfloat16.
-      y_BTHWF: [B, T, h, w, F], for the outputs of a convolution with one zero on each side of a
+      y_BTHWF: [B, T, H, W, F], for the outputs of a convolution with one zero on each side of a
         frame; the dtype of x.
       taps: of the kernel, over time, rows and columns.
-      stride: over rows and columns.
 
     Returns:
       [*taps, C, F], the dtype of x; sums are taken in float32.
     """
+    dtype = x_BTHWC.dtype
     batch, length, height, width, features = y_BTHWF.shape
-    channels = x_BTHWC.shape[-1]
-    row_bytes = x_BTHWC.dtype.itemsize * width * taps[2] * channels
-    block = _Block.choose((length, height), taps, stride, row_bytes)
-    x, y = block.pad_inputs(x_BTHWC, width), block.pad_outputs(y_BTHWF)
+    channels, clips = x_BTHWC.shape[-1], _count_clips(batch, width)
+    row_bytes = dtype.itemsize * clips * width * channels
+    block = _Block.choose((length, height), taps, row_bytes)
+    x, y = (lax.bitcast_convert_type(a, _CARRIERS[dtype.itemsize]) for a in (x_BTHWC, y_BTHWF))
+    inputs = _list_columns(_group(block.pad_inputs(x), clips), taps[2])
+    outputs = _group(block.pad_outputs(y), clips)
+    outputs = outputs.reshape(*outputs.shape[:3], 1, clips * width, features)
 
-    def add(total: Array, position: Array):
-        clip, frame, row = block.locate(position)
-        inputs = _take(x, (clip, frame, stride * row), block.input_size)
-        outputs = _take(y, (clip, frame, row), block.output_size)
-        kernel = outputs.reshape(*block.output_size, 1, width, features)
-        product = convolve(
-            _columns_to_channels(inputs, width, taps[2], stride),
-            kernel,
+    def convolve_block(columns: Array, position: Array) -> Array:
+        taken = block.take_inputs(columns, position), block.take_outputs(outputs, position)
+        return convolve(
+            *(lax.bitcast_convert_type(a, dtype) for a in taken),
             strides=(1, 1, 1),
             padding=((0, 0),) * 3,
-            dilations=(1, stride, 1),
             dtype=jnp.float32,
         )
-        return total + product, None
 
-    zeros = jnp.zeros((1, *taps[:2], taps[2] * channels, features))
-    total, _ = lax.scan(add, zeros, jnp.arange(batch * math.prod(block.grid)))
-    return total.reshape(*taps, channels, features).astype(x_BTHWC.dtype)
+    def add(totals: list[Array], position: Array):
+        return [t + convolve_block(x, position) for t, x in zip(totals, inputs)], None
 
-
-def _take(a_BTHWK: Array, first: tuple[Array, ...], size: tuple[int, int]) -> Array:
-    """Returns so many frames and rows of one clip, [1, frames, rows, W, K]."""
-    zero = jnp.zeros_like(first[0])
-    return lax.dynamic_slice(a_BTHWK, (*first, zero, zero), (1, *size, *a_BTHWK.shape[3:]))
+    zeros = jnp.zeros((1, *taps[:2], channels, features))
+    count = batch // clips * math.prod(block.grid)
+    totals, _ = lax.scan(add, [zeros] * taps[2], jnp.arange(count))
+    return jnp.concatenate(totals).transpose(1, 2, 0, 3, 4).astype(dtype)
 
 
-def _columns_to_channels(x_BTHWC: Array, width: int, taps: int, stride: int) -> Array:
-    """Returns [B, T, H, taps C, width]: for each tap along a row, the columns that it meets."""
-    reach = stride * (width - 1) + 1
-    if stride == 1:
-        columns_last = x_BTHWC.swapaxes(3, 4)
-        shifted = [columns_last[..., k : k + reach] for k in range(taps)]
-        return jnp.concatenate(shifted, axis=3)
-    shifted = [x_BTHWC[:, :, :, k : k + reach : stride] for k in range(taps)]
-    return jnp.concatenate(shifted, axis=4).swapaxes(3, 4)
+def _count_clips(batch: int, width: int) -> int:
+    """Returns how many clips are put side by side, a divisor of their number."""
+    return max(
+        n for n in range(1, batch + 1) if batch % n == 0 and n * width <= max(width, _COLUMNS)
+    )
+
+
+def _group(a_BTHWK: Array, clips: int) -> Array:
+    """Puts so many clips side by side: [B / clips, T, H, clips, W, K]."""
+    return a_BTHWK.reshape(-1, clips, *a_BTHWK.shape[1:]).transpose(0, 2, 3, 1, 4, 5)
+
+
+def _list_columns(x_NTHGWC: Array, taps: int) -> list[Array]:
+    """Returns the columns that each tap along a row meets, as channels: [N, T, H, C, G W] each."""
+    reach = x_NTHGWC.shape[4] - taps + 1
+    # XLA copies each of these at the speed of memory, and several times slower fused into one.
+    columns_last = lax.optimization_barrier(x_NTHGWC.transpose(0, 1, 2, 5, 3, 4))
+    met = [lax.optimization_barrier(columns_last[..., k : k + reach]) for k in range(taps)]
+    return [columns.reshape(*columns.shape[:4], -1) for columns in met]
 
 
 @dataclass(frozen=True)
@@ -172,55 +156,45 @@ class _Block:
       input_size: those of the inputs that they see.
       grid: blocks along the frames and along the rows of a clip; the last ones are filled up.
       taps: of the kernel, over time, rows and columns.
-      stride: over rows and columns.
     """
 
     output_size: tuple[int, int]
     input_size: tuple[int, int]
     grid: tuple[int, int]
     taps: tuple[int, int, int]
-    stride: int
 
     @classmethod
     def choose(
-        cls, outputs: tuple[int, int], taps: tuple[int, int, int], stride: int, row_bytes: int
+        cls, outputs: tuple[int, int], taps: tuple[int, int, int], row_bytes: int
     ) -> "_Block":
         """Returns the cheapest block whose inputs fit into the cache.
 
         Args:
           outputs: frames and rows of a clip.
           taps: see the class.
-          stride: see the class.
           row_bytes: of a row of inputs as it is laid out.
         """
 
         def make(*size: int) -> "_Block":
-            inputs = (size[0] + taps[0] - 1, stride * (size[1] - 1) + taps[1])
+            inputs = (size[0] + taps[0] - 1, size[1] + taps[1] - 1)
             grid = tuple(-(-n // m) for n, m in zip(outputs, size))
-            return cls(size, inputs, grid, taps, stride)
+            return cls(size, inputs, grid, taps)
 
         def estimate_cost(block: "_Block") -> float:
-            layout = _LAYOUT_COST * math.prod(block.input_size) / stride
+            layout = _LAYOUT_COST * math.prod(block.input_size)
             return math.prod(block.grid) * (math.prod(block.output_size) + layout)
 
         blocks = itertools.starmap(make, itertools.product(*(range(1, n + 1) for n in outputs)))
         fitting = [b for b in blocks if math.prod(b.input_size) * row_bytes <= _BLOCK_BYTES]
         return min(fitting, key=estimate_cost, default=make(1, 1))
 
-    def locate(self, position: Array) -> tuple[Array, Array, Array]:
-        """Returns clip, first frame and first row of the outputs of a block."""
-        frames, rows = self.output_size
-        clip, rest = position // math.prod(self.grid), position % math.prod(self.grid)
-        return clip, rest // self.grid[1] * frames, rest % self.grid[1] * rows
-
-    def pad_inputs(self, x_BTHWC: Array, width: int) -> Array:
+    def pad_inputs(self, x_BTHWC: Array) -> Array:
         """Puts a zero on each side of a frame, and zeros at the ends up to whole blocks."""
-        _, length, height, columns, _ = x_BTHWC.shape
+        _, length, height, _, _ = x_BTHWC.shape
         frames, rows = (n * m for n, m in zip(self.grid, self.output_size))
-        missing_rows = self.stride * (rows - 1) + self.taps[1] - 1 - height
-        missing_columns = self.stride * (width - 1) + self.taps[2] - 1 - columns
         missing_frames = frames + self.taps[0] - 1 - length
-        ends = ((0, missing_frames), (1, missing_rows), (1, missing_columns))
+        missing_rows = rows + self.taps[1] - 2 - height
+        ends = ((0, missing_frames), (1, missing_rows), (1, self.taps[2] - 2))
         return jnp.pad(x_BTHWC, ((0, 0), *ends, (0, 0)))
 
     def pad_outputs(self, y_BTHWF: Array) -> Array:
@@ -229,22 +203,41 @@ class _Block:
         ends = ((0, n - m) for n, m in zip(counts, y_BTHWF.shape[1:3]))
         return jnp.pad(y_BTHWF, ((0, 0), *ends, (0, 0), (0, 0)))
 
+    def take_inputs(self, columns_NTHCW: Array, position: Array) -> Array:
+        """Returns what the outputs of a block see, [1, frames, rows, C, W]."""
+        return _take(columns_NTHCW, self._locate(position), self.input_size)
+
+    def take_outputs(self, outputs_NTH1WF: Array, position: Array) -> Array:
+        """Returns the outputs of a block, [frames, rows, 1, W, F]."""
+        return _take(outputs_NTH1WF, self._locate(position), self.output_size)[0]
+
+    def _locate(self, position: Array) -> tuple[Array, Array, Array]:
+        """Returns the group of clips, and the first frame and row of the outputs of a block."""
+        frames, rows = self.output_size
+        group, rest = position // math.prod(self.grid), position % math.prod(self.grid)
+        return group, rest // self.grid[1] * frames, rest % self.grid[1] * rows
+
+
+def _take(a: Array, first: tuple[Array, ...], size: tuple[int, int]) -> Array:
+    """Returns so many frames and rows of one group of clips; axes behind them stay whole."""
+    whole = a.shape[3:]
+    start = (*first, *[jnp.zeros_like(first[0])] * len(whole))
+    return lax.dynamic_slice(a, start, (1, *size, *whole))
+
 
 _convolution = Primitive("onednn_convolution")
 
 
 @_convolution.def_abstract_eval
-def _describe_output(x, kernel, *, strides, padding, dilations, dtype) -> ShapedArray:
+def _describe_output(x, kernel, *, strides, padding, dtype) -> ShapedArray:
     sizes = [
-        (size + sum(ends) - dilation * (taps - 1) - 1) // stride + 1
-        for size, ends, taps, stride, dilation in zip(
-            x.shape[1:-1], padding, kernel.shape, strides, dilations
-        )
+        (size + sum(ends) - taps) // stride + 1
+        for size, ends, taps, stride in zip(x.shape[1:-1], padding, kernel.shape, strides)
     ]
     return ShapedArray((x.shape[0], *sizes, kernel.shape[-1]), dtype)
 
 
-def _lower(context, x, kernel, *, strides, padding, dilations, dtype):
+def _lower(context, x, kernel, *, strides, padding, dtype):
     del dtype  # that of the result says it
     context.module_context.add_host_callback(_keep_out_of_the_compilation_cache)
     num_axes = len(strides) + 2
@@ -266,7 +259,7 @@ def _lower(context, x, kernel, *, strides, padding, dilations, dtype):
         "pad_left": [before for before, _ in padding],
         "pad_right": [behind for _, behind in padding],
         "strides": strides,
-        "window_dilations": dilations,
+        "window_dilations": [1] * len(strides),
     }
     settings = {"dims": num_axes, "feature_groups": 1, "input": data, "output": data}
     settings |= {"kernel": filters, "window": window}
@@ -338,7 +331,7 @@ def _can_use(context) -> bool:
         all(a.dtype in DTYPES and a.size for a in (*context.avals_in, *context.avals_out))
         and not module.lowering_parameters.for_export
         and _is_whole_on_each_device(module.axis_context)
-        and onednn_probe.is_usable()
+        and onednn_probe.is_usable(context.avals_in[0].dtype)
     )
 
 

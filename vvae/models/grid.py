@@ -248,9 +248,8 @@ class GridVideoVAE(nn.Module):
 
         Override it in a subclass for another likelihood.
         """
-        log_sigma = self.effective_log_sigma().reshape(1, 1, 1, 1, -1)
-        x, std = self._standardize(x_BTHWC), self._per_video(self.std_C)
-        return likelihood.gaussian_8bit_log_prob(mean, log_sigma, x, std).sum((2, 3, 4))
+        x, std_C = self._standardize(x_BTHWC), self._stat(self.std_C)
+        return likelihood.gaussian_8bit_log_prob(mean, self.effective_log_sigma(), x, std_C)
 
     def effective_log_sigma(self) -> jax.Array:
         """Returns the log noise scale of each channel, [C], standardised and softly floored."""

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from vvae import distributions as dist
-from vvae.distributions import Gaussian
 
 
 def floor_log_sigma(log_sigma: jax.Array, std: jax.Array) -> jax.Array:
@@ -29,18 +28,27 @@ def floor_log_sigma(log_sigma: jax.Array, std: jax.Array) -> jax.Array:
 
 
 def gaussian_8bit_log_prob(
-    mean: jax.Array, log_sigma: jax.Array, x: jax.Array, std: jax.Array
+    mean_BTHWC: jax.Array, log_sigma: jax.Array, x_BTHWC: jax.Array, std: jax.Array
 ) -> jax.Array:
-    """Computes the elementwise log-density of video over its 8-bit values, in nats.
+    """Computes the log-density of frames over their 8-bit values, in nats per frame.
 
     Args:
-      mean: of the standardised video.
-      log_sigma: log noise scale in standardised units, broadcastable to mean.
-      x: the standardised video.
-      std: standard deviation that the video was divided by, in [-1, 1] units.
+      mean_BTHWC: of the standardised video.
+      log_sigma: log noise scale in standardised units, a scalar or [C].
+      x_BTHWC: the standardised video.
+      std: standard deviation that the video was divided by, in [-1, 1] units, a scalar or [C].
+
+    Returns:
+      [B, T], at least float32.
 
     Note:
       One unit of [-1, 1] is 127.5 8-bit values, hence the term -log(127.5 std) per element.
     """
-    noise = jnp.broadcast_to(2.0 * log_sigma, mean.shape)
-    return dist.gaussian_log_prob(Gaussian(mean, noise), x) - jnp.log(127.5 * std)
+    x_BTHWC, mean_BTHWC = (dist.raise_precision(a) for a in (x_BTHWC, mean_BTHWC))
+    errors = (x_BTHWC - mean_BTHWC) * jnp.exp(-log_sigma).reshape(1, 1, 1, 1, -1)
+    # As a product of matrices it takes a sixth of the time of a sum of squares on CPUs.
+    squares_BT = jnp.einsum("bthwc,bthwc->bt", errors, errors, precision="highest")
+    by_channel = 0.5 * dist.LOG_2PI + log_sigma + jnp.log(127.5 * std)
+    _, _, height, width, channels = errors.shape
+    constant = height * width * jnp.broadcast_to(by_channel, (channels,)).sum()
+    return -0.5 * squares_BT - constant

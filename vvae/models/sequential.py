@@ -389,12 +389,11 @@ class SequentialVAE(nn.Module):
           log-probability.
         """
         out = self._decode_raw(latents)
+        if self.likelihood == "gaussian":
+            x, std = self._standardize(x_BTHWC), self._stat(self.std)
+            return likelihood.gaussian_8bit_log_prob(out, self.effective_log_sigma(), x, std)
         if self.likelihood == "bernoulli":
             log_prob = dist.bernoulli_log_prob(out, 0.5 * (x_BTHWC + 1.0))
-        elif self.likelihood == "gaussian":
-            log_prob = likelihood.gaussian_8bit_log_prob(
-                out, self.effective_log_sigma(), self._standardize(x_BTHWC), self._stat(self.std)
-            )
         else:
             log_scale = self.effective_log_sigma() + jnp.log(self._stat(self.std))
             log_prob = dist.discretized_logistic_log_prob(
