@@ -13,6 +13,7 @@ from tiny_latents import encode, find_clip, read_tree, tiny, write_videos
 
 import vvae
 from vvae import latents
+from vvae.latents import encoder as encoders
 from vvae.latents import record as records
 from vvae.latents.ahead import run_ahead
 from vvae.latents.encode import Work
@@ -329,6 +330,23 @@ def test_latents_of_another_store_are_reused_where_the_settings_are_equal(videos
 def test_two_writers_at_once_are_refused(videos, whole):
     with lock(whole[0].folder), pytest.raises(ValueError, match="another process is writing"):
         encode(videos, whole[0].folder)
+
+
+def test_the_estimate_of_memory_covers_every_piece_of_a_video(monkeypatch):
+    """A later piece has more frames than the first one, and a state beside them."""
+    piece_encoder = encoders.make_encoder(*tiny(), latents_per_piece=1)
+    estimated = piece_encoder.estimate_memory((16, 16))
+    compile_piece, taken = encoders._compile_piece, []
+
+    def note(*arguments):
+        program = compile_piece(*arguments)
+        taken.append(encoders._count_bytes(program))
+        return program
+
+    monkeypatch.setattr(encoders, "_compile_piece", note)
+    frames = np.zeros((9, 16, 16, 3), np.uint8)
+    assert sum(len(mean) for mean, _ in piece_encoder.encode(frames)) == 5
+    assert estimated == max(taken) > taken[0]
 
 
 def test_a_store_inside_the_videos_or_over_other_files_is_refused(videos, tmp_path):

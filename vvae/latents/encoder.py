@@ -132,20 +132,31 @@ class LatentEncoder:
         return _compile_piece(self.model, self.dtype, (tree, shapes), shape_THWC, sharding)
 
     def estimate_memory(self, size: tuple[int, int]) -> int:
-        """Returns the bytes that a first piece of frames of (height, width) takes on the device."""
+        """Returns the bytes that a piece of frames of (height, width) takes on the device."""
         padded = (side + -side % self.model.spatial_compression for side in size)
-        lookahead = self.model.encoder_lookahead or 0
-        num_frames = 1 + lookahead + (self.latents_per_piece - 1) * self.model.temporal_compression
-        shape_THWC = (num_frames, *padded, self.model.shape_HWC[-1])
-        memory = self._compile(None, shape_THWC).memory_analysis()
-        if memory is None:
-            return 0
-        return (
-            memory.temp_size_in_bytes
-            + memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            + memory.generated_code_size_in_bytes
-        )
+        frame = (*padded, self.model.shape_HWC[-1])
+        step, lookahead = self.model.temporal_compression, self.model.encoder_lookahead
+        num_frames = 1 + (lookahead or 0) + (self.latents_per_piece - 1) * step
+        programs = [self._compile(None, (num_frames, *frame))]
+        if lookahead is not None:
+            x = jax.ShapeDtypeStruct((1, num_frames, *frame), np.uint8)
+            encode = functools.partial(_encode_piece, self.model, self.dtype)
+            cache, _ = jax.eval_shape(encode, self.params, None, x)
+            programs.append(self._compile(cache, (self.latents_per_piece * step, *frame)))
+        return max(map(_count_bytes, programs))
+
+
+def _count_bytes(program: jax.stages.Compiled) -> int:
+    """Returns the bytes of a program and its arrays; 0 where XLA does not say."""
+    memory = program.memory_analysis()
+    if memory is None:
+        return 0
+    return (
+        memory.temp_size_in_bytes
+        + memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
 
 
 def make_encoder(

@@ -62,8 +62,8 @@ class EncodeLatents(NetworkOptions):
     """Clips are encoded alone, or cut from the latents of the whole video."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the stored latents."""
-    piece: int = 4
-    """Latent frames computed at a time: fewer take less memory."""
+    piece: int | None = None
+    """Latent frames computed at a time, fewer take less memory (1 on CPUs, else 4)."""
     readers: int | None = None
     """Videos decoded at a time (one a core, at most 8)."""
     shard_mb: float = 1024.0
@@ -81,7 +81,8 @@ class EncodeLatents(NetworkOptions):
                 "latents needs videos and a folder: --data.path VIDEOS --out STORE (those of the "
                 "run's own clips: vvae evaluate latents)"
             )
-        if self.piece < 1 or self.shard_mb <= 0 or (self.readers is not None and self.readers < 1):
+        counts = [count for count in (self.piece, self.readers) if count is not None]
+        if min(counts, default=1) < 1 or self.shard_mb <= 0:
             raise ValueError(
                 f"--piece={self.piece}, --readers={self.readers}, --shard_mb={self.shard_mb}: must "
                 "be greater than 0"
