@@ -169,23 +169,30 @@ def test_the_portable_function_is_chosen_elsewhere(monkeypatch):
 
 
 @works
-@pytest.mark.parametrize("flags,chosen", [("avx2 amx_bf16", True), ("avx512f", False)])
-def test_by_default_it_computes_bfloat16_where_the_processor_does(flags, chosen, monkeypatch):
+@pytest.mark.parametrize(
+    "flags,chosen",
+    [
+        ("avx2 avx512f amx_bf16", {"float32", "bfloat16"}),
+        ("avx2 avx512f", {"float32"}),
+        ("avx2", set()),
+    ],
+)
+def test_by_default_the_processor_decides(flags, chosen, monkeypatch):
     monkeypatch.setattr(onednn_probe, "_read_cpuinfo", lambda: {"flags": flags})
-    onednn_probe._multiplies_bfloat16.cache_clear()
-    pair = _draw_pair()
-    for switch, dtype, expected in (
-        (None, jnp.bfloat16, chosen),
-        (None, jnp.float32, False),
-        ("1", jnp.float32, True),
-        ("0", jnp.bfloat16, False),
-    ):
-        monkeypatch.delenv(onednn_probe.SWITCH, raising=False)
-        if switch is not None:
-            monkeypatch.setenv(onednn_probe.SWITCH, switch)
-        arrays = (a.astype(dtype) for a in pair)
-        assert _is_by_onednn(jax.jit(lambda *a: _choose(*a))(*arrays)) == expected
-    onednn_probe._multiplies_bfloat16.cache_clear()
+
+    def is_chosen(dtype):
+        onednn_probe._is_faster.cache_clear()
+        arrays = (a.astype(dtype) for a in _draw_pair())
+        return _is_by_onednn(jax.jit(lambda *a: _choose(*a))(*arrays))
+
+    for dtype in ("float32", "bfloat16"):
+        monkeypatch.setenv(onednn_probe.SWITCH, "0")
+        assert not is_chosen(dtype)
+        monkeypatch.setenv(onednn_probe.SWITCH, "1")
+        assert is_chosen(dtype)
+        monkeypatch.delenv(onednn_probe.SWITCH)
+        assert is_chosen(dtype) == (dtype in chosen)
+    onednn_probe._is_faster.cache_clear()
 
 
 def test_another_value_of_the_switch_is_refused(monkeypatch):

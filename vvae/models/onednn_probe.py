@@ -4,10 +4,11 @@ The way to it is not a public interface (`convolutions_onednn`), and a wrong cal
 So it is tried in a process of its own, once for each version of jaxlib and each processor, and the
 answer is kept in the user's cache folder.
 
-By default it computes convolutions of bfloat16 on processors that multiply matrices of bfloat16
-(AMX, AVX512-BF16), where it is several times as fast as the portable function. In float32 it is
-faster on some machines and sizes only, and its programs are compiled in every process anew. The
-environment variable `VVAE_ONEDNN` decides for both dtypes: 1 switches it on, 0 off.
+By default it computes convolutions of float32 on processors with AVX-512, and of bfloat16 on those
+that multiply matrices of bfloat16 (AMX, AVX512-BF16): where it was measured to be faster, or to
+take less memory at equal speed. The environment variable `VVAE_ONEDNN` decides for every processor
+and dtype: 1 switches it on, 0 off. Its programs stay out of the compilation cache, so each process
+compiles them anew.
 """
 
 import functools
@@ -22,7 +23,6 @@ import warnings
 from pathlib import Path
 
 import jaxlib
-import ml_dtypes
 import numpy as np
 
 from vvae import files
@@ -34,7 +34,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 # The answer to another question than that of an older file.
 _VERSION = 1
 _MACHINES = ("x86_64", "AMD64")
-_BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
+_INSTRUCTIONS = {"float32": {"avx512f"}, "bfloat16": {"amx_bf16", "avx512_bf16"}}
 _FROM_CPUINFO = ("model name", "cpu family", "model", "stepping", "flags")
 
 
@@ -47,8 +47,8 @@ def is_usable(dtype: np.dtype) -> bool:
     switch = os.environ.get(SWITCH, "")
     if switch not in ("", "0", "1"):
         raise ValueError(f"{SWITCH}={switch}: must be 0 or 1, or not be set")
-    by_default = np.dtype(dtype) == ml_dtypes.bfloat16 and _multiplies_bfloat16()
-    return (by_default if switch == "" else switch == "1") and works_here()
+    wanted = switch == "1" or (switch == "" and _is_faster(np.dtype(dtype)))
+    return wanted and works_here()
 
 
 @functools.cache
@@ -86,8 +86,9 @@ def _describe_processor() -> str:
 
 
 @functools.cache
-def _multiplies_bfloat16() -> bool:
-    return not _BFLOAT16_FLAGS.isdisjoint(_read_cpuinfo().get("flags", "").split())
+def _is_faster(dtype: np.dtype) -> bool:
+    """Whether the processor has one of the instructions for this dtype."""
+    return not _INSTRUCTIONS[dtype.name].isdisjoint(_read_cpuinfo().get("flags", "").split())
 
 
 def _read_cpuinfo() -> dict[str, str]:
