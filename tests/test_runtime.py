@@ -29,11 +29,11 @@ jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((3, 3))).block_until_ready()
 SETTING = " ".join(list_compile_flags(optimization_level=1))
 
 
-def run(program, cache):
+def run(program, cache, *arguments):
     """Runs a program in a process whose environment sets nothing; returns its lines."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIXES)}
     result = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program, *map(str, arguments)],
         env=clean | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -85,3 +85,38 @@ print(before - read_mb())
 def test_freed_memory_stays_until_it_is_released(tmp_path):
     default, kept, released = map(float, run(KEEP, tmp_path))
     assert default < 10 and kept > 70 and released > 70
+
+
+HEAPS = """
+import ctypes, threading, sys
+from vvae import runtime
+
+if sys.argv[1] == "shared":
+    runtime.share_heaps()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
+start = threading.Barrier(8)
+
+def allocate():
+    start.wait()
+    libc.malloc(1000)
+    start.wait()
+
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+stream = ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w"))
+libc.malloc_info(0, stream)
+libc.fclose(stream)
+print(open(sys.argv[2]).read().count("<heap nr="))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has these settings")
+def test_threads_share_two_heaps_where_memory_counts(tmp_path):
+    shared, default = (
+        int(run(HEAPS, tmp_path, kind, tmp_path / "heaps.xml")[0]) for kind in ("shared", "default")
+    )
+    assert shared == 2 < default

@@ -81,6 +81,7 @@ def encode(options: EncodeLatents) -> None:
     """Encodes a collection to a store; prints what was done."""
     from vvae.latents.encode import Work, encode_collection
 
+    runtime.share_heaps()
     group = options.parallel.group()
     if group is not None:
         processes.connect(group)
