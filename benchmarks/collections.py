@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.origin import describe_command, stamp, write_result
+from benchmarks.textures import write_texture
 from benchmarks.timing import read_peak_mb
 from vvae.data.collection.clips import CollectionClips, Draw, decode_draw
 from vvae.data.collection.division import divide
@@ -35,7 +36,7 @@ from vvae.data.loader import train_batches
 from vvae.data.sampling import ClipFormat, Sampling
 from vvae.data.workers import run_in_workers
 from vvae.files import write_json
-from vvae.video import MAX_PIXELS, write_video_pieces
+from vvae.video import MAX_PIXELS
 
 VIDEOS_PER_TAR = 3000
 VIDEO_BYTES = 700_000
@@ -188,18 +189,9 @@ def write_tar(folder: Path, size: tuple[int, int], num_frames: int, num_clips: i
     with tarfile.open(folder / "videos.tar", "w") as tar:
         for number in range(num_clips):
             path = folder / f"{number}.mp4"
-            write_video_pieces(path, _draw(number, size, num_frames), size, FPS)
+            write_texture(path, number, size, num_frames, FPS)
             tar.add(path, path.name)
             path.unlink()
-
-
-def _draw(number: int, size: tuple[int, int], num_frames: int):
-    rng = np.random.default_rng(number)
-    coarse = rng.integers(0, 256, (-(-size[0] // 16), -(-size[1] // 16), 3), np.uint8)
-    texture = np.kron(coarse, np.ones((16, 16, 1), np.uint8))[: size[0], : size[1]]
-    for frame in range(num_frames):
-        moved = np.roll(texture, (frame, 3 * frame), axis=(0, 1))
-        yield (moved // 2 + rng.integers(0, 16, moved.shape, np.uint8))[None]
 
 
 if __name__ == "__main__":

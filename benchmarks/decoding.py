@@ -27,9 +27,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.origin import describe_command, stamp, write_result
+from benchmarks.textures import write_texture
 from benchmarks.timing import measure
 from vvae.data.dataset import Cache, ClipFormat, Decoding, Sampling, open_unsplit
-from vvae.video import iterate_frames, write_video_pieces
+from vvae.video import iterate_frames
 
 CASES = (((240, 320), (64, 64)), ((720, 1280), (128, 128)))
 FPS = 25
@@ -130,20 +131,10 @@ def _find_problem(package: str) -> str | None:
 
 def _write_videos(folder: Path, shape: tuple[int, int], num_frames: int) -> list[str]:
     """Writes one video per core: a moving smooth texture with noise."""
-    paths = []
-    for number in range(os.cpu_count() or 1):
-        rng = np.random.default_rng(number)
-        coarse = rng.integers(0, 256, (shape[0] // 16, shape[1] // 16, 3), np.uint8)
-        texture = np.kron(coarse, np.ones((16, 16, 1), np.uint8))
-
-        def draw(texture=texture, rng=rng):
-            for frame in range(num_frames):
-                moved = np.roll(texture, (frame, 3 * frame), axis=(0, 1))
-                yield (moved // 2 + rng.integers(0, 16, moved.shape, np.uint8))[None]
-
-        paths.append(str(folder / f"{number}.mp4"))
-        write_video_pieces(paths[-1], draw(), texture.shape[:2], FPS)
-    return paths
+    paths = [folder / f"{number}.mp4" for number in range(os.cpu_count() or 1)]
+    for number, path in enumerate(paths):
+        write_texture(path, number, shape, num_frames, FPS)
+    return [str(path) for path in paths]
 
 
 def measure_whole_files(

@@ -19,25 +19,25 @@ processor seconds.
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-import imageio
 import numpy as np
 
 from benchmarks.origin import RESULTS, stamp, write_result
+from benchmarks.textures import write_texture
+from benchmarks.timing import pin
 
 ROOT = Path(__file__).resolve().parent.parent
 # Rows, columns and frames; latents of Wan have a frame for the first one and every four more.
 CLIPS = ((64, 112, 17), (112, 64, 25), (80, 80, 33), (64, 112, 25), (80, 80, 17))
 LONG_SIDE = 256
+FPS = 25
 
 
 class Usage(NamedTuple):
@@ -109,8 +109,7 @@ def summarise(usages: list[Usage]) -> dict[str, float]:
 
 def make_command(name: str, weights: Path, videos: Path, out: Path, options) -> list[str]:
     """Returns the command that encodes the videos by one of the two."""
-    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[: options.threads]))
-    command = ["taskset", "-c", cores, sys.executable, "-m"]
+    command = [*pin(options.threads), sys.executable, "-m"]
     if name == "vvae":
         places = ["--pretrained", weights, "--data.path", videos, "--out", out]
         return [*command, "vvae", "latents", *map(str, places)]
@@ -134,11 +133,8 @@ def run(command: list[str], folder: Path) -> Usage:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text()[-2000:]}")
-    return Usage(time.perf_counter() - start, _add_times(usage), usage.ru_maxrss / 1e3)
-
-
-def _add_times(usage: resource.struct_rusage) -> float:
-    return usage.ru_utime + usage.ru_stime
+    processor_seconds = usage.ru_utime + usage.ru_stime
+    return Usage(time.perf_counter() - start, processor_seconds, usage.ru_maxrss / 1e3)
 
 
 def compare(store: Path, files: Path, num_clips: int) -> float:
@@ -173,27 +169,10 @@ def write_weights(folder: Path) -> None:
 
 
 def write_videos(folder: Path, shapes: list[tuple[int, int, int]]) -> None:
-    """Writes H.264 files of drifting patterns."""
+    """Writes an H.264 file of each (rows, columns, frames)."""
     folder.mkdir(parents=True)
-    for i, shape in enumerate(shapes):
-        writer = imageio.get_writer(folder / f"clip_{i:03d}.mp4", fps=25, macro_block_size=1)
-        with writer:
-            for frame in draw_frames(np.random.default_rng(i), *shape):
-                writer.append_data(frame)
-
-
-def draw_frames(
-    rng: np.random.Generator, height: int, width: int, length: int
-) -> Iterator[np.ndarray]:
-    """Yields uint8 frames of waves that move."""
-    rows, columns = np.mgrid[:height, :width] / 16.0
-    frequency, phase, speed = rng.normal(size=(3, 2)), rng.uniform(0, 6, 3), rng.normal(size=3) / 4
-    for t in range(length):
-        waves = [
-            np.sin(f[0] * rows + f[1] * columns + p + s * t)
-            for f, p, s in zip(frequency, phase, speed)
-        ]
-        yield np.uint8(127.5 + 120 * np.stack(waves, axis=-1))
+    for i, (*size, num_frames) in enumerate(shapes):
+        write_texture(folder / f"clip_{i:03d}.mp4", i, tuple(size), num_frames, FPS)
 
 
 def run_loop(weights: Path, videos: Path, out: Path, threads: int) -> None:

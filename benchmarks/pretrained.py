@@ -16,7 +16,6 @@ On a shared machine, seconds include waiting: compare processor seconds there.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks.origin import RESULTS, stamp, write_result
-from benchmarks.timing import read_peak_mb
+from benchmarks.timing import pin, read_peak_mb
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -99,9 +98,8 @@ def _run(arguments: list[str], options, folder: Path) -> subprocess.Popen:
     values = (options.threads, options.size, options.frames)
     words = [word for pair in zip(settings, map(str, values), strict=True) for word in pair]
     command = [sys.executable, "-m", "benchmarks.pretrained", "--serve", *arguments, *words]
-    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[: options.threads]))
     return subprocess.Popen(
-        ["taskset", "-c", cores, *command, "--folder", str(folder)],
+        [*pin(options.threads), *command, "--folder", str(folder)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

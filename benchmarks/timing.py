@@ -28,6 +28,12 @@ def write_results(path: Path | None, results: list[dict]) -> None:
     write_result(path, stamp({"results": results}, describe_command()))
 
 
+def pin(num_cores: int) -> list[str]:
+    """Returns the words before a command that keep it on so many cores (Linux)."""
+    cores = sorted(os.sched_getaffinity(0))[:num_cores]
+    return ["taskset", "-c", ",".join(map(str, cores))]
+
+
 def read_peak_mb() -> float:
     """Returns the peak of this process's resident memory in MB (Linux)."""
     status = Path("/proc/self/status").read_text()

@@ -26,7 +26,6 @@ import argparse
 import functools
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -39,7 +38,7 @@ import numpy as np
 
 from benchmarks import releases as published
 from benchmarks.origin import RESULTS, describe_origin, write_result
-from benchmarks.timing import read_peak_mb
+from benchmarks.timing import pin, read_peak_mb
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = RESULTS / "zoo.json"
@@ -167,8 +166,7 @@ def _list_jobs(name: str) -> tuple[str, ...]:
 
 def run_job(name: str, job: str, options: argparse.Namespace) -> dict[str, Any]:
     """Runs a measurement in a process of its own; returns what it says, or why it says nothing."""
-    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:CORES]))
-    command = ["taskset", "-c", cores, sys.executable, "-m", "benchmarks.zoo", "--serve", job]
+    command = [*pin(CORES), sys.executable, "-m", "benchmarks.zoo", "--serve", job]
     command += ["--only", name, "--memory_gib", str(options.memory_gib)]
     try:
         done = subprocess.run(

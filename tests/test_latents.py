@@ -349,6 +349,14 @@ def test_the_estimate_of_memory_covers_every_piece_of_a_video(monkeypatch):
     assert estimated == max(taken) > taken[0]
 
 
+def test_a_piece_of_no_latent_frame_is_refused(videos, tmp_path):
+    with pytest.raises(ValueError, match="latents_per_piece=0: must be at least 1"):
+        vvae.latents.encode_collection(
+            *tiny(), videos, tmp_path / "store", work=Work(latents_per_piece=0)
+        )
+    assert not (tmp_path / "store").exists()
+
+
 def test_a_store_inside_the_videos_or_over_other_files_is_refused(videos, tmp_path):
     with pytest.raises(ValueError, match="inside the folder of videos"):
         encode(videos, videos / "store")

@@ -53,8 +53,8 @@ class Work:
     """How an encoding runs; the latents do not depend on it.
 
     Attributes:
-      latents_per_piece: the largest number of latent frames computed at a time; by default 1 on
-        CPUs, where more are no faster, and 4 on accelerators.
+      latents_per_piece: the largest number of latent frames computed at a time; see
+        `make_encoder`.
       readers: videos that are decoded at a time; by default one per core, at most 8.
       shard_bytes: about how large a shard becomes; counts when a store is begun.
       verify: whether the bytes of all videos are read again, instead of comparing size and time.
@@ -168,7 +168,7 @@ def encode_collection(
             params,
             dtype=dtype,
             tail=plan.tail,
-            latents_per_piece=work.latents_per_piece or (1 if device.platform == "cpu" else 4),
+            latents_per_piece=work.latents_per_piece,
             device=device,
         )
         for device in devices

@@ -108,17 +108,14 @@ def kernel_gradient(x_BTHWC: Array, y_BTHWF: Array, taps: tuple[int, int, int]) 
     outputs = _group(block.pad_outputs(y), clips)
     outputs = outputs.reshape(*outputs.shape[:3], 1, clips * width, features)
 
-    def convolve_block(columns: Array, position: Array) -> Array:
-        taken = block.take_inputs(columns, position), block.take_outputs(outputs, position)
-        return convolve(
-            *(lax.bitcast_convert_type(a, dtype) for a in taken),
-            strides=(1, 1, 1),
-            padding=((0, 0),) * 3,
-            dtype=jnp.float32,
-        )
-
     def add(totals: list[Array], position: Array):
-        return [t + convolve_block(x, position) for t, x in zip(totals, inputs)], None
+        kernel = lax.bitcast_convert_type(block.take_outputs(outputs, position), dtype)
+
+        def convolve_block(columns: Array) -> Array:
+            x = lax.bitcast_convert_type(block.take_inputs(columns, position), dtype)
+            return convolve(x, kernel, (1, 1, 1), ((0, 0),) * 3, jnp.float32)
+
+        return [total + convolve_block(columns) for total, columns in zip(totals, inputs)], None
 
     zeros = jnp.zeros((1, *taps[:2], channels, features))
     count = batch // clips * math.prod(block.grid)
@@ -128,9 +125,8 @@ def kernel_gradient(x_BTHWC: Array, y_BTHWF: Array, taps: tuple[int, int, int]) 
 
 def _count_clips(batch: int, width: int) -> int:
     """Returns how many clips are put side by side, a divisor of their number."""
-    return max(
-        n for n in range(1, batch + 1) if batch % n == 0 and n * width <= max(width, _COLUMNS)
-    )
+    most = max(1, _COLUMNS // width)
+    return max(n for n in range(1, most + 1) if batch % n == 0)
 
 
 def _group(a_BTHWK: Array, clips: int) -> Array:
