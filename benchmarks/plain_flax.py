@@ -6,6 +6,7 @@ from typing import Any
 from unittest import mock
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from vvae.models import causal, causal_blocks, sequential_blocks
@@ -46,6 +47,7 @@ class PlainCausalConv(nn.Module):
 
     features: int
     dtype: Any = jnp.float32
+    output_dtype: Any = None
     kernel_init: Any = nn.initializers.lecun_normal()
     extent: causal_blocks.Extent = None
 
@@ -61,15 +63,19 @@ class PlainCausalConv(nn.Module):
 
     def __call__(self, x_BTHWC, past):
         """Convolves as `CausalConv`, without a past and without remembering anything."""
-        return self.conv(x_BTHWC), past
+        y = self.conv(x_BTHWC)
+        return y if self.output_dtype is None else y.astype(self.output_dtype), past
 
 
 @contextlib.contextmanager
 def use_plain_layers() -> Iterator[None]:
     """Makes vvae's models use Flax's convolutions when they are traced inside this context."""
+    # JAX keeps the traces of rematerialized blocks by their module, which stays the same.
+    jax.clear_caches()
     with (
         mock.patch.multiple(sequential_blocks, DownConv=PlainDownConv, UpConv=PlainUpConv),
         mock.patch.object(causal, "CausalConv", PlainCausalConv),
         mock.patch.object(causal_blocks, "CausalConv", PlainCausalConv),
     ):
         yield
+    jax.clear_caches()

@@ -79,6 +79,21 @@ def test_plain_flax_is_the_same_network_without_our_convolutions():
     train_step.assert_same("plain Flax", plain, ours)
 
 
+def test_a_plain_step_is_traced_anew_after_a_step_of_ours():
+    variables, video = make_inputs(CAUSAL)
+
+    def trace():
+        model, batch = CAUSAL.make_model(), train_step.make_batch(video)
+        loss = functools.partial(train_step.negative_elbo, model)
+        key = jax.random.key(0)
+        return str(jax.make_jaxpr(jax.grad(lambda v: loss(v, batch, key, 1.0)[0]))(variables))
+
+    assert "_kernel_gradient_3x3" in trace()
+    with use_plain_layers():
+        assert "_kernel_gradient_3x3" not in trace()
+    assert "_kernel_gradient_3x3" in trace()
+
+
 def test_every_row_makes_steps(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)
     steps = train_step.make_steps(SEQUENTIAL, *make_inputs(SEQUENTIAL), "cpu")
