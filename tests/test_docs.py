@@ -14,8 +14,8 @@ from browser import Browser, find_browser
 from compiling import xla_flags
 
 from vvae import cli
+from vvae.commands import generate, train_request
 from vvae.commands import latents as collections
-from vvae.commands import train_request
 from vvae.config import Config
 from vvae.config_files import load_config_file
 from vvae.task_table import TASKS
@@ -76,7 +76,15 @@ def check_command(words):
     if not words:
         return
     if words[0] == "train":
-        check_training(words[1:])
+        if generate.asks_for_prior(words[1:]):
+            if len(words) > 2:
+                generate.read_prior_request(words[1:])
+        else:
+            check_training(words[1:])
+        return
+    if words[0] == "sample":
+        if len(words) > 1:
+            generate.read_sample_request(words[1:])
         return
     if words[0] in collections.WORDS:
         if "--help" not in words and len(words) > 1:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vvae.config import Config, Train
+from vvae.config import Train
 from vvae.session.start import count_steps
-from vvae.session.watch import Report, _describe_speed, explain_memory
+from vvae.session.watch import Report, _describe_speed, _describe_values, explain_memory
 from vvae.training.log import Progress
 from vvae.training.parallel import Lookahead
 from vvae.training.profile import StepProfile
@@ -57,7 +57,7 @@ def make_report():
     """Returns a report of which only the clock is used."""
     report = Report.__new__(Report)
     report._progress = Progress(0, 10, disable=True)
-    report._progress.advance(0.0, 0.0, "")
+    report._progress.advance("", "")
     return report
 
 
@@ -69,7 +69,7 @@ def test_only_time_in_which_no_step_runs_is_waiting():
     batches = Lookahead(iter([5, 6, 7]))
     report._fetch_batch(batches, metrics)
     assert batches.current == 6
-    report._progress.advance(0.0, 0.0, "")
+    report._progress.advance("", "")
     assert report._progress.waiting_share == 0
     jax.block_until_ready(metrics)
     report._fetch_batch(batches, metrics)
@@ -78,13 +78,13 @@ def test_only_time_in_which_no_step_runs_is_waiting():
 
 
 def test_want_of_memory_names_the_settings_and_keeps_the_message():
-    config = Config(train=Train(batch_size=24))
+    sizes = "data.height=32, data.width=32"
     allocate = jax.jit(lambda: jnp.ones(1 << 50))
     settings = r"data.height=32, data.width=32 or train.batch_size=24, .* train.accumulate above 3"
     message = r"RESOURCE_EXHAUSTED: Out of memory allocating 4503599627370496 bytes"
     with (
         pytest.raises(MemoryError, match=f"{settings}.*{message}"),
-        explain_memory(config, num_micro_batches=3),
+        explain_memory(sizes, batch_size=24, num_micro_batches=3),
     ):
         allocate().block_until_ready()
 
@@ -97,7 +97,7 @@ def test_other_errors_of_the_runtime_stay_as_they_are():
     compute = jax.jit(lambda x: jax.pure_callback(fail, shape, x))
     with (
         pytest.raises(jax.errors.JaxRuntimeError, match="not about memory"),
-        explain_memory(Config(), num_micro_batches=1),
+        explain_memory("", batch_size=1, num_micro_batches=1),
     ):
         compute(np.float32(0)).block_until_ready()
 
@@ -106,8 +106,9 @@ def test_the_line_of_progress_fits_80_columns_and_begins_with_the_loss():
     stream = io.StringIO()
     progress = Progress(598, 600, disable=False, file=stream)
     speed = _describe_speed(frames_per_second=434.5, flop_utilization=0.45, data_wait=0.1)
+    values = _describe_values({"loss": 91051.2, "kl": 815.64, "elbo": 1.0})
     for _ in range(2):
-        progress.advance(91051.2, 815.64, speed)
+        progress.advance(values, speed)
     progress.close()
     line = stream.getvalue().split("\r")[-1].strip()
     assert re.search(r"600/600 .*, loss 91051 KL 815.6, 434 fps, 45% FLOP/s, wait 10%", line)

@@ -58,7 +58,7 @@ def test_every_task_and_command_is_listed_under_one_question(capsys):
     assert sorted(listed) == sorted([*TASKS, *COMMANDS])
     assert dispatch.main(["--help"]) == dispatch.main([]) == 0
     printed = re.findall(r"^  (\w+) +[A-Z]", capsys.readouterr().out, re.MULTILINE)
-    assert printed == [*["train", "evaluate", *listed, "latents", "decode"] * 2]
+    assert printed == [*["train", "evaluate", *listed, "latents", "decode", "sample"] * 2]
 
 
 @pytest.mark.parametrize("words", [["check"], ["evaluate", "check"]])

@@ -21,7 +21,8 @@ from vvae.config_checks import (
 from vvae.task_table import ANOMALY_SCORES, BASELINES, DEFAULT_BASELINES, DEFAULT_TASKS, TASKS
 
 
-def _runtime(default) -> Any:
+def runtime_setting(default) -> Any:
+    """Returns a field that is no identity setting: it does not decide the result."""
     return field(default=default, metadata={"runtime": True})
 
 
@@ -34,10 +35,10 @@ def is_runtime(setting: dataclasses.Field) -> bool:
 class Data:
     """The videos, and how they are read."""
 
-    path: str | None = _runtime(None)
+    path: str | None = runtime_setting(None)
     """Folder of videos, WebDataset tars, or a .csv or .parquet with a column `path`; None only for
     the built-in data set."""
-    name: str = _runtime("performers")
+    name: str = runtime_setting("performers")
     """Data set of these settings; `performers` is built in, others need data.path."""
     view: str = "gray"
     """What the model sees: gray, rgb, difference, motion, flow, rootflow, rootspeed, otsu, or a
@@ -66,9 +67,9 @@ class Data:
     images: float = 0.0
     """Share of training clips that are cut to a single frame, for model.kind=causal or published.
     They take as much time as whole clips."""
-    cache_dir: str | None = _runtime(None)
+    cache_dir: str | None = runtime_setting(None)
     """Folder of decoded clips and of indices of collections; None for the user's cache folder."""
-    cache_gb: float = _runtime(20.0)
+    cache_gb: float = runtime_setting(20.0)
     """Quota of the decoded clips on disk, in GB."""
     cache: Literal["auto", "none", "clips"] = "auto"
     """clips: decode a folder of videos once, before training; none: decode what is needed when it
@@ -76,12 +77,12 @@ class Data:
     subset: int = 128
     """Videos that are decoded beforehand where data.cache=none: so many for validation, for test,
     and of the training videos, for statistics."""
-    workers: int | None = _runtime(None)
+    workers: int | None = runtime_setting(None)
     """Processes that decode videos; None for one per processor core."""
-    max_megapixels: float = _runtime(64.0)
+    max_megapixels: float = runtime_setting(64.0)
     """Largest frame that is decoded, in megapixels; a file with a larger one counts as broken. Each
     worker needs 14 bytes per pixel."""
-    decode_seconds: float = _runtime(3600.0)
+    decode_seconds: float = runtime_setting(3600.0)
     """Time limit for decoding one video; after it the video counts as broken, and its worker is
     replaced."""
 
@@ -316,18 +317,18 @@ class Train:
     where the stem of a causal model leaves fewer positions); on an accelerator a single one."""
     seed: int = 0
     """Seed of everything random."""
-    log_every: int = _runtime(20)
+    log_every: int = runtime_setting(20)
     """Steps between lines of metrics.jsonl."""
-    validate_every: int = _runtime(250)
+    validate_every: int = runtime_setting(250)
     """Steps between validations, each with a checkpoint and a reconstruction sheet."""
-    validation_clips: int = _runtime(128)
+    validation_clips: int = runtime_setting(128)
     """Largest number of clips per validation."""
-    tensorboard: bool = _runtime(False)
+    tensorboard: bool = runtime_setting(False)
     """Also write TensorBoard events (extra `tensorboard`)."""
-    skip_nonfinite: int = _runtime(0)
+    skip_nonfinite: int = runtime_setting(0)
     """Steps in a row that may be skipped, and counted, because the loss or its gradient is not
     finite; one more ends the run."""
-    profile: str | None = _runtime(None)
+    profile: str | None = runtime_setting(None)
     """FIRST:LAST, such as 20:25: trace these steps into RUN/profile, for TensorBoard and
     Perfetto."""
 
@@ -364,7 +365,7 @@ class Train:
 class Parallel:
     """How devices share a step."""
 
-    kind: Literal["pmap", "mesh"] = _runtime("pmap")
+    kind: Literal["pmap", "mesh"] = runtime_setting("pmap")
     """pmap over the local devices, or jit over a mesh of all devices."""
 
 
@@ -372,7 +373,7 @@ class Parallel:
 class Checkpoint:
     """How a run is continued."""
 
-    fallback: bool = _runtime(False)
+    fallback: bool = runtime_setting(False)
     """Quarantine a damaged newest checkpoint and continue from the newest intact one."""
 
 
@@ -380,35 +381,35 @@ class Checkpoint:
 class Evaluate:
     """What is measured after training, and by evaluate without a task."""
 
-    tasks: tuple[str, ...] = _runtime(DEFAULT_TASKS)
+    tasks: tuple[str, ...] = runtime_setting(DEFAULT_TASKS)
     """Tasks after training, and of evaluate without a task; its --help lists them."""
-    finetune_steps: int = _runtime(0)
+    finetune_steps: int = runtime_setting(0)
     """classify: largest number of steps of supervised fine-tuning of the encoder; 0 for none."""
-    num_samples: int = _runtime(50)
+    num_samples: int = runtime_setting(50)
     """density: importance samples of IWAE."""
     pooling: Literal["dynamics", "ordered", "steps", "mean_dynamics", "means", "clip", "stats"] = (
-        _runtime("dynamics")
+        runtime_setting("dynamics")
     )
     """How the latents of a clip become one vector. dynamics: z at 16 equal times, in units of its
     uncertainty, and the sizes of its steps; ordered: z at these times; steps: the sizes of the
     steps; mean_dynamics and means: dynamics and ordered of plain posterior means (for
     model.linear=false); clip: the clip latent w; stats: means and standard deviations of z."""
-    baselines: tuple[str, ...] = _runtime(DEFAULT_BASELINES)
+    baselines: tuple[str, ...] = runtime_setting(DEFAULT_BASELINES)
     """classify: baselines, among random_encoder, frame_pca, chance, raw, raw_pca, hog, haar, sift,
     orb, flow_histogram, time, brightness, shuffled_labels, cnn (a small supervised 3-D network) and
     surf (not run; its row says why)."""
 
-    false_positive_rate: float = _runtime(0.01)
+    false_positive_rate: float = runtime_setting(0.01)
     """anomaly: accepted share of false alarms among normal frames and among normal videos;
     moderate: the same among wanted videos."""
-    anomaly_score: str = _runtime("fusion")
+    anomaly_score: str = runtime_setting("fusion")
     """anomaly: the score of verdicts and intervals, such as fusion, surprise or reconstruction.
     Choose it without looking at test videos."""
-    anomaly_block: int = _runtime(16)
+    anomaly_block: int = runtime_setting(16)
     """anomaly: side of the squares of the `..._block` scores, in pixels of the view."""
-    regret_steps: int = _runtime(5)
+    regret_steps: int = runtime_setting(5)
     """anomaly: gradient steps of the likelihood regret; 0 for none."""
-    lpips: tuple[Literal["alexnet", "vgg16"], ...] = _runtime(())
+    lpips: tuple[Literal["alexnet", "vgg16"], ...] = runtime_setting(())
     """reconstruct: networks of LPIPS to measure (extra `perceptual`)."""
 
     def __post_init__(self):
@@ -433,7 +434,7 @@ class Evaluate:
 class Config:
     """All settings of a run."""
 
-    name: str = _runtime("run")
+    name: str = runtime_setting("run")
     """Name of the run directory without --workdir: runs/NAME-TIME, or runs/FOLDER-NAME-TIME where
     the settings have a name of their own and data.path names a folder."""
     data: Data = Data()

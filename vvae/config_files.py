@@ -12,6 +12,8 @@ from vvae.cli_help import format_short_list
 from vvae.config import Config
 from vvae.config_checks import require
 
+T = typing.TypeVar("T")
+
 # Other names of configurations: data sets that they were measured on, and further jobs.
 ALIASES = {
     "causal_small": "compression",
@@ -45,17 +47,18 @@ def _read_summary(path: Path) -> str:
     return text.partition("\n")[0]
 
 
-def load_config_file(name) -> Config:
+def load_config_file(name, kind: type[T] = Config) -> T:
     """Runs `get_config()` of a configuration.
 
     Args:
       name: a Python file, which is the user's own code and is executed; or the name of a
         configuration that comes with vvae, such as actions, which may also be spelt
         configs/actions.py in any folder.
+      kind: of the settings.
 
     Raises:
       ValueError: if there is no such file or name (with the names as a note), it has no
-        get_config() that returns a Config, or a setting has a value of another type.
+        get_config() that returns settings of this kind, or a setting has a value of another type.
     """
     path = _find_config(Path(name))
     scope: dict[str, Any] = {"__name__": f"configuration_{path.stem}", "__file__": str(path)}
@@ -63,10 +66,13 @@ def load_config_file(name) -> Config:
     if not callable(scope.get("get_config")):
         raise ValueError(f"{path} does not define get_config()")
     config = scope["get_config"]()
-    if not isinstance(config, Config):
-        raise ValueError(f"get_config() of {path} returned {type(config).__name__}, not Config")
+    if not isinstance(config, kind):
+        raise ValueError(
+            f"get_config() of {path} returned {type(config).__name__}, not {kind.__name__}"
+        )
     try:
-        return from_dict(to_dict(config))  # checks types and choices, which Python does not
+        # This checks types and choices, which Python does not.
+        return from_dict(to_dict(config), type(config))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 

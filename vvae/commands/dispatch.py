@@ -16,6 +16,7 @@ _COLLECTIONS = {
     "latents": "Encodes a collection of videos once, to a store; goes on where it stopped.",
     "latents export": "Writes a store as the cache of a trainer of diffusion models.",
     "decode": "Writes the videos of a store.",
+    "sample": "Draws new videos from a prior that `vvae train generate` has trained on a store.",
 }
 
 
@@ -36,6 +37,10 @@ def main(arguments: list[str]) -> int:
         from vvae.commands import latents
 
         return latents.main(arguments)
+    if first == "sample":
+        from vvae.commands import generate
+
+        return generate.sample(arguments[1:])
     names = (*TASKS, *COMMANDS)
     if first != "evaluate" and not any(word in names for word in arguments):
         raise ValueError(

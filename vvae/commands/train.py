@@ -3,6 +3,7 @@
 import shlex
 
 from vvae import cli, processes, runtime
+from vvae.commands import generate
 from vvae.commands.train_request import Request, read_request
 from vvae.program import name_command
 
@@ -11,6 +12,8 @@ __all__ = ["main", "read_request", "train"]
 
 def main(arguments: list[str]) -> int:
     """Reads the command line, trains, evaluates. Returns the exit status."""
+    if generate.asks_for_prior(arguments):
+        return generate.train(arguments)
     request = read_request(arguments)
     runtime.prepare_jax()
     from vvae.run import lock
@@ -108,8 +111,17 @@ def train(request: Request):
                 processes.wait_for_all()  # the first process has drawn a sheet
                 runtime.release_memory()
 
-        report = Report(run, dataset.stream, runner, schedule, first_step=first_step)
-        with explain_memory(config, num_micro_batches), Interrupts() as interrupts, report:
+        report = Report(
+            run,
+            dataset.stream,
+            runner,
+            schedule,
+            first_step=first_step,
+            num_frames=config.data.num_frames,
+        )
+        sizes = f"data.height={config.data.height}, data.width={config.data.width}"
+        memory = explain_memory(sizes, config.train.batch_size, num_micro_batches)
+        with memory, Interrupts() as interrupts, report:
             report.describe_step(cost.result())
             processes.wait_for_all()  # some have compiled later than others
             for number in range(first_step + 1, num_steps + 1):

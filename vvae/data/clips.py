@@ -1,7 +1,6 @@
 """The clips of one split: their metadata in memory, their pixels in the cache."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +9,7 @@ import numpy as np
 from vvae.data.cache import CodesFile, Entry, read_clip
 from vvae.data.listing import Video
 from vvae.data.sampling import ClipFormat
+from vvae.data.stream import make_shuffle
 from vvae.data.views import View, get_view
 
 NO_LABEL = -1
@@ -91,16 +91,8 @@ class Clips:
     @contextlib.contextmanager
     def open_reader(self, seed: int) -> Iterator[Callable[[range], dict[str, np.ndarray]]]:
         """Opens the clips as a `vvae.data.stream.Stream`: every epoch is a new permutation."""
-
-        @functools.lru_cache(maxsize=2)
-        def shuffle(epoch: int) -> np.ndarray:
-            return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(self))
-
-        def read(positions: range) -> dict[str, np.ndarray]:
-            found = (shuffle(k // len(self))[k % len(self)] for k in positions)
-            return self.read_batch(np.array(list(found)))
-
-        yield read
+        find = make_shuffle(seed, len(self))
+        yield lambda positions: self.read_batch(find(positions))
 
     def describe_clip(self, index: int) -> str:
         """Names a clip: its video and its first frame."""

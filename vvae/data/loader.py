@@ -2,14 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from vvae.data.ahead import load_ahead
 from vvae.data.clips import ArrayClips, Clips
-from vvae.data.stream import Batch, Stream
+from vvae.data.stream import Batch, Source, Stream
 from vvae.data.views import mirror_codes
 
 _AUGMENTATION_STREAM = 1  # its random numbers are independent of those of the shuffling
@@ -107,11 +107,6 @@ def train_batches(
     Raises:
       ValueError: If the sizes do not fit, or the view has no channel that brightness applies to.
     """
-    own = _slice_batch(batch_size, process_index, process_count)
-    if seed < 0 or start_step < 0:
-        raise ValueError(f"seed and start_step must be at least 0, got {seed} and {start_step}")
-    if len(clips) == 0:
-        raise ValueError("there are no clips to make batches of")
     if augmentation.brightness and not any(clips.view.intensity_channels):
         raise ValueError(f"brightness does not apply to the view {clips.view.name}: set it to 0")
     whole = clips.clip_format.clip_shape[0]
@@ -125,6 +120,47 @@ def train_batches(
                 random = _seed_augmentation(seed, step, int(clip))
                 batch["video"][row] = _augment(batch["video"][row], augmentation, random, clips)
         return batch if cuts == _NO_CUTS else _cut_batch(batch, cuts, seed, step)
+
+    return read_batches(
+        clips,
+        batch_size,
+        seed,
+        start_step=start_step,
+        process_index=process_index,
+        process_count=process_count,
+        change=change,
+    )
+
+
+def read_batches(
+    clips: Source,
+    batch_size: int,
+    seed: int,
+    *,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    change: Callable[[int, Batch], Batch] = lambda step, batch: batch,
+) -> Iterator[tuple[int, Batch]]:
+    """Yields `(step, batch)` without end, as `train_batches`, of anything with an `open_reader`.
+
+    Args:
+      clips: The examples: a `vvae.data.stream.Stream`, or what has its `__len__` and `open_reader`.
+      batch_size: The size of the global batch, a multiple of `process_count`.
+      seed: The seed of the order, at least 0.
+      start_step: The first step to yield.
+      process_index: The number of this process.
+      process_count: The number of processes.
+      change: (step, batch) -> batch, called in the threads that read ahead.
+
+    Raises:
+      ValueError: If the sizes do not fit, or there are no examples.
+    """
+    own = _slice_batch(batch_size, process_index, process_count)
+    if seed < 0 or start_step < 0:
+        raise ValueError(f"seed and start_step must be at least 0, got {seed} and {start_step}")
+    if len(clips) == 0:
+        raise ValueError("there are no clips to make batches of")
 
     def load_all() -> Iterator[tuple[int, Batch]]:
         with clips.open_reader(seed) as read:

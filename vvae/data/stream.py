@@ -1,5 +1,6 @@
 """What a training reads: clips by position, from a folder or from a collection."""
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -12,8 +13,21 @@ from vvae.data.views import View
 Batch = dict[str, np.ndarray]
 
 
-class Stream(Protocol):
-    """Clips in an endless order: position n is clip n of the first epoch, and so on.
+class Source(Protocol):
+    """Examples in an endless order: position n is example n of the first epoch, and so on."""
+
+    def __len__(self) -> int:
+        """Returns the number of examples in an epoch."""
+
+    def open_reader(self, seed: int) -> AbstractContextManager[Callable[[range], Batch]]:
+        """Opens a function from positions to a batch; see `Stream.open_reader`."""
+
+    def describe_clip(self, index: int) -> str:
+        """Names an example."""
+
+
+class Stream(Source, Protocol):
+    """Clips in an endless order.
 
     `vvae.data.clips.Clips` is one of decoded clips, `vvae.data.collection.clips.CollectionClips`
     one of a collection that is decoded as needed.
@@ -23,9 +37,6 @@ class Stream(Protocol):
     """
 
     clip_format: ClipFormat
-
-    def __len__(self) -> int:
-        """Returns the number of clips in an epoch."""
 
     @property
     def view(self) -> View:
@@ -42,5 +53,20 @@ class Stream(Protocol):
           seed: The seed of the order, at least 0.
         """
 
-    def describe_clip(self, index: int) -> str:
-        """Names a clip: its video, and where in it."""
+
+def make_shuffle(seed: int, length: int) -> Callable[[range], np.ndarray]:
+    """Returns a function from positions to numbers below length: every epoch is a permutation.
+
+    Args:
+      seed: The seed of the order, at least 0.
+      length: The number of clips in an epoch.
+    """
+
+    @functools.lru_cache(maxsize=2)
+    def shuffle(epoch: int) -> np.ndarray:
+        return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(length)
+
+    def find(positions: range) -> np.ndarray:
+        return np.array([shuffle(k // length)[k % length] for k in positions])
+
+    return find

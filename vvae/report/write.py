@@ -49,7 +49,12 @@ def write_report(workdir, defaults: Mapping[str, Any], limit_bytes: int = LIMIT_
 
 def render(view: Mapping[str, Any]) -> str:
     """Returns the HTML of a page that shows `view`, the values of page.html."""
-    template = make_environment().get_template("page.html")
+    return render_page("page.html", view)
+
+
+def render_page(name: str, view: Mapping[str, Any]) -> str:
+    """Returns the HTML of a page: a template of this folder with its values."""
+    template = make_environment().get_template(name)
     assets = {
         "style": (_FOLDER / "report.css").read_text(encoding="utf-8"),
         "script": (_FOLDER / "report.js").read_text(encoding="utf-8"),

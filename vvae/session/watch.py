@@ -5,14 +5,14 @@ import enum
 import math
 import signal
 import time
+from pathlib import Path
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from vvae import processes
-from vvae.config import Config
-from vvae.data.stream import Stream
-from vvae.run import Run
+from vvae.data.stream import Source
 from vvae.training import estimate
 from vvae.training.cost import StepCost
 from vvae.training.finite import FiniteGuard
@@ -20,6 +20,22 @@ from vvae.training.log import MetricsLog, Progress, open_tensorboard
 from vvae.training.parallel import Lookahead
 from vvae.training.profile import StepProfile
 from vvae.training.state import TrainState
+
+
+class WatchedRun(Protocol):
+    """What is read of a run directory.
+
+    Attributes:
+      workdir: the directory.
+      config: settings with a section `train`.
+      metrics: metrics.jsonl.
+      num_steps: of the whole training.
+    """
+
+    workdir: Path
+    config: Any
+    metrics: Path
+    num_steps: int
 
 
 class Ending(enum.Enum):
@@ -67,8 +83,13 @@ class Interrupts:
 
 
 @contextlib.contextmanager
-def explain_memory(config: Config, num_micro_batches: int):
+def explain_memory(sizes: str, batch_size: int, num_micro_batches: int):
     """Explains an out-of-memory error of a step: names the settings to lower.
+
+    Args:
+      sizes: settings of the size of the videos, beside the batch, such as `data.height=64`.
+      batch_size: train.batch_size.
+      num_micro_batches: of a device, now.
 
     Raises:
       MemoryError: instead of the runtime's error, whose message it contains.
@@ -78,15 +99,14 @@ def explain_memory(config: Config, num_micro_batches: int):
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        size = f"data.height={config.data.height}, data.width={config.data.width}"
         raise MemoryError(
-            f"a training step does not fit into the memory: lower {size} or "
-            f"train.batch_size={config.train.batch_size}, or set train.accumulate above "
+            f"a training step does not fit into the memory: lower {sizes} or "
+            f"train.batch_size={batch_size}, or set train.accumulate above "
             f"{num_micro_batches}, its number of micro-batches now. The runtime says: {error}"
         ) from error
 
 
-def make_profile(run: Run, first_step: int) -> StepProfile:
+def make_profile(run: WatchedRun, first_step: int) -> StepProfile:
     """Returns the tracer of the steps in train.profile, which a continued run may have passed."""
     steps = run.config.train.profiled_steps()
     if steps is not None and steps[1] <= first_step:
@@ -100,7 +120,9 @@ class Report:
     A step whose loss or gradient is not finite is skipped and counted, or ends the training.
     """
 
-    def __init__(self, run: Run, clips: Stream, runner, schedule, *, first_step: int):
+    def __init__(
+        self, run: WatchedRun, clips: Source, runner, schedule, *, first_step: int, num_frames: int
+    ):
         """Opens the log, and cuts off its lines after first_step.
 
         Args:
@@ -109,6 +131,7 @@ class Report:
           runner: where the metrics are fetched from.
           schedule: step -> learning rate.
           first_step: the number of steps that are done already.
+          num_frames: frames of a clip.
         """
         config = run.config
         self._log = None
@@ -119,7 +142,7 @@ class Report:
             self._log = MetricsLog(run.metrics, tensorboard)
             self._log.cut_after(first_step)
         self._progress = Progress(first_step, run.num_steps, disable=not processes.is_first())
-        self._frames_per_step = config.train.batch_size * config.data.num_frames
+        self._frames_per_step = config.train.batch_size * num_frames
         self._runner, self._schedule = runner, jax.jit(schedule)
         self._log_every = config.train.log_every
         self._pending = None
@@ -191,7 +214,7 @@ class Report:
         self._pending = None
         values = {name: float(value) for name, value in self._runner.fetch(metrics).items()}
         speed = self._measure_speed()
-        self._progress.advance(values["loss"], values["kl"], _describe_speed(**speed))
+        self._progress.advance(_describe_values(values), _describe_speed(**speed))
         if not values.pop("finite"):
             self.say(self._guard.reject(step, values, _name_clips(self._clips, index)))
             self.write(step, "skipped", values)
@@ -227,10 +250,21 @@ class Report:
         self._progress.exclude(time.perf_counter() - started)
 
 
-def _name_clips(clips: Stream, index) -> str:
+def _name_clips(clips: Source, index) -> str:
     """Returns the files and the first frames of clips."""
     shards = [np.asarray(shard.data).ravel() for shard in index.addressable_shards]
     return ", ".join(clips.describe_clip(int(n)) for n in np.unique(np.concatenate(shards)))
+
+
+def _describe_values(values: dict[str, float]) -> str:
+    names = {"loss": "loss", "kl": "KL"}
+    return " ".join(f"{names[n]} {_shorten(values[n])}" for n in names if n in values)
+
+
+def _shorten(value: float) -> str:
+    if abs(value) < 10:
+        return f"{value:.3f}"
+    return f"{value:.1f}" if abs(value) < 1e4 else f"{value:.0f}"
 
 
 def _describe_speed(frames_per_second: float, flop_utilization: float, data_wait: float) -> str:

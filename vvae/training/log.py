@@ -61,7 +61,7 @@ def open_tensorboard(folder):
 
 
 class Progress:
-    """A progress bar: steps, elapsed and remaining time, loss and KL in nats per clip, speed.
+    """A progress bar: steps, elapsed and remaining time, metrics of the last step, speed.
 
     A line of ordinary numbers fits 80 columns. The bar takes what is left of a wider terminal; in a
     narrower one, the end of the line is cut off, where the least important numbers are.
@@ -81,11 +81,11 @@ class Progress:
         )
         self._start, self._steps, self._waited = None, 0, 0.0
 
-    def advance(self, loss: float, kl: float, speed: str) -> None:
+    def advance(self, values: str, speed: str) -> None:
         """Counts one step. The first one includes compilation, so it only starts the clock.
 
         Args:
-          loss, kl: in nats per clip.
+          values: the metrics of the step, in words.
           speed: of the previous steps, in words.
         """
         if self._start is None:
@@ -93,8 +93,7 @@ class Progress:
             self._bar.set_description_str("", refresh=False)
         else:
             self._steps += 1
-        text = f"loss {_shorten(loss)} KL {_shorten(kl)}, {speed}"
-        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.set_postfix_str(f"{values}, {speed}", refresh=False)
         self._bar.update()
 
     def exclude(self, seconds: float) -> None:
@@ -128,7 +127,3 @@ class Progress:
     def close(self) -> None:
         """Closes the bar and leaves it on the screen."""
         self._bar.close()
-
-
-def _shorten(value: float) -> str:
-    return f"{value:.1f}" if abs(value) < 1e4 else f"{value:.0f}"
