@@ -175,7 +175,7 @@ def train(config: Config, dataset: Dataset, clips: Clips, seed: int):
     """Trains on clips without a run directory; returns (model, params)."""
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
     dataset = dataclasses.replace(dataset, splits={"train": clips})
-    num_steps = count_steps(config.train, dataset)
+    num_steps = count_steps(config.train, len(dataset.stream))
     runner = make_runner("mesh", jax.devices()[:1])
     model = build.build_model(config)
     tx = make_optimizer(model, config, make_schedule(config.optim, num_steps))

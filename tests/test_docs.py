@@ -76,9 +76,9 @@ def check_command(words):
     if not words:
         return
     if words[0] == "train":
-        if generate.asks_for_prior(words[1:]):
+        if words[1:2] == ["generate"]:
             if len(words) > 2:
-                generate.read_prior_request(words[1:])
+                train_request.read_request(words[1:])
         else:
             check_training(words[1:])
         return

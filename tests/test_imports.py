@@ -127,7 +127,7 @@ ALLOWED = {
     "generate.run": ("generate.config", "config", "config_files", "files", "program", "run"),
     "generate.network": (),
     "generate.flow": ("generate.network",),
-    "generate.clips": ("data", "latents.dataset"),
+    "generate.clips": ("data", "latents.dataset", "inference.statistics", "measure.examples"),
     "generate": (
         "generate",
         "lazy",
@@ -139,7 +139,6 @@ ALLOWED = {
         "latents",
         "measure.examples",
         "models",
-        "pretrained.load",
         "report.prior",
         "session",
         "training",

@@ -10,7 +10,8 @@ from tiny_latents import write_videos
 
 from vvae import generate, latents, video
 from vvae.commands import dispatch
-from vvae.generate.clips import NO_LABEL, measure_scale, open_latents
+from vvae.data.clips import NO_LABEL
+from vvae.generate.clips import measure_scale, open_latents
 from vvae.training.checkpoint import Checkpointer
 
 WAN = "tests/golden/wan21"

@@ -49,8 +49,8 @@ def test_a_profile_holds_the_steps_that_were_asked_for(steps, done, traced, tmp_
 def test_a_profile_beyond_the_training_is_refused():
     train = Train(num_steps=10, profile="9:11")
     with pytest.raises(ValueError, match=r"train.profile='9:11': the training has 10 steps"):
-        count_steps(train, dataset=None)
-    assert count_steps(Train(num_steps=11, profile="9:11"), dataset=None) == 11
+        count_steps(train, num_clips=0)
+    assert count_steps(Train(num_steps=11, profile="9:11"), num_clips=0) == 11
 
 
 def make_report():

@@ -32,7 +32,7 @@ from vvae.models.causal import CausalVideoVAE
 from vvae.models.grid import GridVideoVAE
 from vvae.models.sequential import SequentialVAE
 from vvae.pretrained.distilled import DistilledVAE, distil
-from vvae.pretrained.load import build_network
+from vvae.pretrained.load import build_network, is_published, load_pretrained
 from vvae.run import Run, open_run
 from vvae.training.checkpoint import Checkpointer
 
@@ -242,6 +242,15 @@ def _build_sequential(config: Config, shape_HWC: tuple[int, int, int]) -> Sequen
         likelihood=model.likelihood,
         dtype=jnp.dtype(model.dtype),
     )
+
+
+def load_any(path: str | os.PathLike) -> tuple[SequentialVAE | GridVideoVAE, dict[str, Any]]:
+    """Loads published weights, or the best checkpoint of a run.
+
+    Raises:
+      ValueError: if there are none at the path, or if they are damaged.
+    """
+    return load_pretrained(path) if is_published(path) else load(path)
 
 
 def load(

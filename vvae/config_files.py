@@ -12,8 +12,6 @@ from vvae.cli_help import format_short_list
 from vvae.config import Config
 from vvae.config_checks import require
 
-T = typing.TypeVar("T")
-
 # Other names of configurations: data sets that they were measured on, and further jobs.
 ALIASES = {
     "causal_small": "compression",
@@ -47,18 +45,18 @@ def _read_summary(path: Path) -> str:
     return text.partition("\n")[0]
 
 
-def load_config_file(name, kind: type[T] = Config) -> T:
+def load_config_file(name, *kinds: type) -> Any:
     """Runs `get_config()` of a configuration.
 
     Args:
       name: a Python file, which is the user's own code and is executed; or the name of a
         configuration that comes with vvae, such as actions, which may also be spelt
         configs/actions.py in any folder.
-      kind: of the settings.
+      kinds: of settings that are taken; Config by default.
 
     Raises:
       ValueError: if there is no such file or name (with the names as a note), it has no
-        get_config() that returns settings of this kind, or a setting has a value of another type.
+        get_config() that returns settings of these kinds, or a setting has a value of another type.
     """
     path = _find_config(Path(name))
     scope: dict[str, Any] = {"__name__": f"configuration_{path.stem}", "__file__": str(path)}
@@ -66,10 +64,10 @@ def load_config_file(name, kind: type[T] = Config) -> T:
     if not callable(scope.get("get_config")):
         raise ValueError(f"{path} does not define get_config()")
     config = scope["get_config"]()
-    if not isinstance(config, kind):
-        raise ValueError(
-            f"get_config() of {path} returned {type(config).__name__}, not {kind.__name__}"
-        )
+    kinds = kinds or (Config,)
+    if not isinstance(config, kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"get_config() of {path} returned {type(config).__name__}, not {wanted}")
     try:
         # This checks types and choices, which Python does not.
         return from_dict(to_dict(config), type(config))

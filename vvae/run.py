@@ -32,20 +32,18 @@ PACKAGES += ("opencv-python-headless",)
 
 
 @dataclass(frozen=True)
-class Run:
-    """An opened run directory.
+class TrainingFolder:
+    """A directory of a training, of whatever it is.
 
     Attributes:
       workdir: the directory.
-      config: its settings.
-      record: config.json as it stands, with versions, device and data fingerprint.
-      class_names: in the order of the label ids.
+      config: its settings, with a section `train`.
+      record: the JSON file that describes it, as it stands.
     """
 
     workdir: Path
-    config: Config
+    config: Any
     record: dict[str, Any]
-    class_names: tuple[str, ...]
 
     @property
     def checkpoints(self) -> Path:
@@ -61,6 +59,21 @@ class Run:
     def num_steps(self) -> int:
         """Steps of the whole training."""
         return self.record["data"]["num_steps"]
+
+
+@dataclass(frozen=True)
+class Run(TrainingFolder):
+    """An opened run directory of a model.
+
+    Attributes:
+      workdir: the directory.
+      config: its settings.
+      record: config.json as it stands, with versions, device and data fingerprint.
+      class_names: in the order of the label ids.
+    """
+
+    config: Config
+    class_names: tuple[str, ...]
 
 
 def is_run(workdir) -> bool:
@@ -128,12 +141,11 @@ def record_start(run: Run, config: Config, data: dict[str, Any]) -> Run:
     """
     if config.data.path is not None:
         config = replace(config, data=replace(config.data, path=data["path"]))
-    start = {"command": sys.argv, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | describe_system()
     known = {name: data[name] for name in ("path", "num_steps") if name in data}
     record = run.record | {
         "config": to_dict(config),
         "data": run.record["data"] | known,
-        "history": [*run.record["history"], start],
+        "history": [*run.record["history"], describe_start()],
     }
     write_json(run.workdir / "config.json", record)
     return replace(run, config=config, record=record)
@@ -272,6 +284,12 @@ def _read_json(path: Path):
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def describe_start() -> dict[str, Any]:
+    """Describes a start of a training: `command`, `time`, and the system."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    return {"command": sys.argv, "time": now} | describe_system()
 
 
 def describe_system() -> dict[str, Any]:

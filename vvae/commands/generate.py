@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vvae import cli, cli_help, processes, runtime
-from vvae.config_files import load_config_file
 from vvae.generate.config import GenerateConfig
 from vvae.generate.run import (
     check_prior_settings,
@@ -17,6 +16,7 @@ from vvae.generate.run import (
     resolve_paths,
 )
 from vvae.run import lock
+from vvae.tasks.options import parse_checkpoint
 
 DEFAULT = "generate"
 
@@ -42,41 +42,18 @@ class PriorRequest:
     group: processes.Group | None = None
 
 
-def asks_for_prior(arguments: Sequence[str]) -> bool:
-    """Whether the arguments of `vvae train` name a configuration, or a run, of a prior."""
-    words, options = cli.divide(
-        arguments, cli.count_values((PriorPlace, GenerateConfig), of_bool=1)
-    )
-    workdir = cli.find_value(options, "--workdir")
-    if words:
-        return _is_prior_config(words[0])
-    return workdir is not None and is_prior(workdir)
+def read_prior_request(options: list[list[str]], defaults: GenerateConfig) -> PriorRequest:
+    """Reads the options of a training.
 
-
-def _is_prior_config(name: str) -> bool:
-    try:
-        load_config_file(name, GenerateConfig)
-    except (ValueError, SyntaxError):
-        return False
-    return True
-
-
-def read_prior_request(arguments: Sequence[str]) -> PriorRequest:
-    """Reads the command line of a training.
+    Args:
+      options: each option with its values.
+      defaults: the settings that they change.
 
     Raises:
       ValueError: for what the settings and the paths do not allow.
       SystemExit: with status 0 after --help.
     """
     parts = (PriorPlace, GenerateConfig)
-    words, options = cli.divide(arguments, cli.count_values(parts, of_bool=1))
-    if len(words) > 1:
-        raise ValueError(f"vvae train takes one configuration, not {' '.join(words)}")
-    workdir = cli.find_value(options, "--workdir")
-    if words or workdir is None:
-        defaults = load_config_file(words[0] if words else DEFAULT, GenerateConfig)
-    else:
-        defaults = open_prior_run(workdir).config
     if cli.asks_for_help(options):
         print(
             f"usage: vvae train {DEFAULT} --latents STORE [--vae RUN] [--section.name VALUE ...]\n"
@@ -98,9 +75,8 @@ def read_prior_request(arguments: Sequence[str]) -> PriorRequest:
     return PriorRequest(config, workdir, group)
 
 
-def train(arguments: Sequence[str]) -> int:
-    """Reads the command line, trains a prior, draws samples. Returns the exit status."""
-    request = read_prior_request(arguments)
+def train(request: PriorRequest) -> int:
+    """Trains a prior, draws samples. Returns the exit status."""
     runtime.prepare_jax()
     from vvae.generate.train import train_prior
     from vvae.session.watch import Ending
@@ -150,7 +126,7 @@ class SampleVideos:
 
 
 def read_sample_request(arguments: Sequence[str]) -> SampleVideos:
-    """Reads the command line of `vvae sample`, without its first word; see `read_prior_request`."""
+    """Reads the command line of `vvae sample`, without its first word."""
     part = SampleVideos
     words, options = cli.divide(arguments, cli.count_values([part], of_bool=0))
     usage = f"vvae sample {' '.join(part.operands)}"
@@ -176,8 +152,7 @@ def sample(arguments: Sequence[str]) -> int:
     from vvae.generate.draw import write_videos
     from vvae.generate.prior import load, load_vae
 
-    which = int(request.which) if request.which.isdecimal() else request.which
-    prior = load(run, which)
+    prior = load(run, parse_checkpoint(request.which))
     vae = load_vae(path, prior.record)
     sampling = prior.sampling(request.steps, request.guidance)
     paths = write_videos(

@@ -12,9 +12,9 @@ __all__ = ["main", "read_request", "train"]
 
 def main(arguments: list[str]) -> int:
     """Reads the command line, trains, evaluates. Returns the exit status."""
-    if generate.asks_for_prior(arguments):
-        return generate.train(arguments)
     request = read_request(arguments)
+    if isinstance(request, generate.PriorRequest):
+        return generate.train(request)
     runtime.prepare_jax()
     from vvae.run import lock
     from vvae.session.watch import Ending
@@ -64,7 +64,7 @@ def train(request: Request):
 
     # --- Data
     dataset = processes.do_together(preview.open_data, config, request.videos)
-    num_steps = start.count_steps(config.train, dataset)
+    num_steps = start.count_steps(config.train, len(dataset.stream))
     preview.print_epochs(config, model, num_steps)
 
     # --- Run
@@ -123,16 +123,14 @@ def train(request: Request):
         memory = explain_memory(sizes, config.train.batch_size, num_micro_batches)
         with memory, Interrupts() as interrupts, report:
             report.describe_step(cost.result())
-            processes.wait_for_all()  # some have compiled later than others
-            for number in range(first_step + 1, num_steps + 1):
-                asked_to_stop = runner.share_flag(interrupts.requested)
-                state = report.step(number, step, state, batches)
-                state = fit_prior(number, state, report)
-                is_last = number == num_steps or asked_to_stop()
-                if is_last or number % config.train.validate_every == 0:
-                    save(number, state)
-                if is_last:
-                    break
+            number = report.run_steps(
+                step,
+                state,
+                batches,
+                interrupts,
+                save=save,
+                after=lambda number, state: fit_prior(number, state, report),
+            )
         batches.close()
 
     # --- End

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from vvae import cli, cli_help, processes
 from vvae.commands.checks import check_init_from, check_settings_alone
+from vvae.commands.generate import PriorRequest, read_prior_request
 from vvae.config import Config
 from vvae.config_files import format_configs, load_config_file
 from vvae.data.collection.index import find_kind
 from vvae.data.listing import Video, list_videos
 from vvae.data.recommend import recommend
+from vvae.generate.config import GenerateConfig
+from vvae.generate.run import is_prior, open_prior_run
 from vvae.program import name_command
 from vvae.run import check_settings, is_run, open_run, refuse_foreign
 
@@ -63,8 +66,8 @@ class Request:
     videos: tuple[Video, ...] | None = None
 
 
-def read_request(arguments: list[str]) -> Request:
-    """Reads the command line.
+def read_request(arguments: list[str]) -> Request | PriorRequest:
+    """Reads the command line; that of a prior if it names the settings, or the run, of one.
 
     A word that belongs to no option is a configuration. Without one, the defaults of all settings
     are those of the run in --workdir, or of the run in --init_from, or of the configuration that
@@ -77,12 +80,18 @@ def read_request(arguments: list[str]) -> Request:
     parts = (Place, Config)
     words, options = cli.divide(arguments, cli.count_values(parts, of_bool=1))
     name = _find_name(words)
+    named = None if name is None else load_config_file(name, Config, GenerateConfig)
+    workdir = cli.find_value(options, "--workdir")
+    if named is None and workdir is not None and is_prior(workdir):
+        named = open_prior_run(workdir).config
+    if isinstance(named, GenerateConfig):
+        return read_prior_request(options, named)
     if cli.asks_for_help(options):
-        _print_help(load_config_file(name or "default"), is_whole=["--help_all"] in options)
+        _print_help(named or load_config_file("default"), is_whole=["--help_all"] in options)
         raise SystemExit(0)
     cli.check_options(options, parts)
     list_once = functools.cache(_list_folder)
-    defaults, note = _find_defaults(name, options, list_once)
+    defaults, note = (named, None) if named else _find_defaults(options, list_once)
     place, config = cli.parse_options(parts, options, defaults)
     group = place.parallel.group()
     if group is not None and place.workdir is None:
@@ -115,13 +124,10 @@ def _list_folder(path: str) -> tuple[Video, ...] | None:
 
 
 def _find_defaults(
-    name: str | None,
     options: list[list[str]],
     list_folder: Callable[[str], tuple[Video, ...] | None],
 ) -> tuple[Config, str | None]:
     """Returns the settings that the options change, and how they were chosen if nothing says it."""
-    if name is not None:
-        return load_config_file(name), None
     workdir, source = (cli.find_value(options, name) for name in ("--workdir", "--init_from"))
     if workdir is not None and is_run(workdir):
         return open_run(workdir).config, None

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vvae.data.clips import NO_LABEL
 from vvae.data.dataset import list_class_names
 from vvae.data.listing import list_videos
 from vvae.data.splits import assign_splits
 from vvae.data.stream import Batch, make_shuffle
+from vvae.inference.statistics import ChannelMoments
 from vvae.latents.dataset import LatentDataset
+from vvae.measure.examples import spread_evenly
 
-NO_LABEL = -1
 _VAL_SHARE = 0.1
 _MAX_STATISTICS = 4096  # clips
 
@@ -140,13 +142,11 @@ def measure_scale(clips: LatentClips) -> dict[str, np.ndarray]:
     Channels that the encoder does not use have the width of their posterior, so that none is
     divided by nothing.
     """
-    ids = np.unique(np.linspace(0, len(clips) - 1, min(len(clips), _MAX_STATISTICS)).astype(int))
-    total = np.zeros(3, object)
-    for k in ids:
+    means, variances = ChannelMoments(), ChannelMoments()
+    for k in spread_evenly(np.arange(len(clips)), _MAX_STATISTICS):
         batch = clips.read([k])
-        mean, std = (batch[name].astype(np.float64) for name in ("mean", "std"))
-        axes = (0, 1, 2, 3)
-        total += np.array([mean.sum(axes), (mean**2 + std**2).sum(axes), mean[..., 0].size], object)
-    center = total[0] / total[2]
-    variance = total[1] / total[2] - center**2
-    return {"mean": center.astype(np.float32), "std": np.sqrt(variance).astype(np.float32)}
+        means.add(batch["mean"])
+        variances.add(np.square(batch["std"]))
+    _, mean_Z, between_Z = means.current()
+    std_Z = np.sqrt(np.square(between_Z) + variances.current()[1])
+    return {"mean": mean_Z.astype(np.float32), "std": std_Z.astype(np.float32)}

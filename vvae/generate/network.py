@@ -167,8 +167,7 @@ def _rotate(x_BtsHC: jax.Array, first: int) -> jax.Array:
 def _place_sines(height: int, width: int, channels: int) -> jax.Array:
     """Returns sines and cosines of the place in the frame, [h, w, channels]."""
     rows, columns = (jnp.arange(side, dtype=jnp.float32) for side in (height, width))
-    parts = (_sines(a, channels // 2, _LONGEST_PERIOD) for a in (rows, columns))
-    along, across = parts
+    along, across = (_sines(a, channels // 2, _LONGEST_PERIOD) for a in (rows, columns))
     shape = (height, width, channels // 2)
     return jnp.concatenate(
         [jnp.broadcast_to(along[:, None], shape), jnp.broadcast_to(across[None], shape)], axis=-1

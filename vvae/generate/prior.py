@@ -19,7 +19,6 @@ from vvae.generate.run import PriorRun, open_prior_run
 from vvae.latents.encoder import describe_encoder, digest_json
 from vvae.latents.posterior import Scale, raw
 from vvae.models import contract
-from vvae.pretrained.load import is_published, load_pretrained
 from vvae.training.checkpoint import Checkpointer
 
 KEPT_METRIC = "val_score"
@@ -108,7 +107,7 @@ def load_vae(path: str | os.PathLike, record: dict[str, Any]) -> tuple[Any, Any]
     """
     if not Path(path).exists():
         raise ValueError(f"--vae {path}: no such run or published weights")
-    model, params = load_pretrained(path) if is_published(path) else build.load(path)
+    model, params = build.load_any(path)
     if digest_json(describe_encoder(model, params)) != record["latents"]["encoder"]:
         raise ValueError(f"--vae {path} is not what the latents were encoded with")
     return model, params
@@ -138,12 +137,11 @@ def draw_videos(
     """
     model, params = vae
     num_frames = num_frames or prior.record["num_frames"]
-    count = 1 + -(-(num_frames - model.first_frames) // model.temporal_compression)
-    shape_thw = (max(1, count), *prior.shape_thw[1:])
+    size = prior.record["size"]
+    shape_thw = model.grid_shape((num_frames, *size))
     key_B = jnp.stack([_make_key(numbers) for numbers in keys])
     z = sample_latents(prior.model, prior.variables, key_B, np.array(labels), shape_thw, sampling)
     scale = Scale.from_json(prior.record["normalization"])
-    size = prior.record["size"]
     x_BTHWC = contract.decode(model, params, raw(scale, z), (num_frames, *size))
     return np.rint(np.asarray(contract.to_codes(x_BTHWC))).astype(np.uint8)
 

@@ -9,7 +9,6 @@ report.html     curves and samples
 
 import json
 import shlex
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,40 +19,21 @@ from vvae.config_files import from_dict, to_dict
 from vvae.files import write_json
 from vvae.generate.config import GenerateConfig
 from vvae.program import name_command
-from vvae.run import describe_system, is_run
+from vvae.run import TrainingFolder, describe_start, describe_system, is_run
 
 RECORD = "prior.json"
 _WRITTEN = ("checkpoints", "metrics.jsonl", "samples", "report.html")
 
 
 @dataclass(frozen=True)
-class PriorRun:
-    """An opened run directory of a prior.
+class PriorRun(TrainingFolder):
+    """An opened run directory of a prior; its record is prior.json.
 
     Attributes:
-      workdir: the directory.
       config: its settings.
-      record: prior.json as it stands.
     """
 
-    workdir: Path
     config: GenerateConfig
-    record: dict[str, Any]
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return self.workdir / "checkpoints"
-
-    @property
-    def metrics(self) -> Path:
-        """metrics.jsonl."""
-        return self.workdir / "metrics.jsonl"
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of the whole training."""
-        return self.record["data"]["num_steps"]
 
 
 def is_prior(workdir) -> bool:
@@ -101,8 +81,7 @@ def begin_prior_run(workdir, config: GenerateConfig, data: dict[str, Any]) -> Pr
                 "another --workdir"
             )
         history = run.record["history"]
-    start = {"command": sys.argv, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | describe_system()
-    record = {"config": to_dict(config), "data": data, "history": [*history, start]}
+    record = {"config": to_dict(config), "data": data, "history": [*history, describe_start()]}
     record |= describe_system()
     write_json(workdir / RECORD, record)
     return PriorRun(workdir, config, record)

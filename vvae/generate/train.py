@@ -16,11 +16,11 @@ from vvae.generate.clips import LatentClips, LatentData, measure_scale, open_lat
 from vvae.generate.config import GenerateConfig
 from vvae.generate.prior import KEPT_METRIC, Prior, draw_videos, load, load_vae, make_network
 from vvae.generate.run import PriorRun, begin_prior_run, list_commands, open_prior_run
-from vvae.latents.posterior import Scale
 from vvae.latents.record import count_frames
 from vvae.measure.examples import spread_evenly
 from vvae.report.prior import write_prior_page
-from vvae.session.start import restore_state
+from vvae.session.preview import check_batch_size
+from vvae.session.start import count_steps, restore_state
 from vvae.session.update import make_schedule
 from vvae.session.watch import Ending, Interrupts, Report, explain_memory
 from vvae.training.checkpoint import Checkpointer
@@ -29,6 +29,7 @@ from vvae.training.optimizer import make_optimizer
 from vvae.training.parallel import Lookahead, make_runner, prefetch, run_ahead
 from vvae.training.state import TrainState, init_state, variables
 from vvae.training.step import train_step
+from vvae.video import NOMINAL_FPS
 
 _INITIALISATION_STREAM, _VALIDATION_STREAM = 0, 2
 
@@ -44,18 +45,12 @@ def train_prior(config: GenerateConfig, workdir: Path) -> Ending:
       ValueError: for latents, a VAE or a run directory that do not fit the settings.
     """
     runner = make_runner(config.parallel.kind)
-    divisor = runner.num_devices * (config.train.accumulate or 1)
-    if config.train.batch_size % divisor:
-        raise ValueError(
-            f"train.batch_size={config.train.batch_size} cannot be divided over "
-            f"{runner.num_devices} device(s) and train.accumulate={config.train.accumulate}: "
-            f"choose a multiple of {divisor}"
-        )
+    check_batch_size(config.train, runner)
     data = processes.do_together(open_latents, config.latents, config.data.path)
     _print_data(data)
     model = make_network(config, data.shape[-1], len(data.class_names))
-    num_steps = _count_steps(config, data)
-    facts = _describe_work(config, data, num_steps, _count_parameters(model, data.shape))
+    num_steps = count_steps(config.train, len(data.splits["train"]))
+    facts = _describe_work(data, num_steps, _count_parameters(model, data.shape))
     if config.vae is not None:
         load_vae(config.vae, facts)  # another one ends here, not after the training
     processes.do_first(begin_prior_run, workdir, config, facts)
@@ -119,15 +114,7 @@ def _run_steps(run: PriorRun, runner, model, data: LatentData) -> Ending:
         )
         with memory, Interrupts() as interrupts, report:
             report.describe_step(cost.result())
-            processes.wait_for_all()  # some have compiled later than others
-            for number in range(first_step + 1, num_steps + 1):
-                asked_to_stop = runner.share_flag(interrupts.requested)
-                state = report.step(number, step, state, batches)
-                is_last = number == num_steps or asked_to_stop()
-                if is_last or number % config.train.validate_every == 0:
-                    save(number, state)
-                if is_last:
-                    break
+            number = report.run_steps(step, state, batches, interrupts, save=save)
         batches.close()
     if number == num_steps:
         return Ending.FINISHED
@@ -153,13 +140,6 @@ class _Validation:
         losses = [np.asarray(self._losses(params, batch)) for batch in self._batches]
         loss = float(np.concatenate(losses).mean(dtype=np.float64))
         return {"val_loss": loss, KEPT_METRIC: -loss}
-
-
-def _count_steps(config: GenerateConfig, data: LatentData) -> int:
-    train = config.train
-    if train.num_steps is not None:
-        return train.num_steps
-    return math.ceil(train.num_epochs * len(data.splits["train"]) / train.batch_size)
 
 
 def _start_state(model, tx, config: GenerateConfig, shape: tuple[int, ...], scale) -> TrainState:
@@ -189,12 +169,10 @@ def _open_batches(clips: LatentClips, config: GenerateConfig, runner, first_step
     return Lookahead(prefetch(batches, lambda item: runner.place_batch(item[1])))
 
 
-def _describe_work(
-    config: GenerateConfig, data: LatentData, num_steps: int, num_parameters: int
-) -> dict[str, Any]:
+def _describe_work(data: LatentData, num_steps: int, num_parameters: int) -> dict[str, Any]:
     """Returns `data` of prior.json; what is in `latents` decides what is learned."""
-    store = data.splits["train"].store
-    first = data.splits["train"].store.record(int(data.splits["train"].index_N[0]))
+    clips = data.splits["train"]
+    first = clips.store.record(int(clips.index_N[0]))
     return {
         "latents": {
             "encoder": first["encoder"],
@@ -203,17 +181,13 @@ def _describe_work(
             "class_names": list(data.class_names),
             "num_clips": {split: len(clips) for split, clips in data.splits.items()},
         },
-        "normalization": _as_json(store.scale),
+        "normalization": clips.store.settings["encoder"]["normalization"],
         "size": first["encoded_size"],
         "num_frames": count_frames(first),
-        "fps": first["fps"] or 25.0,
+        "fps": first["fps"] or NOMINAL_FPS,
         "num_steps": num_steps,
         "num_parameters": num_parameters,
     }
-
-
-def _as_json(scale: Scale) -> dict[str, Any]:
-    return {"mean": list(scale.mean), "std": list(scale.std)}
 
 
 def _print_data(data: LatentData) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 
 from vvae import build, progress
-from vvae.config import Config
+from vvae.config import Config, Train
 from vvae.data.collection.index import Index, open_index
 from vvae.data.dataset import Dataset, describe_flaws, find_label_problems
 from vvae.data.listing import Video, list_videos
@@ -32,12 +32,7 @@ def count_micro_batches(config: Config, model, runner) -> int:
       ValueError: if the batch cannot be divided over the devices and the micro-batches.
     """
     batch_size, wanted = config.train.batch_size, config.train.accumulate
-    divisor = runner.num_devices * (wanted or 1)
-    if batch_size % divisor:
-        raise ValueError(
-            f"train.batch_size={batch_size} cannot be divided over {runner.num_devices} "
-            f"device(s) and train.accumulate={wanted}: choose a multiple of {divisor}"
-        )
+    check_batch_size(config.train, runner)
     if wanted is not None:
         return wanted
     if jax.default_backend() != "cpu":
@@ -46,6 +41,16 @@ def count_micro_batches(config: Config, model, runner) -> int:
     side = math.sqrt(model.count_first_places())
     most = max(1, int(_CPU_SIDES / (side * config.data.num_frames)))
     return clips // max(n for n in range(1, clips + 1) if clips % n == 0 and n <= most)
+
+
+def check_batch_size(train: Train, runner) -> None:
+    """Raises ValueError if the batch cannot be divided over the devices and the micro-batches."""
+    divisor = runner.num_devices * (train.accumulate or 1)
+    if train.batch_size % divisor:
+        raise ValueError(
+            f"train.batch_size={train.batch_size} cannot be divided over {runner.num_devices} "
+            f"device(s) and train.accumulate={train.accumulate}: choose a multiple of {divisor}"
+        )
 
 
 def count_parameters(model) -> int:

@@ -16,7 +16,7 @@ from vvae.data.loader import Augmentation, Cuts, train_batches
 from vvae.measure.statistics import ClipStatistics
 from vvae.models.contract import init_variables
 from vvae.pretrained.distilled import DistilledVAE, adopt
-from vvae.pretrained.load import describe_network, is_published, load_network, load_pretrained
+from vvae.pretrained.load import describe_network, is_published, load_network
 from vvae.run import Run, check_data, check_settings, create_run, is_run, open_run, record_start
 from vvae.session.update import make_critic
 from vvae.training.checkpoint import Checkpointer, DamagedError
@@ -55,15 +55,15 @@ def adopt_network(config: Config, init_from: str | None) -> Config:
     return replace(config, model=replace(config.model, network=network))
 
 
-def count_steps(train: Train, dataset: Dataset) -> int:
-    """Returns the number of steps of the whole training.
+def count_steps(train: Train, num_clips: int) -> int:
+    """Returns the number of steps of the whole training, on so many clips.
 
     Raises:
       ValueError: if train.profile names later steps.
     """
     num_steps = train.num_steps
     if num_steps is None:
-        num_steps = math.ceil(train.num_epochs * len(dataset.stream) / train.batch_size)
+        num_steps = math.ceil(train.num_epochs * num_clips / train.batch_size)
     profiled = train.profiled_steps()
     if profiled is not None and profiled[1] > num_steps:
         raise ValueError(f"train.profile={train.profile!r}: the training has {num_steps} steps")
@@ -220,7 +220,7 @@ def take_parameters(state: TrainState, model, source: str) -> TrainState:
     Raises:
       ValueError: if that network has other parameters.
     """
-    other_model, other = load_pretrained(source) if is_published(source) else build.load(source)
+    other_model, other = build.load_any(source)
     if isinstance(model, DistilledVAE) and not isinstance(other_model, DistilledVAE):
         other = adopt({"params": state.params, "stats": state.stats}, other)
     shapes = [

@@ -5,14 +5,14 @@ import enum
 import math
 import signal
 import time
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from vvae import processes
 from vvae.data.stream import Source
+from vvae.run import TrainingFolder
 from vvae.training import estimate
 from vvae.training.cost import StepCost
 from vvae.training.finite import FiniteGuard
@@ -20,22 +20,6 @@ from vvae.training.log import MetricsLog, Progress, open_tensorboard
 from vvae.training.parallel import Lookahead
 from vvae.training.profile import StepProfile
 from vvae.training.state import TrainState
-
-
-class WatchedRun(Protocol):
-    """What is read of a run directory.
-
-    Attributes:
-      workdir: the directory.
-      config: settings with a section `train`.
-      metrics: metrics.jsonl.
-      num_steps: of the whole training.
-    """
-
-    workdir: Path
-    config: Any
-    metrics: Path
-    num_steps: int
 
 
 class Ending(enum.Enum):
@@ -106,7 +90,7 @@ def explain_memory(sizes: str, batch_size: int, num_micro_batches: int):
         ) from error
 
 
-def make_profile(run: WatchedRun, first_step: int) -> StepProfile:
+def make_profile(run: TrainingFolder, first_step: int) -> StepProfile:
     """Returns the tracer of the steps in train.profile, which a continued run may have passed."""
     steps = run.config.train.profiled_steps()
     if steps is not None and steps[1] <= first_step:
@@ -121,7 +105,14 @@ class Report:
     """
 
     def __init__(
-        self, run: WatchedRun, clips: Source, runner, schedule, *, first_step: int, num_frames: int
+        self,
+        run: TrainingFolder,
+        clips: Source,
+        runner,
+        schedule,
+        *,
+        first_step: int,
+        num_frames: int,
     ):
         """Opens the log, and cuts off its lines after first_step.
 
@@ -145,6 +136,8 @@ class Report:
         self._frames_per_step = config.train.batch_size * num_frames
         self._runner, self._schedule = runner, jax.jit(schedule)
         self._log_every = config.train.log_every
+        self._validate_every = config.train.validate_every
+        self._first_step, self._num_steps = first_step, run.num_steps
         self._pending = None
         self._clips, self._guard = clips, FiniteGuard(config.train.skip_nonfinite)
         self._flops_per_step, self._peak = 0, math.inf
@@ -205,6 +198,41 @@ class Report:
         seconds = time.perf_counter() - started
         if all(value.is_ready() for value in jax.tree.leaves(metrics)):
             self._progress.add_wait(seconds)
+
+    def run_steps(
+        self,
+        step,
+        state: TrainState,
+        batches: Lookahead,
+        interrupts: Interrupts,
+        *,
+        save: Callable[[int, TrainState], None],
+        after: Callable[[int, TrainState], TrainState] = lambda number, state: state,
+    ) -> int:
+        """Runs the steps of a training to its end, or until it is asked to stop.
+
+        Args:
+          step: the compiled step.
+          state: on the devices; donated.
+          batches: on the devices.
+          interrupts: the requests to stop.
+          save: called with the number and the state every train.validate_every steps, and at the
+            last one.
+          after: (number, state) -> state, called after each step.
+
+        Returns:
+          The number of the last step.
+        """
+        processes.wait_for_all()  # some have compiled later than others
+        for number in range(self._first_step + 1, self._num_steps + 1):
+            asked_to_stop = self._runner.share_flag(interrupts.requested)
+            state = after(number, self.step(number, step, state, batches))
+            is_last = number == self._num_steps or asked_to_stop()
+            if is_last or number % self._validate_every == 0:
+                save(number, state)
+            if is_last:
+                break
+        return number
 
     def flush(self) -> None:
         """Reports the last step that was run."""

@@ -34,11 +34,16 @@ class RunOptions:
     @property
     def checkpoint(self) -> str | int:
         """The checkpoint as `vvae.load` takes it."""
-        return int(self.which) if self.which.isdecimal() else self.which
+        return parse_checkpoint(self.which)
 
     def check_run(self) -> None:
         """Raises ValueError if no run is given."""
         _require_run(self.workdir)
+
+
+def parse_checkpoint(which: str) -> str | int:
+    """Returns a step as a number, and best and latest as they are."""
+    return int(which) if which.isdecimal() else which
 
 
 def _require_run(workdir: Path | None) -> None:
